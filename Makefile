@@ -1,0 +1,71 @@
+# make demo | test | lint | bench
+#
+# Without an active virtual environment, .venv is made here and used; with one,
+# that one is used. Nothing is installed twice: a stamp in the environment is
+# compared with setup.py and constraints.txt.
+#
+# Another build of torch (for a GPU, or without one):
+#   make demo TORCH="torch==2.13.0 torchaudio==2.11.0 --index-url URL"
+# with the URL that pytorch.org names for your machine; TORCH= (empty) keeps
+# the torch that the environment already has.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH ?= torch==2.13.0 torchaudio==2.11.0
+
+ifdef VIRTUAL_ENV
+VENV := $(VIRTUAL_ENV)
+else
+VENV := $(CURDIR)/.venv
+endif
+PY := $(VENV)/bin/python
+# One stamp for each checkout that shares the environment.
+INSTALLED := $(VENV)/.emofilm-$(shell echo $(CURDIR) | cksum | cut -d' ' -f1)
+
+# Long CPU work: page faults cost more than arithmetic on virtual machines, so
+# freed memory stays in the process; idle threads sleep instead of spinning.
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
+export MALLOC_TOP_PAD_ ?= 500000000
+export OMP_WAIT_POLICY ?= PASSIVE
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint bench install
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(PY) recipes/MiniESD/run_demo.py
+
+test: $(INSTALLED)
+	$(PY) -m pytest --cov --cov-report=term --cov-fail-under=85
+
+lint: $(INSTALLED)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m yamllint --strict .
+	$(PY) -m codespell_lib
+
+bench: $(INSTALLED)
+	@for script in benchmarks/*.py; do \
+		echo "$$script" >&2; \
+		$(PY) "$$script" || exit 1; \
+	done
+
+install: $(INSTALLED)
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and is then held by the constraints, whichever build it is.
+$(INSTALLED): setup.py constraints.txt | $(PY)
+	@if command -v nvidia-smi > /dev/null; then \
+		echo "NVIDIA GPU found: TORCH chooses the build of torch" \
+			"(see the top of the Makefile)"; \
+	fi
+	$(PY) -m pip install "setuptools<81" wheel
+	$(if $(strip $(TORCH)),$(PY) -m pip install $(TORCH))
+	{ grep -v '^torch' constraints.txt; \
+	  $(PY) -m pip freeze | grep -E '^torch(audio)?==' ; } \
+		> $(VENV)/emofilm-constraints.txt
+	$(PY) -m pip install -c $(VENV)/emofilm-constraints.txt -e ".[demo,dev]"
+	touch $@

@@ -1,0 +1,631 @@
+#!/usr/bin/env python3
+"""Recipe for training E-FiLM: word-level emotion for a frozen speech LLM.
+
+An emotion encoder and a fusion layer (FiLM by default) modulate the text
+embeddings of a frozen CosyVoice2 language model, so that each word is spoken
+with the emotion it is given (https://arxiv.org/abs/2509.20378). Only they,
+the speech head and the auxiliary emotion classifier are trained.
+
+To run this recipe, make the speech tokens once, then train:
+> python extract_speech_tokens.py hparams/mini.yaml --data_folder /path/to/ESD
+> python train.py hparams/mini.yaml --data_folder /path/to/ESD
+
+With two processes on CPU (on GPUs, leave the last option out):
+> torchrun --nproc_per_node=2 train.py hparams/mini.yaml \
+    --data_folder /path/to/ESD --distributed_backend=gloo
+
+The same command resumes an interrupted training, also within an epoch, and
+ends with the same parameters as an uninterrupted one.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import functools
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+import numpy as np
+import speechbrain as sb
+import torch
+from esd_prepare import prepare_esd
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.data_pipeline import provides, takes
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from speechbrain_emofilm.dataio.alignments import (
+    find_textgrid,
+    read_alignment,
+    word_of_speech,
+)
+from speechbrain_emofilm.dataio.labels import (
+    check_labels,
+    check_words,
+    read_word_labels,
+    sentence_labels,
+    words_to_tensors,
+)
+from speechbrain_emofilm.dataio.speech_tokens import (
+    file_fingerprint,
+    read_speech_tokens,
+)
+from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.files import atomic_path, read_json
+
+logger = get_logger(__name__)
+
+
+class EmoFiLMBrain(sb.Brain):
+    """Trains what `EmoFiLM` leaves trainable."""
+
+    def compute_forward(self, batch, stage):
+        """Modulates the text and predicts the speech tokens.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            Items of `dataio_prepare`.
+        stage : sb.Stage
+            The stage of the experiment.
+
+        Returns
+        -------
+        EmoFiLMOutput
+            Losses and statistics, each a mean over the batch.
+        """
+        batch = batch.to(self.device)
+        return self.modules.emofilm(
+            text_tokens=batch.text_tokens.data,
+            text_lens=batch.text_tokens.lengths,
+            word_of_token=batch.word_of_token.data,
+            speech_tokens=batch.speech_tokens.data,
+            speech_lens=batch.speech_tokens.lengths,
+            word_of_speech=batch.word_of_speech.data,
+            word_emotions=batch.word_emotions.data,
+            word_intensity=batch.word_intensity.data,
+        )
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Adds the step-wise emotion loss to the speech-token loss.
+
+        Arguments
+        ---------
+        predictions : EmoFiLMOutput
+            From `compute_forward`.
+        batch : PaddedBatch
+            The batch it came from.
+        stage : sb.Stage
+            The stage of the experiment.
+
+        Returns
+        -------
+        torch.Tensor
+            0-d loss.
+        """
+        if stage != sb.Stage.TRAIN:
+            self.remember(predictions)
+        scale = self.share_of_all_processes(predictions, stage)
+        return (
+            scale[0] * predictions.speech_loss
+            + self.hparams.emotion_loss_weight
+            * scale[1]
+            * predictions.emotion_loss
+        )
+
+    def share_of_all_processes(self, predictions, stage):
+        """Weights that make the mean of the processes' losses a true mean.
+
+        DistributedDataParallel averages gradients over processes, but their
+        batches hold different numbers of speech tokens.
+
+        Arguments
+        ---------
+        predictions : EmoFiLMOutput
+            This process's losses and the counts behind them.
+        stage : sb.Stage
+            The stage of the experiment.
+
+        Returns
+        -------
+        torch.Tensor
+            (2,): factors of the speech and of the emotion loss.
+        """
+        counts = torch.stack([predictions.n_speech, predictions.n_emotion])
+        if stage != sb.Stage.TRAIN or not self.distributed_launch:
+            return torch.ones_like(counts)
+        totals = counts.float()
+        torch.distributed.all_reduce(totals)
+        world_size = torch.distributed.get_world_size()
+        return world_size * counts / totals.clamp(min=1)
+
+    def remember(self, predictions):
+        """Sums a batch's statistics over its positions.
+
+        Arguments
+        ---------
+        predictions : EmoFiLMOutput
+            From `compute_forward`.
+        """
+        for name, count in {
+            "speech_loss": predictions.n_speech,
+            "speech_accuracy": predictions.n_speech,
+            "emotion_loss": predictions.n_emotion,
+            "emotion_accuracy": predictions.n_emotion,
+            "modulation_ratio": predictions.n_emotion,
+        }.items():
+            self.sums[name] += float(getattr(predictions, name)) * float(count)
+            self.counts[name] += float(count)
+
+    def fit_batch(self, batch):
+        """Accumulates gradients and, at the end of a group, updates.
+
+        SpeechBrain drops the last batches of an epoch if they do not fill a
+        group of `grad_accumulation_factor`; here they make a smaller one.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            A training batch.
+
+        Returns
+        -------
+        torch.Tensor
+            0-d loss, detached.
+        """
+        factor = self.grad_accumulation_factor
+        n_last = self.n_batches % factor
+        in_last = self.step > self.n_batches - n_last
+        self.at_update = self.step % factor == 0 or self.step == self.n_batches
+        self.on_fit_batch_start(batch, self.at_update)
+        with self.no_sync(not self.at_update):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(
+                    outputs, batch, sb.Stage.TRAIN
+                )
+            self.check_loss_isfinite(loss)
+            group_size = n_last if in_last else factor
+            self.scaler.scale(loss / group_size).backward()
+        if self.at_update:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, self.at_update)
+        return loss.detach().cpu()
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rates and the random numbers of this step.
+
+        Both depend on nothing but the place in the training, so that a
+        resumed run repeats them.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            The batch about to be used.
+        should_step : bool
+            Whether parameters are updated after it.
+        """
+        place = [
+            self.hparams.seed,
+            self.hparams.epoch_counter.current,
+            self.step,
+            int(torch.distributed.get_rank()) if self.distributed_launch else 0,
+        ]
+        seed = np.random.SeedSequence(place).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(seed))
+        for name, optimizer in self.optimizers_dict.items():
+            schedule = self.hparams.lr_schedules[name]
+            self.lr[name] = schedule(optimizer, self.optimizer_step)
+
+    def init_optimizers(self):
+        """Makes one optimizer for the conditioner and one for the head.
+
+        Each has its own learning rate, and one parameter group because
+        SpeechBrain clips the gradients of the first group only.
+        """
+        model = self.modules.emofilm
+        model = getattr(model, "module", model)  # inside DDP
+        head = list(model.llm.llm_decoder.parameters())
+        in_head = {id(parameter) for parameter in head}
+        conditioner = [
+            parameter
+            for parameter in model.parameters()
+            if parameter.requires_grad and id(parameter) not in in_head
+        ]
+        self.optimizers_dict = {
+            "conditioner": self.hparams.opt_class(conditioner),
+            "head": self.hparams.head_opt_class(head),
+        }
+        self.lr = {}
+        for name, optimizer in self.optimizers_dict.items():
+            self.checkpointer.add_recoverable(f"optimizer_{name}", optimizer)
+
+    def make_dataloader(
+        self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs
+    ):
+        """Makes a loader whose order depends on the epoch alone.
+
+        Arguments
+        ---------
+        dataset : Dataset
+            The data.
+        stage : sb.Stage
+            Its use.
+        ckpt_prefix : str, optional
+            Prefix of the loader's name in checkpoints.
+        **loader_kwargs : dict
+            Those of the DataLoader.
+
+        Returns
+        -------
+        DataLoader
+        """
+        loader = super().make_dataloader(
+            dataset, stage, ckpt_prefix, **loader_kwargs
+        )
+        if stage == sb.Stage.TRAIN:
+            self.n_batches = len(loader)
+            # SpeechBrain tells the epoch to its own samplers only; without
+            # it, a batch sampler's order depends on the epochs before.
+            if self.train_sampler is None:
+                self.train_sampler = loader_kwargs.get("batch_sampler")
+        return loader
+
+    def on_fit_start(self):
+        """Resumes; ends at once if the training was complete."""
+        super().on_fit_start()
+        between_epochs = self.step == 0
+        if self._optimizer_step_limit_exceeded and between_epochs:
+            counter = self.hparams.epoch_counter
+            counter.limit = counter.current
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        """Saves between updates only: accumulated gradients are not saved."""
+        return self.at_update and super()._should_save_intra_epoch_ckpt(
+            last_ckpt_time, steps_since_ckpt
+        )
+
+    def on_stage_start(self, stage, epoch=None):
+        """Starts the statistics anew.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            The stage that starts.
+        epoch : int, optional
+            The epoch, from 1.
+        """
+        self.sums, self.counts = Counter(), Counter()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs; after validation also saves a checkpoint.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            The stage that ended.
+        stage_loss : float
+            Mean loss of its batches.
+        epoch : int, optional
+            The epoch, from 1.
+        """
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        stats = {"loss": stage_loss}
+        for name, total in self.sums.items():
+            stats[name] = total / max(self.counts[name], 1)
+        if stage == sb.Stage.TEST:
+            self.hparams.train_logger.log_stats(
+                {"Epoch loaded": self.hparams.epoch_counter.current},
+                test_stats=stats,
+            )
+            return
+        self.log_epoch(epoch, stats)
+        self.hparams.epoch_counter.update_metric(stats["speech_loss"])
+        self.checkpointer.save_and_keep_only(
+            meta={"epoch": epoch, "speech_loss": stats["speech_loss"]},
+            min_keys=["speech_loss"],
+        )
+
+    def log_epoch(self, epoch, valid_stats):
+        """Writes an epoch's statistics to the log and to TensorBoard.
+
+        Arguments
+        ---------
+        epoch : int
+            The epoch, from 1.
+        valid_stats : dict
+            Statistics of the validation.
+        """
+        stats = {
+            "stats_meta": {
+                "epoch": epoch,
+                "step": self.optimizer_step,
+                **{f"lr_{name}": rate for name, rate in self.lr.items()},
+            },
+            "train_stats": self.train_stats,
+            "valid_stats": valid_stats,
+        }
+        self.hparams.train_logger.log_stats(**stats)
+        if self.hparams.use_tensorboard:
+            board = self.hparams.tensorboard_train_logger
+            # A resumed run goes on where the curves ended.
+            board.global_step = {
+                "train": dict.fromkeys(self.train_stats, epoch - 1),
+                "valid": dict.fromkeys(valid_stats, epoch - 1),
+                "test": {},
+                "meta": epoch - 1,
+            }
+            board.log_stats(**stats)
+
+
+def dataio_prepare(hparams):
+    """Makes the datasets of the manifests, and checks every item.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    dict of str: DynamicItemDataset
+        For "train", "valid" and "test". Items: text_tokens (T,),
+        word_of_token (T,), speech_tokens (S,), word_of_speech (S,),
+        word_emotions (W, K) and word_intensity (W,).
+    """
+    emotions = hparams["emotions"]
+    tokens_file = hparams["speech_tokens"]
+    cache = read_speech_tokens(
+        tokens_file,
+        file_fingerprint(find_file(hparams["speech_tokenizer_file"])),
+    )
+    labels_of = label_reader(hparams)
+    # A corpus has the same sentence in several emotions.
+    encode = functools.lru_cache(maxsize=None)(hparams["text_frontend"].encode)
+
+    # 1. Text: tokens, and the word that each belongs to.
+    @takes("text")
+    @provides("units", "text_tokens", "word_of_token")
+    def text_pipeline(text):
+        units = encode(text)
+        yield units
+        yield torch.tensor(units.ids)
+        yield torch.tensor(units.word_of_unit)
+
+    # 2. Speech: cached tokens.
+    @takes("id", "duration")
+    @provides("speech_tokens")
+    def speech_pipeline(utterance, duration):
+        if utterance not in cache.tokens:
+            raise ValueError(
+                f"{tokens_file} has no speech tokens of it: run "
+                "extract_speech_tokens.py again."
+            )
+        speech_tokens = cache.tokens[utterance]
+        seconds = len(speech_tokens) / hparams["speech_token_rate"]
+        if abs(seconds - duration) > 0.2:
+            raise ValueError(
+                f"{tokens_file} has {seconds:.2f} s of speech tokens for "
+                f"its {duration:.2f} s: run extract_speech_tokens.py again."
+            )
+        return speech_tokens
+
+    # 3. Emotion of each word, and the word spoken at each speech token.
+    @takes("id", "speaker", "emotion", "units", "speech_tokens")
+    @provides("word_emotions", "word_intensity", "word_of_speech")
+    def word_pipeline(utterance, speaker, emotion, units, speech_tokens):
+        labels, place = labels_of(utterance, speaker, emotion)
+        check_labels(labels, emotions, str(place))
+        check_words(labels, units.words, f"{utterance} in {place}")
+        word_emotions, word_intensity = words_to_tensors(labels, emotions)
+        yield word_emotions
+        yield word_intensity
+        yield word_of_speech(
+            labels.alignment(), len(speech_tokens), hparams["speech_token_rate"]
+        )
+
+    datasets = {}
+    for split in ("train", "valid", "test"):
+        manifest = hparams[f"{split}_manifest"]
+        # Not `from_json`: it would take braces in a text for replacements.
+        items = read_json(manifest)
+        kept = {u: item for u, item in items.items() if u not in cache.skipped}
+        if len(kept) < len(items):
+            logger.warning(
+                f"{manifest}: {len(items) - len(kept)} of {len(items)} "
+                f"utterances left out, as {tokens_file} skipped them."
+            )
+        datasets[split] = DynamicItemDataset(
+            kept, [text_pipeline, speech_pipeline, word_pipeline]
+        )
+        datasets[split].set_output_keys(
+            [
+                "id",
+                "text_tokens",
+                "word_of_token",
+                "speech_tokens",
+                "word_of_speech",
+                "word_emotions",
+                "word_intensity",
+            ]
+        )
+        run_on_main(check_dataset, args=[datasets[split], manifest])
+    return datasets
+
+
+def label_reader(hparams):
+    """Makes the function that finds an utterance's word labels.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    callable
+        (utterance, speaker, emotion) to UtteranceLabels and where they are
+        written.
+    """
+    source = hparams["label_source"]
+    files = {"truth": "truth_file", "labels": "label_file"}
+    if source == "sentence":
+
+        def labels_of(utterance, speaker, emotion):
+            path = find_textgrid(
+                hparams["alignment_folder"], utterance, speaker
+            )
+            return sentence_labels(read_alignment(path), emotion), path
+
+    elif source in files:
+        path = hparams[files[source]]
+        labels = read_word_labels(path, hparams["emotions"])
+
+        def labels_of(utterance, speaker, emotion):
+            if utterance not in labels:
+                raise ValueError(
+                    f"{path} has no word labels of it: label it, or take it "
+                    "out of the corpus."
+                )
+            return labels[utterance], path
+
+    else:
+        raise ValueError(
+            f"label_source is {source!r}: set it to truth, labels or sentence."
+        )
+    return labels_of
+
+
+def check_dataset(dataset, manifest):
+    """Reads every item once, so that no bad one stops a running training.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The data.
+    manifest : str
+        Where it comes from, for messages.
+
+    Raises
+    ------
+    ValueError
+        If there is no item, or one is bad.
+    """
+    if len(dataset) == 0:
+        raise ValueError(
+            f"{manifest} has no utterance to use: check the corpus and the "
+            "options of its preparation."
+        )
+    for index, utterance in enumerate(
+        tqdm(dataset.data_ids, desc=f"Checking {Path(manifest).name}")
+    ):
+        try:
+            dataset[index]
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(
+                f"{manifest}, utterance {utterance}: {error}"
+            ) from error
+
+
+def loader_options(hparams, train_data):
+    """Options of the training loader, with dynamic batching if asked.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+    train_data : DynamicItemDataset
+        The training data.
+
+    Returns
+    -------
+    dict
+    """
+    options = dict(hparams["train_dataloader_opts"])
+    if hparams["dynamic_batching"]:
+        del options["batch_size"], options["shuffle"]
+        options["batch_sampler"] = DynamicBatchSampler(
+            train_data, **hparams["dynamic_batch_sampler"]
+        )
+    return options
+
+
+def export_synthesizer(hparams, hparams_file, overrides):
+    """Makes the output folder one that `EmoFiLMSynthesizer` loads.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+    hparams_file : str
+        The file that they come from.
+    overrides : str
+        What the command line changed in it.
+    """
+    folder = Path(hparams["output_folder"])
+    best = hparams["checkpointer"].find_checkpoint(min_key="speech_loss")
+    for name in ("efilm", "llm_decoder"):
+        with atomic_path(folder / f"{name}.ckpt") as temporary:
+            shutil.copyfile(best.paramfiles[name], temporary)
+    yaml = YAML()
+    with open(hparams_file, encoding="utf-8") as fin:
+        tree = yaml.load(resolve_references(fin, overrides))
+    with atomic_path(folder / "synthesizer.yaml") as temporary:
+        yaml.dump(tree["synthesizer"], temporary)
+    logger.info(f"{folder} can be given to EmoFiLMSynthesizer.from_hparams.")
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+
+    # Data
+    if not hparams["skip_prep"]:
+        run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
+    datasets = dataio_prepare(hparams)
+
+    # Training
+    if hparams["use_tensorboard"]:
+        hparams["tensorboard_train_logger"] = hparams["tensorboard_logger"](
+            hparams["tensorboard_folder"]
+        )
+    brain = EmoFiLMBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.fit(
+        brain.hparams.epoch_counter,
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs=loader_options(hparams, datasets["train"]),
+        valid_loader_kwargs=hparams["valid_dataloader_opts"],
+    )
+
+    # The best checkpoint: its losses, and a folder that speaks
+    brain.evaluate(
+        datasets["test"],
+        min_key="speech_loss",
+        test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
+    )
+    run_on_main(
+        export_synthesizer, args=[hparams, hparams_file, overrides]
+    )

@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Pretrain the mini LLM: text units to speech tokens, no emotion labels.
+
+python train.py hparams/train.yaml --data_folder CORPUS
+
+The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). What
+the model learns about prosody it learns from text: cues in the spelling of
+words, instructions and emotive words (see ``make_pretraining_corpus.py``).
+
+Two auxiliary losses make a small model find the text in little time: some
+heads attend to the unit being spoken, and the phoneme of the next token is
+predicted beside the token.
+
+Writes ``llm.safetensors`` (float16) to the output folder.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+import numpy as np
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+from hyperpyyaml import load_hyperpyyaml
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from speechbrain_emofilm.integrations.hibari import UNITS
+from speechbrain_emofilm.utils.files import write_json
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
+from pretraining_data import PretrainingCorpus  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+
+def text_units(corpus, frontend):
+    """Unit ids of every utterance, cached beside the corpus.
+
+    An utterance whose text is read with other symbols than were spoken gets
+    an empty list.
+    """
+    path = corpus.folder / "text_units.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    out = []
+    for row in tqdm(corpus.rows, desc="text units"):
+        ids = frontend.encode(row["text"]).ids
+        first = len(UNITS) * 81
+        spoken = [UNITS[i % len(UNITS)] for i in ids if i < first]
+        matches = spoken == [unit[0] for unit in row["units"]]
+        out.append(ids if matches else [])
+    logger.info("%d texts differ from their speech", sum(not i for i in out))
+    write_json(path, out)
+    return out
+
+
+class Utterances(torch.utils.data.Dataset):
+    """Whole utterances: text units, tokens, and the unit of each token."""
+
+    def __init__(self, corpus, units, indices, max_tokens):
+        self.corpus, self.units = corpus, units
+        self.indices = [
+            i
+            for i in indices
+            if units[i] and corpus.n_frames(i) // 2 <= max_tokens
+        ]
+        tokens = np.load(corpus.folder / "tokens.npy")
+        edges = np.cumsum(
+            [0] + [corpus.n_frames(i) // 2 for i in range(len(corpus.rows))]
+        )
+        if edges[-1] != len(tokens):
+            raise ValueError(
+                f"{corpus.folder}/tokens.npy is not of this corpus: tokenise "
+                "it again with recipes/MiniESD/speech_tokenizer."
+            )
+        self.items = [self._item(i, tokens, edges) for i in self.indices]
+        self.lengths = [len(item["speech"]) for item in self.items]
+
+    def _item(self, index, tokens, edges):
+        spoken = torch.from_numpy(self.corpus.token_units(index))
+        text = torch.tensor(self.units[index])
+        shift = len(text) - len(self.corpus.rows[index]["units"])
+        return {
+            "text": text,
+            "speech": torch.from_numpy(
+                tokens[edges[index] : edges[index + 1]].astype(np.int64)
+            ),
+            "unit": torch.where(spoken >= 0, spoken + shift, -1),
+            "phoneme": torch.from_numpy(self.corpus.token_phonemes(index)),
+        }
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, position):
+        return self.items[position]
+
+
+class LengthBatches(torch.utils.data.Sampler):
+    """Batches of utterances of similar length, drawn at random."""
+
+    def __init__(self, lengths, batch_size, n_batches):
+        self.order = np.argsort(lengths, kind="stable")
+        self.batch_size, self.n_batches = batch_size, n_batches
+
+    def __len__(self):
+        return self.n_batches
+
+    def __iter__(self):
+        for _ in range(self.n_batches):
+            size = min(4 * self.batch_size, len(self.order))
+            first = int(
+                torch.randint(
+                    -size // 2, len(self.order) - size // 2, (1,)
+                ).clamp(0, len(self.order) - size)
+            )
+            window = self.order[first : first + size]
+            pick = torch.randperm(size)[: self.batch_size]
+            yield [int(i) for i in window[pick.numpy()]]
+
+
+def collate(items):
+    """Pad; lengths are relative, as everywhere in SpeechBrain."""
+    batch = {
+        name: pad_sequence(
+            [item[name] for item in items],
+            batch_first=True,
+            padding_value=-1 if name in ("unit", "phoneme") else 0,
+        )
+        for name in items[0]
+    }
+    for name in ("text", "speech"):
+        lengths = torch.tensor([float(len(item[name])) for item in items])
+        batch[f"{name}_lens"] = lengths / lengths.max()
+    return batch
+
+
+class LLMBrain(PretrainingBrain):
+    """Cross-entropy of the speech tokens, and the two auxiliary losses."""
+
+    def compute_forward(self, batch, stage):
+        """Teacher forcing, with some of the history replaced."""
+        history = batch["speech"]
+        if stage == sb.Stage.TRAIN:
+            replace = torch.rand(history.shape)
+            replace = replace < self.hparams.history_corruption
+            shuffled = history.flatten()[torch.randperm(history.numel())]
+            history = torch.where(replace, shuffled.view_as(history), history)
+        return self.modules.llm(
+            self.modules.embedding(batch["text"]),
+            batch["text_lens"],
+            batch["speech"],
+            batch["speech_lens"],
+            history=history,
+            output_attentions=True,
+        )
+
+    def compute_losses(self, predictions, batch, stage):
+        """All losses as a dictionary."""
+        out = predictions
+        hidden = out.hidden[out.supervised]
+        unit = F.pad(batch["unit"], (0, 1), value=-1)
+        phoneme = F.pad(batch["phoneme"], (0, 1), value=-1)[out.supervised]
+        logits = self.modules.phoneme_head(hidden)
+        losses = {
+            "token": F.cross_entropy(out.logits, out.targets),
+            "phoneme": F.cross_entropy(logits, phoneme, ignore_index=-1),
+            "attention": self.attention_loss(out, unit),
+        }
+        losses["loss"] = (
+            losses["token"]
+            + self.hparams.phoneme_weight * losses["phoneme"]
+            + self.hparams.attention_weight * losses["attention"]
+        )
+        known = phoneme >= 0
+        hits = (logits.argmax(-1) == phoneme)[known]
+        losses["phoneme_accuracy"] = hits.float().mean()
+        hits = out.logits.argmax(-1) == out.targets
+        losses["token_accuracy"] = hits.float().mean()
+        return losses
+
+    def attention_loss(self, out, unit):
+        """- log of the attention that guided heads give the spoken unit and
+        its two neighbours."""
+        mask = out.supervised & (unit >= 0)
+        n_text = out.text_positions.shape[1]
+        total = 0.0
+        for layer in self.hparams.guided_layers:
+            heads = out.attentions[layer][:, : self.hparams.guided_heads]
+            mass = 0.0
+            rows = out.speech_positions[:, None, :, None]
+            rows = heads.gather(
+                2, rows.expand(-1, heads.shape[1], -1, heads.shape[-1])
+            )
+            for offset in (-1, 0, 1):
+                near = (unit + offset).clamp(0, n_text - 1)
+                near = out.text_positions.gather(1, near)[:, None, :, None]
+                near = near.expand(-1, heads.shape[1], -1, 1)
+                mass = mass + rows.gather(3, near)[..., 0]
+            log_mass = torch.log(mass + 1e-4).mean(1)
+            total = total - (log_mass * mask).sum() / mask.sum()
+        return total / len(self.hparams.guided_layers)
+
+
+def main():
+    """Command line."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    sb.create_experiment_directory(
+        hparams["output_folder"], hparams_file, overrides
+    )
+    corpus = PretrainingCorpus(hparams["data_folder"])
+    units = text_units(corpus, hparams["frontend"])
+    train, valid = (
+        Utterances(corpus, units, indices, hparams["max_tokens"])
+        for indices in (corpus.train, corpus.valid)
+    )
+    logger.info("%d utterances for training", len(train))
+    brain = LLMBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
+        checkpointer=hparams["checkpointer"],
+    )
+    batches = LengthBatches(
+        train.lengths, hparams["batch_size"], hparams["steps_per_epoch"]
+    )
+    brain.fit(
+        hparams["epoch_counter"],
+        train,
+        valid,
+        train_loader_kwargs={"batch_sampler": batches, "collate_fn": collate},
+        valid_loader_kwargs={"batch_size": 32, "collate_fn": collate},
+    )
+    llm = hparams["llm"]
+    with torch.no_grad():
+        table = hparams["embedding"].weight
+        llm.llm.get_input_embeddings().weight.copy_(table)
+    path = Path(hparams["output_folder"]) / "llm.safetensors"
+    save_weights(llm.state_dict(), path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Make MiniESD: a small corpus in ESD's layout, with the truth of every word.
+
+python make_corpus.py OUTPUT_FOLDER
+
+The styles are rules on one synthetic voice (``styles.py``), not acted
+emotion. The corpus holds what ESD holds, and what ESD cannot give:
+
+* ``0011/Angry/train/0011_000041.wav``, ``0011/0011.txt``: parallel sentences
+  in five emotions per speaker, in ESD's own layout. Within a sentence the
+  words carry its emotion to different degrees, and a share is neutral.
+* ``transitions/0011/0011_t00001.wav``, ``transitions/0011.txt``: sentences
+  whose emotion switches at a known word (FEDD-like). The id's split is in
+  ``transitions/splits.json``.
+* ``word_labels.json`` and ``textgrids/``: emotion, intensity, start and end
+  of every word. ``asked.json``: the change of F0, level and duration that
+  each word was asked for.
+
+The same options give the same bytes. Sentences of evaluation and test are
+never used for training.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import json
+import multiprocessing
+import random
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+import numpy as np
+import soundfile as sf
+from sentences import EVALUATION, TEST, SentenceMaker, plain_words
+from styles import (
+    EMOTIONS,
+    SPEAKERS,
+    asked_change,
+    draw_sentence_words,
+    draw_transition_words,
+    emotion_prosody,
+)
+from tqdm import tqdm
+
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    WordLabel,
+    write_label_textgrid,
+    write_word_labels,
+)
+from speechbrain_emofilm.integrations.hibari import HibariVoice
+from speechbrain_emofilm.utils.files import atomic_path, write_json
+
+README = """# MiniESD
+
+Speech of one synthetic English voice (hibari-tts 0.2.1, Apache-2.0), made
+into {n_speakers} speakers by resampling, with rule-made prosodic styles that
+stand for emotions. It is a test bed: nothing measured on it says anything
+about human emotion. Made by `recipes/MiniESD/make_corpus.py`.
+
+Options: `{options}`
+"""
+SPLITS = ("evaluation", "test", "train")  # ESD's order of file numbers
+
+
+def plan_corpus(options):
+    """Every utterance to make, in a fixed order.
+
+    Arguments
+    ---------
+    options : dict
+        seed, n_train, n_evaluation, n_test, n_transitions, speakers.
+
+    Returns
+    -------
+    list of dict
+        id, path (relative), speaker, emotion (None for transitions), split,
+        text, words: (emotion, intensity) of each word, seed.
+    """
+    rng = random.Random(options["seed"])
+    make = SentenceMaker(seed=rng.randrange(2**31))
+    n_drawn = max(options["n_train"], options["n_transitions"])
+    drawn = [make() for _ in range(n_drawn)]
+    texts = {
+        "evaluation": EVALUATION[: options["n_evaluation"]],
+        "test": TEST[: options["n_test"]],
+    }
+    plan = []
+    for speaker in options["speakers"]:
+        number = 0
+        for emotion in EMOTIONS:
+            for split in SPLITS:
+                for text in texts.get(split, drawn[: options["n_train"]]):
+                    number += 1
+                    uid = f"{speaker}_{number:06d}"
+                    folder = f"{speaker}/{emotion.capitalize()}/{split}"
+                    n_words = len(plain_words(text))
+                    words = draw_sentence_words(rng, emotion, n_words)
+                    plan.append(
+                        _entry(uid, folder, speaker, emotion, split, text, words)
+                    )
+        number = 0
+        for split in SPLITS:
+            for text in texts.get(split, drawn[: options["n_transitions"]]):
+                number += 1
+                uid = f"{speaker}_t{number:05d}"
+                words = draw_transition_words(rng, len(plain_words(text)))
+                folder = f"transitions/{speaker}"
+                plan.append(
+                    _entry(uid, folder, speaker, None, split, text, words)
+                )
+    return plan
+
+
+def _entry(uid, folder, speaker, emotion, split, text, words):
+    return {
+        "id": uid,
+        "path": f"{folder}/{uid}.wav",
+        "speaker": speaker,
+        "emotion": emotion,
+        "split": split,
+        "text": text,
+        "words": words,
+    }
+
+
+def make_utterance(job):
+    """Speak one entry of the plan; returns its word times."""
+    entry, root = job
+    words = entry["text"].rstrip(".").split()
+    words[0] = words[0].lower() if words[0] != "I" else "I"
+    prosody = [emotion_prosody(*word) for word in entry["words"]]
+    # The same sentence by the same speaker has the same noise.
+    seed = random.Random(entry["speaker"] + entry["text"]).randrange(2**31)
+    spoken = _voice().speak(words, prosody, SPEAKERS[entry["speaker"]], seed)
+    if spoken is None:
+        return None
+    wav = 0.5 * spoken.wav
+    wav = wav / max(1.0, 1.01 * np.abs(wav).max())
+    with atomic_path(Path(root) / entry["path"]) as temporary:
+        sf.write(temporary, wav, HibariVoice.sample_rate, "PCM_16", format="WAV")
+    return len(wav) / HibariVoice.sample_rate, spoken.words
+
+
+def _voice(cache=[]):  # noqa: B006  one voice per process
+    if not cache:
+        cache.append(HibariVoice())
+    return cache[0]
+
+
+def _labels(entry, times):
+    return UtteranceLabels(
+        words=[
+            WordLabel(
+                word=word,
+                start=round(start, 4),
+                end=round(end, 4),
+                emotion=emotion,
+                intensity=intensity,
+            )
+            for word, (start, end), (emotion, intensity) in zip(
+                plain_words(entry["text"]), times, entry["words"]
+            )
+        ],
+        source={"labels": "truth of MiniESD"},
+    )
+
+
+def write_lists(root, made):
+    """ESD's transcripts, the list of the transitions part, and the truth."""
+    transcripts, labels, asked, splits = {}, {}, {}, {}
+    for entry, (duration, times) in made:
+        uid, speaker = entry["id"], entry["speaker"]
+        if entry["emotion"] is None:
+            path = f"transitions/{speaker}.txt"
+            line = f"{uid}\t{entry['text']}"
+            splits[uid] = entry["split"]
+        else:
+            path = f"{speaker}/{speaker}.txt"
+            line = f"{uid}\t{entry['text']}\t{entry['emotion'].capitalize()}"
+        transcripts.setdefault(path, []).append(line)
+        labels[uid] = _labels(entry, times)
+        asked[uid] = [asked_change(emotion_prosody(*w)) for w in entry["words"]]
+        write_label_textgrid(
+            root / "textgrids" / speaker / f"{uid}.TextGrid",
+            labels[uid],
+            duration,
+        )
+    for path, lines in transcripts.items():
+        with atomic_path(root / path) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_word_labels(root / "word_labels.json", labels, EMOTIONS)
+    write_json(root / "asked.json", asked)
+    write_json(root / "transitions" / "splits.json", splits)
+
+
+def make_corpus(root, workers=2, **options):
+    """Make the corpus, or return at once where it stands already.
+
+    Arguments
+    ---------
+    root : str or Path
+        Folder to make. It is refused if it holds another corpus.
+    workers : int
+        Processes.
+    **options
+        seed, n_train, n_evaluation, n_test (sentences per speaker and
+        emotion), n_transitions (training sentences per speaker), speakers.
+
+    Returns
+    -------
+    pathlib.Path
+        `root`.
+    """
+    root = Path(root)
+    done = root / "corpus.json"
+    if done.exists():
+        if json.loads(done.read_text(encoding="utf-8")) == options:
+            return root
+        raise ValueError(
+            f"{root} holds MiniESD made with other options ({done}): choose "
+            "another folder, or remove it."
+        )
+    plan = plan_corpus(options)
+    jobs = [(entry, str(root)) for entry in plan]
+    with multiprocessing.Pool(workers) as pool:
+        results = list(
+            tqdm(
+                pool.imap(make_utterance, jobs, chunksize=8),
+                total=len(jobs),
+                desc="MiniESD",
+            )
+        )
+    made = [(entry, out) for entry, out in zip(plan, results) if out]
+    lost = len(plan) - len(made)
+    if lost > 0.1 * len(plan):
+        raise RuntimeError(f"{lost} of {len(plan)} sentences cannot be spoken.")
+    write_lists(root, made)
+    with atomic_path(root / "README.md") as temporary:
+        temporary.write_text(
+            README.format(n_speakers=len(options["speakers"]), options=options),
+            encoding="utf-8",
+        )
+    write_json(done, options)
+    return root
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("output_folder", type=Path)
+    parser.add_argument("--n_train", type=int, default=60)
+    parser.add_argument("--n_evaluation", type=int, default=15)
+    parser.add_argument("--n_test", type=int, default=40)
+    parser.add_argument("--n_transitions", type=int, default=150)
+    parser.add_argument("--speakers", nargs="+", default=list(SPEAKERS))
+    parser.add_argument("--seed", type=int, default=1986)
+    parser.add_argument("--workers", type=int, default=2)
+    options = vars(parser.parse_args())
+    root = make_corpus(options.pop("output_folder"), **options)
+    print(f"MiniESD is in {root}")
+
+
+if __name__ == "__main__":
+    main()

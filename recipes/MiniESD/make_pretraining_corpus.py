@@ -1,0 +1,173 @@
+"""Speech to pretrain the mini backbone on: prosody varies, no emotion labels.
+
+python make_pretraining_corpus.py OUTPUT_FOLDER [--n_utterances 6400]
+
+Each utterance changes its prosody at word boundaries, drawn freely along
+pitch, contour, tempo and loudness. What is written about it is what text
+offers: on most utterances cues in the words' own spelling (``WON``, ``sooo``,
+``won!``), on some an instruction before ``<|endofprompt|>``, on some emotive
+words that go with the voice, on the rest nothing, and then the voice is
+calmer. See ``HibariTextFrontend`` for the cues.
+
+Writes ``wavs/*.wav`` (24 kHz) and ``pretraining.jsonl``: per utterance text,
+speaker, word times, times of every text unit, and F0 at 50 Hz.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import json
+import multiprocessing
+import random
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+import numpy as np
+import soundfile as sf
+from sentences import MOOD_WORDS, SentenceMaker
+from styles import (
+    EMOTION_PROSODY,
+    SPEAKERS,
+    cues_of,
+    draw_free_prosody,
+    instruction_of,
+)
+from tqdm import tqdm
+
+from speechbrain_emofilm.integrations.hibari import HibariVoice, WordProsody
+from speechbrain_emofilm.utils.files import atomic_path
+
+#: Share of utterances with each kind of text.
+TEXT_KINDS = {"cues": 0.65, "instruction": 0.12, "emotive": 0.10, "plain": 0.13}
+CHUNK = 100
+
+
+def draw_spans(rng, n_words, max_spans=4):
+    """First word of each span of constant prosody, and the end."""
+    n_spans = min(rng.choice((1, 2, 2, 3, 3, max_spans)), n_words // 2)
+    return [0, *sorted(rng.sample(range(1, n_words), n_spans - 1)), n_words]
+
+
+def jitter(rng, prosody):
+    """Words of one span differ a little."""
+    return prosody.plus(
+        WordProsody(
+            pitch=rng.gauss(0, 0.03),
+            slope=rng.gauss(0, 0.05),
+            duration=rng.gauss(0, 0.04),
+            gain=rng.gauss(0, 0.6),
+        )
+    )
+
+
+def draw_utterance(rng, make_sentence):
+    """Spoken words, written text and prosody of one utterance."""
+    words = make_sentence()[:-1].split()
+    words = [words[0].lower() if words[0] != "I" else "I", *words[1:]]
+    kind = rng.choices(list(TEXT_KINDS), TEXT_KINDS.values())[0]
+    edges = draw_spans(rng, len(words))
+    if kind == "instruction":
+        edges = [0, len(words)]
+    strength = 0.3 if kind == "plain" else 1.0
+    prosody = []
+    for first, last in zip(edges, edges[1:]):
+        if kind == "emotive":
+            mood = rng.choice(list(MOOD_WORDS))
+            words[rng.randrange(first, last)] = rng.choice(
+                MOOD_WORDS[mood].split()
+            )
+            base = EMOTION_PROSODY[mood].scaled(rng.uniform(0.6, 1.0))
+        else:
+            base = draw_free_prosody(rng, strength)
+        prosody += [(base, jitter(rng, base)) for _ in range(first, last)]
+    text = words
+    if kind == "cues":
+        text = [
+            _write(word, cues_of(base)) for word, (base, _) in zip(words, prosody)
+        ]
+    text = " ".join(text) + ("" if kind == "cues" else ".")
+    if kind == "instruction":
+        text = instruction_of(prosody[0][0]) + text
+    return words, text, [change for _, change in prosody]
+
+
+def _write(word, cues):
+    """Keep a comma where it stands: behind the cues."""
+    return cues.write(word.rstrip(",")) + ("," if word.endswith(",") else "")
+
+
+def make_chunk(arguments):
+    """Utterances of one chunk; the chunk's number is its seed."""
+    chunk, size, folder, seed = arguments
+    rng = random.Random(seed * 100_003 + chunk)
+    make_sentence = SentenceMaker(seed=rng.randrange(2**31))
+    voice = _voice()
+    rows = []
+    while len(rows) < size:
+        words, text, prosody = draw_utterance(rng, make_sentence)
+        speaker = rng.choice(list(SPEAKERS))
+        spoken = voice.speak(
+            words, prosody, SPEAKERS[speaker], seed=rng.randrange(2**31)
+        )
+        if spoken is None or len(spoken.wav) > 10 * voice.sample_rate:
+            continue
+        uid = f"{speaker}_p{chunk:04d}{len(rows):03d}"
+        path = Path(folder) / "wavs" / f"{uid}.wav"
+        wav = 0.5 * spoken.wav
+        wav /= max(1.0, 1.01 * np.abs(wav).max())
+        with atomic_path(path) as temporary:
+            sf.write(temporary, wav, voice.sample_rate, "PCM_16", format="WAV")
+        rows.append(
+            {
+                "id": uid,
+                "wav": f"wavs/{uid}.wav",
+                "duration": len(wav) / voice.sample_rate,
+                "speaker": speaker,
+                "text": text,
+                "words": [
+                    [word.rstrip(","), round(a, 4), round(b, 4)]
+                    for word, (a, b) in zip(words, spoken.words)
+                ],
+                "units": [
+                    [s, round(a, 4), round(b, 4)] for s, a, b in spoken.units
+                ],
+                "f0": [int(round(value)) for value in spoken.f0],
+            }
+        )
+    return rows
+
+
+def _voice(cache=[]):  # noqa: B006  one voice per process
+    if not cache:
+        cache.append(HibariVoice())
+    return cache[0]
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("output_folder", type=Path)
+    parser.add_argument("--n_utterances", type=int, default=6400)
+    parser.add_argument("--seed", type=int, default=1986)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    (args.output_folder / "wavs").mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (chunk, min(CHUNK, args.n_utterances - first), args.output_folder, args.seed)
+        for chunk, first in enumerate(range(0, args.n_utterances, CHUNK))
+    ]
+    rows = []
+    with multiprocessing.Pool(args.workers) as pool:
+        for part in tqdm(pool.imap(make_chunk, jobs), total=len(jobs)):
+            rows += part
+    with atomic_path(args.output_folder / "pretraining.jsonl") as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    hours = sum(row["duration"] for row in rows) / 3600
+    print(f"{len(rows)} utterances, {hours:.2f} h")
+
+
+if __name__ == "__main__":
+    main()

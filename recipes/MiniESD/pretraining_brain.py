@@ -1,0 +1,98 @@
+"""What the recipes of the mini backbone share: one Brain, one schedule.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import logging
+import math
+
+import speechbrain as sb
+from safetensors.torch import save_file
+
+from speechbrain_emofilm.utils.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+
+def cosine_lr(step: int, n_steps: int, lr: float, warmup: int = 100) -> float:
+    """Linear warm-up, then a half cosine down to 3 % of `lr`.
+
+    Example
+    -------
+    >>> cosine_lr(99, 1000, 1.0), round(cosine_lr(1000, 1000, 1.0), 2)
+    (1.0, 0.03)
+    """
+    done = max(0, step - warmup) / max(1, n_steps - warmup)
+    decay = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return lr * min(1.0, (step + 1) / warmup) * decay
+
+
+class PretrainingBrain(sb.Brain):
+    """Trains for a fixed number of steps; an epoch is a span of steps.
+
+    A recipe implements ``compute_forward`` and ``compute_objectives``, the
+    latter returning a dictionary of scalars whose ``loss`` is minimised.
+    """
+
+    def fit_batch(self, batch):
+        """One step, with its learning rate."""
+        lr = cosine_lr(
+            self.optimizer_step, self.hparams.n_steps, self.hparams.lr
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return super().fit_batch(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Keeps running means of every named loss."""
+        losses = self.compute_losses(predictions, batch, stage)
+        for name, value in losses.items():
+            total, count = self.running.get(name, (0.0, 0))
+            self.running[name] = (total + float(value), count + 1)
+        return losses["loss"]
+
+    def on_stage_start(self, stage, epoch=None):
+        """New running means."""
+        self.running = {}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log; after validation, checkpoint."""
+        means = {
+            name: round(total / count, 4)
+            for name, (total, count) in self.running.items()
+        }
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = means
+            return
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "step": self.optimizer_step},
+            train_stats=self.train_stats,
+            valid_stats=means,
+        )
+        if stage == sb.Stage.VALID:
+            self.checkpointer.save_and_keep_only(
+                meta={"epoch": epoch}, num_to_keep=1
+            )
+
+
+def save_weights(state, path):
+    """Write tensors as float16 safetensors, whole or not at all.
+
+    Arguments
+    ---------
+    state : dict
+        Name to tensor.
+    path : str or Path
+    """
+    with atomic_path(path) as temporary:
+        save_file(
+            {
+                name: (
+                    value.detach().half() if value.is_floating_point() else value
+                ).contiguous()
+                for name, value in state.items()
+            },
+            str(temporary),
+        )
+    logger.info("Saved %s", path)

@@ -1,0 +1,209 @@
+"""Features of the pretraining corpus, and random segments of them.
+
+python pretraining_data.py CORPUS_FOLDER
+
+writes ``mel.npy`` (all log-mel frames of the corpus, 50 Hz, one after the
+other, float16) beside ``pretraining.jsonl``. The recipes of the mini backbone
+read the corpus through :class:`PretrainingCorpus`.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Dict, List
+
+import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+import numpy as np
+import soundfile as sf
+import torch
+from tqdm import tqdm
+
+from speechbrain_emofilm.integrations.hibari import UNITS
+from speechbrain_emofilm.processing.mel import log_mel
+from speechbrain_emofilm.utils.files import atomic_path
+
+HOP = 480
+N_MELS = 80
+#: Utterances at the end of the corpus that no training sees.
+N_VALID = 96
+
+
+def _mel(path) -> np.ndarray:
+    torch.set_num_threads(1)
+    wav, _ = sf.read(path, dtype="float32")
+    wav = wav[: len(wav) // (2 * HOP) * 2 * HOP]
+    return log_mel(torch.from_numpy(wav)[None])[0].numpy().astype(np.float16)
+
+
+def extract_features(folder: Path, workers: int = 2) -> None:
+    """Write ``mel.npy`` of a pretraining corpus."""
+    rows = read_rows(folder)
+    paths = [folder / row["wav"] for row in rows]
+    frames = [frames_of(row) for row in rows]
+    with atomic_path(folder / "mel.npy") as temporary:
+        out = np.lib.format.open_memmap(
+            temporary, "w+", np.float16, (sum(frames), N_MELS)
+        )
+        at = 0
+        with multiprocessing.Pool(workers) as pool:
+            mels = pool.imap(_mel, paths, chunksize=16)
+            for mel in tqdm(mels, total=len(paths)):
+                out[at : at + len(mel)] = mel
+                at += len(mel)
+        if at != sum(frames):
+            raise ValueError(
+                f"{folder} holds {at} frames, its list says {sum(frames)}: "
+                "make the corpus again."
+            )
+        out.flush()
+
+
+def read_rows(folder: Path) -> List[Dict]:
+    """The corpus's utterances."""
+    with open(folder / "pretraining.jsonl", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def frames_of(row: Dict) -> int:
+    """Mel frames at 50 Hz: an even number, two per speech token."""
+    return int(round(row["duration"] * 24000)) // (2 * HOP) * 2
+
+
+class PretrainingCorpus:
+    """Utterances of the pretraining corpus with their features.
+
+    Arguments
+    ---------
+    folder : str or Path
+        As written by ``make_pretraining_corpus.py`` and this file.
+
+    Attributes
+    ----------
+    rows : list of dict
+        The utterances (see ``make_pretraining_corpus.py``).
+    speakers : list of str
+    train, valid : range
+        Indices into ``rows``.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.rows = read_rows(self.folder)
+        path = self.folder / "mel.npy"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: run 'python pretraining_data.py "
+                f"{self.folder}' first."
+            )
+        self._mel = np.load(path, mmap_mode="r")
+        edges = np.cumsum([0] + [frames_of(row) for row in self.rows])
+        self._edges = edges
+        self.speakers = sorted({row["speaker"] for row in self.rows})
+        self.train = range(len(self.rows) - N_VALID)
+        self.valid = range(len(self.rows) - N_VALID, len(self.rows))
+        self._speaker_f0 = self._median_log_f0()
+
+    def _median_log_f0(self) -> Dict[str, float]:
+        values = {speaker: [] for speaker in self.speakers}
+        for row in self.rows[:800]:
+            f0 = np.asarray(row["f0"], np.float32)
+            values[row["speaker"]].append(np.log(f0[f0 > 0]))
+        return {
+            speaker: float(np.median(np.concatenate(parts)))
+            for speaker, parts in values.items()
+        }
+
+    def n_frames(self, index: int) -> int:
+        """Mel frames of an utterance."""
+        return int(self._edges[index + 1] - self._edges[index])
+
+    def mel(self, index: int) -> np.ndarray:
+        """(N, 80) float32 log-mel of an utterance."""
+        first, last = self._edges[index], self._edges[index + 1]
+        return np.asarray(self._mel[first:last], np.float32)
+
+    def speaker(self, index: int) -> int:
+        """Number of the speaker."""
+        return self.speakers.index(self.rows[index]["speaker"])
+
+    def f0(self, index: int) -> np.ndarray:
+        """(N,) F0 in Hz, 0 = unvoiced."""
+        f0 = np.zeros(self.n_frames(index), np.float32)
+        known = np.asarray(self.rows[index]["f0"], np.float32)[: len(f0)]
+        f0[: len(known)] = known
+        return f0
+
+    def relative_log_f0(self, index: int) -> np.ndarray:
+        """(N,) log F0 minus the speaker's median, NaN = unvoiced."""
+        f0 = self.f0(index)
+        offset = self._speaker_f0[self.rows[index]["speaker"]]
+        with np.errstate(divide="ignore"):
+            return np.where(f0 > 0, np.log(f0) - offset, np.nan)
+
+    def wav(self, index: int, first_frame: int = 0, n_frames: int = -1):
+        """(T,) float32 wave from a mel frame on."""
+        wav, _ = sf.read(
+            self.folder / self.rows[index]["wav"],
+            start=first_frame * HOP,
+            frames=n_frames * HOP if n_frames > 0 else -1,
+            dtype="float32",
+        )
+        return wav
+
+    def token_units(self, index: int) -> np.ndarray:
+        """(N / 2,) index into the utterance's unit list at each speech
+        token's centre, -1 in silence before the first unit."""
+        units = self.rows[index]["units"]
+        starts = np.array([unit[1] for unit in units])
+        ends = np.array([unit[2] for unit in units])
+        centres = (np.arange(self.n_frames(index) // 2) + 0.5) / 25
+        at = np.searchsorted(starts, centres, side="right") - 1
+        return np.where((at >= 0) & (centres < ends[-1] + 0.04), at, -1)
+
+    def token_phonemes(self, index: int) -> np.ndarray:
+        """(N / 2,) symbol (index into ``UNITS``) of each speech token; a
+        space or -1 stands for silence."""
+        symbols = [UNITS.index(unit[0]) for unit in self.rows[index]["units"]]
+        at = self.token_units(index)
+        return np.where(at >= 0, np.asarray(symbols)[at], 0)
+
+    def normalisation(self) -> Dict[str, torch.Tensor]:
+        """Mean and standard deviation of each mel channel."""
+        sample = np.asarray(self._mel[::23], np.float32)
+        return {
+            "mean": torch.from_numpy(sample.mean(0)),
+            "std": torch.from_numpy(sample.std(0)),
+        }
+
+    def x_vectors(self, n_utterances: int = 100) -> Dict[str, torch.Tensor]:
+        """A vector (160,) for each speaker.
+
+        Mean and standard deviation of the log-mel over the speaker's first
+        utterances, relative to the mean over all speakers: what the mini
+        world has in place of a speaker verification network.
+        """
+        statistics = {}
+        for speaker in self.speakers:
+            chosen = [
+                index
+                for index, row in enumerate(self.rows)
+                if row["speaker"] == speaker
+            ][:n_utterances]
+            frames = np.concatenate([self.mel(index) for index in chosen])
+            statistics[speaker] = torch.from_numpy(
+                np.concatenate([frames.mean(0), frames.std(0)])
+            )
+        centre = torch.stack(list(statistics.values())).mean(0)
+        return {name: value - centre for name, value in statistics.items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("corpus_folder", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    extract_features(args.corpus_folder, args.workers)

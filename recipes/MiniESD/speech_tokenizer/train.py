@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Train the mini speech tokenizer, then tokenise the pretraining corpus.
+
+python train.py hparams/train.yaml --data_folder CORPUS
+
+The encoder is trained through its quantiser by what its tokens must carry:
+the phoneme, voicing, F0 relative to the speaker and level of each token
+(training-only heads), and the mel spectrogram given the speaker (a direct
+decoder). No emotion labels are used.
+
+Writes ``speech_tokenizer.safetensors`` (inference part, float16) to the
+output folder and ``tokens.npy`` (int16, all utterances one after the other)
+to the corpus.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+import numpy as np
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+from hyperpyyaml import load_hyperpyyaml
+from tqdm import tqdm
+
+from speechbrain_emofilm.lobes.speech_tokenizer import pool_prosody
+from speechbrain_emofilm.utils.files import atomic_path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
+from pretraining_data import PretrainingCorpus  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+
+class Segments(torch.utils.data.Dataset):
+    """Random segments of the corpus, drawn anew each time."""
+
+    def __init__(self, corpus, indices, n_items, n_tokens):
+        long_enough = [
+            i for i in indices if corpus.n_frames(i) >= 2 * n_tokens
+        ]
+        self.corpus, self.indices = corpus, long_enough
+        self.n_items, self.n_tokens = n_items, n_tokens
+        self._cache = {}
+
+    def __len__(self):
+        return self.n_items
+
+    def __getitem__(self, _):
+        draw = torch.randint(0, 2**31 - 1, (2,)).tolist()
+        index = self.indices[draw[0] % len(self.indices)]
+        n_positions = self.corpus.n_frames(index) // 2 - self.n_tokens + 1
+        first = draw[1] % n_positions
+        tokens = slice(first, first + self.n_tokens)
+        frames = slice(2 * first, 2 * (first + self.n_tokens))
+        if index not in self._cache:
+            self._cache[index] = (
+                self.corpus.token_phonemes(index),
+                self.corpus.relative_log_f0(index).astype(np.float32),
+            )
+        phonemes, f0 = self._cache[index]
+        return {
+            "mel": torch.from_numpy(self.corpus.mel(index)[frames]),
+            "phonemes": torch.from_numpy(phonemes[tokens]),
+            "f0": torch.from_numpy(f0[frames]),
+            "speaker": self.corpus.speaker(index),
+        }
+
+
+class TokenizerBrain(PretrainingBrain):
+    """Trains tokenizer and direct decoder together."""
+
+    def compute_forward(self, batch, stage):
+        """Quantise and decode."""
+        out = self.modules.tokenizer(batch["mel"])
+        return out, self.modules.decoder(out.codes, batch["speaker"])
+
+    def compute_losses(self, predictions, batch, stage):
+        """Reconstruction, phonemes, F0, voicing and level."""
+        out, decoded = predictions
+        tokenizer = self.modules.tokenizer
+        mel = (batch["mel"] - tokenizer.mean) / tokenizer.std
+        f0, voiced, level = pool_prosody(batch["f0"], mel.mean(-1))
+        error = F.l1_loss(decoded, mel) + 0.5 * F.mse_loss(decoded, mel)
+        delta = F.l1_loss(decoded.diff(dim=1), mel.diff(dim=1))
+        f0_error = (out.prosody[..., 0] - 3 * f0).abs() * voiced
+        losses = {
+            "mel": error,
+            "delta": delta,
+            "phoneme": F.cross_entropy(
+                out.phonemes.flatten(0, 1), batch["phonemes"].flatten()
+            ),
+            "f0": f0_error.sum() / voiced.sum().clamp(min=1) / 3,
+            "voicing": F.binary_cross_entropy_with_logits(
+                out.prosody[..., 1], voiced
+            ),
+            "level": F.l1_loss(out.prosody[..., 2], level),
+        }
+        hparams = self.hparams
+        losses["loss"] = (
+            losses["mel"]
+            + hparams.delta_weight * losses["delta"]
+            + hparams.phoneme_weight * losses["phoneme"]
+            + hparams.f0_weight * 3 * losses["f0"]
+            + hparams.voicing_weight * losses["voicing"]
+            + hparams.level_weight * losses["level"]
+        )
+        hits = out.phonemes.argmax(-1) == batch["phonemes"]
+        losses["phoneme_accuracy"] = hits.float().mean()
+        return losses
+
+
+def tokenise_corpus(tokenizer, corpus):
+    """Write the tokens of every utterance to the corpus folder."""
+    tokenizer.eval()
+    tokens = [
+        tokenizer.tokenize_mel(torch.from_numpy(corpus.mel(index))[None])[0]
+        for index in tqdm(range(len(corpus.rows)))
+    ]
+    tokens = torch.cat(tokens).numpy().astype(np.int16)
+    with atomic_path(corpus.folder / "tokens.npy") as temporary:
+        np.save(temporary, tokens)
+    counts = np.bincount(tokens, minlength=6561)
+    share = counts[counts > 0] / counts.sum()
+    perplexity = float(np.exp(-(share * np.log(share)).sum()))
+    logger.info(
+        "%d tokens, %d codes used, perplexity %.0f",
+        len(tokens),
+        (counts > 0).sum(),
+        perplexity,
+    )
+
+
+def main():
+    """Command line."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    sb.create_experiment_directory(
+        hparams["output_folder"], hparams_file, overrides
+    )
+    corpus = PretrainingCorpus(hparams["data_folder"])
+    hparams["tokenizer"].load_state_dict(corpus.normalisation(), strict=False)
+    n_items = hparams["steps_per_epoch"] * hparams["batch_size"]
+    size = hparams["segment_tokens"]
+    train = Segments(corpus, corpus.train, n_items, size)
+    valid = Segments(corpus, corpus.valid, 4 * hparams["batch_size"], size)
+    brain = TokenizerBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.fit(
+        hparams["epoch_counter"],
+        train,
+        valid,
+        train_loader_kwargs={"batch_size": hparams["batch_size"]},
+        valid_loader_kwargs={"batch_size": hparams["batch_size"]},
+    )
+    state = hparams["tokenizer"].state_dict()
+    inference = {k: v for k, v in state.items() if not k.startswith("heads")}
+    path = Path(hparams["output_folder"]) / "speech_tokenizer.safetensors"
+    save_weights(inference, path)
+    tokenise_corpus(hparams["tokenizer"], corpus)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Prosodic styles of the MiniESD corpora: rules, not acted emotion.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import random
+from typing import Dict, List, Tuple
+
+from speechbrain_emofilm.integrations.hibari import (
+    Cues,
+    PseudoSpeaker,
+    WordProsody,
+)
+
+EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
+
+#: The style of each emotion at intensity 1; intensity scales every field.
+EMOTION_PROSODY: Dict[str, WordProsody] = {
+    "neutral": WordProsody(),
+    "angry": WordProsody(
+        pitch=0.05, slope=-0.30, duration=-0.38, gain=7.0, breath=-0.3, tilt=7.0
+    ),
+    "happy": WordProsody(
+        pitch=0.36, slope=0.05, duration=-0.05, gain=3.0, tilt=2.0
+    ),
+    "sad": WordProsody(
+        pitch=-0.26, slope=-0.10, duration=0.42, gain=-7.0, breath=0.8, tilt=-6.0
+    ),
+    "surprise": WordProsody(
+        pitch=0.24, slope=0.60, duration=0.24, gain=1.0, breath=0.1
+    ),
+}
+
+SPEAKERS: Dict[str, PseudoSpeaker] = {
+    "0011": PseudoSpeaker(),
+    "0012": PseudoSpeaker(warp=0.88, pitch=0.80, pace=0.97),
+    "0013": PseudoSpeaker(warp=1.10, pitch=1.02, pace=1.04),
+    "0014": PseudoSpeaker(warp=0.94, pitch=0.92, pace=1.0),
+}
+
+#: Largest change along each axis of free prosody (pretraining corpus), which
+#: covers every emotion's style.
+FREE_RANGE = {
+    "pitch": (-0.36, 0.44),
+    "slope": (-0.45, 0.65),
+    "duration": (-0.45, 0.50),
+    "gain": (-8.5, 8.0),
+}
+#: Which axis each written cue follows.
+CUE_AXIS = {
+    "loudness": "gain",
+    "pitch": "pitch",
+    "tempo": "duration",
+    "contour": "slope",
+}
+#: A cue is written where the axis is beyond this share of its range.
+CUE_THRESHOLD = 0.35
+_INSTRUCTION = {
+    ("gain", 1): "loud",
+    ("gain", -1): "soft",
+    ("pitch", 1): "high",
+    ("pitch", -1): "low",
+    ("duration", 1): "slow",
+    ("duration", -1): "fast",
+    ("slope", 1): "rising",
+    ("slope", -1): "falling",
+}
+
+
+def emotion_prosody(emotion: str, intensity: float) -> WordProsody:
+    """Prosody of a word that carries `emotion` with `intensity` in 0..1."""
+    return EMOTION_PROSODY[emotion].scaled(intensity)
+
+
+def asked_change(prosody: WordProsody) -> Dict[str, float]:
+    """The change that a listener could measure: mean log F0, dB, log
+    duration."""
+    return {
+        "f0": round(prosody.pitch, 4),
+        "energy": round(prosody.gain, 3),
+        "duration": round(prosody.duration, 4),
+    }
+
+
+def draw_sentence_words(
+    rng: random.Random, emotion: str, n_words: int, neutral_share: float = 0.2
+) -> List[Tuple[str, float]]:
+    """Emotion and intensity of each word of a sentence of one emotion.
+
+    As people speak, the words carry the emotion to different degrees and a
+    share of them is neutral; at least one word carries it.
+
+    Arguments
+    ---------
+    rng : random.Random
+    emotion : str
+    n_words : int
+    neutral_share : float
+
+    Returns
+    -------
+    list of tuple
+        (emotion, intensity) of each word.
+
+    Example
+    -------
+    >>> words = draw_sentence_words(random.Random(0), "sad", 5)
+    >>> any(emotion == "sad" for emotion, _ in words)
+    True
+    """
+    if emotion == "neutral":
+        return [("neutral", 0.0)] * n_words
+    carries = [rng.random() >= neutral_share for _ in range(n_words)]
+    carries[rng.randrange(n_words)] = True
+    return [
+        (emotion, round(rng.uniform(0.5, 1.0), 2)) if carry else ("neutral", 0.0)
+        for carry in carries
+    ]
+
+
+def draw_transition_words(
+    rng: random.Random, n_words: int
+) -> List[Tuple[str, float]]:
+    """Emotion and intensity of each word where the emotion switches.
+
+    One switch, or two in a quarter of the sentences with seven words or
+    more; each part has two words at least where the sentence allows.
+
+    Arguments
+    ---------
+    rng : random.Random
+    n_words : int
+
+    Returns
+    -------
+    list of tuple
+        (emotion, intensity) of each word.
+
+    Example
+    -------
+    >>> words = draw_transition_words(random.Random(0), 6)
+    >>> len({emotion for emotion, _ in words})
+    2
+    """
+    n_parts = 3 if n_words >= 7 and rng.random() < 0.25 else 2
+    emotions = rng.sample(EMOTIONS, n_parts)
+    margin = 2 if n_words >= 2 * n_parts else 1
+    while True:
+        cuts = sorted(rng.sample(range(1, n_words), n_parts - 1))
+        edges = [0, *cuts, n_words]
+        if min(b - a for a, b in zip(edges, edges[1:])) >= margin:
+            break
+    out = []
+    for emotion, first, last in zip(emotions, edges, edges[1:]):
+        level = rng.uniform(0.65, 1.0)
+        for _ in range(first, last):
+            intensity = min(1.0, max(0.5, level + rng.uniform(-0.1, 0.1)))
+            out.append(
+                (emotion, 0.0 if emotion == "neutral" else round(intensity, 2))
+            )
+    return out
+
+
+def draw_free_prosody(rng: random.Random, strength: float = 1.0) -> WordProsody:
+    """A prosody from the whole range, each axis on its own.
+
+    Loud speech is a little brighter and soft speech breathier, as in voices;
+    the rest of tilt and breath is free.
+
+    Arguments
+    ---------
+    rng : random.Random
+    strength : float
+        Factor on every axis.
+
+    Returns
+    -------
+    WordProsody
+    """
+    values = {}
+    for axis, (low, high) in FREE_RANGE.items():
+        values[axis] = 0.0 if rng.random() < 0.35 else rng.uniform(low, high)
+    loud = values["gain"] / 7.0
+    prosody = WordProsody(
+        breath=max(0.0, -0.7 * loud) + rng.uniform(-0.2, 0.2),
+        tilt=6.0 * loud + rng.uniform(-1.5, 1.5),
+        **values,
+    )
+    return prosody.scaled(strength)
+
+
+def levels(prosody: WordProsody) -> Dict[str, int]:
+    """-1, 0 or 1 along each axis of :data:`FREE_RANGE`."""
+    out = {}
+    for axis, (low, high) in FREE_RANGE.items():
+        share = getattr(prosody, axis)
+        share = share / high if share > 0 else -share / low
+        out[axis] = (share > CUE_THRESHOLD) - (share < -CUE_THRESHOLD)
+    return out
+
+
+def cues_of(prosody: WordProsody) -> Cues:
+    """The cues with which a writer would mark that prosody."""
+    level = levels(prosody)
+    return Cues(**{cue: level[axis] for cue, axis in CUE_AXIS.items()})
+
+
+def instruction_of(prosody: WordProsody) -> str:
+    """The words with which a director would ask for that prosody."""
+    level = levels(prosody)
+    words = [_INSTRUCTION[axis, sign] for axis, sign in level.items() if sign]
+    return " ".join(words or ["plain"]) + "<|endofprompt|>"

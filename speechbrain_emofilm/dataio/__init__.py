@@ -1,0 +1,1 @@
+"""Word labels, alignments, markup and text units."""

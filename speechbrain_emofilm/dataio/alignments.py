@@ -1,0 +1,318 @@
+"""Word alignments: when each word of an utterance is spoken.
+
+Alignments are TextGrids in the layout of the Montreal Forced Aligner (MFA):
+``<folder>/<speaker>/<utterance>.TextGrid`` with a tier ``words`` in which an
+empty interval is silence. MFA's output folder is read as it is.
+
+This module is the only one that imports praatio.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechbrain_emofilm.utils.files import atomic_path
+
+import torch
+
+#: Labels by which aligners write silence.
+SILENCES = frozenset({"", "<eps>", "<sil>", "sil", "sp"})
+
+# How far, in seconds, an alignment may reach beyond the speech tokens: a
+# tokenizer drops a last piece of a token, an aligner rounds up.
+_TOLERANCE = 0.5
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and when it is spoken.
+
+    Arguments
+    ---------
+    text : str
+        The word.
+    start : float
+        Where it begins, in seconds.
+    end : float
+        Where it ends, in seconds.
+    confidence : float
+        How sure the aligner is, 0 to 1.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float = 1.0
+
+
+def find_textgrid(
+    folder: str | Path, utterance: str, speaker: str | None = None
+) -> Path:
+    """Finds the TextGrid of an utterance.
+
+    Arguments
+    ---------
+    folder : str or Path
+        An aligner's output folder.
+    utterance : str
+        The utterance id, the file's name without its extension.
+    speaker : str, optional
+        Name of the folder the file lies in, as MFA writes it.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file is neither in the speaker's folder nor in `folder`.
+    """
+    places = [Path(folder) / speaker] if speaker else []
+    places.append(Path(folder))
+    for place in places:
+        path = place / f"{utterance}.TextGrid"
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"Utterance {utterance} has no alignment: "
+        f"{places[0] / utterance}.TextGrid does not exist. Align the corpus, "
+        "or give the folder that the aligner wrote."
+    )
+
+
+def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
+    """Reads the words of a TextGrid (long or short format).
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    tier : str
+        Name of the tier. MFA writes ``speaker - words`` where a file holds
+        several speakers; such a tier is taken if it is the only one.
+
+    Returns
+    -------
+    list of Word
+        In order of time, without silence.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not a TextGrid or has no such tier.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.TextGrid"
+    >>> write_alignment(path, [Word("We", 0.1, 0.4)], duration=1.0)
+    >>> read_alignment(path)
+    [Word(text='We', start=0.1, end=0.4, confidence=1.0)]
+    """
+    tiers = read_tiers(path)
+    named = [n for n in tiers if n == tier or n.endswith(f" - {tier}")]
+    if len(named) != 1:
+        raise ValueError(
+            f"{path} has the tiers {', '.join(tiers) or 'none'}, and "
+            f"{len(named)} of them are named {tier!r}: give the name of the "
+            "tier that holds the words."
+        )
+    return [
+        Word(label, start, end)
+        for start, end, label in tiers[named[0]]
+        if label.strip().lower() not in SILENCES
+    ]
+
+
+def write_alignment(
+    path: str | Path, words: Sequence[Word], duration: float
+) -> None:
+    """Writes words as a TextGrid that MFA's users and Praat can open.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write; its folder is made.
+    words : list of Word
+        In order of time.
+    duration : float
+        Of the utterance, in seconds.
+    """
+    intervals = [(word.start, word.end, word.text) for word in words]
+    write_tiers(path, {"words": intervals}, duration)
+
+
+def read_tiers(
+    path: str | Path,
+) -> dict[str, list[tuple[float, float, str]]]:
+    """Reads the interval tiers of a TextGrid.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, UTF-8 or UTF-16, long or short format.
+
+    Returns
+    -------
+    dict
+        Tier name to its (start, end, label) intervals, empty labels left
+        out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not a TextGrid.
+    """
+    from praatio import textgrid
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: give the path of a TextGrid."
+        )
+    try:
+        grid = textgrid.openTextgrid(
+            str(path),
+            includeEmptyIntervals=False,
+            reportingMode="silence",
+            duplicateNamesMode="rename",
+        )
+    except Exception as error:  # praatio fails in many ways on other files
+        raise ValueError(
+            f"{path} cannot be read as a TextGrid ({error}): write it again "
+            "with the aligner or with Praat."
+        ) from error
+    return {
+        tier.name: [tuple(entry) for entry in tier.entries]
+        for tier in grid.tiers
+        if isinstance(tier, textgrid.IntervalTier)
+    }
+
+
+def write_tiers(
+    path: str | Path,
+    tiers: dict[str, Sequence[tuple[float, float, str]]],
+    duration: float,
+) -> None:
+    """Writes interval tiers as a long TextGrid.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write; its folder is made.
+    tiers : dict
+        Tier name to its (start, end, label) intervals in order of time.
+    duration : float
+        Of the utterance, in seconds; longer if an interval ends later.
+
+    Raises
+    ------
+    ValueError
+        If intervals of a tier overlap or have no length.
+    """
+    from praatio import textgrid
+
+    ends = [end for tier in tiers.values() for _, end, _ in tier]
+    duration = max([duration, *ends])
+    grid = textgrid.Textgrid(0.0, duration)
+    try:
+        for name, intervals in tiers.items():
+            # A line break inside a label would end it for many readers.
+            entries = [
+                (start, end, re.sub(r"\s+", " ", label))
+                for start, end, label in intervals
+            ]
+            grid.addTier(textgrid.IntervalTier(name, entries, 0.0, duration))
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be written as a TextGrid ({error}): give "
+            "intervals in order of time that do not overlap."
+        ) from error
+    with atomic_path(path) as temporary:
+        grid.save(str(temporary), "long_textgrid", includeBlankSpaces=True)
+
+
+def word_of_speech(
+    words: Sequence[Word], n_tokens: int, rate: float = 25.0
+) -> torch.Tensor:
+    """Gives each speech token to the word spoken at its time.
+
+    Boundaries are rounded to whole tokens; where that leaves a short word
+    without any, its neighbours make room, so that every word has at least
+    one token.
+
+    Arguments
+    ---------
+    words : list of Word
+        In order of time.
+    n_tokens : int
+        Number of speech tokens of the utterance.
+    rate : float
+        Tokens per second.
+
+    Returns
+    -------
+    torch.Tensor
+        (n_tokens,) long: the index of the word, -1 for silence.
+
+    Raises
+    ------
+    ValueError
+        If there are more words than tokens, if words are not in order, or if
+        they reach far beyond the tokens.
+
+    Example
+    -------
+    >>> words = [Word("We", 0.04, 0.12), Word("won", 0.12, 0.24)]
+    >>> word_of_speech(words, n_tokens=8).tolist()
+    [-1, 0, 0, 1, 1, 1, -1, -1]
+    """
+    _check_times(words, n_tokens, rate)
+    starts, ends, free = [], [], 0
+    for word in words:
+        starts.append(max(free, math.floor(word.start * rate + 0.5)))
+        free = max(starts[-1] + 1, math.floor(word.end * rate + 0.5))
+        ends.append(free)
+    limit = n_tokens
+    for index in reversed(range(len(words))):
+        ends[index] = min(ends[index], limit)
+        starts[index] = limit = min(starts[index], ends[index] - 1)
+    word_of_token = torch.full((n_tokens,), -1, dtype=torch.long)
+    for index, (start, end) in enumerate(zip(starts, ends)):
+        word_of_token[start:end] = index
+    return word_of_token
+
+
+def _check_times(words: Sequence[Word], n_tokens: int, rate: float) -> None:
+    """Refuses an alignment that cannot belong to the tokens."""
+    if len(words) > n_tokens:
+        raise ValueError(
+            f"{len(words)} words ({words[0].text!r} to {words[-1].text!r}) "
+            f"do not fit in {n_tokens} speech tokens: check that the "
+            "transcript and the recording are of the same utterance."
+        )
+    previous = 0.0
+    for index, word in enumerate(words):
+        # 1 ms of overlap is rounding in an aligner's output.
+        if not previous - 1e-3 <= word.start <= word.end:
+            raise ValueError(
+                f"Word {index} ({word.text!r}, {word.start:.3f} to "
+                f"{word.end:.3f} s) is out of order: words must follow each "
+                "other in time. Align the utterance again."
+            )
+        previous = word.end
+    if previous > n_tokens / rate + _TOLERANCE:
+        raise ValueError(
+            f"The words end at {previous:.2f} s but the {n_tokens} speech "
+            f"tokens at {n_tokens / rate:.2f} s: use the alignment of this "
+            "recording."
+        )

@@ -1,0 +1,155 @@
+"""Audio files in the one form that the models take: mono, one sample rate.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import os
+import struct
+from functools import lru_cache
+from pathlib import Path
+from typing import Optional, Union
+
+from speechbrain_emofilm.processing.mel import SAMPLE_RATE
+
+import torch
+from speechbrain.dataio import audio_io
+from speechbrain.dataio.preprocess import AudioNormalizer
+
+PathLike = Union[str, Path]
+
+#: What a RIFF header holds where the writer could not know the size (a pipe).
+_SIZE_UNKNOWN = (0, 0xFFFFFFFF)
+
+
+@lru_cache(maxsize=None)
+def _normalizer(sample_rate):
+    """One normalizer for each rate, since it keeps its resampling filters."""
+    return AudioNormalizer(sample_rate=sample_rate, mix="avg-to-mono")
+
+
+def _check_whole(path):
+    """Raises ValueError if the RIFF header promises more bytes than there are.
+
+    libsndfile reads such a file silently as a shorter one.
+    """
+    with open(path, "rb") as file:
+        head = file.read(12)
+        size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise ValueError(f"{path}: the file is empty; copy it again.")
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return
+    (promised,) = struct.unpack("<I", head[4:8])
+    if promised not in _SIZE_UNKNOWN and promised + 8 > size:
+        raise ValueError(
+            f"{path}: the file is truncated ({size} of {promised + 8} bytes); "
+            "copy it again."
+        )
+
+
+def audio_info(
+    path: PathLike, max_duration: Optional[float] = None
+) -> audio_io.AudioInfo:
+    """Reads the header of an audio file and checks what a header can tell.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any file that libsndfile reads: wav, flac, ogg, mp3.
+    max_duration : float
+        Longest duration in seconds that is accepted. None: any.
+
+    Returns
+    -------
+    info : speechbrain.dataio.audio_io.AudioInfo
+        With ``sample_rate``, ``frames``, ``channels`` and ``duration``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is empty, truncated, too long or no audio.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> audio_io.save(path, torch.zeros(2, 8000), 16000)
+    >>> audio_info(path).duration
+    0.5
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such audio file; check the path.")
+    _check_whole(path)
+    try:
+        info = audio_io.info(str(path))
+    except RuntimeError as error:  # how audio_io reports libsndfile's errors
+        raise ValueError(
+            f"{path}: not an audio file that libsndfile can read; convert it "
+            "to wav."
+        ) from error
+    if info.frames == 0:
+        raise ValueError(f"{path}: the file has no samples; copy it again.")
+    if max_duration is not None and info.duration > max_duration:
+        raise ValueError(
+            f"{path}: {info.duration:.1f} s is longer than max_duration = "
+            f"{max_duration:g} s; cut it, or raise max_duration."
+        )
+    return info
+
+
+def load_audio(
+    path: PathLike,
+    sample_rate: int = SAMPLE_RATE,
+    max_duration: Optional[float] = None,
+) -> torch.Tensor:
+    """Loads an audio file as a mono waveform at one sample rate.
+
+    Channels are averaged and other rates resampled.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any file that libsndfile reads.
+    sample_rate : int
+        Sample rate of the result, in Hz.
+    max_duration : float
+        Longest duration in seconds that is accepted. None: any.
+
+    Returns
+    -------
+    wav : torch.Tensor
+        Waveform (T,), float32.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is empty, truncated, too long, no audio, or holds NaN or
+        infinite samples.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> audio_io.save(path, torch.zeros(2, 8000), 16000)
+    >>> load_audio(path, sample_rate=24000).shape
+    torch.Size([12000])
+    """
+    audio_info(path, max_duration)
+    try:
+        wav, source_rate = audio_io.load(str(path), channels_first=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: the samples cannot be decoded; copy it again."
+        ) from error
+    finite = torch.isfinite(wav).all(dim=1)
+    if not finite.all():
+        first = int((~finite).nonzero()[0]) / source_rate
+        raise ValueError(
+            f"{path}: NaN or infinite samples, the first at {first:.3f} s; "
+            "write the file again, for instance as 16-bit PCM."
+        )
+    return _normalizer(sample_rate)(wav, source_rate)

@@ -1,0 +1,418 @@
+"""Marked-up text: which words are to be spoken with which emotion.
+
+``<happy>We won!</happy> <sad intensity=0.4>but he left.</sad>``
+
+* ``<happy>...</happy>`` gives each word inside the emotion *happy*;
+  ``intensity=`` (0 to 1) says how strongly.
+* ``<happy=0.7 surprise=0.3>...</happy>`` is a mixture. Its weights sum to 1.
+* A mark is closed by ``</>`` or by its first emotion's name, ``</happy>``.
+* Marks hold whole words and do not contain other marks.
+* Words outside of marks are, by the caller's choice, unlabelled (the model
+  speaks them as it likes), neutral, or of any other emotion.
+* ``&lt;`` and ``&amp;`` write a plain ``<`` and ``&``.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from speechbrain_emofilm.dataio.labels import full_intensity
+from speechbrain_emofilm.dataio.text import split_words
+
+import torch
+
+#: More words than one utterance can hold. Speech tokens of longer texts
+#: would exceed the memory and the training lengths of the language model.
+MAX_WORDS = 400
+#: How far the weights of a mixture may be from a sum of 1, so that three
+#: thirds can be written as 0.33.
+SUM_TOLERANCE = 0.02
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_ATTRIBUTE = re.compile(r"""([^\s=<>"']+)(?:\s*=\s*("[^"]*"|'[^']*'|\S*))?""")
+_ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
+_PIECE = re.compile("|".join([r"<", *_ENTITIES, r"\s+", r"."]), re.DOTALL)
+
+
+class MarkupError(ValueError):
+    """Text whose marks cannot be understood.
+
+    Arguments
+    ---------
+    message : str
+        What is wrong and how to correct it.
+    position : int
+        The character (from 0) of the given text at which it is wrong.
+    """
+
+    def __init__(self, message: str, position: int):
+        super().__init__(f"Character {position}: {message}")
+        self.position = position
+
+
+@dataclass(frozen=True)
+class MarkedWord:
+    """A word and the emotion it is to be spoken with.
+
+    Arguments
+    ---------
+    word : str
+        The word without punctuation.
+    probs : list of float
+        Weight of each emotion of the taxonomy; they sum to 1, or are all 0
+        for an unlabelled word.
+    intensity : float or None
+        0 to 1, None if the text does not say.
+    start : int
+        Its first character in the text without marks.
+    end : int
+        One past its last character.
+    """
+
+    word: str
+    probs: list[float]
+    intensity: float | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class MarkedText:
+    """A text and the emotions of its words.
+
+    Arguments
+    ---------
+    text : str
+        The text without marks, each run of spaces made one space.
+    words : list of MarkedWord
+        The words of :func:`~speechbrain_emofilm.dataio.text.split_words`.
+    emotions : list of str
+        The taxonomy, in the order of the words' weights.
+    """
+
+    text: str
+    words: list[MarkedWord]
+    emotions: list[str]
+
+    def tensors(
+        self, intensity: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The emotions as the model takes them.
+
+        Arguments
+        ---------
+        intensity : float
+            0 to 1, of words for which the text gives none.
+
+        Returns
+        -------
+        word_emotions : torch.Tensor
+            (W, K) weights.
+        word_intensity : torch.Tensor
+            (W,) intensities; where the text gives none `intensity` times
+            that of :func:`~speechbrain_emofilm.dataio.labels.full_intensity`.
+        """
+        word_emotions = torch.tensor([word.probs for word in self.words])
+        full = full_intensity(word_emotions, self.emotions)
+        word_intensity = [
+            intensity * default if word.intensity is None else word.intensity
+            for word, default in zip(self.words, full.tolist())
+        ]
+        return word_emotions, torch.tensor(word_intensity)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """An opening mark: its weights, intensity, name and place."""
+
+    probs: tuple[float, ...]
+    intensity: float | None
+    name: str
+    position: int
+
+
+def parse_markup(
+    text: str,
+    emotions: Sequence[str],
+    unmarked: str | Mapping[str, float] = "unlabelled",
+    max_words: int = MAX_WORDS,
+) -> MarkedText:
+    """Reads a text with emotion marks.
+
+    Arguments
+    ---------
+    text : str
+        Text with marks, see the module's description.
+    emotions : list of str
+        The taxonomy, in the model's order. Capitals do not matter.
+    unmarked : str or dict
+        What words outside of marks are: ``"unlabelled"``, an emotion such as
+        ``"neutral"``, or a mixture (name to weight).
+    max_words : int
+        A longer text is refused.
+
+    Returns
+    -------
+    MarkedText
+
+    Raises
+    ------
+    MarkupError
+        If the text is empty or too long, or a mark is not closed, is nested,
+        cuts a word, names an unknown emotion, or holds a number out of range.
+    ValueError
+        If `unmarked` is not ``"unlabelled"`` and not of the taxonomy.
+
+    Example
+    -------
+    >>> marked = parse_markup(
+    ...     "<happy>We won!</happy> <sad intensity=0.4>But he left.</>",
+    ...     ["neutral", "happy", "sad"],
+    ... )
+    >>> marked.text
+    'We won! But he left.'
+    >>> marked.words[4]
+    MarkedWord(word='left', probs=[0.0, 0.0, 1.0], intensity=0.4, start=15,
+               end=19)
+    """
+    outside = _probs_outside(emotions, unmarked)
+    clean, marks, sources = _strip_marks(text, emotions)
+    words = split_words(clean)
+    if not words:
+        raise MarkupError(
+            "the text has no word to speak. Give at least one word.", 0
+        )
+    if len(words) > max_words:
+        raise MarkupError(
+            f"the text has {len(words)} words, more than the {max_words} of "
+            "one utterance. Split it into sentences and give them one by one.",
+            sources[words[max_words].start],
+        )
+    marked = []
+    for word in words:
+        mark = marks[word.start]
+        if any(other is not mark for other in marks[word.start : word.end]):
+            raise MarkupError(
+                f"a mark cuts the word {word.text!r} in two. Put marks "
+                "around whole words.",
+                sources[word.start],
+            )
+        marked.append(
+            MarkedWord(
+                word.text,
+                list(mark.probs if mark else outside),
+                mark.intensity if mark else None,
+                word.start,
+                word.end,
+            )
+        )
+    return MarkedText(clean, marked, list(emotions))
+
+
+def _probs_outside(
+    emotions: Sequence[str], unmarked: str | Mapping[str, float]
+) -> tuple[float, ...]:
+    """Weights of a word outside of marks."""
+    if unmarked == "unlabelled":
+        return (0.0,) * len(emotions)
+    weights = {unmarked: 1.0} if isinstance(unmarked, str) else unmarked
+    weights = {name.lower(): weight for name, weight in weights.items()}
+    lowered = [emotion.lower() for emotion in emotions]
+    total = sum(weights.values())
+    if (
+        not weights.keys() <= set(lowered)
+        or min(weights.values(), default=-1) < 0
+        or not abs(total - 1) <= SUM_TOLERANCE
+    ):
+        raise ValueError(
+            f"Words outside of marks cannot be {unmarked!r}: choose "
+            f"'unlabelled', one of {', '.join(emotions)}, or a mixture of "
+            "them whose weights sum to 1."
+        )
+    return tuple(weights.get(emotion, 0.0) / total for emotion in lowered)
+
+
+def _strip_marks(
+    text: str, emotions: Sequence[str]
+) -> tuple[str, list[_Mark | None], list[int]]:
+    """Takes the marks out of the text.
+
+    Returns the clean text and, for each of its characters, the mark around
+    it and its place in the marked text.
+    """
+    clean, marks, sources = [], [], []
+    mark, position = None, 0
+    while position < len(text):
+        piece = _PIECE.match(text, position).group()
+        if piece == "<":
+            end = _end_of_mark(text, position)
+            body = text[position + 1 : end]
+            if body.startswith("/"):
+                _check_closing(mark, body[1:].strip(), position, marks)
+                mark = None
+            else:
+                if mark is not None:
+                    raise MarkupError(
+                        f"<{body}> opens inside of <{mark.name}> (character "
+                        f"{mark.position}). Close that one first; for two "
+                        "emotions at once write a mixture such as "
+                        "<happy=0.7 sad=0.3>.",
+                        position,
+                    )
+                mark = _read_mark(body, position, emotions)
+            position = end + 1
+            continue
+        # Spaces at the start, and behind other spaces, are left out.
+        if not piece.isspace() or (clean and clean[-1] != " "):
+            clean.append(
+                " " if piece.isspace() else _ENTITIES.get(piece, piece)
+            )
+            marks.append(mark)
+            sources.append(position)
+        position += len(piece)
+    if mark is not None:
+        raise MarkupError(
+            f"<{mark.name}> is not closed. Write </{mark.name}> or </> behind "
+            "its last word.",
+            mark.position,
+        )
+    return "".join(clean).rstrip(), marks, sources
+
+
+def _end_of_mark(text: str, position: int) -> int:
+    """Place of the ``>`` of the mark that begins at `position`."""
+    end = text.find(">", position)
+    following = text.find("<", position + 1)
+    if end < 0 or 0 <= following < end:
+        raise MarkupError(
+            "'<' begins a mark that has no '>'. Complete the mark, or write "
+            "&lt; for a plain '<'.",
+            position,
+        )
+    return end
+
+
+def _check_closing(
+    mark: _Mark | None,
+    name: str,
+    position: int,
+    marks: list[_Mark | None],
+) -> None:
+    """Refuses a closing mark that does not fit the open one."""
+    if mark is None:
+        raise MarkupError(
+            f"</{name}> closes a mark that was never opened. Remove it, or "
+            f"write <{name or 'happy'}> before the words it is for.",
+            position,
+        )
+    if name and name.lower() != mark.name:
+        raise MarkupError(
+            f"</{name}> closes <{mark.name}> (character {mark.position}). "
+            f"Write </{mark.name}> or </>.",
+            position,
+        )
+    if not marks or marks[-1] is not mark:
+        raise MarkupError(
+            f"<{mark.name}> has no text. Put it around at least one word, or "
+            "remove it.",
+            mark.position,
+        )
+
+
+def _read_mark(body: str, position: int, emotions: Sequence[str]) -> _Mark:
+    """Reads what stands between ``<`` and ``>``."""
+    lowered = [emotion.lower() for emotion in emotions]
+    weights, intensity = {}, None
+    rest = _ATTRIBUTE.sub("", body).strip()
+    attributes = _ATTRIBUTE.findall(body)
+    if rest or not attributes:
+        raise MarkupError(
+            f"<{body}> is not a mark. Write an emotion such as <{emotions[0]}>"
+            ", or &lt; for a plain '<'.",
+            position,
+        )
+    for name, value in attributes:
+        name = name.lower()
+        if name == "intensity":
+            if intensity is not None:
+                raise MarkupError(
+                    f"<{body}> gives the intensity twice. Give it once.",
+                    position,
+                )
+            intensity = _read_number(name, value, position)
+            continue
+        if name not in lowered:
+            raise _unknown_emotion(name, emotions, position)
+        if name in weights:
+            raise MarkupError(
+                f"<{body}> names {name} twice. Name each emotion once.",
+                position,
+            )
+        weights[name] = _read_number(name, value, position) if value else None
+    return _Mark(
+        _mixture(weights, body, lowered, position),
+        intensity,
+        next(iter(weights)),
+        position,
+    )
+
+
+def _mixture(
+    weights: dict[str, float | None],
+    body: str,
+    emotions: Sequence[str],
+    position: int,
+) -> tuple[float, ...]:
+    """Weights of all emotions from those that a mark names."""
+    if not weights:
+        raise MarkupError(
+            f"<{body}> names no emotion. Write for example <{emotions[0]} "
+            f"{body.strip()}>.",
+            position,
+        )
+    if len(weights) == 1 and None in weights.values():
+        return tuple(float(emotion in weights) for emotion in emotions)
+    if None in weights.values():
+        raise MarkupError(
+            f"<{body}> names several emotions. Give each its weight, for "
+            "example <happy=0.7 sad=0.3>.",
+            position,
+        )
+    total = sum(weights.values())
+    if abs(total - 1) > SUM_TOLERANCE:
+        first = next(iter(weights))
+        raise MarkupError(
+            f"the weights of <{body}> sum to {total:g}, not to 1. Change "
+            f"them; how strongly is said by <{first} intensity=0.5>.",
+            position,
+        )
+    return tuple(weights.get(emotion, 0.0) / total for emotion in emotions)
+
+
+def _read_number(name: str, value: str, position: int) -> float:
+    """Reads a number between 0 and 1."""
+    plain = value.strip("\"'")
+    if not re.fullmatch(_NUMBER, plain) or not 0 <= float(plain) <= 1:
+        raise MarkupError(
+            f"{name}={plain} is not a number from 0 to 1. Write for example "
+            f"{name}=0.5.",
+            position,
+        )
+    return float(plain)
+
+
+def _unknown_emotion(
+    name: str, emotions: Sequence[str], position: int
+) -> MarkupError:
+    """The error for a name outside of the taxonomy."""
+    close = difflib.get_close_matches(name, emotions, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return MarkupError(
+        f"the emotion {name!r} is not known: {hint}This model has "
+        f"{', '.join(emotions)}.",
+        position,
+    )

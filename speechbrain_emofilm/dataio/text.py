@@ -1,0 +1,344 @@
+"""Words of a text, its tokens, and which token belongs to which word.
+
+Every part of the project that counts words counts them with
+:func:`split_words`: markup, word labels, alignments and text front ends. So
+"the third word" is the same word everywhere.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+_APOSTROPHES = "'’"
+
+
+@dataclass(frozen=True)
+class TextUnits:
+    """A text as a language model reads it.
+
+    Arguments
+    ---------
+    ids : list of int
+        Token (or phoneme) ids, T of them.
+    word_of_unit : list of int
+        For each id the index of its word, -1 where it belongs to none.
+    words : list of str
+        The W words, one for each of :func:`split_words` of the text; the
+        spelling may be the front end's (plain, normalised).
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or an index is not of a word.
+
+    Example
+    -------
+    >>> units = TextUnits([7, 8, 9], [0, -1, 1], ["we", "won"])
+    >>> len(units.ids) == len(units.word_of_unit)
+    True
+    """
+
+    ids: list[int]
+    word_of_unit: list[int]
+    words: list[str]
+
+    def __post_init__(self):
+        if len(self.ids) != len(self.word_of_unit):
+            raise ValueError(
+                f"TextUnits has {len(self.ids)} ids but "
+                f"{len(self.word_of_unit)} word indices: give one per id."
+            )
+        for unit, word in enumerate(self.word_of_unit):
+            if not -1 <= word < len(self.words):
+                raise ValueError(
+                    f"Unit {unit} of TextUnits belongs to word {word}, but "
+                    f"there are {len(self.words)} words: use -1 for no word."
+                )
+
+
+@dataclass(frozen=True)
+class TextWord:
+    """A word and its place in the text.
+
+    Arguments
+    ---------
+    text : str
+        The word without the punctuation around it.
+    start : int
+        Its first character in the text.
+    end : int
+        One past its last character.
+    """
+
+    text: str
+    start: int
+    end: int
+
+
+def split_words(text: str) -> list[TextWord]:
+    """Finds the words of a text.
+
+    A word is a run of letters and digits with the apostrophes inside it
+    (``don't``) and the separators inside its numbers (``1,000.5``). Hyphens
+    and slashes end a word. Every Chinese character is a word of its own.
+
+    Arguments
+    ---------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    list of TextWord
+
+    Example
+    -------
+    >>> [word.text for word in split_words("“Don't,” she said: well-kept!")]
+    ["Don't", 'she', 'said', 'well', 'kept']
+    >>> [word.text for word in split_words("我们赢了。")]
+    ['我', '们', '赢', '了']
+    """
+    words, start = [], None
+    for position in range(len(text) + 1):
+        inside = position < len(text) and _continues(text, position, start)
+        alone = inside and is_ideograph(text[position])
+        if start is not None and (not inside or alone):
+            words.append(TextWord(text[start:position], start, position))
+            start = None
+        if alone:
+            words.append(TextWord(text[position], position, position + 1))
+        elif inside and start is None:
+            start = position
+    return words
+
+
+def word_of_characters(text: str) -> list[int]:
+    """Gives each character of a text to a word.
+
+    Punctuation belongs to the word it is written at: an opening bracket or
+    quotation mark to the word behind it, everything else to the word before
+    it; if it stands alone, to the last word before, or at the start of the
+    text to the first word.
+
+    Arguments
+    ---------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    list of int
+        For each character the index of its word in :func:`split_words`; -1
+        for spaces (and for every character of a text without words).
+
+    Example
+    -------
+    >>> word_of_characters("(We) won!")
+    [0, 0, 0, 0, -1, 1, 1, 1, 1]
+    """
+    words = split_words(text)
+    owner = [-1] * len(text)
+    for index, word in enumerate(words):
+        owner[word.start : word.end] = [index] * (word.end - word.start)
+    if not words:
+        return owner
+    start = 0
+    for chunk in text.split():
+        start = text.index(chunk, start)
+        _attach_punctuation(text, owner, start, start + len(chunk))
+        start += len(chunk)
+    return owner
+
+
+def map_tokens_to_words(
+    offsets: Sequence[tuple[int, int]], text: str
+) -> list[int]:
+    """Gives each token of a (Hugging Face fast) tokenizer to a word.
+
+    A token belongs to the word with which it shares the most letters and
+    digits, then the most punctuation; the first of them if several share as
+    many. A leading space, which many tokenizers put into the token, counts
+    for nothing.
+
+    Arguments
+    ---------
+    offsets : list of (int, int)
+        First character and one past the last character of each token, the
+        tokenizer's ``offset_mapping`` of the whole text.
+    text : str
+        The text that was tokenized.
+
+    Returns
+    -------
+    list of int
+        For each token the index of its word in :func:`split_words`, -1 if it
+        holds only spaces or is a special token with an empty span. A token
+        that spans several Chinese words belongs to one of them.
+
+    Raises
+    ------
+    ValueError
+        If a span lies outside the text.
+
+    Example
+    -------
+    >>> map_tokens_to_words([(0, 2), (2, 6), (6, 7)], "We won!")
+    [0, 1, 1]
+    """
+    owner = word_of_characters(text)
+    core = [False] * len(text)
+    for word in split_words(text):
+        core[word.start : word.end] = [True] * (word.end - word.start)
+    token_words = []
+    for token, (start, end) in enumerate(offsets):
+        if not 0 <= start <= end <= len(text):
+            raise ValueError(
+                f"Token {token} spans characters {start} to {end}, but the "
+                f"text has {len(text)}: give the offsets of this very text."
+            )
+        shares = {}
+        for position in range(start, end):
+            letters, marks = shares.get(owner[position], (0, 0))
+            shares[owner[position]] = (
+                letters + core[position],
+                marks + (not core[position]),
+            )
+        shares.pop(-1, None)
+        token_words.append(max(shares, key=shares.get, default=-1))
+    return token_words
+
+
+def spread(
+    word_values: torch.Tensor, word_of_position: torch.Tensor
+) -> torch.Tensor:
+    """Repeats each word's values at every position of the word.
+
+    Arguments
+    ---------
+    word_values : torch.Tensor
+        (W, ...) or, batched, (B, W, ...).
+    word_of_position : torch.Tensor
+        (T,) or (B, T) long, -1 for no word.
+
+    Returns
+    -------
+    torch.Tensor
+        (T, ...) or (B, T, ...), zeros where there is no word.
+
+    Example
+    -------
+    >>> spread(torch.tensor([5.0, 7.0]), torch.tensor([0, 0, -1, 1]))
+    tensor([5., 5., 0., 7.])
+    >>> spread(torch.ones(2, 3, 4), torch.zeros(2, 9).long()).shape
+    torch.Size([2, 9, 4])
+    """
+    batched = word_of_position.dim() == 2
+    index = word_of_position.clamp(min=0)
+    if batched:
+        rows = torch.arange(len(index), device=index.device)[:, None]
+        spread_values = word_values[rows, index]
+    else:
+        spread_values = word_values[index]
+    outside = (word_of_position < 0).reshape(
+        *word_of_position.shape,
+        *[1] * (spread_values.dim() - word_of_position.dim()),
+    )
+    return spread_values.masked_fill(outside, 0)
+
+
+def same_word(one: str, other: str) -> bool:
+    """Whether two spellings are the same word: case, punctuation and the
+    form of the apostrophe do not count.
+
+    Arguments
+    ---------
+    one : str
+        A word.
+    other : str
+        Another.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> same_word("Don’t,", "don't")
+    True
+    """
+    return _letters(one) == _letters(other)
+
+
+def is_ideograph(character: str) -> bool:
+    """Whether a character is a Chinese one.
+
+    Arguments
+    ---------
+    character : str
+        One character.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_ideograph("赢"), is_ideograph("w")
+    (True, False)
+    """
+    if character < "⺀":
+        return False
+    return unicodedata.name(character, "").startswith("CJK ") and (
+        unicodedata.category(character) == "Lo"
+    )
+
+
+def _continues(text: str, position: int, start: int | None) -> bool:
+    """Whether the character is a word's, given where a word is running."""
+    character = text[position]
+    kind = unicodedata.category(character)[0]
+    if kind in "LN":
+        return True
+    if start is None:
+        return False
+    if kind == "M":  # a combining mark never begins a word
+        return True
+    if position + 1 == len(text):
+        return False
+    before, after = text[position - 1], text[position + 1]
+    if character in _APOSTROPHES:
+        return unicodedata.category(before)[0] in "LNM" and after.isalnum()
+    return character in ".," and before.isdigit() and after.isdigit()
+
+
+def _attach_punctuation(
+    text: str, owner: list[int], start: int, end: int
+) -> None:
+    """Fills in, in place, the owners of a run without spaces."""
+    inside = [word for word in owner[start:end] if word >= 0]
+    if not inside:
+        before = next((w for w in reversed(owner[:start]) if w >= 0), 0)
+        owner[start:end] = [before] * (end - start)
+        return
+    current, opened = None, False
+    for position in range(start, end):
+        if owner[position] >= 0:
+            current, opened = owner[position], False
+            continue
+        opened |= unicodedata.category(text[position]) in ("Ps", "Pi")
+        if current is None:
+            owner[position] = inside[0]
+        elif opened and current < inside[-1]:
+            owner[position] = current + 1
+        else:
+            owner[position] = current
+
+
+def _letters(word: str) -> str:
+    folded = unicodedata.normalize("NFKC", word).casefold()
+    return "".join(c for c in folded if unicodedata.category(c)[0] in "LNM")

@@ -1,0 +1,1 @@
+"""From marked-up text to speech."""

@@ -1,0 +1,437 @@
+"""Speech whose words change emotion, from marked-up text.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
+from speechbrain_emofilm.dataio.text import TextUnits
+
+import torch
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.logger import get_logger
+from torch.nn.utils.rnn import pad_sequence
+
+logger = get_logger(__name__)
+
+#: The file by which a recipe's output folder describes its synthesizer.
+HPARAMS_FILE = "synthesizer.yaml"
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """One utterance.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        (T,), on the CPU.
+    sample_rate : int
+        Its samples per second.
+    words : list of Word
+        Each word and when it is spoken. The confidence is the aligner's, 0
+        where times are proportional.
+    word_times_source : str
+        Name of the aligner's class, or ``"proportional"``: the utterance's
+        duration, divided between the words by their numbers of text units.
+        That is a rough guess, used where no aligner is installed or it fails.
+    text : str
+        What is spoken, without marks.
+    word_emotions : torch.Tensor
+        (W, K) emotions asked for; zeros for unlabelled words.
+    word_intensity : torch.Tensor
+        (W,) intensities asked for.
+    speech_tokens : torch.Tensor
+        (S,) the tokens between the language model and the flow.
+    """
+
+    wav: torch.Tensor
+    sample_rate: int
+    words: list[Word]
+    word_times_source: str
+    text: str
+    word_emotions: torch.Tensor
+    word_intensity: torch.Tensor
+    speech_tokens: torch.Tensor
+
+
+class EmoFiLMSynthesizer(Pretrained):
+    """Speaks text, each word with the emotion it is marked with.
+
+    Made by :meth:`from_hparams` from a folder with ``synthesizer.yaml``, as
+    the training recipe writes it. That file defines, beside SpeechBrain's
+    ``pretrainer`` and ``modules``:
+
+    * ``modules``: ``emofilm``, an
+      :class:`~speechbrain_emofilm.lobes.emofilm.EmoFiLM`, and
+      ``token_to_wav``, a
+      :class:`~speechbrain_emofilm.inference.token_to_wav.TokenToWav`;
+    * ``emotions``: the taxonomy, a list;
+    * ``text_frontend``: ``encode(text) -> TextUnits``, with ``language``;
+    * ``generation`` (optional): arguments of ``CosyVoice2LM.generate``, such
+      as ``sampler``, ``min_ratio`` and ``max_ratio``;
+    * ``aligner`` (optional): ``align(wav, sample_rate, text, language) ->
+      [Word]``, for word times. Without it PocketSphinx is used for English
+      where it is installed.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        Those of :class:`speechbrain.inference.interfaces.Pretrained`.
+
+    Example
+    -------
+    >>> import pytest
+    >>> if not Path("results/demo").is_dir():
+    ...     pytest.skip("needs a trained model")
+    >>> synthesizer = EmoFiLMSynthesizer.from_hparams("results/demo")
+    >>> result = synthesizer.synthesize(
+    ...     "<happy>We won!</happy> <sad intensity=0.4>but he left.</sad>"
+    ... )
+    >>> result.wav.shape, result.sample_rate
+    (torch.Size([...]), 24000)
+    """
+
+    MODULES_NEEDED = ["emofilm", "token_to_wav"]
+    HPARAMS_NEEDED = ["emotions", "text_frontend"]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        missing = [n for n in self.MODULES_NEEDED if n not in self.mods]
+        if missing:
+            raise ValueError(
+                f"The hparams have no modules[{missing[0]!r}]: "
+                "EmoFiLMSynthesizer needs "
+                f"{' and '.join(self.MODULES_NEEDED)}."
+            )
+        self.emotions = list(self.hparams.emotions)
+        self.text_frontend = self.hparams.text_frontend
+        self._generation = dict(getattr(self.hparams, "generation", {}))
+        self._aligner = getattr(self.hparams, "aligner", None)
+        if self._aligner is None:
+            self._aligner = _installed_aligner(self.text_frontend)
+
+    @classmethod
+    def from_hparams(
+        cls, source: str | Path, hparams_file: str = HPARAMS_FILE, **kwargs
+    ) -> "EmoFiLMSynthesizer":
+        """Loads a trained synthesizer.
+
+        Arguments
+        ---------
+        source : str or Path
+            A training recipe's output folder, or another source that
+            SpeechBrain can fetch from.
+        hparams_file : str
+            Name of the file in it.
+        **kwargs
+            Those of ``Pretrained.from_hparams``.
+
+        Returns
+        -------
+        EmoFiLMSynthesizer
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder exists but has no such file.
+        """
+        folder = Path(source)
+        if folder.exists() and not (folder / hparams_file).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {hparams_file}: give the output folder of "
+                "a finished training."
+            )
+        return super().from_hparams(str(source), hparams_file, **kwargs)
+
+    @property
+    def speakers(self) -> list[str]:
+        """Names of the speakers; the first is the default."""
+        return self.mods.token_to_wav.speakers
+
+    def synthesize(
+        self,
+        text: str | Sequence[str],
+        speaker: str | Sequence[str] | None = None,
+        seed: int | Sequence[int] = 0,
+        guidance: float = 1.0,
+        unmarked: str = "unlabelled",
+        emotion: str | Mapping[str, float] | None = None,
+        intensity: float | None = None,
+        batch_size: int = 16,
+    ) -> SynthesisResult | list[SynthesisResult]:
+        """Speaks one text or several.
+
+        Every item has a random generator of its own: with the same seed it
+        sounds the same alone and in any batch.
+
+        Arguments
+        ---------
+        text : str or list of str
+            Text with emotion marks, see
+            :mod:`speechbrain_emofilm.dataio.markup`.
+        speaker : str or list of str, optional
+            One for all, or one for each text; the first one if None.
+        seed : int or list of int
+            One for all, or one for each text.
+        guidance : float
+            Classifier-free guidance on the emotions: 1 is the plain model,
+            more exaggerates.
+        unmarked : str
+            What words outside of marks are: ``"unlabelled"`` (the model
+            speaks them as it likes) or ``"neutral"``.
+        emotion : str or dict, optional
+            Emotion (or mixture: name to weight) of the words outside of
+            marks, in place of `unmarked`.
+        intensity : float, optional
+            0 to 1, of labelled words whose mark gives none; 1 if None.
+        batch_size : int
+            How many texts are spoken at once.
+
+        Returns
+        -------
+        SynthesisResult or list of SynthesisResult
+            One for one text, a list for a list.
+
+        Raises
+        ------
+        MarkupError
+            If a text is empty or too long or its marks cannot be understood.
+        ValueError
+            If the front end cannot read a text (an emoji, another language),
+            or a speaker, emotion, intensity or guidance is not possible.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        n = len(texts)
+        intensity = 1.0 if intensity is None else intensity
+        if not 0 <= guidance < math.inf or not 0 <= intensity <= 1:
+            raise ValueError(
+                f"The guidance {guidance} with the intensity {intensity} is "
+                "not possible: give a guidance of 0 or more and an intensity "
+                "from 0 to 1."
+            )
+        speakers = [
+            self.speakers[index]
+            for index in self.mods.token_to_wav.speaker_ids(speaker, n)
+        ]
+        seeds = [seed] * n if isinstance(seed, int) else list(seed)
+        if len(seeds) != n:
+            raise ValueError(
+                f"{len(seeds)} seeds were given for {n} texts: give one, or "
+                "one for each text."
+            )
+        if emotion is not None:
+            unmarked = emotion
+        requests = self._read_all(texts, unmarked, intensity)
+        results = []
+        for start in range(0, n, batch_size):
+            part = slice(start, start + batch_size)
+            results += self._speak(
+                requests[part], speakers[part], seeds[part], guidance
+            )
+        return results[0] if isinstance(text, str) else results
+
+    def forward(
+        self, text: str | Sequence[str], **kwargs
+    ) -> SynthesisResult | list[SynthesisResult]:
+        """Speaks one text or several; see :meth:`synthesize`."""
+        return self.synthesize(text, **kwargs)
+
+    def _read_all(
+        self,
+        texts: list[str],
+        unmarked: str | Mapping[str, float],
+        intensity: float,
+    ) -> "list[_Request]":
+        """Reads every text before any is spoken."""
+        requests = []
+        for index, text in enumerate(texts):
+            try:
+                requests.append(self._read(text, unmarked, intensity))
+            except ValueError as error:
+                if len(texts) == 1:
+                    raise
+                raise ValueError(
+                    f"Text {index} of {len(texts)}: {error}"
+                ) from error
+        return requests
+
+    def _read(
+        self,
+        text: str,
+        unmarked: str | Mapping[str, float],
+        intensity: float,
+    ) -> "_Request":
+        """Text to units and word emotions; all that can be refused is."""
+        marked = parse_markup(text, self.emotions, unmarked)
+        units = self.text_frontend.encode(marked.text)
+        if len(units.words) != len(marked.words):
+            raise ValueError(
+                f"The text front end reads {len(units.words)} words "
+                f"({' '.join(units.words)}) in {marked.text!r}, which has "
+                f"{len(marked.words)}: write numbers and abbreviations as "
+                "words, with spaces between them."
+            )
+        return _Request(marked, units, *marked.tensors(intensity))
+
+    @torch.no_grad()
+    def _speak(
+        self,
+        batch: "list[_Request]",
+        speakers: list[str],
+        seeds: list[int],
+        guidance: float,
+    ) -> list[SynthesisResult]:
+        """Units to speech tokens to waves to word times."""
+        with self.inference_ctx:
+            tokens = self._generate(batch, seeds, guidance)
+            # The noise of flow and vocoder is fixed, as in CosyVoice2: the
+            # seed chooses a reading, not the sound of it.
+            wavs = self.mods.token_to_wav(tokens, speakers)
+        sample_rate = self.mods.token_to_wav.sample_rate
+        results = []
+        for request, wav, spoken in zip(batch, wavs, tokens):
+            wav = wav.float().cpu()
+            words, source = self._word_times(request, wav, sample_rate)
+            results.append(
+                SynthesisResult(
+                    wav,
+                    sample_rate,
+                    words,
+                    source,
+                    request.marked.text,
+                    request.word_emotions,
+                    request.word_intensity,
+                    spoken.cpu(),
+                )
+            )
+        return results
+
+    def _generate(
+        self, batch: "list[_Request]", seeds: list[int], guidance: float
+    ) -> list[torch.Tensor]:
+        """Speech tokens of each item."""
+        emofilm, device = self.mods.emofilm, self.device
+        n_units = torch.tensor([len(r.units.ids) for r in batch])
+        lens = (n_units / n_units.max()).to(device)
+        ids, word_of_token, word_emotions, word_intensity = (
+            pad_sequence(items, batch_first=True).to(device)
+            for items in (
+                [torch.tensor(r.units.ids) for r in batch],
+                [torch.tensor(r.units.word_of_unit) for r in batch],
+                [r.word_emotions for r in batch],
+                [r.word_intensity for r in batch],
+            )
+        )
+
+        def condition(emotions):
+            return emofilm.condition(
+                ids, lens, word_of_token, emotions, word_intensity
+            ).text_embeddings
+
+        unlabelled = torch.zeros_like(word_emotions)
+        return emofilm.llm.generate(
+            condition(word_emotions),
+            lens,
+            unconditional_embeddings=(
+                condition(unlabelled) if guidance != 1 else None
+            ),
+            guidance=guidance,
+            seeds=seeds,
+            **self._generation,
+        )
+
+    def _word_times(
+        self, request: "_Request", wav: torch.Tensor, sample_rate: int
+    ) -> tuple[list[Word], str]:
+        """When each word is spoken, and who says so."""
+        names = [word.word for word in request.marked.words]
+        if self._aligner is not None:
+            try:
+                found = self._aligner.align(
+                    wav,
+                    sample_rate,
+                    " ".join(names),
+                    self.text_frontend.language,
+                )
+            except ValueError as error:  # a word or a sound it cannot read
+                logger.warning("Word times are proportional: %s", error)
+                found = []
+            if len(found) == len(names):
+                words = [
+                    Word(name, word.start, word.end, word.confidence)
+                    for name, word in zip(names, found)
+                ]
+                return words, type(self._aligner).__name__
+        duration = len(wav) / sample_rate
+        return proportional_times(names, request.units, duration), (
+            "proportional"
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A text ready to be spoken."""
+
+    marked: MarkedText
+    units: TextUnits
+    word_emotions: torch.Tensor
+    word_intensity: torch.Tensor
+
+
+def proportional_times(
+    words: Sequence[str], units: TextUnits, duration: float
+) -> list[Word]:
+    """Divides a duration between words by their numbers of text units.
+
+    Arguments
+    ---------
+    words : list of str
+        The words.
+    units : TextUnits
+        Their units; each takes the same time.
+    duration : float
+        Of the utterance, in seconds.
+
+    Returns
+    -------
+    list of Word
+        With confidence 0.
+
+    Example
+    -------
+    >>> units = TextUnits([5, 6, 7, 8], [0, -1, 1, 1], ["a", "be"])
+    >>> proportional_times(["a", "be"], units, 2.0)
+    [Word(text='a', start=0.0, end=0.5, confidence=0.0),
+     Word(text='be', start=1.0, end=2.0, confidence=0.0)]
+    """
+    step = duration / len(units.ids)
+    times, end = [], 0.0
+    for index, word in enumerate(words):
+        own = [u for u, w in enumerate(units.word_of_unit) if w == index]
+        start = own[0] * step if own else end
+        end = (own[-1] + 1) * step if own else end
+        times.append(Word(word, start, end, 0.0))
+    return times
+
+
+def _installed_aligner(text_frontend):
+    """The PocketSphinx aligner for English where it is installed."""
+    if text_frontend.language != "en" or not importlib.util.find_spec(
+        "pocketsphinx"
+    ):
+        return None
+    from speechbrain_emofilm.integrations.pocketsphinx import (
+        PocketsphinxAligner,
+    )
+
+    return PocketsphinxAligner(
+        pronounce=getattr(text_frontend, "pronounce", None)
+    )

@@ -1,0 +1,1 @@
+"""Wrappers of third-party packages, imported only when used."""

@@ -1,0 +1,659 @@
+"""The small English voice and phonemiser behind the mini world.
+
+`hibari-tts <https://pypi.org/project/hibari-tts/>`_ (Apache-2.0, 14 MB with
+its weights) reads English at about one hundred times real time on one CPU
+core. Two things are taken from it:
+
+* :class:`HibariTextFrontend`: its grapheme-to-phoneme conversion, as the text
+  units of the mini backbone;
+* :class:`HibariVoice`: its acoustic model, opened up so that pace, pitch,
+  loudness, breathiness and spectral tilt can be set word by word. The result
+  is speech whose prosody is *known* for every word.
+
+Needs the ``demo`` extra; both classes import the package when constructed.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import itertools
+import re
+from dataclasses import astuple, dataclass, fields
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from speechbrain_emofilm.dataio.text import TextUnits
+
+#: American English phonemes of hibari's G2P, stress marks and punctuation.
+UNITS = tuple(" ,.AIOTWYbdfhijklmnpstuvwzæðŋɐɑɔəɛɜɡɪɹɾʃʊʌʒʔʤʧˈˌθᵊᵻ")
+#: Words that an utterance instruction may use, one token each.
+INSTRUCTION_WORDS = (
+    "<|endofprompt|>",
+    "loud",
+    "soft",
+    "high",
+    "low",
+    "slow",
+    "fast",
+    "rising",
+    "falling",
+    "plain",
+)
+#: Written cues of a word: one axis of prosody each, three levels.
+CUE_AXES = ("loudness", "pitch", "tempo", "contour")
+CUE_LEVELS = 3
+N_CUES = CUE_LEVELS ** len(CUE_AXES)
+
+_WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
+_INSTRUCTION_END = "<|endofprompt|>"
+#: Name of the predicted durations in hibari's graph.
+_DURATIONS = "/Clip_output_0"
+
+
+@dataclass(frozen=True)
+class Cues:
+    """What the spelling of one word says about how to speak it.
+
+    Every field is -1, 0 or 1; 0 is plain text.
+
+    Arguments
+    ---------
+    loudness : int
+        1 for capitals (``WON``), -1 for parentheses (``(won)``).
+    pitch : int
+        1 for an exclamation mark (``won!``), -1 for an ellipsis (``won...``).
+    tempo : int
+        Sign of the change of duration: 1 for stretched spelling (``wooon``),
+        -1 for a cut-off dash (``won-``).
+    contour : int
+        1 for a question mark (rising, ``won?``), -1 for a semicolon (falling,
+        ``won;``).
+
+    Example
+    -------
+    >>> Cues(loudness=1).code
+    27
+    >>> Cues.from_code(27)
+    Cues(loudness=1, pitch=0, tempo=0, contour=0)
+    """
+
+    loudness: int = 0
+    pitch: int = 0
+    tempo: int = 0
+    contour: int = 0
+
+    @property
+    def code(self) -> int:
+        """Index of this combination, 0 for plain text."""
+        code = 0
+        for level in astuple(self):
+            code = code * CUE_LEVELS + level % CUE_LEVELS
+        return code
+
+    @classmethod
+    def from_code(cls, code: int) -> "Cues":
+        """The combination with that index."""
+        levels = []
+        for _ in fields(cls):
+            code, level = divmod(code, CUE_LEVELS)
+            levels.append(level if level < 2 else -1)
+        return cls(*reversed(levels))
+
+    def write(self, word: str) -> str:
+        """Spell `word` with these cues (the inverse of reading them).
+
+        Arguments
+        ---------
+        word : str
+            A plain word.
+
+        Returns
+        -------
+        str
+
+        Example
+        -------
+        >>> Cues(loudness=1, pitch=1, tempo=1).write("so")
+        'SOOOO!'
+        """
+        if self.tempo > 0:
+            vowel = re.search(r"[aeiouyAEIOUY](?=[^aeiouy]*$)", word)
+            at = vowel.start() if vowel else len(word) - 1
+            word = word[:at] + word[at] * 4 + word[at + 1 :]
+        if self.loudness > 0:
+            word = word.upper()
+        marks = {1: "!", -1: "...", 0: ""}[self.pitch]
+        marks += {1: "?", -1: ";", 0: ""}[self.contour]
+        marks += "-" if self.tempo < 0 else ""
+        word += marks
+        return f"({word})" if self.loudness < 0 else word
+
+
+def read_cues(token: str) -> Tuple[str, Cues]:
+    """Split one written token into its plain word and its cues.
+
+    Arguments
+    ---------
+    token : str
+        A token between spaces, e.g. ``"SOOOO!"``.
+
+    Returns
+    -------
+    word : str
+        Lower-cased where it was in capitals, letters that occur three or more
+        times in a row reduced to one.
+    cues : Cues
+
+    Example
+    -------
+    >>> read_cues("SOOOO!")
+    ('so', Cues(loudness=1, pitch=1, tempo=1, contour=0))
+    >>> read_cues("left,")
+    ('left', Cues(loudness=0, pitch=0, tempo=0, contour=0))
+    """
+    match = _WORD.search(token)
+    if match is None:
+        return "", Cues()
+    word, tail = match.group(), token[match.end() :]
+    loud = len(word) > 1 and word.isupper()
+    stretched = re.search(r"([A-Za-z])\1\1", word) is not None
+    word = re.sub(r"([A-Za-z])\1{2,}", r"\1", word)
+    falling_pitch = "..." in tail or "…" in tail
+    return word.lower() if loud else word, Cues(
+        loudness=1 if loud else -int("(" in token[: match.start()]),
+        pitch=1 if "!" in tail else -int(falling_pitch),
+        tempo=1 if stretched else -int(tail.rstrip(")").endswith("-")),
+        contour=1 if "?" in tail else -int(";" in tail),
+    )
+
+
+class HibariTextFrontend:
+    """English text to the units of the mini language model.
+
+    A unit is one phoneme symbol (stress marks, spaces, commas and full stops
+    are units too) in one of the 81 combinations of written cues
+    (:class:`Cues`): ``id = cues * len(UNITS) + symbol``. As in the vocabulary
+    of a large model, ``won``, ``WON`` and ``won!`` are thus different tokens.
+    An instruction (``"loud fast<|endofprompt|>We won."``) adds one token per
+    instruction word.
+
+    Example
+    -------
+    >>> frontend = HibariTextFrontend()
+    >>> units = frontend.encode("We WON.")
+    >>> units.words
+    ['We', 'won']
+    >>> len(units.ids) == len(units.word_of_unit)
+    True
+    >>> max(units.ids) < frontend.vocab_size
+    True
+    """
+
+    language = "en"
+
+    def __init__(self):
+        # `hibari.g2p` needs no onnxruntime session of the voice.
+        from hibari.g2p import G2P
+
+        self._g2p = G2P(british=False)
+        self._symbol = {symbol: index for index, symbol in enumerate(UNITS)}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different unit ids."""
+        return N_CUES * len(UNITS) + len(INSTRUCTION_WORDS)
+
+    def encode(self, text: str) -> TextUnits:
+        """Convert text to units.
+
+        Arguments
+        ---------
+        text : str
+            English text, optionally with written cues and an instruction.
+
+        Returns
+        -------
+        TextUnits
+            ids (list of int), word_of_unit (list of int, -1 = no word) and
+            words (list of str, plain spelling).
+
+        Raises
+        ------
+        ValueError
+            If the text is empty, holds characters that the English mini voice
+            cannot read, or an instruction uses an unknown word.
+        """
+        instruction, _, spoken = text.rpartition(_INSTRUCTION_END)
+        self._check(spoken)
+        tokens, pending = [], ""
+        for token in re.findall(r"\S+", re.sub(r"[—–]", "- ", spoken)):
+            for part in self._split_hyphens(token):
+                if _WORD.search(part):
+                    tokens.append(pending + part)
+                    pending = ""
+                else:
+                    pending = part if "(" in part else ""
+        if not tokens:
+            raise ValueError(
+                f"The text {text!r} has no word to speak: give at least one "
+                "English word."
+            )
+        words, cues = zip(*(read_cues(token) for token in tokens))
+        ids, word_of_unit = self._instruction_ids(instruction), []
+        word_of_unit += [-1] * len(ids)
+        symbols = self._phonemes(words, tokens)
+        for index, (word_symbols, cue) in enumerate(zip(symbols, cues)):
+            block = cue.code * len(UNITS)
+            ids += [block + self._symbol[symbol] for symbol in word_symbols]
+            word_of_unit += [index] * len(word_symbols)
+        return TextUnits(ids, word_of_unit, list(words))
+
+    @staticmethod
+    def _split_hyphens(token: str) -> List[str]:
+        """``well-kept`` is two words; a trailing dash stays as a cue."""
+        return re.sub(r"(?<=[A-Za-z])-(?=[A-Za-z])", " ", token).split()
+
+    @staticmethod
+    def _check(text: str) -> None:
+        """Refuse what an English voice cannot read, before any work."""
+        for position, character in enumerate(text):
+            if character.isdigit():
+                raise ValueError(
+                    f"The text {text!r} has the digit {character!r} at "
+                    f"character {position}: write numbers as words for the "
+                    "English mini voice."
+                )
+            if ord(character) > 0x24F and character not in "‘’“”–—…":
+                raise ValueError(
+                    f"The text {text!r} has {character!r} at character "
+                    f"{position}, which the English mini voice cannot read: "
+                    "remove it, or use a backbone of that language."
+                )
+
+    def _instruction_ids(self, instruction: str) -> List[int]:
+        """Ids of the instruction's words and its end mark."""
+        if not instruction:
+            return []
+        words = instruction.split() + [_INSTRUCTION_END]
+        unknown = [word for word in words if word not in INSTRUCTION_WORDS]
+        if unknown:
+            raise ValueError(
+                f"The instruction {instruction!r} uses {unknown[0]!r}: the "
+                f"mini voice knows {', '.join(INSTRUCTION_WORDS[1:])}."
+            )
+        first = N_CUES * len(UNITS)
+        return [first + INSTRUCTION_WORDS.index(word) for word in words]
+
+    def _phonemes(
+        self, words: Sequence[str], tokens: Sequence[str]
+    ) -> List[str]:
+        """Phoneme symbols of each word; from the second on with the space
+        before it, and with the comma or full stop behind it."""
+        commas = ["," if "," in token else "" for token in tokens[:-1]] + [""]
+        sentence = " ".join(w + c for w, c in zip(words, commas))
+        groups = self._g2p(sentence + ".").rstrip(".").split(" ")
+        if len(groups) != len(words):
+            groups = [self._g2p(w).replace(" ", "") for w in words]
+        out = []
+        commas[-1] = "."
+        for index, (group, end) in enumerate(zip(groups, commas)):
+            spelled = "".join(c for c in group if c in self._symbol)
+            spelled = spelled.strip(" ,.")
+            if not spelled:
+                raise ValueError(
+                    f"No pronunciation was found for {words[index]!r}: spell "
+                    "it as it is spoken."
+                )
+            out.append(" " * (index > 0) + spelled + end)
+        return out
+
+
+@dataclass(frozen=True)
+class WordProsody:
+    """How one word differs from the voice's neutral reading.
+
+    All fields are 0 for a neutral word.
+
+    Arguments
+    ---------
+    pitch : float
+        Change of the word's mean log F0 (natural logarithm).
+    slope : float
+        Change of log F0 from the word's start to its end.
+    duration : float
+        Change of log duration; positive is longer.
+    gain : float
+        Change of level, dB.
+    breath : float
+        Change of the noise part's log magnitude (natural logarithm), taken
+        from the harmonic part by half.
+    tilt : float
+        Change of level above 2 kHz, dB, rising from nothing at 500 Hz.
+    """
+
+    pitch: float = 0.0
+    slope: float = 0.0
+    duration: float = 0.0
+    gain: float = 0.0
+    breath: float = 0.0
+    tilt: float = 0.0
+
+    def scaled(self, factor: float) -> "WordProsody":
+        """The same change, `factor` times as strong."""
+        return WordProsody(*(factor * value for value in astuple(self)))
+
+    def plus(self, other: "WordProsody") -> "WordProsody":
+        """Both changes at once."""
+        return WordProsody(
+            *(a + b for a, b in zip(astuple(self), astuple(other)))
+        )
+
+
+@dataclass(frozen=True)
+class PseudoSpeaker:
+    """A speaker made of the one voice by resampling and transposition.
+
+    Arguments
+    ---------
+    warp : float
+        Factor on all frequencies, formants included (a shorter vocal tract
+        has a larger one).
+    pitch : float
+        Further factor on F0 alone.
+    pace : float
+        Factor on speed.
+    """
+
+    warp: float = 1.0
+    pitch: float = 1.0
+    pace: float = 1.0
+
+
+@dataclass
+class SpokenUtterance:
+    """One utterance and everything known about it.
+
+    Arguments
+    ---------
+    wav : numpy.ndarray
+        (T,) float32 in -1..1, 24 kHz.
+    words : list of tuple
+        (start, end) in seconds of each word.
+    units : list of tuple
+        (symbol, start, end) in seconds of each phoneme symbol.
+    f0 : numpy.ndarray
+        F0 in Hz at 50 Hz (frame k centred at 20 k + 10 ms), 0 = unvoiced.
+    """
+
+    wav: np.ndarray
+    words: List[Tuple[float, float]]
+    units: List[Tuple[str, float, float]]
+    f0: np.ndarray
+
+
+class HibariVoice:
+    """hibari's acoustic model with a prosody of its own for every word.
+
+    The ONNX graph is changed in memory: the one speaking rate becomes one per
+    phoneme, F0 is multiplied by a curve before the spectra are predicted from
+    it, and the predicted durations become an output. Level, breathiness and
+    tilt are set on the predicted spectra.
+
+    Arguments
+    ---------
+    lead : float
+        Seconds of silence kept before the first word and (twice) after the
+        last.
+
+    Example
+    -------
+    >>> voice = HibariVoice()
+    >>> louder = [WordProsody(), WordProsody(gain=6.0)]
+    >>> spoken = voice.speak(["we", "won"], louder, seed=1)
+    >>> len(spoken.words)
+    2
+    """
+
+    sample_rate = 24000
+    #: Seconds a frame of F0 and spectrum lasts.
+    frame = 0.0125
+    #: The model's duration grid runs behind its audio by this many seconds
+    #: (at this shift, asked and measured changes of F0 and level agree
+    #: best).
+    lag = 0.0375
+
+    def __init__(self, lead: float = 0.1):
+        from hibari import Hibari, dsp
+        from hibari.tts import MAX_PHONEMES
+
+        self.lead = lead
+        self._dsp = dsp
+        self._max_symbols = MAX_PHONEMES
+        self._tts = Hibari()
+        self._session, self._duration_session = self._open(
+            self._tts.model_path
+        )
+        kernel = np.hanning(7)[1:-1]
+        self._kernel = kernel / kernel.sum()
+        hertz = np.linspace(0, self.sample_rate / 2, dsp.N_FFT // 2 + 1)
+        octaves = np.log2(np.maximum(hertz, 1.0) / 500.0) / 2.0
+        self._shelf = np.clip(octaves, 0.0, 1.0).astype(np.float32)[:, None]
+
+    @staticmethod
+    def _open(path: str):
+        """Sessions over the changed graph: all of it, and durations only."""
+        import onnx
+        import onnx.utils
+        import onnxruntime as ort
+
+        model = onnx.load(path)
+        graph = model.graph
+        for value in graph.input:
+            if value.name == "speed":
+                shape = value.type.tensor_type.shape
+                del shape.dim[:]
+                shape.dim.add().dim_param = "symbols"
+        floats = onnx.TensorProto.FLOAT
+        graph.input.append(
+            onnx.helper.make_tensor_value_info("f0_factor", floats, [1, "F"])
+        )
+        for index, node in enumerate(graph.node):
+            if list(node.output) == ["f0"]:
+                node.output[0] = "f0_predicted"
+                graph.node.insert(
+                    index + 1,
+                    onnx.helper.make_node(
+                        "Mul", ["f0_predicted", "f0_factor"], ["f0"]
+                    ),
+                )
+                break
+        else:
+            raise RuntimeError(
+                f"{path} is not the acoustic model of hibari-tts 0.2.1: "
+                "install that version."
+            )
+        extractor = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model))
+        durations = extractor.extract_model(["ids", "speed"], [_DURATIONS])
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        return tuple(
+            ort.InferenceSession(
+                part.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+            for part in (model, durations)
+        )
+
+    def speak(
+        self,
+        words: Sequence[str],
+        prosody: Sequence[WordProsody],
+        speaker: PseudoSpeaker = PseudoSpeaker(),
+        seed: int = 0,
+    ) -> Optional[SpokenUtterance]:
+        """Read the words aloud, each with its prosody.
+
+        Arguments
+        ---------
+        words : list of str
+            Plain words; a comma may follow a word.
+        prosody : list of WordProsody
+            One per word.
+        speaker : PseudoSpeaker
+        seed : int
+            Of the noise part of the speech.
+
+        Returns
+        -------
+        SpokenUtterance or None
+            None where the phonemiser reads the sentence with another number
+            of words (an abbreviation, for example): choose another sentence.
+        """
+        ids, symbols, spans = self._units(words)
+        if spans is None or len(spans) != len(words):
+            return None
+        pace = speaker.pace / speaker.warp
+        speed, starts, n_frames = self._pace(ids, spans, prosody, pace)
+        shift = int(round(self.lag / self.frame))
+        spans_f = [
+            (max(0, starts[a] - shift), max(1, starts[b] - shift))
+            for a, b in spans
+        ]
+        curves = self._curves(spans_f, prosody, n_frames)
+        log_f0 = curves["log_f0"] + np.log(speaker.pitch)
+        out = self._session.run(
+            None,
+            self._feed(ids, speed, np.exp(log_f0)[None]),
+        )
+        harmonic, phase, noise, rest, rest_phase, f0 = (x[0] for x in out[:6])
+        level = curves["gain"] * (np.log(10) / 20)
+        tilt = self._shelf * curves["tilt"] * (np.log(10) / 20)
+        wav = self._dsp.synth(
+            harmonic + level + tilt - 0.5 * curves["breath"],
+            phase,
+            noise + level + tilt + curves["breath"],
+            rest + level + tilt,
+            rest_phase,
+            f0,
+            np.random.default_rng(seed),
+        )
+        times = starts * self.frame - self.lag
+        return self._finish(wav, f0, times, symbols, spans, speaker.warp)
+
+    def _units(self, words):
+        """Ids with the pads, their symbols, and (first, past-last) of each
+        word."""
+        sentence = " ".join(words) + "."
+        phonemes = self._tts.phonemize(sentence)
+        if len(phonemes) != 1 or len(phonemes[0]) > self._max_symbols:
+            return [], [], None
+        known = [c for c in phonemes[0] if c in self._tts.vocab]
+        ids = self._tts.ids(phonemes[0])
+        is_word = [c not in ' ;:,.!?—…"()“”' for c in known]
+        spans = []
+        for key, run in itertools.groupby(
+            range(len(known)), key=lambda index: is_word[index]
+        ):
+            run = list(run)
+            if key:
+                spans.append((run[0] + 1, run[-1] + 2))  # id 0 is the pad
+        return ids, [""] + known + [""], spans
+
+    def _feed(self, ids, speed, f0_factor):
+        return {
+            "ids": np.asarray([ids], np.int64),
+            "speed": speed,
+            "f0_factor": f0_factor.astype(np.float32),
+        }
+
+    def _pace(self, ids, spans, prosody, pace, n_trials=4):
+        """Speed of each symbol such that each word lasts as asked.
+
+        The model rounds every symbol to 25 ms, so that speed alone misses
+        the asked duration of short words: it is corrected by what came out,
+        and the best trial of each word is kept.
+        """
+        speed = np.full(len(ids), pace, np.float32)
+        neutral, _ = self._durations(ids, speed)
+        best = [(np.inf, 1.0)] * len(spans)
+        factors = [np.exp(-change.duration) for change in prosody]
+        for trial in range(n_trials + 1):
+            if trial == n_trials:
+                factors = [factor for _, factor in best]
+            for (first, last), factor in zip(spans, factors):
+                speed[first:last] = pace * factor
+            starts, n_frames = self._durations(ids, speed)
+            for index, ((a, b), change) in enumerate(zip(spans, prosody)):
+                target = (neutral[b] - neutral[a]) * np.exp(change.duration)
+                ratio = (starts[b] - starts[a]) / target
+                error = abs(np.log(ratio))
+                if error < best[index][0]:
+                    best[index] = (error, factors[index])
+                factors[index] *= ratio
+        return speed, starts, n_frames
+
+    def _durations(self, ids, speed):
+        """First frame of each symbol (one more than symbols), and frames."""
+        out = self._duration_session.run(
+            None, {"ids": np.asarray([ids], np.int64), "speed": speed}
+        )
+        ends = np.cumsum(out[0].ravel()).astype(int) * 2
+        return np.concatenate([[0], ends]), int(ends[-1])
+
+    def _curves(self, spans, prosody, n_frames):
+        """Frame-level curves of every word-level setting, smoothed."""
+        curves = {
+            name: np.zeros(n_frames, np.float32)
+            for name in ("log_f0", "gain", "breath", "tilt")
+        }
+        for (first, last), change in zip(spans, prosody):
+            size = last - first
+            curves["log_f0"][first:last] = change.pitch + np.linspace(
+                -change.slope / 2, change.slope / 2, size
+            )
+            curves["gain"][first:last] = change.gain
+            curves["breath"][first:last] = change.breath
+            curves["tilt"][first:last] = change.tilt
+        half = len(self._kernel) // 2
+        return {
+            name: np.convolve(
+                np.pad(curve, half, mode="edge"), self._kernel, "valid"
+            ).astype(np.float32)
+            for name, curve in curves.items()
+        }
+
+    def _finish(self, wav, f0, times, symbols, spans, warp):
+        """Warp, cut the silence, and bring all times to the result."""
+        rate = self.sample_rate
+        f0_times = np.arange(len(f0)) * self.frame
+        if warp != 1.0:
+            from scipy.signal import resample_poly
+
+            wav = resample_poly(wav, 100, int(round(100 * warp)))
+            times, f0_times, f0 = times / warp, f0_times / warp, f0 * warp
+        first, last = times[spans[0][0]], times[spans[-1][1]]
+        begin = max(0.0, first - self.lead)
+        end = min(len(wav) / rate, last + 2 * self.lead)
+        wav = wav[int(begin * rate) : int(end * rate)].astype(np.float32)
+        times = np.maximum(times - begin, 0.0)
+        grid = begin + 0.01 + 0.02 * np.arange(int(len(wav) / rate * 50))
+        nearest = np.clip(np.searchsorted(f0_times, grid), 0, len(f0) - 1)
+        curve = np.interp(grid, f0_times, f0)
+        f0_grid = np.where(f0[nearest] > 40.0, curve, 0.0)
+        bounds = [[times[a], times[b]] for a, b in spans]
+        for left, right in zip(bounds, bounds[1:]):
+            if right[0] - left[1] <= 0.1:  # the space between two words
+                left[1] = right[0] = (left[1] + right[0]) / 2
+        units = [
+            (symbols[i], float(times[i]), float(times[i + 1]))
+            for i in range(1, len(symbols) - 1)
+        ]
+        return SpokenUtterance(
+            wav=wav,
+            words=[(float(a), float(b)) for a, b in bounds],
+            units=units,
+            f0=f0_grid.astype(np.float32),
+        )

@@ -1,0 +1,243 @@
+"""Forced alignment of English words by PocketSphinx.
+
+The wheel of ``pocketsphinx`` carries its acoustic model and the CMU
+dictionary, so nothing is downloaded. Word boundaries are multiples of 10 ms.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.dataio.text import split_words
+
+SAMPLE_RATE = 16000  # of the acoustic model
+FRAME_RATE = 100  # of its boundaries
+
+# Phonetic symbols to the 39 phones of the CMU dictionary. The capital
+# letters and the syllabic schwa are those of the misaki alphabet, which
+# English grapheme-to-phoneme converters of neural TTS use.
+IPA_TO_ARPABET = {
+    "eɪ": "EY", "aɪ": "AY", "oʊ": "OW", "əʊ": "OW", "aʊ": "AW",
+    "ɔɪ": "OY", "tʃ": "CH", "dʒ": "JH", "ɜɹ": "ER", "əɹ": "ER",
+    "A": "EY", "I": "AY", "O": "OW", "Q": "OW", "W": "AW", "Y": "OY",
+    "ʧ": "CH", "ʤ": "JH", "ɜ": "ER", "ɚ": "ER", "ɝ": "ER",
+    "i": "IY", "ɪ": "IH", "ᵻ": "IH", "e": "EH", "ɛ": "EH", "æ": "AE",
+    "a": "AE", "ɑ": "AA", "ɒ": "AA", "ɔ": "AO", "ʌ": "AH", "ə": "AH",
+    "ɐ": "AH", "ᵊ": "AH", "u": "UW", "ʊ": "UH",
+    "p": "P", "b": "B", "t": "T", "d": "D", "k": "K", "ɡ": "G", "g": "G",
+    "T": "D", "ɾ": "D", "ʔ": "T", "f": "F", "v": "V", "θ": "TH",
+    "ð": "DH", "s": "S", "z": "Z", "ʃ": "SH", "ʒ": "ZH", "h": "HH",
+    "m": "M", "n": "N", "ŋ": "NG", "l": "L", "ɹ": "R", "r": "R",
+    "j": "Y", "w": "W",
+}  # fmt: skip
+
+
+class AlignmentError(ValueError):
+    """An utterance whose words cannot be aligned with its sound."""
+
+
+def arpabet(phones: str) -> list[str]:
+    """Rewrites a phonetic transcription in the phones of CMU's dictionary.
+
+    Stress, length and symbols that English lacks are left out.
+
+    Arguments
+    ---------
+    phones : str
+        International Phonetic Alphabet, or its misaki variant.
+
+    Returns
+    -------
+    list of str
+        Phones, without stress.
+
+    Example
+    -------
+    >>> arpabet("zˈæfɑd")
+    ['Z', 'AE', 'F', 'AA', 'D']
+    """
+    phones = re.sub("[ˈˌː]", "", phones)
+    longest_first = sorted(IPA_TO_ARPABET, key=len, reverse=True)
+    symbols = re.findall("|".join(map(re.escape, longest_first)), phones)
+    return [IPA_TO_ARPABET[symbol] for symbol in symbols]
+
+
+def hibari_pronunciation(word: str) -> str:
+    """Phonemes of any English word, by the grapheme-to-phoneme rules of hibari.
+
+    Arguments
+    ---------
+    word : str
+        The word.
+
+    Returns
+    -------
+    str
+        Its phonemes, in the misaki alphabet.
+
+    Example
+    -------
+    >>> arpabet(hibari_pronunciation("Zaphod"))
+    ['Z', 'AE', 'F', 'AA', 'D']
+    """
+    from speechbrain_emofilm.integrations.hibari import UNITS
+
+    ids = _hibari_frontend().encode(word).ids
+    return "".join(UNITS[i % len(UNITS)] for i in ids)
+
+
+@lru_cache(maxsize=1)
+def _hibari_frontend():
+    from speechbrain_emofilm.integrations.hibari import HibariTextFrontend
+
+    return HibariTextFrontend()
+
+
+class PocketsphinxAligner:
+    """Aligns an English transcript with its sound.
+
+    Arguments
+    ---------
+    pronounce : callable, optional
+        Gives the phonetic transcription of a word that the dictionary
+        lacks, as :func:`hibari_pronunciation` does. Without it such a word
+        is an error.
+    beam : float
+        Width of the search over states and phones, as the least likelihood
+        ratio to the best path. The library's default loses expressive and
+        synthetic speech.
+    word_beam : float
+        The same, at word ends.
+
+    Example
+    -------
+    >>> aligner = PocketsphinxAligner()
+    >>> aligner.align(np.zeros(16000), 16000, "We rhyzome.")
+    Traceback (most recent call last):
+    ...
+    speechbrain_emofilm.integrations.pocketsphinx.AlignmentError: The word \
+'rhyzome' is not in the pronunciation dictionary: respell it, or give the \
+aligner a `pronounce` function.
+    """
+
+    def __init__(
+        self,
+        pronounce: Callable[[str], str] | None = None,
+        beam: float = 1e-100,
+        word_beam: float = 1e-80,
+    ):
+        from pocketsphinx import Decoder
+
+        self.pronounce = pronounce
+        self.decoder = Decoder(
+            lm=None,
+            loglevel="FATAL",
+            beam=beam,
+            pbeam=beam,
+            wbeam=word_beam,
+        )
+
+    def align(
+        self, wav, sample_rate: int, text: str, language: str = "en"
+    ) -> list[Word]:
+        """Finds where each word of the transcript is spoken.
+
+        Arguments
+        ---------
+        wav : numpy.ndarray or torch.Tensor
+            Sound (T,), within -1 and 1.
+        sample_rate : int
+            Its samples per second.
+        text : str
+            Transcript; punctuation separates words.
+        language : str
+            Only ``"en"``.
+
+        Returns
+        -------
+        list of Word
+            One for each word of the text.
+
+        Raises
+        ------
+        AlignmentError
+            If the text has no word, a word has no pronunciation, or the
+            sound does not fit the words.
+        """
+        if language != "en":
+            raise AlignmentError(
+                f"PocketSphinx aligns English, not {language!r}: use another "
+                "aligner."
+            )
+        wav = np.asarray(wav, dtype=np.float64).reshape(-1)
+        if len(wav) < sample_rate // 20 or not np.isfinite(wav).all():
+            raise AlignmentError(
+                f"The sound of {text!r} has {len(wav)} samples: an alignment "
+                "needs at least 50 ms of finite samples."
+            )
+        words = [word.text for word in split_words(text)]
+        if not words:
+            raise AlignmentError(f"No word to align in {text!r}: give a text.")
+        keys = [self._add_to_dictionary(word) for word in words]
+        segments = self._segments(_pcm16(wav, sample_rate), keys, text)
+        return [
+            Word(word, start, end, confidence)
+            for word, (start, end, confidence) in zip(words, segments)
+        ]
+
+    def _add_to_dictionary(self, word: str) -> str:
+        """Returns the word's dictionary key, with a new entry if needed."""
+        key = word.lower().replace("’", "'")
+        if self.decoder.lookup_word(key) is not None:
+            return key
+        phones = arpabet(self.pronounce(word)) if self.pronounce else []
+        if not phones:
+            raise AlignmentError(
+                f"The word {word!r} is not in the pronunciation dictionary: "
+                "respell it, or give the aligner a `pronounce` function."
+            )
+        self.decoder.add_word(key, " ".join(phones), True)
+        return key
+
+    def _segments(self, pcm: bytes, keys: list[str], text: str) -> list[tuple]:
+        """Runs the search; gives (start, end, confidence) of each word."""
+        decoder = self.decoder
+        found = []
+        try:
+            decoder.set_align_text(" ".join(keys))
+            decoder.start_utt()
+            decoder.process_raw(pcm, full_utt=True)
+            decoder.end_utt()
+            if decoder.hyp() is not None:
+                found = [s for s in decoder.seg() if s.word[0] not in "<["]
+        except RuntimeError as error:
+            raise AlignmentError(f"{text!r}: {error}") from error
+        if len(found) != len(keys):
+            raise AlignmentError(
+                f"The sound does not fit the words {text!r}: check that the "
+                "transcript is the utterance's own."
+            )
+        to_probability = decoder.logmath.exp
+        return [
+            (
+                segment.start_frame / FRAME_RATE,
+                (segment.end_frame + 1) / FRAME_RATE,
+                min(1.0, to_probability(segment.prob)),
+            )
+            for segment in found
+        ]
+
+
+def _pcm16(wav: np.ndarray, sample_rate: int) -> bytes:
+    """Resamples to 16 kHz and gives 16-bit little-endian samples."""
+    if sample_rate != SAMPLE_RATE:
+        step = np.gcd(SAMPLE_RATE, sample_rate)
+        wav = resample_poly(wav, SAMPLE_RATE // step, sample_rate // step)
+    return (np.clip(wav, -1.0, 1.0) * 32767).astype("<i2").tobytes()

@@ -1,0 +1,1 @@
+"""Neural networks: plain modules that know no file and no recipe."""

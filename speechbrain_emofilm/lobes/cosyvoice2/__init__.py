@@ -1,0 +1,1 @@
+"""CosyVoice2: language model, sampling, flow matching and vocoder."""

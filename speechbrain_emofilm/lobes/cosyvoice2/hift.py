@@ -1,0 +1,521 @@
+"""HiFT, the vocoder of CosyVoice2: mel spectrogram to wave.
+
+A HiFi-GAN generator that is driven by a harmonic source (neural source filter)
+and ends in an inverse short-time Fourier transform, so that the network itself
+runs at a quarter of the sampling rate. State-dict names are those of
+CosyVoice2's ``hift.pt``.
+
+References
+----------
+Li et al., "HiFTNet: A fast high-quality neural vocoder with harmonic-plus-noise
+filter and inverse short time Fourier transform", arXiv 2309.09493.
+Du et al., "CosyVoice 2: Scalable streaming speech synthesis with large language
+models", arXiv 2412.10117.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import math
+from typing import Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
+
+_DILATIONS = (1, 3, 5)
+_MAX_MAGNITUDE = 100.0
+_LAST_SLOPE = 0.01  # the leaky ReLU before conv_post has another slope
+
+
+class Snake(nn.Module):
+    """The periodic activation x + sin(a x)^2 / a with one a per channel.
+
+    Arguments
+    ---------
+    channels : int
+        Number of channels.
+
+    Example
+    -------
+    >>> Snake(4)(torch.randn(2, 4, 10)).shape
+    torch.Size([2, 4, 10])
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the activation to x (B, C, T); the shape stays."""
+        alpha = self.alpha[:, None]
+        return torch.addcmul(
+            x, (alpha * x).sin().square(), 1 / (alpha + 1e-9)
+        )
+
+
+class ResBlock(nn.Module):
+    """Residual pairs of convolutions, the first of each pair dilated.
+
+    Arguments
+    ---------
+    channels : int
+        Number of channels.
+    kernel_size : int
+        Odd kernel size of all convolutions.
+    dilations : sequence of int
+        One residual pair per entry.
+
+    Example
+    -------
+    >>> ResBlock(4, 3, (1, 3))(torch.randn(2, 4, 10)).shape
+    torch.Size([2, 4, 10])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        dilations: Sequence[int] = _DILATIONS,
+    ):
+        super().__init__()
+
+        def convolution(dilation):
+            return weight_norm(
+                nn.Conv1d(
+                    channels,
+                    channels,
+                    kernel_size,
+                    dilation=dilation,
+                    padding=dilation * (kernel_size - 1) // 2,
+                )
+            )
+
+        self.convs1 = nn.ModuleList(convolution(d) for d in dilations)
+        self.convs2 = nn.ModuleList(convolution(1) for _ in dilations)
+        self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
+        self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the block to x (B, C, T); the shape stays."""
+        for conv1, conv2, snake1, snake2 in zip(
+            self.convs1, self.convs2, self.activations1, self.activations2
+        ):
+            x = x + conv2(snake2(conv1(snake1(x))))
+        return x
+
+
+class F0Predictor(nn.Module):
+    """Fundamental frequency from a mel spectrogram.
+
+    Arguments
+    ---------
+    in_channels : int
+        Number of mel bands.
+    channels : int
+        Width of the five convolutions.
+
+    Example
+    -------
+    >>> F0Predictor(80, 16)(torch.randn(2, 50, 80)).shape
+    torch.Size([2, 50])
+    """
+
+    def __init__(self, in_channels: int = 80, channels: int = 512):
+        super().__init__()
+        widths = [in_channels] + 5 * [channels]
+        layers = []
+        for n_in, n_out in zip(widths[:-1], widths[1:]):
+            layers += [
+                weight_norm(nn.Conv1d(n_in, n_out, 3, padding=1)),
+                nn.ELU(),
+            ]
+        self.condnet = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, 1)
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""
+        x = self.condnet(mel.transpose(1, 2)).transpose(1, 2)
+        return self.classifier(x).squeeze(-1).abs()
+
+
+class HarmonicSource(nn.Module):
+    """Sine waves at F0 and its overtones, merged to one excitation.
+
+    Unvoiced frames hold noise only.
+
+    Arguments
+    ---------
+    hop_length : int
+        Samples per frame of F0.
+    nb_harmonics : int
+        Number of overtones.
+    sampling_rate : int
+        Sampling rate of the excitation in Hz.
+    alpha : float
+        Amplitude of the sines; also three times the deviation of the noise
+        where there is no voice.
+    sigma : float
+        Deviation of the noise where there is voice.
+    voiced_threshold : float
+        A frame is voiced if its F0 in Hz is above.
+
+    Example
+    -------
+    >>> source = HarmonicSource(480)
+    >>> source(torch.full((2, 5), 200.0), torch.randn(2, 2400, 9)).shape
+    torch.Size([2, 2400])
+    """
+
+    def __init__(
+        self,
+        hop_length: int,
+        nb_harmonics: int = 8,
+        sampling_rate: int = 24000,
+        alpha: float = 0.1,
+        sigma: float = 0.003,
+        voiced_threshold: float = 10.0,
+    ):
+        super().__init__()
+        self.hop_length = hop_length
+        self.sampling_rate = sampling_rate
+        self.alpha = alpha
+        self.sigma = sigma
+        self.voiced_threshold = voiced_threshold
+        self.n_waves = nb_harmonics + 1
+        self.l_linear = nn.Linear(self.n_waves, 1)
+
+    @torch.no_grad()
+    def waves(self, f0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The waves before they are merged.
+
+        Arguments
+        ---------
+        f0 : torch.Tensor
+            Fundamental frequency in Hz, shape (B, N).
+        noise : torch.Tensor
+            Standard normal noise, shape (B, N * hop_length, n_waves).
+
+        Returns
+        -------
+        waves : torch.Tensor
+            Shape (B, N * hop_length, n_waves).
+        """
+        multiples = torch.arange(
+            1, self.n_waves + 1, device=f0.device, dtype=f0.dtype
+        )
+        cycles = f0[:, None] * multiples[:, None] / self.sampling_rate % 1
+        # Phases reach 1e5 rad, where float32 rounds visibly: any other order
+        # of these operations gives another wave than the released vocoder's.
+        phase = cycles.cumsum(-1) * 2 * math.pi * self.hop_length
+        phase = F.interpolate(
+            phase, scale_factor=float(self.hop_length), mode="linear"
+        )
+        voiced = (f0 > self.voiced_threshold).to(f0.dtype)
+        voiced = voiced.repeat_interleave(self.hop_length, 1).unsqueeze(-1)
+        deviation = voiced * self.sigma + (1 - voiced) * self.alpha / 3
+        sines = self.alpha * phase.sin().transpose(1, 2)
+        return sines * voiced + deviation * noise
+
+    def forward(self, f0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Maps F0 (B, N) and noise, as in ``waves``, to (B, N * hop)."""
+        return self.l_linear(self.waves(f0, noise)).squeeze(-1).tanh()
+
+
+class HiFTGenerator(nn.Module):
+    """Mel spectrogram to wave; the defaults are CosyVoice2-0.5B's sizes.
+
+    ``load_state_dict`` also takes files whose keys start with ``generator.``,
+    that hold a discriminator or training counters, or that store weight norm
+    as ``weight_g`` and ``weight_v``.
+
+    Arguments
+    ---------
+    in_channels : int
+        Number of mel bands.
+    base_channels : int
+        Width of the first layer; each upsampling halves it.
+    nb_harmonics : int
+        Overtones of the source.
+    sampling_rate : int
+        Sampling rate of the wave in Hz.
+    nsf_alpha, nsf_sigma, nsf_voiced_threshold : float
+        See ``HarmonicSource``.
+    upsample_rates, upsample_kernel_sizes : sequence of int
+        One transposed convolution per entry.
+    n_fft, hop : int
+        Window and step of the Fourier transforms of source and output.
+    resblock_kernel_sizes : sequence of int
+        The parallel residual blocks after each upsampling, which are averaged.
+    resblock_dilation_sizes : sequence of sequences of int
+        Their dilations; (1, 3, 5) each by default.
+    source_resblock_kernel_sizes : sequence of int
+        The residual block on the source, one per upsampling.
+    source_resblock_dilation_sizes : sequence of sequences of int
+        Their dilations; (1, 3, 5) each by default.
+    lrelu_slope : float
+        Slope of the leaky ReLU before each upsampling.
+    audio_limit : float
+        The wave is clipped at plus and minus this value.
+    f0_cond_channels : int
+        Width of the F0 predictor.
+
+    Example
+    -------
+    >>> vocoder = HiFTGenerator(base_channels=16, f0_cond_channels=8)
+    >>> vocoder(torch.randn(2, 10, 80)).shape
+    torch.Size([2, 4800])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 80,
+        base_channels: int = 512,
+        nb_harmonics: int = 8,
+        sampling_rate: int = 24000,
+        nsf_alpha: float = 0.1,
+        nsf_sigma: float = 0.003,
+        nsf_voiced_threshold: float = 10.0,
+        upsample_rates: Sequence[int] = (8, 5, 3),
+        upsample_kernel_sizes: Sequence[int] = (16, 11, 7),
+        n_fft: int = 16,
+        hop: int = 4,
+        resblock_kernel_sizes: Sequence[int] = (3, 7, 11),
+        resblock_dilation_sizes: Optional[Sequence[Sequence[int]]] = None,
+        source_resblock_kernel_sizes: Sequence[int] = (7, 7, 11),
+        source_resblock_dilation_sizes: Optional[Sequence[Sequence[int]]] = None,
+        lrelu_slope: float = 0.1,
+        audio_limit: float = 0.99,
+        f0_cond_channels: int = 512,
+    ):
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        self.hop_length = math.prod(upsample_rates) * hop
+        self.lrelu_slope = lrelu_slope
+        self.audio_limit = audio_limit
+        self.register_buffer(
+            "window", torch.hann_window(n_fft), persistent=False
+        )
+        self.f0_predictor = F0Predictor(in_channels, f0_cond_channels)
+        self.m_source = HarmonicSource(
+            self.hop_length,
+            nb_harmonics,
+            sampling_rate,
+            nsf_alpha,
+            nsf_sigma,
+            nsf_voiced_threshold,
+        )
+        self.conv_pre = weight_norm(
+            nn.Conv1d(in_channels, base_channels, 7, padding=3)
+        )
+        self.ups = nn.ModuleList()
+        self.source_downs = nn.ModuleList()
+        self.source_resblocks = nn.ModuleList()
+        self.resblocks = nn.ModuleList()
+        self._blocks_per_stage = len(resblock_kernel_sizes)
+        blocks = _paired(resblock_kernel_sizes, resblock_dilation_sizes)
+        source_blocks = _paired(
+            source_resblock_kernel_sizes, source_resblock_dilation_sizes
+        )
+        stages = zip(upsample_rates, upsample_kernel_sizes, source_blocks)
+        channels = base_channels
+        source_rate = math.prod(upsample_rates)
+        for rate, kernel_size, source_block in stages:
+            channels //= 2
+            source_rate //= rate
+            self.ups.append(_upsampler(channels, rate, kernel_size))
+            self.source_downs.append(
+                _source_downsampler(n_fft + 2, channels, source_rate)
+            )
+            self.source_resblocks.append(ResBlock(channels, *source_block))
+            self.resblocks.extend(ResBlock(channels, *b) for b in blocks)
+        self.conv_post = weight_norm(
+            nn.Conv1d(channels, n_fft + 2, 7, padding=3)
+        )
+        self.register_load_state_dict_pre_hook(_accept_other_layouts)
+
+    def forward(
+        self,
+        mel: torch.Tensor,
+        lens: Optional[torch.Tensor] = None,
+        seed: Optional[int] = 0,
+    ) -> torch.Tensor:
+        """Generates waves.
+
+        Items run at their own length, those of equal length together: each
+        wave equals the one that the item gets alone, and padding costs
+        nothing.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Log-mel spectrograms, shape (B, N, in_channels).
+        lens : torch.Tensor
+            Relative lengths (B,); all full if None.
+        seed : int
+            Seed of the source's noise; None draws from torch's own generator.
+
+        Returns
+        -------
+        wav : torch.Tensor
+            Shape (B, N * hop_length), zero after each item's end.
+        """
+        n_frames = mel.shape[1]
+        if lens is None:
+            lens = mel.new_ones(mel.shape[0])
+        lengths = torch.round(lens * n_frames).long()
+        wav = mel.new_zeros(mel.shape[0], n_frames * self.hop_length)
+        for length in lengths.unique().tolist():
+            chosen = torch.nonzero(lengths == length).squeeze(1)
+            part = mel[chosen, :length]
+            source = self.source(self.predict_f0(part), seed)
+            part = F.pad(
+                self.decode(part, source),
+                (0, (n_frames - length) * self.hop_length),
+            )
+            wav = wav.index_copy(0, chosen, part)
+        return wav
+
+    def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
+        """Predicts F0.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Shape (B, N, in_channels).
+
+        Returns
+        -------
+        f0 : torch.Tensor
+            In Hz, near 0 where unvoiced; shape (B, N).
+        """
+        return self.f0_predictor(mel)
+
+    def source(
+        self,
+        f0: torch.Tensor,
+        seed: Optional[int] = 0,
+        cache_source: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """Makes the excitation.
+
+        Arguments
+        ---------
+        f0 : torch.Tensor
+            In Hz, shape (B, N).
+        seed : int
+            Seed of the noise, which is then the same for every item; None
+            draws other noise for each from torch's own generator.
+        cache_source : torch.Tensor
+            For streaming: the end of the previous chunk's source (B, M), which
+            replaces the first M samples so that the phase runs on.
+
+        Returns
+        -------
+        source : torch.Tensor
+            Shape (B, N * hop_length).
+        """
+        batch, n_frames = f0.shape
+        shape = (n_frames * self.hop_length, self.m_source.n_waves)
+        if seed is None:
+            noise = torch.randn(batch, *shape, device=f0.device)
+        else:  # on the CPU: the same noise on every device
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(1, *shape, generator=generator).to(f0.device)
+        source = self.m_source(f0, noise.to(f0.dtype))
+        if cache_source is None:
+            return source
+        return torch.cat([cache_source, source[:, cache_source.shape[1] :]], 1)
+
+    def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """Filters the excitation by the mel spectrogram.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Shape (B, N, in_channels).
+        source : torch.Tensor
+            Shape (B, N * hop_length).
+
+        Returns
+        -------
+        wav : torch.Tensor
+            Shape (B, N * hop_length).
+        """
+        spectrum = torch.stft(
+            source, self.n_fft, self.hop, window=self.window, return_complex=True
+        )
+        spectrum = torch.cat([spectrum.real, spectrum.imag], 1)
+        x = self.conv_pre(mel.transpose(1, 2))
+        for i, up in enumerate(self.ups):
+            x = up(F.leaky_relu(x, self.lrelu_slope))
+            if i == len(self.ups) - 1:  # a centred STFT has one frame more
+                x = F.pad(x, (1, 0), mode="reflect")
+            excitation = self.source_downs[i](spectrum)
+            x = x + self.source_resblocks[i](excitation)
+            first = i * self._blocks_per_stage
+            blocks = self.resblocks[first : first + self._blocks_per_stage]
+            x = sum(block(x) for block in blocks) / self._blocks_per_stage
+        return self._to_wave(self.conv_post(F.leaky_relu(x, _LAST_SLOPE)))
+
+    def _to_wave(self, x: torch.Tensor) -> torch.Tensor:
+        """Log magnitudes and phases (B, n_fft + 2, frames) to waves (B, T)."""
+        log_magnitude, phase = x.chunk(2, 1)
+        magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
+        # The sine is the phase itself, in radians: it keeps it in -1..1.
+        spectrum = torch.polar(magnitude, phase.sin())
+        wav = torch.istft(spectrum, self.n_fft, self.hop, window=self.window)
+        return wav.clamp(-self.audio_limit, self.audio_limit)
+
+    def remove_weight_norm(self) -> None:
+        """Folds weight norm into the weights: faster, inference only."""
+        for module in self.modules():
+            if hasattr(module, "parametrizations"):
+                remove_parametrizations(module, "weight")
+
+
+def _paired(kernel_sizes, dilation_sizes):
+    """Kernel sizes with their dilations, which default to (1, 3, 5)."""
+    if dilation_sizes is None:
+        dilation_sizes = [_DILATIONS] * len(kernel_sizes)
+    if len(dilation_sizes) != len(kernel_sizes):
+        raise ValueError(
+            f"HiFTGenerator: {len(kernel_sizes)} residual kernel sizes but "
+            f"{len(dilation_sizes)} lists of dilations; give one per kernel."
+        )
+    return list(zip(kernel_sizes, dilation_sizes))
+
+
+def _upsampler(channels, rate, kernel_size):
+    """A transposed convolution from 2 * channels to channels."""
+    return weight_norm(
+        nn.ConvTranspose1d(
+            2 * channels,
+            channels,
+            kernel_size,
+            rate,
+            padding=(kernel_size - rate) // 2,
+        )
+    )
+
+
+def _source_downsampler(n_in, channels, rate):
+    """Brings the source's spectrum to the frame rate of an upsampling stage."""
+    if rate == 1:
+        return nn.Conv1d(n_in, channels, 1)
+    return nn.Conv1d(n_in, channels, 2 * rate, rate, padding=rate // 2)
+
+
+def _accept_other_layouts(module, state_dict, prefix, *_):
+    """Load hook: renames or drops what training wrappers add to the file."""
+    for key in list(state_dict):
+        name = key[len(prefix) :]
+        if not key.startswith(prefix):
+            continue
+        if name in ("epoch", "step") or name.startswith("discriminator."):
+            del state_dict[key]
+        elif name.startswith("generator."):
+            name = name[len("generator.") :]
+            state_dict[prefix + name] = state_dict.pop(key)

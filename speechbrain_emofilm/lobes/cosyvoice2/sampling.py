@@ -1,0 +1,233 @@
+"""How the next speech token is chosen from the language model's scores.
+
+A sampler is called as ``sampler(log_probs, history, uniforms)`` and draws one
+token for each row of a batch. It owns no random state: the caller hands it
+uniform numbers, drawn from one generator per utterance, so that an utterance
+sounds the same alone and in any batch.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from typing import Sequence, Tuple
+
+import torch
+
+N_UNIFORMS = 2  # the draw, and the draw that replaces a repeated token
+
+
+class UtteranceNoise:
+    """One random generator per utterance.
+
+    The generators live on the CPU, so that a seed means the same everywhere.
+
+    Arguments
+    ---------
+    seeds : Sequence[int]
+        One seed for each utterance.
+
+    Example
+    -------
+    >>> batch, alone = UtteranceNoise([3, 7]), UtteranceNoise([7])
+    >>> rows = torch.arange(2)
+    >>> torch.equal(batch(rows)[1:], alone(rows[:1]))
+    True
+    """
+
+    def __init__(self, seeds: Sequence[int]):
+        self._generators = [torch.Generator().manual_seed(s) for s in seeds]
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """The next uniform numbers of the utterances ``rows`` (B,), (B, 2)."""
+        numbers = [
+            torch.rand(
+                N_UNIFORMS, generator=self._generators[row], dtype=torch.float64
+            )
+            for row in rows.tolist()
+        ]
+        return torch.stack(numbers).to(rows.device)
+
+
+def draw(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Draws an index from each row by inverting its cumulative distribution.
+
+    Arguments
+    ---------
+    probs : torch.Tensor
+        Weights, not necessarily of sum 1, shape (B, K).
+    uniform : torch.Tensor
+        Uniform numbers in [0, 1), shape (B,).
+
+    Returns
+    -------
+    index : torch.Tensor
+        Shape (B,); an index of weight 0 is never drawn.
+
+    Example
+    -------
+    >>> draw(torch.tensor([[0.0, 1.0, 3.0]] * 2), torch.tensor([0.2, 0.3]))
+    tensor([1, 2])
+    """
+    cumulative = probs.double().cumsum(-1)
+    target = uniform.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+
+
+class RepetitionAwareSampler:
+    """Nucleus sampling that redraws a token which has just been said.
+
+    The repetition-aware sampling of VALL-E 2 (Chen et al., 2024) as
+    CosyVoice2 uses it: draw from the nucleus; if the drawn token makes up at
+    least a share ``tau`` of the last ``window`` tokens, forbid it and draw
+    once more, from the whole vocabulary.
+
+    Arguments
+    ---------
+    top_p : float
+        The nucleus ends with the token at which its probability reaches this.
+    top_k : int
+        Largest number of tokens in the nucleus.
+    window : int
+        Number of latest tokens looked at for repetition.
+    tau : float
+        Share of the window from which a token counts as repeated; 0.1 of 10
+        means that one occurrence is enough.
+    temperature : float
+        Divides the log-probabilities; below 1 is more careful.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+
+    Example
+    -------
+    >>> sampler = RepetitionAwareSampler(top_k=2)
+    >>> log_probs = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    >>> uniforms = torch.tensor([[0.9, 0.9]])
+    >>> sampler(log_probs, torch.tensor([[]]), uniforms)
+    tensor([1])
+    >>> sampler(log_probs, torch.tensor([[1]]), uniforms)
+    tensor([2])
+    """
+
+    def __init__(
+        self,
+        top_p: float = 0.8,
+        top_k: int = 25,
+        window: int = 10,
+        tau: float = 0.1,
+        temperature: float = 1.0,
+    ):
+        if not 0 < top_p <= 1 or top_k < 1 or window < 1 or temperature <= 0:
+            raise ValueError(
+                f"RepetitionAwareSampler: top_p {top_p}, top_k {top_k}, window "
+                f"{window}, temperature {temperature}; top_p must be in (0, 1] "
+                "and the others positive."
+            )
+        self.top_p = top_p
+        self.top_k = top_k
+        self.window = window
+        self.tau = tau
+        self.temperature = temperature
+
+    def nucleus(
+        self, log_probs: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The candidates of the first draw, most probable first.
+
+        Arguments
+        ---------
+        log_probs : torch.Tensor
+            Shape (B, V).
+
+        Returns
+        -------
+        ids : torch.Tensor
+            Shape (B, min(top_k, V)); equal probabilities in order of id.
+        probs : torch.Tensor
+            Their probabilities, 0 where an id is outside the nucleus.
+        """
+        probs = self._probs(log_probs)
+        # topk leaves the order of equal values open. Bits of non-negative
+        # floats are ordered as their values are: append the id to them.
+        order = torch.arange(probs.shape[1], device=probs.device)
+        keys = (probs.view(torch.int32).long() << 32) - order
+        ids = keys.topk(min(self.top_k, probs.shape[1])).indices
+        probs = probs.gather(1, ids)
+        before = probs.cumsum(-1) - probs
+        return ids, probs.masked_fill(before >= self.top_p, 0.0)
+
+    def is_repeated(
+        self, ids: torch.Tensor, history: torch.Tensor
+    ) -> torch.Tensor:
+        """Whether ids (B, K) fill their share of the window, bool (B, K).
+
+        Arguments
+        ---------
+        ids : torch.Tensor
+            Token ids, shape (B, K).
+        history : torch.Tensor
+            Tokens so far without the prompt, latest last, shape (B, H).
+            Shorter histories are padded with -1 on the left.
+        """
+        window = history[:, -self.window :].unsqueeze(1)
+        count = (window == ids.unsqueeze(-1)).sum(-1)
+        return count >= max(1.0, self.tau * self.window)
+
+    def __call__(
+        self,
+        log_probs: torch.Tensor,
+        history: torch.Tensor,
+        uniforms: torch.Tensor,
+    ) -> torch.Tensor:
+        """Draws one token per row.
+
+        Arguments
+        ---------
+        log_probs : torch.Tensor
+            Log-probabilities, -inf for what is forbidden, shape (B, V).
+        history : torch.Tensor
+            Tokens so far, see ``is_repeated``, shape (B, H).
+        uniforms : torch.Tensor
+            Uniform numbers in [0, 1), shape (B, 2).
+
+        Returns
+        -------
+        tokens : torch.Tensor
+            Shape (B,).
+        """
+        ids, probs = self.nucleus(log_probs)
+        tokens = ids.gather(1, draw(probs, uniforms[:, 0]).unsqueeze(1))
+        repeated = self.is_repeated(tokens, history)
+        if not repeated.any():
+            return tokens.squeeze(1)
+        rest = self._probs(log_probs.scatter(1, tokens, -torch.inf))
+        # Where everything else is forbidden, repeating is all that is left.
+        repeated &= rest.sum(-1, keepdim=True) > 0
+        rest = torch.where(repeated, rest, torch.ones_like(rest))
+        again = draw(rest, uniforms[:, 1]).unsqueeze(1)
+        return torch.where(repeated, again, tokens).squeeze(1)
+
+    def _probs(self, log_probs: torch.Tensor) -> torch.Tensor:
+        return (log_probs.float() / self.temperature).softmax(-1)
+
+
+class GreedySampler:
+    """Takes the most probable token; called as the other samplers are.
+
+    Example
+    -------
+    >>> sampler = GreedySampler()
+    >>> sampler(torch.tensor([[0.1, 0.9]]).log(), None, None)
+    tensor([1])
+    """
+
+    def __call__(
+        self,
+        log_probs: torch.Tensor,
+        history: torch.Tensor,
+        uniforms: torch.Tensor,
+    ) -> torch.Tensor:
+        """The best token of each row (B, V), shape (B,)."""
+        return log_probs.argmax(-1)

@@ -1,0 +1,516 @@
+"""E-FiLM: text embeddings modulated by the emotion of each word.
+
+An encoder turns the emotion of a word (a class, a mixture of classes, with a
+continuous intensity) into a vector e, the vector is given to every text token
+of the word, and a fusion modulates the token's embedding h. In the paper
+(https://arxiv.org/abs/2509.20378, E-FiLM) the fusion is feature-wise linear
+modulation, h' = gamma(e) * h + beta(e), in front of a frozen language model.
+
+Three known failures of this design are answered here:
+
+1. A classifier that reads the emotion from h' (the paper's emotion loss, as
+   the authors released it) is a shortcut: FiLM writes the label, the
+   classifier reads it back, and the speech does not change. By default
+   ``WordEmotionLoss`` reads the language model's states at the speech tokens
+   of each word instead.
+2. Where gamma - 1 and beta start as zero *weights* in e, the loss gives the
+   encoder exactly zero gradient. Here the encoder's last layer starts as
+   zeros and the fusion's weights start random (LoRA's asymmetry): e = 0, so
+   h' = h at the start, yet the encoder learns from the first step, and the
+   fusion from the second.
+3. Emotion embeddings drawn from N(0, 1) drown the text. Here the modulation
+   grows from zero, can be bounded, has the text's scale as its unit, and
+   ``EFiLM`` reports its size relative to the text.
+
+A fusion maps text embeddings (B, T, C) and emotions (B, T, E) to (B, T, C).
+All of them are bias-free in e: a token without emotion, e = 0, keeps its
+embedding exactly, however long they are trained.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+from speechbrain_emofilm.dataio.text import spread
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+POSITIONS = ("speech", "input")
+
+
+@dataclass
+class EFiLMOutput:
+    """Result of ``EFiLM``.
+
+    Arguments
+    ---------
+    text_embeddings : torch.Tensor
+        Modulated text embeddings h', shape (B, T, C).
+    modulation_ratio : torch.Tensor
+        Mean of ||h' - h|| / ||h|| over the tokens of labelled words, without
+        gradient, 0-d; 0 where no word is labelled.
+    """
+
+    text_embeddings: torch.Tensor
+    modulation_ratio: torch.Tensor
+
+
+@dataclass
+class WordEmotionLossOutput:
+    """Result of ``WordEmotionLoss``.
+
+    Arguments
+    ---------
+    loss : torch.Tensor
+        Mean cross-entropy over the labelled positions, 0-d; 0 where nothing
+        is labelled.
+    accuracy : torch.Tensor
+        Share of them whose most likely emotion is found, 0-d.
+    n_labelled : torch.Tensor
+        Number of labelled positions, 0-d.
+    """
+
+    loss: torch.Tensor
+    accuracy: torch.Tensor
+    n_labelled: torch.Tensor
+
+
+def is_labelled(word_emotions: torch.Tensor) -> torch.Tensor:
+    """Which words have an emotion.
+
+    Arguments
+    ---------
+    word_emotions : torch.Tensor
+        Distributions over K emotions, all zeros for unlabelled words, shape
+        (..., K).
+
+    Returns
+    -------
+    labelled : torch.Tensor
+        Bool, shape (...).
+
+    Example
+    -------
+    >>> is_labelled(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    tensor([ True, False])
+    """
+    return word_emotions.sum(-1) > 0
+
+
+class EmotionEncoder(nn.Module):
+    """Maps the emotion and the intensity of a word to a vector.
+
+    A two-layer perceptron reads the class distribution p and, because an
+    emotion of intensity 0 is not the absence of a label, p scaled by the
+    intensity beside it. The last layer starts as zeros (see the module's
+    points 2 and 3). Unlabelled words give exactly 0.
+
+    Arguments
+    ---------
+    n_emotions : int
+        Number K of emotions in the taxonomy.
+    dim : int
+        Size E of the vector.
+    hidden : int
+        Size of the hidden layer.
+
+    Example
+    -------
+    >>> encoder = EmotionEncoder(n_emotions=5, dim=8)
+    >>> word_emotions = torch.eye(5)[torch.tensor([[1, 4, 0]])]
+    >>> encoder(word_emotions, torch.tensor([[1.0, 0.3, 0.0]])).shape
+    torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, n_emotions: int, dim: int = 64, hidden: int = 64):
+        super().__init__()
+        self.input_layer = nn.Linear(2 * n_emotions, hidden)
+        self.output_layer = nn.Linear(hidden, dim)
+        nn.init.zeros_(self.output_layer.weight)
+        nn.init.zeros_(self.output_layer.bias)
+
+    def forward(
+        self, word_emotions: torch.Tensor, word_intensity: torch.Tensor
+    ) -> torch.Tensor:
+        """Encodes words.
+
+        Arguments
+        ---------
+        word_emotions : torch.Tensor
+            Distributions over the emotions, all zeros for unlabelled words,
+            shape (B, W, K).
+        word_intensity : torch.Tensor
+            0 to 1, shape (B, W).
+
+        Returns
+        -------
+        emotion : torch.Tensor
+            Shape (B, W, E).
+        """
+        scaled = word_emotions * word_intensity.unsqueeze(-1)
+        hidden = self.input_layer(torch.cat([word_emotions, scaled], -1))
+        emotion = self.output_layer(F.gelu(hidden))
+        unlabelled = ~is_labelled(word_emotions)
+        return emotion.masked_fill(unlabelled.unsqueeze(-1), 0.0)
+
+
+class FiLM(nn.Module):
+    """Feature-wise linear modulation, h' = gamma(e) * h + beta(e).
+
+    gamma = 1 + W_gamma e and beta = text_scale * W_beta e (the paper's
+    modulation; Perez et al., FiLM, 2018), each optionally bounded softly.
+
+    Arguments
+    ---------
+    emotion_dim : int
+        Size E of an emotion vector.
+    text_dim : int
+        Size C of a text embedding.
+    bound : Optional[float]
+        Bound b on ``|gamma - 1|`` and ``|beta| / text_scale``, reached as
+        b tanh(x / b); none if None.
+    text_scale : float
+        Unit of beta: the root mean square of the elements of the text
+        embeddings (about 0.03 in CosyVoice2).
+
+    Raises
+    ------
+    ValueError
+        If the bound is not above 0.
+
+    Example
+    -------
+    >>> film = FiLM(emotion_dim=8, text_dim=16, bound=0.5)
+    >>> text = torch.randn(2, 5, 16)
+    >>> film(text, torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 16])
+    >>> torch.equal(film(text, torch.zeros(2, 5, 8)), text)
+    True
+    """
+
+    def __init__(
+        self,
+        emotion_dim: int,
+        text_dim: int,
+        bound: Optional[float] = None,
+        text_scale: float = 1.0,
+    ):
+        super().__init__()
+        if bound is not None and bound <= 0:
+            raise ValueError(
+                f"FiLM: bound is {bound}; give a number above 0, or null for "
+                "no bound."
+            )
+        self.bound = bound
+        self.text_scale = text_scale
+        self.gamma = nn.Linear(emotion_dim, text_dim, bias=False)
+        self.beta = nn.Linear(emotion_dim, text_dim, bias=False)
+
+    def forward(
+        self, text_embeddings: torch.Tensor, emotion: torch.Tensor
+    ) -> torch.Tensor:
+        """Modulates text embeddings (B, T, C) by emotions (B, T, E)."""
+        gamma = 1 + self._bounded(self.gamma(emotion))
+        beta = self.text_scale * self._bounded(self.beta(emotion))
+        return gamma * text_embeddings + beta
+
+    def _bounded(self, x: torch.Tensor) -> torch.Tensor:
+        if self.bound is None:
+            return x
+        return self.bound * torch.tanh(x / self.bound)
+
+
+class AdditiveFusion(nn.Module):
+    """Adds the projected emotion, h' = h + text_scale * W e.
+
+    The paper's comparison "addition": every token of a word is moved in the
+    same direction, whatever it says.
+
+    Arguments
+    ---------
+    emotion_dim : int
+        Size E of an emotion vector.
+    text_dim : int
+        Size C of a text embedding.
+    text_scale : float
+        Unit of the added vector, see ``FiLM``.
+
+    Example
+    -------
+    >>> fusion = AdditiveFusion(emotion_dim=8, text_dim=16)
+    >>> fusion(torch.randn(2, 5, 16), torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 16])
+    """
+
+    def __init__(
+        self, emotion_dim: int, text_dim: int, text_scale: float = 1.0
+    ):
+        super().__init__()
+        self.text_scale = text_scale
+        self.shift = nn.Linear(emotion_dim, text_dim, bias=False)
+
+    def forward(
+        self, text_embeddings: torch.Tensor, emotion: torch.Tensor
+    ) -> torch.Tensor:
+        """Moves text embeddings (B, T, C) by emotions (B, T, E)."""
+        return text_embeddings + self.text_scale * self.shift(emotion)
+
+
+class ConcatenationFusion(nn.Module):
+    """A perceptron on the concatenation of text embedding and emotion.
+
+    h' = h + text_scale * (g(h, e) - g(h, 0)), where g has one hidden layer
+    that reads [h / text_scale, e]. A single linear layer there would be no
+    more than ``AdditiveFusion``; subtracting what the perceptron says
+    without emotion makes it the identity for e = 0.
+
+    Arguments
+    ---------
+    emotion_dim : int
+        Size E of an emotion vector.
+    text_dim : int
+        Size C of a text embedding.
+    hidden : int
+        Size of the hidden layer.
+    text_scale : float
+        Unit of the text embeddings, see ``FiLM``.
+
+    Example
+    -------
+    >>> fusion = ConcatenationFusion(emotion_dim=8, text_dim=16)
+    >>> fusion(torch.randn(2, 5, 16), torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 16])
+    """
+
+    def __init__(
+        self,
+        emotion_dim: int,
+        text_dim: int,
+        hidden: int = 128,
+        text_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.text_scale = text_scale
+        # Two matrices side by side: the one on [h, e], cut at e, so that
+        # e = 0 adds exactly nothing.
+        self.text_layer = nn.Linear(text_dim, hidden)
+        self.emotion_layer = nn.Linear(emotion_dim, hidden, bias=False)
+        self.output_layer = nn.Linear(hidden, text_dim, bias=False)
+
+    def forward(
+        self, text_embeddings: torch.Tensor, emotion: torch.Tensor
+    ) -> torch.Tensor:
+        """Changes text embeddings (B, T, C) by emotions (B, T, E)."""
+        text = self.text_layer(text_embeddings / self.text_scale)
+        change = F.gelu(text + self.emotion_layer(emotion)) - F.gelu(text)
+        return text_embeddings + self.text_scale * self.output_layer(change)
+
+
+class NoFusion(nn.Module):
+    """Leaves the text embeddings as they are: the ablation without emotion.
+
+    Arguments
+    ---------
+    *args : tuple
+        Ignored, like ``torch.nn.Identity``'s, so that it takes any other
+        fusion's place.
+    **kwargs : dict
+        Ignored.
+
+    Example
+    -------
+    >>> fusion = NoFusion(emotion_dim=8, text_dim=16)
+    >>> text = torch.randn(2, 5, 16)
+    >>> torch.equal(fusion(text, torch.randn(2, 5, 8)), text)
+    True
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+
+    def forward(
+        self, text_embeddings: torch.Tensor, emotion: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns the text embeddings (B, T, C)."""
+        # The encoder stays in the graph, with zero gradients: without them
+        # DistributedDataParallel would wait for the unused parameters.
+        return text_embeddings + 0.0 * emotion.sum(-1, keepdim=True)
+
+
+class EFiLM(nn.Module):
+    """Modulates the text tokens of each word by the word's emotion.
+
+    Arguments
+    ---------
+    encoder : nn.Module
+        Maps word emotions (B, W, K) and intensities (B, W) to (B, W, E), 0
+        for unlabelled words; see ``EmotionEncoder``.
+    fusion : nn.Module
+        Maps text embeddings (B, T, C) and emotions (B, T, E) to (B, T, C);
+        see ``FiLM``.
+
+    Example
+    -------
+    >>> efilm = EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16))
+    >>> text = torch.randn(1, 4, 16)
+    >>> word_of_token = torch.tensor([[0, 0, -1, 1]])
+    >>> word_emotions = torch.eye(5)[torch.tensor([[1, 4]])]
+    >>> word_intensity = torch.tensor([[1.0, 0.3]])
+    >>> out = efilm(text, word_of_token, word_emotions, word_intensity)
+    >>> torch.equal(out.text_embeddings, text), float(out.modulation_ratio)
+    (True, 0.0)
+    """
+
+    def __init__(self, encoder: nn.Module, fusion: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.fusion = fusion
+
+    def forward(
+        self,
+        text_embeddings: torch.Tensor,
+        word_of_token: torch.Tensor,
+        word_emotions: torch.Tensor,
+        word_intensity: torch.Tensor,
+    ) -> EFiLMOutput:
+        """Modulates text embeddings.
+
+        Arguments
+        ---------
+        text_embeddings : torch.Tensor
+            Shape (B, T, C).
+        word_of_token : torch.Tensor
+            Index of each token's word, -1 for none (and in padding), long,
+            shape (B, T).
+        word_emotions : torch.Tensor
+            Distributions over the emotions, all zeros for unlabelled words,
+            shape (B, W, K).
+        word_intensity : torch.Tensor
+            0 to 1, shape (B, W).
+
+        Returns
+        -------
+        output : EFiLMOutput
+        """
+        emotion = self.encoder(word_emotions, word_intensity)
+        modulated = self.fusion(text_embeddings, spread(emotion, word_of_token))
+        labelled = spread(is_labelled(word_emotions), word_of_token)
+        return EFiLMOutput(
+            text_embeddings=modulated,
+            modulation_ratio=_modulation_ratio(
+                text_embeddings.detach(), modulated.detach(), labelled
+            ),
+        )
+
+
+def _modulation_ratio(
+    text: torch.Tensor, modulated: torch.Tensor, labelled: torch.Tensor
+) -> torch.Tensor:
+    """Mean ||h' - h|| / ||h|| over the tokens where ``labelled`` (B, T)."""
+    text, modulated = text.float(), modulated.float()
+    norm = text.norm(dim=-1).clamp(min=torch.finfo(text.dtype).tiny)
+    ratio = (modulated - text).norm(dim=-1) / norm
+    return (ratio * labelled).sum() / labelled.sum().clamp(min=1)
+
+
+class WordEmotionLoss(nn.Module):
+    """Step-wise cross-entropy between states and their words' emotions.
+
+    A linear classifier tells the emotion of the word at each position. At
+    ``"speech"`` positions it reads the language model's states that predict
+    the word's speech tokens, so that the emotion has to arrive where the
+    speech is made; this is the default. At ``"input"`` it reads the modulated
+    text embeddings, as the paper's authors do: FiLM satisfies that without
+    any effect on the speech (the module's point 1), which makes it of use for
+    comparison only. In neither place does the accuracy tell how well the
+    emotion is heard.
+
+    Arguments
+    ---------
+    n_emotions : int
+        Number K of emotions in the taxonomy.
+    dim : int
+        Size C of a state.
+    position : str
+        "speech" or "input"; tells ``EmoFiLM`` which states to give.
+    label_smoothing : float
+        Share of the target that is spread evenly over the emotions.
+
+    Raises
+    ------
+    ValueError
+        If there is no such position.
+
+    Example
+    -------
+    >>> emotion_loss = WordEmotionLoss(n_emotions=5, dim=16)
+    >>> states = torch.randn(1, 4, 16)
+    >>> word_of_position = torch.tensor([[0, 0, -1, 1]])
+    >>> word_emotions = torch.eye(5)[torch.tensor([[1, 4]])]
+    >>> out = emotion_loss(states, word_of_position, word_emotions)
+    >>> out.loss.shape, int(out.n_labelled)
+    (torch.Size([]), 3)
+    """
+
+    def __init__(
+        self,
+        n_emotions: int,
+        dim: int,
+        position: str = "speech",
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__()
+        if position not in POSITIONS:
+            raise ValueError(
+                f"WordEmotionLoss: position is '{position}'; choose one of "
+                f"{', '.join(POSITIONS)}."
+            )
+        self.position = position
+        self.label_smoothing = label_smoothing
+        self.classifier = nn.Linear(dim, n_emotions)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        word_of_position: torch.Tensor,
+        word_emotions: torch.Tensor,
+    ) -> WordEmotionLossOutput:
+        """Compares every position of every labelled word.
+
+        Arguments
+        ---------
+        states : torch.Tensor
+            What the classifier reads, shape (B, N, C).
+        word_of_position : torch.Tensor
+            Index of each position's word, -1 for none (and in padding),
+            long, shape (B, N).
+        word_emotions : torch.Tensor
+            Distributions over the emotions, the soft targets, all zeros for
+            unlabelled words, shape (B, W, K).
+
+        Returns
+        -------
+        output : WordEmotionLossOutput
+        """
+        targets = spread(word_emotions, word_of_position)
+        labelled = is_labelled(targets)
+        targets = targets[labelled].float()
+        logits = self.classifier(states[labelled]).float()
+        n_labelled = labelled.sum()
+        # A sum over nothing is 0 with a graph, where a mean is NaN.
+        loss = F.cross_entropy(
+            logits,
+            targets,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        correct = (logits.argmax(-1) == targets.argmax(-1)).sum()
+        return WordEmotionLossOutput(
+            loss=loss / n_labelled.clamp(min=1),
+            accuracy=correct / n_labelled.clamp(min=1),
+            n_labelled=n_labelled,
+        )

@@ -1,0 +1,316 @@
+"""Emo-FiLM: a frozen speech language model with word-level emotion control.
+
+One module holds all that is trained, and all that is needed to train it: the
+language model, E-FiLM in front of it and the emotion loss beside it
+(https://arxiv.org/abs/2509.20378). Only E-FiLM, the language model's speech
+head and the emotion loss's classifier learn.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM, LMOutput
+from speechbrain_emofilm.lobes.efilm import (
+    EFiLM,
+    EFiLMOutput,
+    WordEmotionLoss,
+    WordEmotionLossOutput,
+)
+
+import torch
+import torch.nn.functional as F
+from speechbrain.dataio.dataio import length_to_mask
+from torch import nn
+
+
+@dataclass
+class EmoFiLMOutput:
+    """Result of a teacher-forced pass; every field is a 0-d tensor.
+
+    The losses are means over this batch, without weights. Processes that
+    train together weight theirs by the counts.
+
+    Arguments
+    ---------
+    speech_loss : torch.Tensor
+        Mean cross-entropy of the speech tokens, the end included.
+    speech_accuracy : torch.Tensor
+        Share of them that the model ranks first.
+    n_speech : torch.Tensor
+        Number of supervised speech positions.
+    emotion_loss : torch.Tensor
+        Mean cross-entropy of the words' emotions, 0 where nothing is
+        labelled or no such loss is used.
+    emotion_accuracy : torch.Tensor
+        Share of the labelled positions whose emotion is found.
+    n_emotion : torch.Tensor
+        Number of labelled positions.
+    modulation_ratio : torch.Tensor
+        Size of the modulation relative to the text embeddings. Far below
+        0.01 the emotion cannot be heard; around 1 and above it hides the
+        text, and words are lost.
+    """
+
+    speech_loss: torch.Tensor
+    speech_accuracy: torch.Tensor
+    n_speech: torch.Tensor
+    emotion_loss: torch.Tensor
+    emotion_accuracy: torch.Tensor
+    n_emotion: torch.Tensor
+    modulation_ratio: torch.Tensor
+
+
+class EmoFiLM(nn.Module):
+    """Speech language model, E-FiLM and emotion loss as one module.
+
+    Arguments
+    ---------
+    llm : CosyVoice2LM
+        The language model, frozen but for its speech head.
+    efilm : EFiLM
+        Modulates its text embeddings.
+    emotion_loss : Optional[WordEmotionLoss]
+        Step-wise emotion classification; none if None.
+    history_corruption : float
+        Share of the speech tokens the model reads that are replaced by
+        others of the batch in training. True history already tells the
+        emotion, and leaves little to be learnt from the text embeddings.
+    condition_dropout : float
+        Share of the utterances that lose their labels in training, so that
+        the model without condition stays good enough for classifier-free
+        guidance.
+
+    Raises
+    ------
+    ValueError
+        If a share is not within 0 to 1.
+
+    Example
+    -------
+    >>> from speechbrain_emofilm.lobes.efilm import EmotionEncoder, FiLM
+    >>> qwen2 = dict(
+    ...     vocab_size=40,
+    ...     hidden_size=16,
+    ...     intermediate_size=32,
+    ...     num_hidden_layers=1,
+    ...     num_attention_heads=2,
+    ...     num_key_value_heads=1,
+    ... )
+    >>> model = EmoFiLM(
+    ...     CosyVoice2LM(qwen2, speech_token_size=27),
+    ...     EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16)),
+    ...     WordEmotionLoss(n_emotions=5, dim=16),
+    ... )
+    >>> out = model(
+    ...     text_tokens=torch.randint(40, (2, 6)),
+    ...     text_lens=torch.tensor([1.0, 0.5]),
+    ...     word_of_token=torch.arange(6).div(2).long().repeat(2, 1),
+    ...     speech_tokens=torch.randint(27, (2, 4)),
+    ...     speech_lens=torch.tensor([1.0, 0.75]),
+    ...     word_of_speech=torch.tensor([[0, 1, 2, -1], [0, 1, 2, 0]]),
+    ...     word_emotions=torch.eye(5)[torch.tensor([[0, 1, 2], [4, 4, 4]])],
+    ...     word_intensity=torch.ones(2, 3),
+    ... )
+    >>> out.speech_loss.shape, int(out.n_speech), int(out.n_emotion)
+    (torch.Size([]), 9, 6)
+    """
+
+    def __init__(
+        self,
+        llm: CosyVoice2LM,
+        efilm: EFiLM,
+        emotion_loss: Optional[WordEmotionLoss] = None,
+        history_corruption: float = 0.0,
+        condition_dropout: float = 0.0,
+    ):
+        super().__init__()
+        shares = {
+            "history_corruption": history_corruption,
+            "condition_dropout": condition_dropout,
+        }
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(
+                    f"EmoFiLM: {name} is {share}; give a share from 0 to 1."
+                )
+        self.llm = llm
+        self.efilm = efilm
+        self.emotion_loss = emotion_loss
+        self.history_corruption = history_corruption
+        self.condition_dropout = condition_dropout
+
+    def condition(
+        self,
+        text_tokens: torch.Tensor,
+        text_lens: torch.Tensor,
+        word_of_token: torch.Tensor,
+        word_emotions: torch.Tensor,
+        word_intensity: torch.Tensor,
+    ) -> EFiLMOutput:
+        """Embeds text and modulates it, in training and in synthesis alike.
+
+        Arguments
+        ---------
+        text_tokens : torch.Tensor
+            Shape (B, T).
+        text_lens : torch.Tensor
+            Relative lengths of the text, shape (B,).
+        word_of_token : torch.Tensor
+            Index of each token's word, -1 for none, long, shape (B, T).
+        word_emotions : torch.Tensor
+            Distributions over the emotions, all zeros for unlabelled words,
+            shape (B, W, K).
+        word_intensity : torch.Tensor
+            0 to 1, shape (B, W).
+
+        Returns
+        -------
+        output : EFiLMOutput
+            The embeddings for ``CosyVoice2LM``, shape (B, T, C), and the
+            size of the modulation.
+        """
+        return self.efilm(
+            self.llm.embed_text(text_tokens),
+            _no_word_in_padding(word_of_token, text_lens),
+            word_emotions,
+            word_intensity,
+        )
+
+    def forward(
+        self,
+        text_tokens: torch.Tensor,
+        text_lens: torch.Tensor,
+        word_of_token: torch.Tensor,
+        speech_tokens: torch.Tensor,
+        speech_lens: torch.Tensor,
+        word_of_speech: torch.Tensor,
+        word_emotions: torch.Tensor,
+        word_intensity: torch.Tensor,
+    ) -> EmoFiLMOutput:
+        """Predicts the speech tokens and the emotion of their words.
+
+        Arguments
+        ---------
+        text_tokens : torch.Tensor
+            Shape (B, T).
+        text_lens : torch.Tensor
+            Relative lengths of the text, shape (B,).
+        word_of_token : torch.Tensor
+            Index of each text token's word, -1 for none, long, shape (B, T).
+        speech_tokens : torch.Tensor
+            Shape (B, S).
+        speech_lens : torch.Tensor
+            Relative lengths of the speech, shape (B,).
+        word_of_speech : torch.Tensor
+            Index of each speech token's word, -1 in silence, long, shape
+            (B, S).
+        word_emotions : torch.Tensor
+            Distributions over the emotions, all zeros for unlabelled words,
+            shape (B, W, K).
+        word_intensity : torch.Tensor
+            0 to 1, shape (B, W).
+
+        Returns
+        -------
+        output : EmoFiLMOutput
+        """
+        word_emotions = self._drop_labels(word_emotions)
+        text = self.condition(
+            text_tokens, text_lens, word_of_token, word_emotions, word_intensity
+        )
+        speech = self.llm(
+            text.text_embeddings,
+            text_lens,
+            speech_tokens,
+            speech_lens,
+            history=self._corrupt(speech_tokens, speech_lens),
+        )
+        # hidden[:, t] predicts speech token t, and the last one the end.
+        emotion = self._classify(
+            word_emotions,
+            input=(text.text_embeddings, word_of_token, text_lens),
+            speech=(speech.hidden[:, :-1], word_of_speech, speech_lens),
+        )
+        return _collect(speech, emotion, text.modulation_ratio)
+
+    def _classify(
+        self, word_emotions: torch.Tensor, **places: Tuple[torch.Tensor, ...]
+    ) -> WordEmotionLossOutput:
+        """The emotion loss at its position; zeros where there is no loss.
+
+        ``places`` holds, by position, states (B, N, C), the index of each
+        state's word (B, N) and relative lengths (B,).
+        """
+        if self.emotion_loss is None:
+            zero = word_emotions.new_zeros(())
+            return WordEmotionLossOutput(zero, zero, zero.long())
+        states, word_of_state, lens = places[self.emotion_loss.position]
+        word_of_state = _no_word_in_padding(word_of_state, lens)
+        return self.emotion_loss(states, word_of_state, word_emotions)
+
+    def _drop_labels(self, word_emotions: torch.Tensor) -> torch.Tensor:
+        """Unlabels whole utterances at random in training.
+
+        The emotion loss loses these labels too: without the condition its
+        classifier could only learn to listen to the history.
+        """
+        if not self.training or self.condition_dropout == 0:
+            return word_emotions
+        coins = torch.rand(
+            len(word_emotions), 1, 1, device=word_emotions.device
+        )
+        return word_emotions.masked_fill(coins < self.condition_dropout, 0.0)
+
+    def _corrupt(
+        self, speech_tokens: torch.Tensor, speech_lens: torch.Tensor
+    ) -> Optional[torch.Tensor]:
+        """What the language model reads in the place of the true speech.
+
+        The wrong tokens are drawn from the batch's own speech: it is spoken
+        by the same distribution of sounds, unlike equally likely ids.
+        """
+        if not self.training or self.history_corruption == 0:
+            return None
+        valid = _within(speech_lens, speech_tokens)
+        pool = speech_tokens[valid]
+        drawn = torch.randint(
+            len(pool), speech_tokens.shape, device=speech_tokens.device
+        )
+        coins = torch.rand(speech_tokens.shape, device=speech_tokens.device)
+        wrong = valid & (coins < self.history_corruption)
+        return torch.where(wrong, pool[drawn], speech_tokens)
+
+
+def _within(lens: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+    """True where (B, N) is within the relative lengths (B,), False beyond."""
+    size = sequence.shape[1]
+    return length_to_mask(torch.round(lens * size), max_len=size).bool()
+
+
+def _no_word_in_padding(
+    word_of_position: torch.Tensor, lens: torch.Tensor
+) -> torch.Tensor:
+    """-1 in the padding, where SpeechBrain's batches put 0: the first word."""
+    return word_of_position.masked_fill(~_within(lens, word_of_position), -1)
+
+
+def _collect(
+    speech: LMOutput,
+    emotion: WordEmotionLossOutput,
+    modulation_ratio: torch.Tensor,
+) -> EmoFiLMOutput:
+    """Losses and counts of a batch."""
+    logits = speech.logits.float()
+    correct = logits.argmax(-1) == speech.targets
+    return EmoFiLMOutput(
+        speech_loss=F.cross_entropy(logits, speech.targets),
+        speech_accuracy=correct.float().mean(),
+        n_speech=torch.tensor(len(logits), device=logits.device),
+        emotion_loss=emotion.loss,
+        emotion_accuracy=emotion.accuracy,
+        n_emotion=emotion.n_labelled,
+        modulation_ratio=modulation_ratio,
+    )

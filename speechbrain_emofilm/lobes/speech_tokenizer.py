@@ -1,0 +1,268 @@
+"""The mini backbone's speech tokenizer: 25 Hz, 6,561 codes.
+
+The same rate and codebook as CosyVoice2's S3 tokenizer v2, which is a speech
+recogniser with finite scalar quantisation in its middle. This one is a small
+convolutional network supervised by phonemes and prosody instead of text.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from typing import NamedTuple, Tuple
+
+import torch
+from torch import nn
+
+from speechbrain_emofilm.lobes.fsq import FSQ
+from speechbrain_emofilm.processing.mel import log_mel
+
+#: log F0, its voicing logit and level predicted per token.
+N_PROSODY = 3
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution over time and a pointwise MLP, with a residual.
+
+    Arguments
+    ---------
+    channels : int
+    kernel_size : int
+        Odd.
+    expansion : int
+        Width of the MLP, in channels.
+
+    Example
+    -------
+    >>> ConvNeXtBlock(8)(torch.zeros(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int = 7, expansion: int = 3
+    ):
+        super().__init__()
+        self.depthwise = nn.Conv1d(
+            channels,
+            channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=channels,
+        )
+        self.norm = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, expansion * channels),
+            nn.GELU(),
+            nn.Linear(expansion * channels, channels),
+        )
+        self.scale = nn.Parameter(torch.full((channels,), 0.3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, C) to (B, T, C)."""
+        y = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return x + self.scale * self.mlp(self.norm(y))
+
+
+class SameConv(nn.Conv1d):
+    """A convolution on (B, T, C) that keeps T for stride 1."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=(kernel_size - stride) // 2 if stride > 1 else kernel_size // 2,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, C) to (B, T / stride, C')."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class TokenizerTraining(NamedTuple):
+    """What :meth:`FSQSpeechTokenizer.forward` returns.
+
+    Arguments
+    ---------
+    codes : torch.Tensor
+        (B, S, 8) quantised to -1, 0, 1, with straight-through gradient.
+    phonemes : torch.Tensor
+        (B, S, n_phonemes) logits.
+    prosody : torch.Tensor
+        (B, S, 3): normalised log F0, voicing logit, normalised level.
+    """
+
+    codes: torch.Tensor
+    phonemes: torch.Tensor
+    prosody: torch.Tensor
+
+
+class FSQSpeechTokenizer(nn.Module):
+    """Log-mel frames at 50 Hz to speech tokens at 25 Hz.
+
+    Arguments
+    ---------
+    channels : int
+        Width of the encoder.
+    n_phonemes : int
+        Classes of the training-only phoneme head; 0 builds no training
+        heads (inference).
+    n_mels : int
+
+    Example
+    -------
+    >>> tokenizer = FSQSpeechTokenizer(channels=16)
+    >>> tokenizer.tokenize(torch.randn(1, 24000)).shape
+    torch.Size([1, 25])
+    """
+
+    sample_rate = 24000
+    token_rate = 25
+
+    def __init__(
+        self, channels: int = 160, n_phonemes: int = 0, n_mels: int = 80
+    ):
+        super().__init__()
+        self.register_buffer("mean", torch.full((n_mels,), -6.0))
+        self.register_buffer("std", torch.full((n_mels,), 2.5))
+        self.encoder = nn.Sequential(
+            SameConv(n_mels, channels, 5),
+            ConvNeXtBlock(channels),
+            ConvNeXtBlock(channels),
+            SameConv(channels, channels, 4, stride=2),
+            ConvNeXtBlock(channels),
+            ConvNeXtBlock(channels),
+            ConvNeXtBlock(channels),
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 8),
+        )
+        self.fsq = FSQ()
+        self.heads = None
+        if n_phonemes:
+            self.heads = nn.ModuleDict(
+                {
+                    "shared": nn.Sequential(SameConv(8, channels, 3), nn.GELU()),
+                    "phonemes": nn.Linear(channels, n_phonemes),
+                    "prosody": nn.Linear(channels, N_PROSODY),
+                }
+            )
+
+    def encode(self, mel: torch.Tensor) -> torch.Tensor:
+        """Log-mel (B, N, 80), N even, to the 8 values before quantisation
+        (B, N / 2, 8)."""
+        return self.encoder((mel - self.mean) / self.std)
+
+    def forward(self, mel: torch.Tensor) -> TokenizerTraining:
+        """Quantise, and predict what the tokens must carry (training).
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            (B, N, 80) log-mel, N even.
+
+        Returns
+        -------
+        TokenizerTraining
+        """
+        codes, _ = self.fsq(self.encode(mel))
+        shared = self.heads["shared"](codes)
+        return TokenizerTraining(
+            codes, self.heads["phonemes"](shared), self.heads["prosody"](shared)
+        )
+
+    @torch.no_grad()
+    def tokenize_mel(self, mel: torch.Tensor) -> torch.Tensor:
+        """(B, N, 80) log-mel to (B, N // 2) token ids."""
+        mel = mel[:, : mel.shape[1] // 2 * 2]
+        return self.fsq(self.encode(mel))[1]
+
+    @torch.no_grad()
+    def tokenize(self, wav: torch.Tensor) -> torch.Tensor:
+        """One utterance, or utterances of one length, to token ids.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            (B, T) at 24 kHz.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T // 960) in 0..6560.
+        """
+        return self.tokenize_mel(log_mel(wav))
+
+
+class TokenDecoder(nn.Module):
+    """A direct (regression) decoder of tokens, trained with the tokenizer.
+
+    It only serves to train the tokenizer: the speech that the project makes
+    is decoded by flow matching.
+
+    Arguments
+    ---------
+    n_speakers : int
+    channels : int
+    n_mels : int
+
+    Example
+    -------
+    >>> decoder = TokenDecoder(n_speakers=2, channels=16)
+    >>> decoder(torch.zeros(1, 5, 8), torch.tensor([1])).shape
+    torch.Size([1, 10, 80])
+    """
+
+    def __init__(self, n_speakers: int, channels: int = 192, n_mels: int = 80):
+        super().__init__()
+        self.input = SameConv(8, channels, 5)
+        self.speaker = nn.Embedding(n_speakers, channels)
+        self.at_25 = nn.Sequential(*(ConvNeXtBlock(channels) for _ in range(3)))
+        self.upsample = nn.Linear(channels, 2 * channels)
+        self.at_50 = nn.Sequential(
+            ConvNeXtBlock(channels),
+            ConvNeXtBlock(channels),
+            nn.LayerNorm(channels),
+            nn.Linear(channels, n_mels),
+        )
+
+    def forward(
+        self, codes: torch.Tensor, speaker: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, S, 8) codes and (B,) speakers to a normalised log-mel
+        (B, 2 S, 80)."""
+        x = self.at_25(self.input(codes) + self.speaker(speaker)[:, None])
+        batch, steps, channels = x.shape
+        return self.at_50(self.upsample(x).view(batch, 2 * steps, channels))
+
+
+def pool_prosody(
+    f0: torch.Tensor, level: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Frame prosody at 50 Hz to token prosody at 25 Hz.
+
+    Arguments
+    ---------
+    f0 : torch.Tensor
+        (B, N) log F0 relative to the speaker; NaN where unvoiced.
+    level : torch.Tensor
+        (B, N) level.
+
+    Returns
+    -------
+    f0 : torch.Tensor
+        (B, N / 2) mean over voiced frames, 0 where there is none.
+    voiced : torch.Tensor
+        (B, N / 2) 1 where any frame is voiced.
+    level : torch.Tensor
+        (B, N / 2) mean.
+
+    Example
+    -------
+    >>> f0 = torch.tensor([[1.0, float("nan"), float("nan"), float("nan")]])
+    >>> pool_prosody(f0, torch.zeros(1, 4))[:2]
+    (tensor([[1., 0.]]), tensor([[1., 0.]]))
+    """
+    pairs = f0.unflatten(1, (-1, 2))
+    voiced = (~pairs.isnan()).float()
+    mean = pairs.nan_to_num().sum(-1) / voiced.sum(-1).clamp(min=1)
+    return mean, voiced.amax(-1), level.unflatten(1, (-1, 2)).mean(-1)

@@ -1,0 +1,594 @@
+"""Does each word's prosody change as asked?
+
+All measures compare a reading with the same speaker's neutral reading of the
+same sentence. What was asked comes with the words, as numbers; nothing here
+knows what an emotion sounds like. An utterance that cannot be aligned counts
+as one that did nothing of what was asked; it is never left out.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from speechbrain_emofilm.metrics.prosody import (
+    PROSODY_CHANGES,
+    prosody_change,
+    prosody_track,
+)
+from speechbrain_emofilm.utils.files import atomic_path
+
+TRANSITION_THRESHOLDS = {"f0": 0.1, "energy": 1.5, "duration": 0.1}
+"""Smallest asked change that a transition is tested for: in log F0, dB and
+log duration. Below it the direction is not audible."""
+
+
+class NeutralBaseline:
+    """The neutral reading that other readings of a sentence are compared to.
+
+    Arguments
+    ---------
+    wav : numpy.ndarray or torch.Tensor
+        Its sound (T,).
+    sample_rate : int
+        Samples per second.
+    text : str
+        The sentence.
+    aligner : object
+        Has ``align(wav, sample_rate, text) -> list of Word``, which raises
+        an error where it fails.
+    words : sequence, optional
+        The words' true times, if known (``start`` and ``end`` in seconds);
+        by default the aligner finds them.
+    """
+
+    def __init__(self, wav, sample_rate: int, text: str, aligner, words=None):
+        self.text = text
+        self.aligner = aligner
+        self.words = words or aligner.align(wav, sample_rate, text)
+        self.track = prosody_track(wav, sample_rate)
+
+    def change(self, wav, sample_rate: int) -> np.ndarray:
+        """Measures how each word of a reading differs from this one.
+
+        Arguments
+        ---------
+        wav : numpy.ndarray or torch.Tensor
+            Sound (T,) of the other reading.
+        sample_rate : int
+            Samples per second.
+
+        Returns
+        -------
+        numpy.ndarray
+            Changes (W, 6): see
+            :func:`~speechbrain_emofilm.metrics.prosody.prosody_change`.
+
+        Raises
+        ------
+        AlignmentError
+            If the reading does not hold the sentence's words.
+        """
+        # The words are carried over from this reading, more precisely than
+        # an aligner finds them; it is asked only whether they are there.
+        self.aligner.align(wav, sample_rate, self.text)
+        return prosody_change(
+            self.track, self.words, prosody_track(wav, sample_rate)
+        )
+
+
+def bootstrap_interval(
+    statistic, sums: np.ndarray, n_samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a statistic of utterances, by resampling them.
+
+    Arguments
+    ---------
+    statistic : callable
+        Of the sums over utterances (..., D), gives the statistic (...).
+    sums : numpy.ndarray
+        What each utterance adds (U, D).
+    n_samples : int
+        Number of resamplings.
+    seed : int
+        Seed of the resampling.
+
+    Returns
+    -------
+    low : float
+        2.5 % quantile.
+    high : float
+        97.5 % quantile.
+
+    Example
+    -------
+    >>> hits_and_words = np.array([[3, 4], [4, 4]])
+    >>> bootstrap_interval(lambda s: s[..., 0] / s[..., 1], hits_and_words)
+    (0.75, 1.0)
+    """
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(len(sums), size=(n_samples, len(sums)))
+    low, high = np.quantile(statistic(sums[chosen].sum(1)), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _estimate(statistic, sums: np.ndarray, name: str, **bootstrap) -> dict:
+    """A statistic of all utterances with its interval, ready for JSON."""
+    low, high = bootstrap_interval(statistic, sums, **bootstrap)
+    value = float(statistic(sums.sum(0)))
+    return {name: value, "low": low, "high": high}
+
+
+def _share(sums: np.ndarray) -> np.ndarray:
+    """First column over second; 0 where nothing was tested."""
+    return sums[..., 0] / np.maximum(sums[..., 1], 1)
+
+
+def _correlation(sums: np.ndarray) -> np.ndarray:
+    """Of sums of squares and products (xx, xy, yy); 0 without variance."""
+    xx, xy, yy = np.moveaxis(sums, -1, 0)
+    return xy / np.sqrt(np.maximum(xx * yy, 1e-20))
+
+
+class WordProsodyControl:
+    """Asked against measured change of each word's F0, energy and duration.
+
+    Arguments
+    ---------
+    thresholds : dict
+        The dimensions to measure, each with the least asked change at which
+        a transition is tested.
+    n_samples : int
+        Number of bootstrap samples.
+    seed : int
+        Seed of the bootstrap.
+
+    Example
+    -------
+    >>> asked = [{"emotion": e, "f0": f, "energy": 0.0, "duration": 0.0}
+    ...     for e, f in [("neutral", 0.0), ("happy", 0.3), ("happy", 0.3)]]
+    >>> change = np.zeros((3, 6))
+    >>> change[1:, 0] = 0.2
+    >>> control = WordProsodyControl()
+    >>> control.append("a", asked, change)
+    >>> round(control.summarize()["f0"]["correlation"], 3)
+    1.0
+    >>> control.append("b", asked, None)  # its alignment failed
+    >>> round(control.summarize()["f0"]["correlation"], 3)
+    0.707
+    >>> control.summarize()["transitions_as_asked"]["share"]
+    0.5
+    """
+
+    def __init__(
+        self,
+        thresholds: Mapping[str, float] = TRANSITION_THRESHOLDS,
+        n_samples: int = 1000,
+        seed: int = 0,
+    ):
+        self.thresholds = dict(thresholds)
+        self.bootstrap = {"n_samples": n_samples, "seed": seed}
+        self.ids: list[str] = []
+        self.failures: list[str] = []
+        self._products: list[np.ndarray] = []
+        self._transitions: list[np.ndarray] = []
+
+    def append(
+        self,
+        utterance: str,
+        words: Sequence[Mapping],
+        change: np.ndarray | None,
+    ) -> None:
+        """Adds an utterance.
+
+        Arguments
+        ---------
+        utterance : str
+            Its id.
+        words : sequence of dict
+            Each word's ``emotion`` and, for every dimension, the asked
+            change: ``f0`` (log ratio), ``energy`` (dB), ``duration`` (log
+            ratio, positive when longer).
+        change : numpy.ndarray or None
+            The measured changes (W, 6); None if the alignment failed.
+
+        Raises
+        ------
+        ValueError
+            If there is not one change per word.
+        """
+        if change is not None and len(change) != len(words):
+            raise ValueError(
+                f"Utterance {utterance} has {len(words)} words but "
+                f"{len(change)} measured changes: use the words of its text."
+            )
+        self.ids.append(utterance)
+        if change is None:
+            self.failures.append(utterance)
+            change = np.zeros((len(words), len(PROSODY_CHANGES)))
+        columns = [PROSODY_CHANGES.index(name) for name in self.thresholds]
+        measured = np.asarray(change, dtype=np.float64)[:, columns]
+        asked = np.array([[w[k] for k in self.thresholds] for w in words])
+        self._products.append(self._sums_of_products(asked, measured))
+        emotions = [word["emotion"] for word in words]
+        self._transitions.append(self._moves(emotions, asked, measured))
+
+    @staticmethod
+    def _sums_of_products(asked, measured) -> np.ndarray:
+        """(D, 3): sums of xx, xy and yy, the utterance's means removed."""
+        x = asked - asked.mean(0)
+        y = measured - measured.mean(0)
+        return np.stack([(x * x).sum(0), (x * y).sum(0), (y * y).sum(0)], 1)
+
+    def _moves(self, emotions, asked, measured) -> np.ndarray:
+        """(D, 2): transitions that move as asked, transitions tested."""
+        runs = [
+            [index for index, _ in run]
+            for _, run in groupby(enumerate(emotions), key=lambda e: e[1])
+        ]
+        moves = np.zeros((len(self.thresholds), 2))
+        least = np.array(list(self.thresholds.values()))
+        for before, after in zip(runs, runs[1:]):
+            wanted = asked[after].mean(0) - asked[before].mean(0)
+            got = measured[after].mean(0) - measured[before].mean(0)
+            tested = np.abs(wanted) > least
+            moves += np.stack([tested & (wanted * got > 0), tested], 1)
+        return moves
+
+    def summarize(self) -> dict:
+        """Summary of the utterances so far.
+
+        Returns
+        -------
+        dict
+            For each dimension the within-utterance ``correlation`` of asked
+            and measured change; ``transitions_as_asked``: the ``share`` of
+            switches of emotion at which a dimension moves in the asked
+            direction, over all dimensions and for each; both with the
+            bounds ``low`` and ``high`` of the 95 % interval; the number of
+            ``utterances`` and the ids of ``failures``.
+
+        Raises
+        ------
+        ValueError
+            If no utterance was added.
+        """
+        if not self.ids:
+            raise ValueError("No utterance was measured: append some first.")
+        products = np.stack(self._products)
+        moves = np.stack(self._transitions)
+        summary = {"utterances": len(self.ids), "failures": self.failures}
+        by_dimension = {}
+        for index, name in enumerate(self.thresholds):
+            summary[name] = _estimate(
+                _correlation,
+                products[:, index],
+                "correlation",
+                **self.bootstrap,
+            )
+            by_dimension[name] = _estimate(
+                _share, moves[:, index], "share", **self.bootstrap
+            )
+        summary["transitions_as_asked"] = {
+            **_estimate(_share, moves.sum(1), "share", **self.bootstrap),
+            "tested": int(moves[:, :, 1].sum()),
+            **by_dimension,
+        }
+        return summary
+
+
+class WordEmotionClassifier:
+    """Tells a word's emotion from how it differs from a neutral reading.
+
+    A perceptron with one hidden layer on the six changes of prosody. It is
+    meant to be trained on natural words only and to judge synthetic ones.
+
+    Arguments
+    ---------
+    emotions : sequence of str
+        Names of the classes.
+    weights : dict
+        ``mean`` and ``scale`` of the changes (6,), and the layers'
+        ``weight_0`` (6, H), ``bias_0`` (H,), ``weight_1`` (H, K) and
+        ``bias_1`` (K,).
+    """
+
+    def __init__(
+        self, emotions: Sequence[str], weights: Mapping[str, np.ndarray]
+    ):
+        self.emotions = list(emotions)
+        self.weights = dict(weights)
+
+    @classmethod
+    def fit(
+        cls,
+        changes: np.ndarray,
+        emotions: Sequence[str],
+        hidden: int = 32,
+        alpha: float = 0.01,
+        seed: int = 0,
+    ) -> "WordEmotionClassifier":
+        """Trains a classifier.
+
+        Arguments
+        ---------
+        changes : numpy.ndarray
+            Changes of natural words (N, 6).
+        emotions : sequence of str
+            Their emotions (N,).
+        hidden : int
+            Size of the hidden layer.
+        alpha : float
+            Weight decay.
+        seed : int
+            Of the initialisation.
+
+        Returns
+        -------
+        WordEmotionClassifier
+
+        Raises
+        ------
+        ValueError
+            If there are not two emotions at least.
+        """
+        from sklearn.neural_network import MLPClassifier
+
+        if len(set(emotions)) < 2:
+            raise ValueError(
+                f"The words have {len(set(emotions))} emotion(s): a "
+                "classifier needs words of at least two."
+            )
+        mean, scale = changes.mean(0), changes.std(0) + 1e-6
+        model = MLPClassifier(
+            (hidden,),
+            alpha=alpha,
+            solver="lbfgs",
+            max_iter=500,
+            random_state=seed,
+        )
+        model.fit((changes - mean) / scale, list(emotions))
+        layers = zip(model.coefs_, model.intercepts_)
+        weights = {"mean": mean, "scale": scale}
+        for index, (weight, bias) in enumerate(layers):
+            weights[f"weight_{index}"] = weight
+            weights[f"bias_{index}"] = bias
+        if len(model.classes_) == 2:  # one logit, of the second class
+            weights["weight_1"] = weights["weight_1"] * [[-0.5, 0.5]]
+            weights["bias_1"] = weights["bias_1"] * [-0.5, 0.5]
+        return cls(model.classes_.tolist(), weights)
+
+    def probabilities(self, changes: np.ndarray) -> np.ndarray:
+        """Probabilities of the emotions.
+
+        Arguments
+        ---------
+        changes : numpy.ndarray
+            Changes of words (W, 6).
+
+        Returns
+        -------
+        numpy.ndarray
+            (W, K).
+        """
+        w = self.weights
+        x = (np.asarray(changes) - w["mean"]) / w["scale"]
+        x = np.maximum(x @ w["weight_0"] + w["bias_0"], 0.0)
+        logits = x @ w["weight_1"] + w["bias_1"]
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        return odds / odds.sum(1, keepdims=True)
+
+    def predict(self, changes: np.ndarray) -> list[str]:
+        """Most probable emotion of each word.
+
+        Arguments
+        ---------
+        changes : numpy.ndarray
+            Changes of words (W, 6).
+
+        Returns
+        -------
+        list of str
+            (W,).
+        """
+        best = self.probabilities(changes).argmax(1)
+        return [self.emotions[index] for index in best]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the classifier as a safetensors file.
+
+        Arguments
+        ---------
+        path : str or Path
+            The file.
+        """
+        from safetensors.numpy import save_file
+
+        tensors = {
+            name: np.ascontiguousarray(value, dtype=np.float32)
+            for name, value in self.weights.items()
+        }
+        metadata = {"emotions": json.dumps(self.emotions)}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "WordEmotionClassifier":
+        """Reads a classifier.
+
+        Arguments
+        ---------
+        path : str or Path
+            A file that :meth:`save` wrote.
+
+        Returns
+        -------
+        WordEmotionClassifier
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        """
+        from safetensors import safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"{path}: no word emotion classifier there; train one first."
+            )
+        with safe_open(path, "numpy") as file:
+            emotions = json.loads(file.metadata()["emotions"])
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+        return cls(emotions, weights)
+
+
+def cross_validated_predictions(
+    changes: np.ndarray,
+    emotions: Sequence[str],
+    sentences: Sequence[str],
+    n_folds: int = 5,
+    **fit_options,
+) -> list[str]:
+    """Predicts each word with a classifier that never saw its sentence.
+
+    Arguments
+    ---------
+    changes : numpy.ndarray
+        Changes of natural words (N, 6).
+    emotions : sequence of str
+        Their emotions (N,).
+    sentences : sequence of str
+        The sentence of each word (N,).
+    n_folds : int
+        Number of parts the sentences are split into.
+    **fit_options
+        Passed to :meth:`WordEmotionClassifier.fit`.
+
+    Returns
+    -------
+    list of str
+        Predicted emotions (N,).
+    """
+    from sklearn.model_selection import GroupKFold
+
+    emotions = np.asarray(emotions)
+    predicted = np.empty_like(emotions)
+    folds = GroupKFold(n_folds).split(changes, groups=sentences)
+    for train, test in folds:
+        classifier = WordEmotionClassifier.fit(
+            changes[train], emotions[train], **fit_options
+        )
+        predicted[test] = classifier.predict(changes[test])
+    return predicted.tolist()
+
+
+class WordEmotionAccuracy:
+    """Share of words whose emotion a classifier recognises.
+
+    Arguments
+    ---------
+    emotions : sequence of str
+        The emotions, in the order of the confusion matrix.
+    n_samples : int
+        Number of bootstrap samples.
+    seed : int
+        Seed of the bootstrap.
+
+    Example
+    -------
+    >>> accuracy = WordEmotionAccuracy(["happy", "sad"])
+    >>> accuracy.append("a", ["sad", "happy"], ["sad", "sad"])
+    >>> accuracy.append("b", ["sad", "happy"], None)  # alignment failed
+    >>> accuracy.summarize()["accuracy"]
+    0.25
+    >>> accuracy.summarize()["confusion"]  # last column: not aligned
+    [[0, 1, 1], [0, 1, 1]]
+    """
+
+    def __init__(
+        self, emotions: Sequence[str], n_samples: int = 1000, seed: int = 0
+    ):
+        self.emotions = list(emotions)
+        self.bootstrap = {"n_samples": n_samples, "seed": seed}
+        self.failures: list[str] = []
+        self._counts: list[tuple[int, int]] = []
+        size = len(self.emotions)
+        self.confusion = np.zeros((size, size + 1), dtype=int)
+
+    def append(
+        self,
+        utterance: str,
+        asked: Sequence[str],
+        predicted: Sequence[str] | None,
+    ) -> None:
+        """Adds an utterance.
+
+        Arguments
+        ---------
+        utterance : str
+            Its id.
+        asked : sequence of str
+            The emotion each word was to have.
+        predicted : sequence of str or None
+            The emotion recognised; None if the alignment failed.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of words differ or an emotion is unknown.
+        """
+        if predicted is None:
+            self.failures.append(utterance)
+            columns = [len(self.emotions)] * len(asked)
+        else:
+            columns = [self._index(utterance, name) for name in predicted]
+        if len(columns) != len(asked):
+            raise ValueError(
+                f"Utterance {utterance} has {len(asked)} words but "
+                f"{len(columns)} predictions: use the words of its text."
+            )
+        rows = [self._index(utterance, name) for name in asked]
+        np.add.at(self.confusion, (rows, columns), 1)
+        hits = sum(row == column for row, column in zip(rows, columns))
+        self._counts.append((hits, len(rows)))
+
+    def _index(self, utterance: str, emotion: str) -> int:
+        if emotion not in self.emotions:
+            raise ValueError(
+                f"Utterance {utterance} has the emotion {emotion!r}: known "
+                f"are {', '.join(self.emotions)}."
+            )
+        return self.emotions.index(emotion)
+
+    def summarize(self) -> dict:
+        """Summary of the utterances so far.
+
+        Returns
+        -------
+        dict
+            ``accuracy`` with the bounds ``low`` and ``high`` of its 95 %
+            interval, ``confusion`` (asked, recognised; a last column for
+            words that could not be aligned), ``utterances``, ``words`` and
+            the ids of ``failures``.
+
+        Raises
+        ------
+        ValueError
+            If no utterance was added.
+        """
+        if not self._counts:
+            raise ValueError("No utterance was measured: append some first.")
+        counts = np.array(self._counts)
+        return {
+            **_estimate(_share, counts, "accuracy", **self.bootstrap),
+            "emotions": self.emotions,
+            "confusion": self.confusion.tolist(),
+            "utterances": len(counts),
+            "words": int(counts[:, 1].sum()),
+            "failures": self.failures,
+        }

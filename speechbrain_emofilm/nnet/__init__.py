@@ -1,0 +1,5 @@
+"""Training components that SpeechBrain lacks.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""

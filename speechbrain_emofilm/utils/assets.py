@@ -1,0 +1,164 @@
+"""Weights that the package ships, and how to load any of that kind.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from pathlib import Path
+from typing import Union
+
+import safetensors
+import safetensors.torch
+import torch
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+#: How many names of a long list an error message gives.
+_SHOWN = 5
+
+PathLike = Union[str, Path]
+
+
+def find_file(path: PathLike) -> Path:
+    """Finds a file, also among those that the package ships.
+
+    Arguments
+    ---------
+    path : str or Path
+        A path. One that starts with ``speechbrain_emofilm/`` is found
+        wherever the package is installed.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+
+    Example
+    -------
+    >>> find_file("speechbrain_emofilm/utils/assets.py").name
+    'assets.py'
+    """
+    path = Path(path)
+    found = path
+    if not path.is_file() and path.parts[:1] == (_PACKAGE.name,):
+        found = _PACKAGE.parent / path
+    if not found.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: correct the path, or make the file "
+            "first."
+        )
+    return found
+
+
+def load_tensors(path: PathLike) -> dict[str, torch.Tensor]:
+    """Reads a safetensors file.
+
+    Arguments
+    ---------
+    path : str or Path
+        A path, as :func:`find_file` takes it.
+
+    Returns
+    -------
+    dict
+        Name to tensor.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a whole safetensors file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "speakers.safetensors"
+    >>> safetensors.torch.save_file({"0011": torch.zeros(192)}, path)
+    >>> load_tensors(path)["0011"].shape
+    torch.Size([192])
+    """
+    try:
+        return safetensors.torch.load_file(find_file(path))
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}): get or make "
+            "it again."
+        ) from error
+
+
+def load_safetensors(
+    module: torch.nn.Module, path: PathLike
+) -> torch.nn.Module:
+    """Loads all weights of a module from a safetensors file, strictly.
+
+    Weights are cast to the module's own precision, so that a file may hold
+    half precision.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Changed in place.
+    path : str or Path
+        A file with one tensor for each entry of the module's state dict, as
+        :func:`find_file` takes it.
+
+    Returns
+    -------
+    torch.nn.Module
+        The module, so that hparams can construct and load in one place.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a safetensors file, or if names or shapes differ.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "linear.safetensors"
+    >>> half = torch.nn.Linear(2, 3).half()
+    >>> safetensors.torch.save_file(half.state_dict(), path)
+    >>> load_safetensors(torch.nn.Linear(2, 3), path).weight.dtype
+    torch.float32
+    """
+    weights = load_tensors(path)
+    _check_weights(module, weights, path)
+    module.load_state_dict(weights)
+    return module
+
+
+def _check_weights(
+    module: torch.nn.Module, weights: dict[str, torch.Tensor], path: PathLike
+) -> None:
+    """Names what differs between a module and a file, in one message."""
+    expected = module.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} ({_shape(weights[name])} in the file, "
+            f"{_shape(expected[name])} in the module)"
+            for name in sorted(expected.keys() & weights.keys())
+            if expected[name].shape != weights[name].shape
+        ],
+    }
+    found = [
+        f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}"
+        + (", ..." if len(names) > _SHOWN else "")
+        for kind, names in problems.items()
+        if names
+    ]
+    if found:
+        raise ValueError(
+            f"{path} does not fit {type(module).__name__}; "
+            f"{'; '.join(found)}. Give the hparams the file was made with, "
+            "or make the file with these hparams."
+        )
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,131 @@
+"""Checkpoints that are either whole or absent.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+# Not SpeechBrain's prefix, so that no reader takes it for a checkpoint.
+_UNFINISHED = "unfinished-"
+
+
+class AtomicCheckpointer(Checkpointer):
+    """A SpeechBrain Checkpointer that survives a kill or a full disk.
+
+    SpeechBrain writes a checkpoint's meta file first, so that a run killed
+    while saving leaves a folder that looks like the newest checkpoint and
+    cannot be loaded. Here the folder gets its name when all is written.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        Those of :class:`speechbrain.utils.checkpoints.Checkpointer`.
+
+    Example
+    -------
+    >>> import torch
+    >>> checkpointer = AtomicCheckpointer(
+    ...     getfixture("tmpdir"), {"layer": torch.nn.Linear(2, 2)}
+    ... )
+    >>> checkpoint = checkpointer.save_checkpoint()
+    >>> checkpointer.find_checkpoint().path == checkpoint.path
+    True
+    """
+
+    def save_checkpoint(
+        self,
+        meta: Mapping[str, Any] = {},
+        end_of_epoch: bool = True,
+        name: Optional[str] = None,
+        verbosity: int = logging.INFO,
+    ) -> Optional[Checkpoint]:
+        """Saves a checkpoint, whole or not at all.
+
+        Arguments
+        ---------
+        meta : dict
+            Added to the meta file.
+        end_of_epoch : bool
+            Whether an epoch has just ended.
+        name : str, optional
+            Instead of the time.
+        verbosity : int
+            Logging level of the message.
+
+        Returns
+        -------
+        Checkpoint or None
+            None on all but the main process.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; the checkpoints before it are untouched.
+        """
+        if if_main_process():
+            self._remove_unfinished()
+        try:
+            saved = super().save_checkpoint(
+                meta, end_of_epoch, name, verbosity
+            )
+        # torch.save reports a full disk as a RuntimeError.
+        except (OSError, RuntimeError) as error:
+            self._remove_unfinished()
+            raise OSError(
+                f"{self.checkpoints_dir}: the checkpoint could not be saved "
+                f"({error}). The checkpoints before it are whole: free some "
+                "space and start the same command again to resume."
+            ) from error
+        if saved is not None:
+            final = saved.path.with_name(saved.path.name[len(_UNFINISHED) :])
+            os.replace(saved.path, final)
+            files = {n: final / p.name for n, p in saved.paramfiles.items()}
+            saved = Checkpoint(final, saved.meta, files)
+        # No process may list the checkpoints before the new one has its name.
+        ddp_barrier()
+        return saved
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Loads a checkpoint.
+
+        Arguments
+        ---------
+        checkpoint : Checkpoint
+            One of :meth:`list_checkpoints`.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the objects to recover.
+        """
+        try:
+            super().load_checkpoint(checkpoint)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{checkpoint.path} does not fit this model "
+                f"({' '.join(str(error).split())}): resume with the hparams "
+                "it was trained with, or give another output_folder."
+            ) from error
+
+    def _new_checkpoint_dirpath(self) -> Path:
+        return _unfinished(super()._new_checkpoint_dirpath())
+
+    def _custom_checkpoint_dirpath(self, name: str) -> Path:
+        return _unfinished(super()._custom_checkpoint_dirpath(name))
+
+    def _remove_unfinished(self) -> None:
+        """Removes what a killed run or a failed save has left."""
+        for path in self.checkpoints_dir.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(_UNFINISHED + path.name)

@@ -1,0 +1,120 @@
+"""Files that are either whole or absent.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import json
+import os
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Union
+
+PathLike = Union[str, Path]
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Yields a temporary name that becomes ``path`` when the block succeeds.
+
+    If the block raises (a full disk, an interrupt), the temporary file is
+    removed and whatever stood at ``path`` stays as it was.
+
+    Arguments
+    ---------
+    path : str or Path
+        Where the finished file goes. Missing parent folders are made.
+
+    Yields
+    ------
+    temporary : Path
+        A fresh name in the same folder with the same extension, so that
+        writers that choose a format by extension keep working.
+
+    Example
+    -------
+    >>> tmpdir = getfixture("tmp_path")
+    >>> with atomic_path(tmpdir / "out" / "a.txt") as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> (tmpdir / "out" / "a.txt").read_text()
+    'whole'
+    >>> [p.name for p in (tmpdir / "out").iterdir()]
+    ['a.txt']
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: PathLike, obj: Any) -> None:
+    """Writes a JSON file (UTF-8, indented) atomically.
+
+    Arguments
+    ---------
+    path : str or Path
+        Where the file goes.
+    obj : object
+        Anything that JSON can hold; NaN and infinity are refused.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite; no file is written.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.json"
+    >>> write_json(path, {"text": "你好"})
+    >>> read_json(path)
+    {'text': '你好'}
+    """
+    with atomic_path(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(obj, file, ensure_ascii=False, indent=1, allow_nan=False)
+            file.write("\n")
+
+
+def read_json(path: PathLike) -> Any:
+    """Reads a JSON file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to read.
+
+    Returns
+    -------
+    obj : object
+        What the file holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not JSON; the message names the file and the place.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.json"
+    >>> _ = path.write_text('{"a": [1, 2]}')
+    >>> read_json(path)
+    {'a': [1, 2]}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; check the path, or make the file first."
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:  # JSON or Unicode decoding
+        raise ValueError(
+            f"{path}: not a JSON file ({error}); delete it and make it again."
+        ) from error

@@ -1,0 +1,66 @@
+"""Import torchaudio where its compiled library does not fit the installed torch.
+
+The torchaudio wheel on PyPI is linked against CUDA libraries. Beside a CPU
+build of torch, ``import torchaudio`` therefore dies with an ``OSError`` and
+takes SpeechBrain with it, although nothing here needs compiled code: resampling
+and mel filters are plain torch.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import importlib
+import sys
+import types
+
+_EXTENSION = "torchaudio._extension"
+
+
+def _extension_stub():
+    """A stand-in for ``torchaudio._extension`` that says: nothing compiled."""
+
+    def fail_if_no_align(function):
+        def refuse(*args, **kwargs):
+            raise RuntimeError(
+                f"{function.__name__} needs torchaudio's compiled library, "
+                "which does not load beside this build of torch: install the "
+                "torch and torchaudio wheels of one and the same index."
+            )
+
+        return refuse
+
+    stub = types.ModuleType(_EXTENSION)
+    stub.__path__ = []  # torchaudio imports submodules of it: be a package
+    stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    stub._IS_ALIGN_AVAILABLE = False
+    stub._check_cuda_version = lambda: None
+    stub.fail_if_no_align = fail_if_no_align
+    return stub
+
+
+def import_torchaudio() -> types.ModuleType:
+    """Imports torchaudio, without its compiled library if that cannot load.
+
+    It has to run before the first ``import speechbrain``; importing
+    ``speechbrain_emofilm`` does it. Calling it again costs nothing.
+
+    Returns
+    -------
+    torchaudio : module
+        The imported package. Where the compiled library is missing, only
+        forced alignment is lost: it raises RuntimeError when called.
+
+    Example
+    -------
+    >>> torchaudio = import_torchaudio()
+    >>> torchaudio.functional.melscale_fbanks(9, 0.0, 8000.0, 4, 16000).shape
+    torch.Size([9, 4])
+    """
+    try:
+        return importlib.import_module("torchaudio")
+    except OSError:  # a shared library is missing or does not fit
+        for name in list(sys.modules):
+            if name == "torchaudio" or name.startswith("torchaudio."):
+                del sys.modules[name]
+        sys.modules[_EXTENSION] = _extension_stub()
+        return importlib.import_module("torchaudio")

@@ -1,0 +1,219 @@
+"""A corpus of tones in ESD's layout and a backbone of random weights.
+
+Small enough that a recipe runs on them in seconds:
+
+> python tests/integration/tiny_world.py tests/tmp
+
+makes ``tests/tmp/esd`` and ``tests/tmp/backbone``, which the flags in
+``tests/recipes/*.csv`` name.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import runpy
+import sys
+from pathlib import Path
+from unittest import mock
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+import numpy as np
+import soundfile
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import save_file
+
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    WordLabel,
+    write_label_textgrid,
+    write_word_labels,
+)
+from speechbrain_emofilm.dataio.speech_tokens import (
+    SpeechTokenCache,
+    file_fingerprint,
+    write_speech_tokens,
+)
+from speechbrain_emofilm.utils.files import read_json, write_json
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = REPOSITORY / "recipes" / "ESD" / "emotional_tts"
+EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
+SENTENCES = ["We won the game.", "But he left.", "Come and see it now."]
+SPLITS = {"train": "train", "valid": "evaluation", "test": "test"}
+SAMPLE_RATE = 24000
+SECONDS_PER_WORD = 0.2
+#: What makes hparams/backbone/mini.yaml tiny.
+SIZES = (
+    "{text_dim: 16,"
+    " llm: {module: {qwen2: {intermediate_size: 32, num_hidden_layers: 1,"
+    " num_attention_heads: 2, num_key_value_heads: 1}}},"
+    " speech_tokenizer: {module: {channels: 8}},"
+    " flow: {module: {token_dim: 16, encoder_dim: 16, encoder_heads: 2,"
+    " encoder_ffn: 16, encoder_blocks: 1, encoder_up_blocks: 1,"
+    " estimator_channels: 16, estimator_heads: 2, estimator_head_dim: 8,"
+    " estimator_blocks: 1, estimator_mid_blocks: 1}},"
+    " vocoder: {module: {base_channels: 16, f0_cond_channels: 8}}}"
+)
+
+
+def make_corpus(root):
+    """Writes wavs, transcripts and word labels; train has each sentence once
+    per emotion, the other splits two utterances.
+
+    Returns
+    -------
+    dict
+        Split to its manifest, as recipes/ESD/esd_prepare.py writes it.
+    """
+    root = Path(root)
+    manifests, labels, lines = {}, {}, []
+    number = 0
+    for split, folder in SPLITS.items():
+        manifests[split] = {}
+        n_sentences = len(SENTENCES) if split == "train" else 1
+        for emotion in EMOTIONS if split == "train" else EMOTIONS[:2]:
+            for sentence in SENTENCES[:n_sentences]:
+                number += 1
+                utterance = f"0011_{number:06d}"
+                label = _label(sentence, emotion)
+                duration = label.words[-1].end + 0.1
+                place = Path("0011") / emotion.capitalize() / folder
+                wav = root / place / f"{utterance}.wav"
+                _write_tone(wav, duration, 100 + 20 * number)
+                labels[utterance] = label
+                lines.append(
+                    f"{utterance}\t{sentence}\t{emotion.capitalize()}\n"
+                )
+                grid = root / "textgrids" / "0011" / f"{utterance}.TextGrid"
+                write_label_textgrid(grid, label, duration)
+                manifests[split][utterance] = {
+                    "wav": f"{{data_root}}/{place / wav.name}",
+                    "duration": duration,
+                    "speaker": "0011",
+                    "language": "en",
+                    "text": sentence,
+                    "emotion": emotion,
+                }
+    (root / "0011" / "0011.txt").write_text("".join(lines), encoding="utf-8")
+    write_word_labels(root / "word_labels.json", labels, EMOTIONS)
+    return manifests
+
+
+def _label(sentence, emotion):
+    """The words follow each other; the first of each is neutral."""
+    words = []
+    for index, word in enumerate(sentence.strip(".").split()):
+        start = 0.1 + SECONDS_PER_WORD * index
+        words.append(
+            WordLabel(
+                word,
+                round(start, 3),
+                round(start + SECONDS_PER_WORD, 3),
+                emotion if index else "neutral",
+                intensity=0.8 if index else 0.0,
+            )
+        )
+    return UtteranceLabels(words, {"labeler": "tiny world"})
+
+
+def _write_tone(path, duration, hertz):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(round(duration * SAMPLE_RATE)) / SAMPLE_RATE
+    wave = 0.3 * np.sin(2 * np.pi * hertz * time)
+    soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
+
+
+def make_backbone(folder):
+    """Writes random weights of the modules of hparams/backbone/mini.yaml."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    speakers = {"0011": torch.ones(32), "0012": torch.zeros(32)}
+    save_file(speakers, folder / "speakers.safetensors")
+
+    def save_instead(module, path):
+        save_file(module.state_dict(), path)
+        return module
+
+    torch.manual_seed(0)
+    target = "speechbrain_emofilm.utils.assets.load_safetensors"
+    hparams_file = REPOSITORY / "hparams" / "backbone" / "mini.yaml"
+    with mock.patch(target, save_instead), open(hparams_file) as file:
+        overrides = SIZES[:-1] + f", backbone_folder: {folder}}}"
+        load_hyperpyyaml(file, overrides)
+
+
+def make_prepared(folder, manifests, backbone):
+    """Writes manifests and random speech tokens, as prepared beforehand."""
+    folder = Path(folder)
+    generator = torch.Generator().manual_seed(0)
+    tokenizer = Path(backbone) / "speech_tokenizer.safetensors"
+    cache = SpeechTokenCache(file_fingerprint(tokenizer))
+    for split, manifest in manifests.items():
+        write_json(folder / f"{split}.json", manifest)
+        for utterance, item in manifest.items():
+            size = (int(item["duration"] * 25),)
+            cache.tokens[utterance] = torch.randint(
+                6561, size, generator=generator
+            )
+    write_speech_tokens(folder / "speech_tokens.safetensors", cache)
+
+
+def make_world(root):
+    """Makes all of it under a folder."""
+    root = Path(root)
+    manifests = make_corpus(root / "esd")
+    make_backbone(root / "backbone")
+    make_prepared(root / "prepared", manifests, root / "backbone")
+
+
+def recipe_flags(root, output, **overrides):
+    """Command-line options of the recipe on a world."""
+    flags = {
+        "data_folder": f"{root}/esd",
+        "prepared_folder": f"{root}/prepared",
+        "backbone_folder": f"{root}/backbone",
+        "output_folder": output,
+        "backbone": SIZES,
+        "skip_prep": True,
+        "number_of_steps": 4,
+        "warmup_steps": 1,
+        "batch_size": 4,
+        "dynamic_batching": False,
+        "use_tensorboard": False,
+        "history_corruption": 0.4,
+        "condition_dropout": 0.3,
+        **overrides,
+    }
+    return [f"--{name}={value}" for name, value in flags.items()] + [
+        "--device=cpu",
+        "--noprogressbar",
+    ]
+
+
+def run_script(name, flags, hparams_file=RECIPE / "hparams" / "mini.yaml"):
+    """Runs one of the recipe's scripts in this process.
+
+    Returns
+    -------
+    dict
+        The script's variables, for a look inside.
+    """
+    argv = [str(RECIPE / name), str(hparams_file), *map(str, flags)]
+    with (
+        mock.patch.object(sys, "argv", argv),
+        mock.patch.object(sys, "path", [str(RECIPE), *sys.path]),
+        mock.patch.object(sys, "excepthook", sys.excepthook),
+    ):
+        return runpy.run_path(argv[0], run_name="__main__")
+
+
+def edit_json(path, utterance, **changes):
+    """Changes fields of one utterance in a manifest or labels file."""
+    content = read_json(path)
+    content[utterance].update(changes)
+    write_json(path, content)
+
+
+if __name__ == "__main__":
+    make_world(sys.argv[1])

@@ -1,0 +1,190 @@
+"""Word alignments and their map to speech tokens."""
+
+import random
+
+from speechbrain_emofilm.dataio.alignments import (
+    Word,
+    find_textgrid,
+    read_alignment,
+    word_of_speech,
+    write_alignment,
+)
+
+import pytest
+
+LONG = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 1.5
+tiers? <exists>
+size = 2
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "words"
+        xmin = 0
+        xmax = 1.5
+        intervals: size = 4
+        intervals [1]:
+            xmin = 0
+            xmax = 0.2
+            text = ""
+        intervals [2]:
+            xmin = 0.2
+            xmax = 0.5
+            text = "we"
+        intervals [3]:
+            xmin = 0.5
+            xmax = 0.9
+            text = "won"
+        intervals [4]:
+            xmin = 0.9
+            xmax = 1.5
+            text = "<eps>"
+    item [2]:
+        class = "IntervalTier"
+        name = "phones"
+        xmin = 0
+        xmax = 1.5
+        intervals: size = 1
+        intervals [1]:
+            xmin = 0.2
+            xmax = 0.5
+            text = "W"
+"""
+SHORT = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+0
+1.5
+<exists>
+1
+"IntervalTier"
+"0011 - words"
+0
+1.5
+4
+0
+0.2
+""
+0.2
+0.5
+"we"
+0.5
+0.9
+"won"
+0.9
+1.5
+""
+"""
+WORDS = [Word("we", 0.2, 0.5), Word("won", 0.5, 0.9)]
+
+
+@pytest.mark.parametrize("content", [LONG, SHORT])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig"])
+def test_long_and_short_textgrids_are_read_without_silence(
+    tmp_path, content, encoding
+):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(content, encoding=encoding)
+    assert read_alignment(path) == WORDS
+
+
+def test_written_alignments_come_back(tmp_path):
+    words = [Word("don't", 0.1, 0.2), Word('say "hi"', 0.5, 0.625)]
+    path = tmp_path / "0011" / "a.TextGrid"
+    write_alignment(path, words, duration=1.0)
+    assert read_alignment(path) == words
+    assert [p.name for p in path.parent.iterdir()] == ["a.TextGrid"]
+
+
+def test_overlapping_words_are_not_written(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    words = [Word("we", 0.0, 0.5), Word("won", 0.3, 0.6)]
+    with pytest.raises(ValueError, match="a.TextGrid cannot be written"):
+        write_alignment(path, words, duration=1.0)
+    assert not path.exists()
+
+
+def test_textgrids_are_found_in_speaker_folders_and_beside_them(tmp_path):
+    (tmp_path / "0011").mkdir()
+    nested = tmp_path / "0011" / "0011_000001.TextGrid"
+    flat = tmp_path / "0012_000001.TextGrid"
+    nested.touch()
+    flat.touch()
+    assert find_textgrid(tmp_path, "0011_000001", "0011") == nested
+    assert find_textgrid(tmp_path, "0012_000001", "0012") == flat
+    assert find_textgrid(tmp_path, "0012_000001") == flat
+    with pytest.raises(FileNotFoundError, match="0011_000002 has no align"):
+        find_textgrid(tmp_path, "0011_000002", "0011")
+
+
+def test_a_file_that_is_no_textgrid_is_named(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    with pytest.raises(FileNotFoundError, match="a.TextGrid does not exist"):
+        read_alignment(path)
+    path.write_text("hello")
+    with pytest.raises(ValueError, match="a.TextGrid cannot be read"):
+        read_alignment(path)
+
+
+def test_a_missing_tier_is_named_with_the_tiers_there_are(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(LONG)
+    with pytest.raises(ValueError, match="has the tiers words, phones, and 0"):
+        read_alignment(path, tier="syllables")
+
+
+def test_tokens_belong_to_the_word_at_their_time():
+    assert word_of_speech(WORDS, n_tokens=30).tolist() == (
+        [-1] * 5 + [0] * 8 + [1] * 10 + [-1] * 7
+    )
+
+
+def test_the_rate_of_the_tokens_counts():
+    assert word_of_speech(WORDS, 60, rate=50.0).tolist() == (
+        [-1] * 10 + [0] * 15 + [1] * 20 + [-1] * 15
+    )
+
+
+def test_every_word_has_a_token_and_words_stay_in_order():
+    generator = random.Random(0)
+    for _ in range(500):
+        n_words = generator.randrange(1, 12)
+        times = sorted(generator.uniform(0, 1.2) for _ in range(2 * n_words))
+        words = [
+            Word(str(i), times[2 * i], times[2 * i + 1]) for i in range(n_words)
+        ]
+        n_tokens = generator.randrange(max(n_words, 18), 40)
+        found = word_of_speech(words, n_tokens).tolist()
+        spoken = [word for word in found if word >= 0]
+        assert spoken == sorted(spoken)
+        assert set(spoken) == set(range(n_words))
+        assert len(found) == n_tokens
+
+
+def test_the_densest_alignment_fits_exactly():
+    words = [Word(str(i), 0.001 * i, 0.001 * (i + 1)) for i in range(6)]
+    assert word_of_speech(words, 6).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_more_words_than_tokens_are_refused():
+    words = [Word(str(i), i, i + 1) for i in range(6)]
+    with pytest.raises(ValueError, match="6 words .* 5 speech tokens"):
+        word_of_speech(words, 5)
+
+
+def test_words_out_of_order_are_refused():
+    words = [Word("we", 0.5, 0.9), Word("won", 0.2, 0.4)]
+    with pytest.raises(ValueError, match="Word 1 .'won'.* out of order"):
+        word_of_speech(words, 30)
+
+
+def test_the_alignment_of_a_longer_recording_is_refused():
+    with pytest.raises(ValueError, match="words end at 0.90 s .* at 0.20 s"):
+        word_of_speech(WORDS, 5)
+
+
+def test_no_words_is_all_silence():
+    assert word_of_speech([], 3).tolist() == [-1, -1, -1]

@@ -1,0 +1,202 @@
+"""Text with emotion marks."""
+
+import random
+
+from speechbrain_emofilm.dataio.markup import (
+    MAX_WORDS,
+    MarkupError,
+    parse_markup,
+)
+
+import pytest
+import torch
+
+EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
+
+
+def test_words_carry_the_emotion_of_their_mark():
+    marked = parse_markup(
+        "<happy>We won!</happy> <sad intensity=0.4>but he left.</sad> Ok",
+        EMOTIONS,
+    )
+    assert marked.text == "We won! but he left. Ok"
+    assert [w.word for w in marked.words] == "We won but he left Ok".split()
+    assert marked.words[0].probs == [0, 0, 1, 0, 0]
+    assert marked.words[0].intensity is None
+    assert marked.words[2].probs == [0, 0, 0, 1, 0]
+    assert [w.intensity for w in marked.words[2:5]] == [0.4] * 3
+    assert marked.words[5].probs == [0] * 5
+
+
+def test_spans_point_into_the_clean_text():
+    marked = parse_markup(" <happy> We  won!</> 3 &lt; 4 ", EMOTIONS)
+    assert marked.text == "We won! 3 < 4"
+    for word in marked.words:
+        assert marked.text[word.start : word.end] == word.word
+
+
+def test_mixtures_are_closed_by_their_first_name_or_by_nothing():
+    for closing in ("</happy>", "</>", "</ Happy >"):
+        marked = parse_markup(
+            f"<happy=0.75 surprise=0.25 intensity='0.5'>Oh{closing}", EMOTIONS
+        )
+        assert marked.words[0].probs == [0, 0, 0.75, 0, 0.25]
+        assert marked.words[0].intensity == 0.5
+
+
+def test_thirds_may_be_rounded_and_are_made_to_sum_to_one():
+    marked = parse_markup("<happy=.33 sad=.33 angry=.33>Oh</>", EMOTIONS)
+    assert sum(marked.words[0].probs) == pytest.approx(1)
+
+
+def test_names_ignore_case_and_the_taxonomy_is_the_callers():
+    marked = parse_markup("<JOY>Oh</Joy> no", ["Calm", "Joy"])
+    assert marked.words[0].probs == [0, 1]
+
+
+def test_unmarked_words_have_the_emotion_the_caller_chooses():
+    text = "We <sad>won</>"
+    assert parse_markup(text, EMOTIONS).words[0].probs == [0] * 5
+    for unmarked, probs in [
+        ("neutral", [1, 0, 0, 0, 0]),
+        ("Happy", [0, 0, 1, 0, 0]),
+        ({"happy": 0.75, "sad": 0.25}, [0, 0, 0.75, 0.25, 0]),
+    ]:
+        marked = parse_markup(text, EMOTIONS, unmarked)
+        assert marked.words[0].probs == probs
+        assert marked.words[1].probs == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "unmarked", ["joy", {}, {"happy": 0.5}, {"happy": 1.5, "sad": -0.5}]
+)
+def test_an_impossible_emotion_of_unmarked_words_is_refused(unmarked):
+    with pytest.raises(ValueError, match="choose 'unlabelled', one of neut"):
+        parse_markup("We", EMOTIONS, unmarked)
+
+
+def test_chinese_characters_can_be_marked_one_by_one():
+    marked = parse_markup("我<happy>们赢</>了", EMOTIONS)
+    assert [sum(w.probs) for w in marked.words] == [0, 1, 1, 0]
+
+
+def test_tensors_fill_in_the_intensity_that_marks_leave_out():
+    marked = parse_markup(
+        "<sad intensity=0.4>a</> <sad>b</> c <neutral>d</> "
+        "<neutral=0.5 sad=0.5>e</>",
+        EMOTIONS,
+    )
+    word_emotions, word_intensity = marked.tensors(intensity=0.7)
+    assert word_emotions.shape == (5, 5)
+    assert word_emotions[2].eq(0).all()
+    expected = torch.tensor([0.4, 0.7, 0.0, 0.0, 0.35])
+    assert torch.allclose(word_intensity, expected)
+
+
+@pytest.mark.parametrize(
+    "text, position, message",
+    [
+        ("Oh <happy>we won", 3, "<happy> is not closed. Write </happy>"),
+        ("We <hapy>won</>", 3, "'hapy' is not known: did you mean 'happy'"),
+        ("<strong>won</strong>", 0, "This model has neutral, angry"),
+        ("<sad intensity=1.5>a</>", 0, "intensity=1.5 is not a number from 0"),
+        ("<sad intensity=-0.1>a</>", 0, "intensity=-0.1 is not"),
+        ("<sad intensity=nan>a</>", 0, "intensity=nan is not"),
+        ("<sad intensity=>a</>", 0, "intensity= is not"),
+        ("<sad intensity=1 intensity=1>a</>", 0, "intensity twice"),
+        ("<intensity=1>a</>", 0, "names no emotion"),
+        ("<happy=0.7>a</>", 0, "sum to 0.7, not to 1"),
+        ("<happy=0.7 sad=0.7>a</>", 0, "sum to 1.4, not to 1"),
+        ("<happy=0 sad=0>a</>", 0, "sum to 0, not to 1"),
+        ("<happy sad>a</>", 0, "Give each its weight"),
+        ("<happy=1 sad>a</>", 0, "Give each its weight"),
+        ("<happy=.5 happy=.5>a</>", 0, "names happy twice"),
+        ("<happy>a <sad>b</sad></happy>", 9, "opens inside of <happy>"),
+        ("<happy>a</sad>", 8, "Write </happy> or </>"),
+        ("a</happy>", 1, "was never opened"),
+        ("a </> b", 2, "was never opened"),
+        ("<happy></happy> a", 0, "<happy> has no text"),
+        ("I <3 you", 2, "write &lt; for a plain '<'"),
+        ("a < b > c", 2, "'b' is not known"),
+        ("a <> b", 2, "is not a mark"),
+        ("a <|endofprompt|> b", 2, "is not known"),
+        ("<happy a</happy>", 0, "has no '>'"),
+        ("un<happy>believ</>able", 0, "cuts the word 'unbelievable'"),
+        ("", 0, "no word to speak"),
+        ("  \n ", 0, "no word to speak"),
+        ("<happy>!?</happy>", 0, "no word to speak"),
+        ("🎉", 0, "no word to speak"),
+    ],
+)
+def test_bad_markup_names_the_character_and_the_correction(
+    text, position, message
+):
+    with pytest.raises(MarkupError) as caught:
+        parse_markup(text, EMOTIONS)
+    assert caught.value.position == position
+    assert str(caught.value).startswith(f"Character {position}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_of_2000_words_is_refused_at_the_first_word_too_many():
+    with pytest.raises(MarkupError, match="2000 words, more than the 400"):
+        parse_markup("word " * 2000, EMOTIONS)
+    with pytest.raises(MarkupError) as caught:
+        parse_markup("a b c d", EMOTIONS, max_words=2)
+    assert caught.value.position == 4
+    assert len(parse_markup("word " * MAX_WORDS, EMOTIONS).words) == 400
+
+
+def test_emoji_beside_words_is_left_to_the_front_end():
+    assert parse_markup("We won 🎉", EMOTIONS).text == "We won 🎉"
+
+
+def test_random_markup_either_parses_consistently_or_says_where_it_fails():
+    pieces = (
+        ["<happy>", "</happy>", "</>", "<sad=0.5 angry=0.5>", "<", ">", "/"]
+        + ["<sad intensity=0.3>", "</sad>", "=", "&lt;", "&amp;", "&", "0.5"]
+        + ["we", "won", " ", "  ", ".", "你", "🎉", '"', "'", "\n", "é"]
+    )
+    generator = random.Random(0)
+    parsed = 0
+    for _ in range(3000):
+        text = "".join(generator.choices(pieces, k=generator.randrange(10)))
+        try:
+            marked = parse_markup(text, EMOTIONS)
+        except MarkupError as error:
+            assert 0 <= error.position <= len(text)
+            continue
+        parsed += 1
+        assert marked.text == " ".join(marked.text.split())
+        for word in marked.words:
+            assert marked.text[word.start : word.end] == word.word
+            assert sum(word.probs) == pytest.approx(1) or not any(word.probs)
+        again = marked.text.replace("&", "&amp;").replace("<", "&lt;")
+        assert parse_markup(again, EMOTIONS).text == marked.text
+    assert parsed > 300
+
+
+def test_marks_built_from_words_come_back():
+    generator = random.Random(1)
+    for _ in range(200):
+        expected, text = [], []
+        for _ in range(generator.randrange(1, 5)):
+            words = generator.choices(["we", "won", "don't"], k=2)
+            emotion = generator.choice([None, *EMOTIONS])
+            intensity = round(generator.random(), 3)
+            body = " ".join(words)
+            if emotion:
+                body = f"<{emotion} intensity={intensity}>{body}</{emotion}>"
+            text.append(body)
+            expected += [(w, emotion, intensity) for w in words]
+        marked = parse_markup(" ".join(text), EMOTIONS)
+        for word, (spelling, emotion, intensity) in zip(
+            marked.words, expected, strict=True
+        ):
+            assert word.word == spelling
+            if emotion is None:
+                assert not any(word.probs) and word.intensity is None
+            else:
+                assert word.probs[EMOTIONS.index(emotion)] == 1
+                assert word.intensity == intensity

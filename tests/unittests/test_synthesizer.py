@@ -1,0 +1,349 @@
+"""Marked-up text to speech, with tiny random modules."""
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.dataio.markup import MarkupError
+from speechbrain_emofilm.dataio.text import TextUnits, split_words
+from speechbrain_emofilm.inference.synthesizer import (
+    EmoFiLMSynthesizer,
+    proportional_times,
+)
+from speechbrain_emofilm.inference.token_to_wav import TokenToWav
+from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
+from speechbrain_emofilm.lobes.efilm import EFiLM, EmotionEncoder, FiLM
+from speechbrain_emofilm.lobes.emofilm import EmoFiLM
+
+import pytest
+import torch
+
+EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
+GENERATION = {"min_ratio": 1.0, "max_ratio": 1.5}
+TEXTS = ["<happy>We won!</happy>", "Oh <sad intensity=0.5>no</sad>", "Yes."]
+
+
+class CharacterFrontend:
+    """Each letter is a unit; reads plain English letters only."""
+
+    language = "xx"
+
+    def encode(self, text):
+        if not text.isascii():
+            raise ValueError(f"{text!r} cannot be read: write English.")
+        words = split_words(text)
+        pairs = [
+            (ord(letter), index)
+            for index, word in enumerate(words)
+            for letter in word.text
+        ]
+        ids, word_of_unit = zip(*pairs)
+        return TextUnits(
+            list(ids), list(word_of_unit), [word.text for word in words]
+        )
+
+
+class Flow(torch.nn.Module):
+    """One frame value for each token."""
+
+    def inference(self, tokens, lens, xvector, n_timesteps, seed):
+        mel = (tokens / 30 + xvector[:, :1]).repeat_interleave(2, 1)
+        return mel[..., None].expand(-1, -1, 80), lens
+
+
+class Vocoder(torch.nn.Module):
+    """480 samples for each frame."""
+
+    def forward(self, mel, lens, seed):
+        return mel[..., 0].repeat_interleave(480, 1)
+
+
+def tiny_emofilm(vocab_size=128, seed=0):
+    torch.manual_seed(seed)
+    llm = CosyVoice2LM(
+        dict(
+            vocab_size=vocab_size,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        ),
+        speech_token_size=27,
+    )
+    emofilm = EmoFiLM(llm, EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16)))
+    for parameter in emofilm.efilm.encoder.parameters():
+        # Not the identity of the start: emotions are to be heard.
+        torch.nn.init.normal_(parameter, std=3.0)
+    return emofilm
+
+
+def make_synthesizer(frontend=None, **hparams):
+    speakers = {"0011": torch.zeros(4), "0012": torch.ones(4)}
+    return EmoFiLMSynthesizer(
+        modules={
+            "emofilm": tiny_emofilm(),
+            "token_to_wav": TokenToWav(Flow(), Vocoder(), speakers),
+        },
+        hparams={
+            "emotions": EMOTIONS,
+            "text_frontend": frontend or CharacterFrontend(),
+            "generation": GENERATION,
+            **hparams,
+        },
+        run_opts={"device": "cpu"},
+    )
+
+
+@pytest.fixture(scope="module")
+def synthesizer():
+    return make_synthesizer()
+
+
+def test_a_text_gives_a_wave_with_its_words_in_time(synthesizer):
+    result = synthesizer.synthesize(TEXTS[0])
+    assert result.text == "We won!"
+    assert result.sample_rate == 24000
+    assert len(result.wav) == 960 * len(result.speech_tokens) > 0
+    assert [word.text for word in result.words] == ["We", "won"]
+    seconds = len(result.wav) / 24000
+    assert result.words[0].start == 0
+    assert result.words[0].end == pytest.approx(seconds * 2 / 5)
+    assert result.words[1].end == pytest.approx(seconds)
+    assert result.word_times_source == "proportional"
+    assert result.word_emotions.tolist() == [[0, 0, 1, 0, 0]] * 2
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_the_same_seed_sounds_the_same_alone_and_in_a_batch(
+    synthesizer, guidance
+):
+    options = {"guidance": guidance}
+    batch = synthesizer.synthesize(TEXTS, seed=[5, 6, 5], **options)
+    parts = synthesizer.synthesize(
+        TEXTS, seed=[5, 6, 5], batch_size=2, **options
+    )
+    for text, seed, result, part in zip(TEXTS, [5, 6, 5], batch, parts):
+        alone = synthesizer.synthesize(text, seed=seed, **options)
+        assert torch.equal(result.speech_tokens, alone.speech_tokens)
+        torch.testing.assert_close(result.wav, alone.wav)
+        assert torch.equal(part.speech_tokens, alone.speech_tokens)
+
+
+def test_another_seed_is_another_reading(synthesizer):
+    text = "We have all won again today"
+    one, other = (synthesizer.synthesize(text, seed=seed) for seed in (1, 2))
+    assert one.speech_tokens.tolist() != other.speech_tokens.tolist()
+
+
+def test_emotions_change_what_is_spoken(synthesizer):
+    text = "We have all won again today"
+    spoken = {
+        emotion: synthesizer.synthesize(
+            text, emotion=emotion
+        ).speech_tokens.tolist()
+        for emotion in EMOTIONS
+    }
+    assert len({tuple(tokens) for tokens in spoken.values()}) > 1
+
+
+def test_no_guidance_at_all_is_the_unlabelled_model(synthesizer):
+    marked = synthesizer.synthesize("<sad>We won it</sad>", guidance=0.0)
+    plain = synthesizer.synthesize("We won it")
+    assert marked.speech_tokens.tolist() == plain.speech_tokens.tolist()
+
+
+def test_an_emotion_for_all_leaves_marked_words_as_they_are(synthesizer):
+    result = synthesizer.synthesize(
+        "We <sad>won</sad> it", emotion={"happy": 0.5, "angry": 0.5}
+    )
+    assert result.word_emotions.tolist() == [
+        [0, 0.5, 0.5, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0.5, 0.5, 0, 0],
+    ]
+
+
+def test_intensity_is_for_words_whose_mark_gives_none(synthesizer):
+    result = synthesizer.synthesize(
+        "<sad>We</sad> <sad intensity=0.25>won</sad> it", intensity=0.5
+    )
+    assert result.word_intensity.tolist() == [0.5, 0.25, 0.0]
+
+
+def test_unmarked_words_can_be_neutral(synthesizer):
+    result = synthesizer.synthesize("We <sad>won</sad>", unmarked="neutral")
+    assert result.word_emotions[0].tolist() == [1, 0, 0, 0, 0]
+
+
+def test_speakers_are_chosen_for_all_or_for_each(synthesizer):
+    texts = ["Yes.", "Yes."]
+    one, two = synthesizer.synthesize(texts, speaker=["0011", "0012"])
+    assert not torch.allclose(one.wav, two.wav)
+    assert torch.equal(synthesizer.synthesize(texts[0]).wav, one.wav)
+    assert synthesizer.speakers == ["0011", "0012"]
+
+
+def test_no_texts_give_no_results(synthesizer):
+    assert synthesizer.synthesize([]) == []
+
+
+@pytest.mark.parametrize(
+    "text, options, error, message",
+    [
+        ("", {}, MarkupError, "no word to speak"),
+        ("word " * 2000, {}, MarkupError, "2000 words, more than the 400"),
+        ("<joy>We</joy>", {}, MarkupError, "'joy' is not known"),
+        ("We won 🎉", {}, ValueError, "write English"),
+        ("我们赢了", {}, ValueError, "write English"),
+        ("We", {"speaker": "x"}, ValueError, "speaker 'x' is not known"),
+        ("We", {"emotion": "joy"}, ValueError, "cannot be 'joy'"),
+        ("We", {"intensity": 1.5}, ValueError, "intensity 1.5"),
+        ("We", {"guidance": -1.0}, ValueError, "guidance -1.0"),
+        ("We", {"guidance": float("nan")}, ValueError, "guidance nan"),
+        ("We", {"seed": [1, 2]}, ValueError, "2 seeds were given for 1 text"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_spoken(
+    synthesizer, text, options, error, message, monkeypatch
+):
+    monkeypatch.setattr(synthesizer, "_speak", None)
+    with pytest.raises(error, match=message):
+        synthesizer.synthesize(text, **options)
+
+
+def test_a_bad_text_of_several_is_named(synthesizer):
+    with pytest.raises(ValueError, match="Text 1 of 2: Character 0: the text"):
+        synthesizer.synthesize(["Fine.", ""])
+
+
+def test_a_front_end_that_counts_other_words_is_an_error():
+    class Merging(CharacterFrontend):
+        def encode(self, text):
+            return TextUnits([1], [0], ["U.S."])
+
+    with pytest.raises(ValueError, match="reads 1 words .U.S.. .* has 2"):
+        make_synthesizer(Merging()).synthesize("U. S.")
+
+
+class Aligner:
+    """Puts each word into a tenth of a second."""
+
+    def __init__(self, n_missing=0, error=None):
+        self.n_missing, self.error = n_missing, error
+
+    def align(self, wav, sample_rate, text, language):
+        if self.error:
+            raise self.error
+        assert (sample_rate, language) == (24000, "xx")
+        words = text.split()[self.n_missing :]
+        return [
+            Word(word.lower(), i / 10, (i + 1) / 10, 0.75)
+            for i, word in enumerate(words)
+        ]
+
+
+def test_an_aligner_gives_word_times_and_confidence():
+    result = make_synthesizer(aligner=Aligner()).synthesize("We won!")
+    assert result.words == [
+        Word("We", 0.0, 0.1, 0.75),
+        Word("won", 0.1, 0.2, 0.75),
+    ]
+    assert result.word_times_source == "Aligner"
+
+
+@pytest.mark.parametrize(
+    "aligner", [Aligner(n_missing=1), Aligner(error=ValueError("no such word"))]
+)
+def test_times_are_proportional_where_the_aligner_fails(aligner):
+    result = make_synthesizer(aligner=aligner).synthesize("We won!")
+    assert result.word_times_source == "proportional"
+    assert [word.confidence for word in result.words] == [0.0, 0.0]
+
+
+def test_english_is_aligned_by_pocketsphinx_where_it_is_installed():
+    pytest.importorskip("pocketsphinx")
+
+    class English(CharacterFrontend):
+        language = "en"
+
+    sound = 0.01 * torch.randn(24000)
+    synthesizer = make_synthesizer(English())
+    request = synthesizer._read("We won", "unlabelled", 1.0)
+    words, source = synthesizer._word_times(request, sound, 24000)
+    assert source in ("PocketsphinxAligner", "proportional")
+    assert [word.text for word in words] == ["We", "won"]
+
+
+def test_a_word_without_units_takes_no_time():
+    units = TextUnits([1, 2], [0, 2], ["a", "b", "c"])
+    words = proportional_times(["a", "b", "c"], units, 1.0)
+    assert [(w.start, w.end) for w in words] == [(0, 0.5), (0.5, 0.5), (0.5, 1)]
+
+
+def test_missing_parts_are_named():
+    with pytest.raises(ValueError, match=r"no modules\['token_to_wav'\]"):
+        EmoFiLMSynthesizer(
+            modules={"emofilm": tiny_emofilm()},
+            hparams={
+                "emotions": EMOTIONS,
+                "text_frontend": CharacterFrontend(),
+            },
+        )
+
+
+SYNTHESIZER_YAML = """
+emotions: [neutral, angry, happy, sad, surprise]
+text_frontend: !new:speechbrain_emofilm.integrations.hibari.HibariTextFrontend
+generation:
+    min_ratio: 0.5
+    max_ratio: 1.0
+emofilm: !apply:{module}.tiny_emofilm
+    vocab_size: !ref <text_frontend.vocab_size>
+    seed: 1
+modules:
+    emofilm: !ref <emofilm>
+    token_to_wav: !new:speechbrain_emofilm.inference.token_to_wav.TokenToWav
+        flow: !new:{module}.Flow
+        vocoder: !new:{module}.Vocoder
+        speakers: !apply:speechbrain_emofilm.utils.assets.load_tensors
+            path: {folder}/speakers.safetensors
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        efilm: !ref <emofilm.efilm>
+"""
+
+
+def write_model(folder, weights):
+    """A folder as the training recipe leaves it."""
+    import sys
+    from pathlib import Path
+
+    from safetensors.torch import save_file
+
+    sys.modules.setdefault("tiny_synthesizer", sys.modules[__name__])
+    folder = Path(folder)
+    torch.save(weights, folder / "efilm.ckpt")
+    save_file({"0011": torch.zeros(4)}, folder / "speakers.safetensors")
+    (folder / "synthesizer.yaml").write_text(
+        SYNTHESIZER_YAML.format(module="tiny_synthesizer", folder=folder)
+    )
+
+
+def test_a_training_folder_is_loaded_with_its_weights(tmp_path):
+    pytest.importorskip("hibari")
+    trained = tiny_emofilm(seed=2).efilm.state_dict()
+    write_model(tmp_path, trained)
+    synthesizer = EmoFiLMSynthesizer.from_hparams(tmp_path)
+    loaded = synthesizer.mods.emofilm.efilm.state_dict()
+    assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+    assert not any(p.requires_grad for p in synthesizer.parameters())
+    result = synthesizer("<happy>We won!</happy>")
+    assert [word.text for word in result.words] == ["We", "won"]
+    with pytest.raises(ValueError, match="cannot read"):
+        synthesizer.synthesize("We won 🎉")
+    with pytest.raises(ValueError, match="cannot read"):
+        synthesizer.synthesize("我们赢了")
+
+
+def test_a_folder_without_a_synthesizer_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no synthesizer.yaml"):
+        EmoFiLMSynthesizer.from_hparams(tmp_path)
