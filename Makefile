@@ -62,7 +62,7 @@ $(INSTALLED): setup.py constraints.txt | $(PY)
 		echo "NVIDIA GPU found: TORCH chooses the build of torch" \
 			"(see the top of the Makefile)"; \
 	fi
-	$(PY) -m pip install "setuptools<81" wheel
+	$(PY) -m pip install "setuptools>=77.0.3,<81" wheel
 	$(if $(strip $(TORCH)),$(PY) -m pip install $(TORCH))
 	{ grep -v '^torch' constraints.txt; \
 	  $(PY) -m pip freeze | grep -E '^torch(audio)?==' ; } \

@@ -1,6 +1,6 @@
-"""Word-level emotion for speech synthesis: E-FiLM on CosyVoice2, for SpeechBrain.
+"""Word-level emotion for speech synthesis: E-FiLM on CosyVoice2.
 
-Import this package before ``speechbrain``: it makes torchaudio importable
+A SpeechBrain plugin. Import this package before ``speechbrain``: it makes torchaudio importable
 beside a CPU build of torch.
 """
 

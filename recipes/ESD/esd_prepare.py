@@ -231,10 +231,10 @@ def prepare_esd(
     options = dict(
         language=language,
         split=split,
-        speakers=speakers and sorted(speakers),
-        emotions=emotions and sorted(emotions),
-        valid_speakers=sorted(valid_speakers),
-        test_speakers=sorted(test_speakers),
+        speakers=None if speakers is None else sorted(speakers, key=str),
+        emotions=None if emotions is None else sorted(emotions, key=str),
+        valid_speakers=sorted(valid_speakers, key=str),
+        test_speakers=sorted(test_speakers, key=str),
         valid_sentences=valid_sentences,
         test_sentences=test_sentences,
         max_duration=max_duration,
@@ -281,6 +281,11 @@ def _check_options(options):
     _check_known(
         "split", [options["split"]], ("official", "speakers", "sentences")
     )
+    for name in ("speakers", "emotions"):
+        if options[name] == []:
+            raise ValueError(
+                f"{name}: the list is empty; leave it out to use all."
+            )
     if not 0 <= options["max_bad_share"] <= 1:
         raise ValueError(
             f"max_bad_share: {options['max_bad_share']} is no share; give a "
@@ -292,7 +297,8 @@ def _check_options(options):
         if not valid or not test or valid & test:
             raise ValueError(
                 "split='speakers' needs valid_speakers and test_speakers, "
-                f"different ones; they are {sorted(valid)} and {sorted(test)}."
+                f"different ones; they are {options['valid_speakers']} and "
+                f"{options['test_speakers']}."
             )
     if options["split"] == "sentences":
         for name in ("valid_sentences", "test_sentences"):

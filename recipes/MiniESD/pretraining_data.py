@@ -165,11 +165,16 @@ class PretrainingCorpus:
         return np.where((at >= 0) & (centres < ends[-1] + 0.04), at, -1)
 
     def token_phonemes(self, index: int) -> np.ndarray:
-        """(N / 2,) symbol (index into ``UNITS``) of each speech token; a
-        space or -1 stands for silence."""
-        symbols = [UNITS.index(unit[0]) for unit in self.rows[index]["units"]]
+        """(N / 2,) symbol (index into ``UNITS``) of each speech token, 0 (a
+        space) in silence. A stress mark counts as the vowel behind it."""
+        symbols = [unit[0] for unit in self.rows[index]["units"]]
+        spoken = [
+            behind if symbol in "ˈˌ" else symbol
+            for symbol, behind in zip(symbols, symbols[1:] + [" "])
+        ]
         at = self.token_units(index)
-        return np.where(at >= 0, np.asarray(symbols)[at], 0)
+        classes = np.array([UNITS.index(symbol) for symbol in spoken])
+        return np.where(at >= 0, classes[at], 0)
 
     def normalisation(self) -> Dict[str, torch.Tensor]:
         """Mean and standard deviation of each mel channel."""

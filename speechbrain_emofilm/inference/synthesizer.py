@@ -88,15 +88,14 @@ class EmoFiLMSynthesizer(Pretrained):
 
     Example
     -------
-    >>> import pytest
-    >>> if not Path("results/demo").is_dir():
-    ...     pytest.skip("needs a trained model")
-    >>> synthesizer = EmoFiLMSynthesizer.from_hparams("results/demo")
+    >>> synthesizer = EmoFiLMSynthesizer.from_hparams(
+    ...     "results/emotional_tts/mini/1986"
+    ... )  # doctest: +SKIP
     >>> result = synthesizer.synthesize(
     ...     "<happy>We won!</happy> <sad intensity=0.4>but he left.</sad>"
-    ... )
-    >>> result.wav.shape, result.sample_rate
-    (torch.Size([...]), 24000)
+    ... )  # doctest: +SKIP
+    >>> result.wav.shape, result.sample_rate  # doctest: +SKIP
+    (torch.Size([58560]), 24000)
     """
 
     MODULES_NEEDED = ["emofilm", "token_to_wav"]
@@ -142,6 +141,8 @@ class EmoFiLMSynthesizer(Pretrained):
         ------
         FileNotFoundError
             If the folder exists but has no such file.
+        ValueError
+            If its checkpoints do not fit the modules of that file.
         """
         folder = Path(source)
         if folder.exists() and not (folder / hparams_file).is_file():
@@ -149,7 +150,14 @@ class EmoFiLMSynthesizer(Pretrained):
                 f"{folder} has no {hparams_file}: give the output folder of "
                 "a finished training."
             )
-        return super().from_hparams(str(source), hparams_file, **kwargs)
+        try:
+            return super().from_hparams(str(source), hparams_file, **kwargs)
+        except RuntimeError as error:  # from load_state_dict
+            raise ValueError(
+                f"{source} does not fit its {hparams_file} "
+                f"({' '.join(str(error).split())}): give a folder that one "
+                "training has written."
+            ) from error
 
     @property
     def speakers(self) -> list[str]:
@@ -241,7 +249,19 @@ class EmoFiLMSynthesizer(Pretrained):
     def forward(
         self, text: str | Sequence[str], **kwargs
     ) -> SynthesisResult | list[SynthesisResult]:
-        """Speaks one text or several; see :meth:`synthesize`."""
+        """Speaks one text or several.
+
+        Arguments
+        ---------
+        text : str or list of str
+            Text with emotion marks.
+        **kwargs
+            Those of :meth:`synthesize`.
+
+        Returns
+        -------
+        SynthesisResult or list of SynthesisResult
+        """
         return self.synthesize(text, **kwargs)
 
     def _read_all(

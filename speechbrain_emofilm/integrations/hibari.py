@@ -23,7 +23,7 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from speechbrain_emofilm.dataio.text import TextUnits
+from speechbrain_emofilm.dataio.text import TextUnits, split_words
 
 #: American English phonemes of hibari's G2P, stress marks and punctuation.
 UNITS = tuple(" ,.AIOTWYbdfhijklmnpstuvwzæðŋɐɑɔəɛɜɡɪɹɾʃʊʌʒʔʤʧˈˌθᵊᵻ")
@@ -168,6 +168,36 @@ def read_cues(token: str) -> Tuple[str, Cues]:
     )
 
 
+def written_tokens(text: str) -> List[str]:
+    """The words of a text, each with the marks written onto it.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    list of str
+        One for each of :func:`split_words`.
+
+    Example
+    -------
+    >>> written_tokens("(Well), it was well-kept!")
+    ['(Well),', 'it', 'was', 'well', 'kept!']
+    """
+    words = split_words(text)
+    edges = [0, *(word.start for word in words[1:]), len(text)]
+    tokens, before = [], text[: words[0].start] if words else ""
+    for word, end in zip(words, edges[1:]):
+        after, *rest = re.split(r"\s", text[word.end : end])
+        if not rest and end < len(text):
+            after = after.rstrip("-")  # the hyphen of a compound, no cue
+        opening = re.split(r"\s", before)[-1]
+        tokens.append(opening + text[word.start : word.end] + after)
+        before = rest[-1] if rest else ""
+    return tokens
+
+
 class HibariTextFrontend:
     """English text to the units of the mini language model.
 
@@ -226,22 +256,15 @@ class HibariTextFrontend:
         """
         instruction, _, spoken = text.rpartition(_INSTRUCTION_END)
         self._check(spoken)
-        tokens, pending = [], ""
-        for token in re.findall(r"\S+", re.sub(r"[—–]", "- ", spoken)):
-            for part in self._split_hyphens(token):
-                if _WORD.search(part):
-                    tokens.append(pending + part)
-                    pending = ""
-                else:
-                    pending = part if "(" in part else ""
+        tokens = written_tokens(spoken)
         if not tokens:
             raise ValueError(
                 f"The text {text!r} has no word to speak: give at least one "
                 "English word."
             )
         words, cues = zip(*(read_cues(token) for token in tokens))
-        ids, word_of_unit = self._instruction_ids(instruction), []
-        word_of_unit += [-1] * len(ids)
+        ids = self._instruction_ids(instruction)
+        word_of_unit = [-1] * len(ids)
         symbols = self._phonemes(words, tokens)
         for index, (word_symbols, cue) in enumerate(zip(symbols, cues)):
             block = cue.code * len(UNITS)
@@ -249,10 +272,15 @@ class HibariTextFrontend:
             word_of_unit += [index] * len(word_symbols)
         return TextUnits(ids, word_of_unit, list(words))
 
-    @staticmethod
-    def _split_hyphens(token: str) -> List[str]:
-        """``well-kept`` is two words; a trailing dash stays as a cue."""
-        return re.sub(r"(?<=[A-Za-z])-(?=[A-Za-z])", " ", token).split()
+    def pronounce(self, word: str) -> str:
+        """Phoneme symbols of one word, stress marks included.
+
+        Example
+        -------
+        >>> HibariTextFrontend().pronounce("won")
+        'wˈʌn'
+        """
+        return self._g2p(word).strip(" .,")
 
     @staticmethod
     def _check(text: str) -> None:
@@ -264,7 +292,7 @@ class HibariTextFrontend:
                     f"character {position}: write numbers as words for the "
                     "English mini voice."
                 )
-            if ord(character) > 0x24F and character not in "‘’“”–—…":
+            if ord(character) > 0x7F and character not in "‘’“”–—…":
                 raise ValueError(
                     f"The text {text!r} has {character!r} at character "
                     f"{position}, which the English mini voice cannot read: "

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from speechbrain_emofilm.metrics.bootstrap import correlation, estimate, share
 from speechbrain_emofilm.metrics.prosody import (
     PROSODY_CHANGES,
     prosody_change,
@@ -80,59 +81,6 @@ class NeutralBaseline:
         return prosody_change(
             self.track, self.words, prosody_track(wav, sample_rate)
         )
-
-
-def bootstrap_interval(
-    statistic, sums: np.ndarray, n_samples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a statistic of utterances, by resampling them.
-
-    Arguments
-    ---------
-    statistic : callable
-        Of the sums over utterances (..., D), gives the statistic (...).
-    sums : numpy.ndarray
-        What each utterance adds (U, D).
-    n_samples : int
-        Number of resamplings.
-    seed : int
-        Seed of the resampling.
-
-    Returns
-    -------
-    low : float
-        2.5 % quantile.
-    high : float
-        97.5 % quantile.
-
-    Example
-    -------
-    >>> hits_and_words = np.array([[3, 4], [4, 4]])
-    >>> bootstrap_interval(lambda s: s[..., 0] / s[..., 1], hits_and_words)
-    (0.75, 1.0)
-    """
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(sums), size=(n_samples, len(sums)))
-    low, high = np.quantile(statistic(sums[chosen].sum(1)), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _estimate(statistic, sums: np.ndarray, name: str, **bootstrap) -> dict:
-    """A statistic of all utterances with its interval, ready for JSON."""
-    low, high = bootstrap_interval(statistic, sums, **bootstrap)
-    value = float(statistic(sums.sum(0)))
-    return {name: value, "low": low, "high": high}
-
-
-def _share(sums: np.ndarray) -> np.ndarray:
-    """First column over second; 0 where nothing was tested."""
-    return sums[..., 0] / np.maximum(sums[..., 1], 1)
-
-
-def _correlation(sums: np.ndarray) -> np.ndarray:
-    """Of sums of squares and products (xx, xy, yy); 0 without variance."""
-    xx, xy, yy = np.moveaxis(sums, -1, 0)
-    return xy / np.sqrt(np.maximum(xx * yy, 1e-20))
 
 
 class WordProsodyControl:
@@ -265,17 +213,17 @@ class WordProsodyControl:
         summary = {"utterances": len(self.ids), "failures": self.failures}
         by_dimension = {}
         for index, name in enumerate(self.thresholds):
-            summary[name] = _estimate(
-                _correlation,
-                products[:, index],
+            summary[name] = estimate(
                 "correlation",
+                correlation,
+                products[:, index],
                 **self.bootstrap,
             )
-            by_dimension[name] = _estimate(
-                _share, moves[:, index], "share", **self.bootstrap
+            by_dimension[name] = estimate(
+                "share", share, moves[:, index], **self.bootstrap
             )
         summary["transitions_as_asked"] = {
-            **_estimate(_share, moves.sum(1), "share", **self.bootstrap),
+            **estimate("share", share, moves.sum(1), **self.bootstrap),
             "tested": int(moves[:, :, 1].sum()),
             **by_dimension,
         }
@@ -585,7 +533,7 @@ class WordEmotionAccuracy:
             raise ValueError("No utterance was measured: append some first.")
         counts = np.array(self._counts)
         return {
-            **_estimate(_share, counts, "accuracy", **self.bootstrap),
+            **estimate("accuracy", share, counts, **self.bootstrap),
             "emotions": self.emotions,
             "confusion": self.confusion.tolist(),
             "utterances": len(counts),

@@ -285,7 +285,9 @@ def _decibel(power: np.ndarray) -> np.ndarray:
 def _mel_cepstrum(power: np.ndarray, n_mels: int = 26, order: int = 12):
     """Mel cepstrum (T, order), its mean over the utterance removed."""
     hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
-    mel = np.linspace(*(2595 * np.log10(1 + np.array([100, 7600]) / 700)), n_mels + 2)
+    mel = np.linspace(
+        *(2595 * np.log10(1 + np.array([100, 7600]) / 700)), n_mels + 2
+    )
     edges = 700 * (10 ** (mel / 2595) - 1)
     rising = (hertz - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - hertz) / np.diff(edges)[1:, None]

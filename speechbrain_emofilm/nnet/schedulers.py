@@ -7,7 +7,6 @@ Authors
 import math
 
 import torch
-from speechbrain.nnet.schedulers import update_learning_rate
 
 
 class WarmupCosineSchedule:
@@ -37,8 +36,8 @@ class WarmupCosineSchedule:
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> optimizer = torch.optim.AdamW([weight], lr=1.0)
     >>> schedule = WarmupCosineSchedule(1.0, warmup_steps=2, total_steps=6)
-    >>> [round(schedule(optimizer, n), 3) for n in (0, 1, 3, 5, 9)]
-    [0.5, 1.0, 0.854, 0.146, 0.0]
+    >>> [round(schedule(optimizer, n), 3) for n in (0, 1, 2, 4, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
     """
 
     def __init__(
@@ -78,8 +77,10 @@ class WarmupCosineSchedule:
             scale = (n_updates + 1) / self.warmup_steps
         else:
             decay_steps = self.total_steps - self.warmup_steps
-            progress = (n_updates + 1 - self.warmup_steps) / decay_steps
+            progress = (n_updates - self.warmup_steps) / decay_steps
             cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
             scale = self.final_lr_scale + (1 - self.final_lr_scale) * cosine
-        update_learning_rate(optimizer, self.lr * scale)
+        # Not `update_learning_rate`, which logs every change.
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * scale
         return self.lr * scale

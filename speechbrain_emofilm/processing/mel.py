@@ -7,10 +7,10 @@ Authors
 from functools import lru_cache
 from typing import Tuple
 
+from speechbrain_emofilm.utils.torchaudio_compat import import_torchaudio
+
 import torch
 import torch.nn.functional as F
-
-from speechbrain_emofilm.utils.torchaudio_compat import import_torchaudio
 
 SAMPLE_RATE = 24000
 HOP = 480

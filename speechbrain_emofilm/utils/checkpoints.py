@@ -12,6 +12,9 @@ from typing import Any, Mapping, Optional
 
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
 
 # Not SpeechBrain's prefix, so that no reader takes it for a checkpoint.
 _UNFINISHED = "unfinished-"
@@ -74,7 +77,7 @@ class AtomicCheckpointer(Checkpointer):
             self._remove_unfinished()
         try:
             saved = super().save_checkpoint(
-                meta, end_of_epoch, name, verbosity
+                meta, end_of_epoch, name, logging.DEBUG
             )
         # torch.save reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as error:
@@ -89,6 +92,7 @@ class AtomicCheckpointer(Checkpointer):
             os.replace(saved.path, final)
             files = {n: final / p.name for n, p in saved.paramfiles.items()}
             saved = Checkpoint(final, saved.meta, files)
+            logger.log(verbosity, f"Saved a checkpoint in {final}")
         # No process may list the checkpoints before the new one has its name.
         ddp_barrier()
         return saved

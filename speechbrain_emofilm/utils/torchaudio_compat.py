@@ -1,4 +1,4 @@
-"""Import torchaudio where its compiled library does not fit the installed torch.
+"""Import torchaudio where its compiled library does not fit torch.
 
 The torchaudio wheel on PyPI is linked against CUDA libraries. Beside a CPU
 build of torch, ``import torchaudio`` therefore dies with an ``OSError`` and

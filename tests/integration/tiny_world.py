@@ -34,10 +34,11 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     file_fingerprint,
     write_speech_tokens,
 )
-from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.files import write_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes" / "ESD" / "emotional_tts"
+HPARAMS = RECIPE / "hparams" / "mini.yaml"
 EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
 SENTENCES = ["We won the game.", "But he left.", "Come and see it now."]
 SPLITS = {"train": "train", "valid": "evaluation", "test": "test"}
@@ -59,7 +60,7 @@ SIZES = (
 
 def make_corpus(root):
     """Writes wavs, transcripts and word labels; train has each sentence once
-    per emotion, the other splits two utterances.
+    per emotion, the other splits two utterances, and all one transition.
 
     Returns
     -------
@@ -67,41 +68,54 @@ def make_corpus(root):
         Split to its manifest, as recipes/ESD/esd_prepare.py writes it.
     """
     root = Path(root)
-    manifests, labels, lines = {}, {}, []
-    number = 0
-    for split, folder in SPLITS.items():
-        manifests[split] = {}
-        n_sentences = len(SENTENCES) if split == "train" else 1
-        for emotion in EMOTIONS if split == "train" else EMOTIONS[:2]:
-            for sentence in SENTENCES[:n_sentences]:
-                number += 1
-                utterance = f"0011_{number:06d}"
-                label = _label(sentence, emotion)
-                duration = label.words[-1].end + 0.1
-                place = Path("0011") / emotion.capitalize() / folder
-                wav = root / place / f"{utterance}.wav"
-                _write_tone(wav, duration, 100 + 20 * number)
-                labels[utterance] = label
-                lines.append(
-                    f"{utterance}\t{sentence}\t{emotion.capitalize()}\n"
-                )
-                grid = root / "textgrids" / "0011" / f"{utterance}.TextGrid"
-                write_label_textgrid(grid, label, duration)
-                manifests[split][utterance] = {
-                    "wav": f"{{data_root}}/{place / wav.name}",
-                    "duration": duration,
-                    "speaker": "0011",
-                    "language": "en",
-                    "text": sentence,
-                    "emotion": emotion,
-                }
-    (root / "0011" / "0011.txt").write_text("".join(lines), encoding="utf-8")
+    manifests, labels, lines = {}, {}, {"0011": [], "transitions": []}
+    splits, number = {}, 0
+    for split, emotion, sentence in _plan():
+        number += 1
+        part = "transitions_" if emotion is None else ""
+        utterance = f"0011_{part and 't'}{number:06d}"
+        labels[utterance] = label = _label(sentence, emotion)
+        duration = label.words[-1].end + 0.1
+        if emotion is None:
+            place = Path("transitions", "0011")
+            splits[utterance] = SPLITS[split]
+            lines["transitions"].append(f"{utterance}\t{sentence}\n")
+        else:
+            place = Path("0011", emotion.capitalize(), SPLITS[split])
+            lines["0011"].append(
+                f"{utterance}\t{sentence}\t{emotion.capitalize()}\n"
+            )
+        _write_tone(root / place / f"{utterance}.wav", duration, 20 * number)
+        grid = root / "textgrids" / "0011" / f"{utterance}.TextGrid"
+        write_label_textgrid(grid, label, duration)
+        manifests.setdefault(f"{part}{split}", {})[utterance] = {
+            "wav": f"{{data_root}}/{place / utterance}.wav",
+            "duration": duration,
+            "speaker": "0011",
+            "language": "en",
+            "text": sentence,
+            "emotion": emotion,
+        }
+    for folder, content in lines.items():
+        transcript = root / folder / "0011.txt"
+        transcript.write_text("".join(content), encoding="utf-8")
+    write_json(root / "transitions" / "splits.json", splits)
     write_word_labels(root / "word_labels.json", labels, EMOTIONS)
     return manifests
 
 
+def _plan():
+    """(split, emotion, sentence) of each utterance; None for a transition."""
+    for split in SPLITS:
+        everything = split == "train"
+        for emotion in EMOTIONS[: 5 if everything else 2]:
+            for sentence in SENTENCES[: 3 if everything else 1]:
+                yield split, emotion, sentence
+        yield split, None, SENTENCES[0]
+
+
 def _label(sentence, emotion):
-    """The words follow each other; the first of each is neutral."""
+    """The words follow each other; the first is neutral."""
     words = []
     for index, word in enumerate(sentence.strip(".").split()):
         start = 0.1 + SECONDS_PER_WORD * index
@@ -110,7 +124,7 @@ def _label(sentence, emotion):
                 word,
                 round(start, 3),
                 round(start + SECONDS_PER_WORD, 3),
-                emotion if index else "neutral",
+                (emotion or "sad") if index else "neutral",
                 intensity=0.8 if index else 0.0,
             )
         )
@@ -124,7 +138,7 @@ def _write_tone(path, duration, hertz):
     soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
 
 
-def make_backbone(folder):
+def make_backbone(folder, sizes):
     """Writes random weights of the modules of hparams/backbone/mini.yaml."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +153,7 @@ def make_backbone(folder):
     target = "speechbrain_emofilm.utils.assets.load_safetensors"
     hparams_file = REPOSITORY / "hparams" / "backbone" / "mini.yaml"
     with mock.patch(target, save_instead), open(hparams_file) as file:
-        overrides = SIZES[:-1] + f", backbone_folder: {folder}}}"
+        overrides = sizes[:-1] + f", backbone_folder: {folder}}}"
         load_hyperpyyaml(file, overrides)
 
 
@@ -159,11 +173,11 @@ def make_prepared(folder, manifests, backbone):
     write_speech_tokens(folder / "speech_tokens.safetensors", cache)
 
 
-def make_world(root):
+def make_world(root, sizes=SIZES):
     """Makes all of it under a folder."""
     root = Path(root)
     manifests = make_corpus(root / "esd")
-    make_backbone(root / "backbone")
+    make_backbone(root / "backbone", sizes)
     make_prepared(root / "prepared", manifests, root / "backbone")
 
 
@@ -191,8 +205,10 @@ def recipe_flags(root, output, **overrides):
     ]
 
 
-def run_script(name, flags, hparams_file=RECIPE / "hparams" / "mini.yaml"):
+def run_script(name, flags, hparams_file=HPARAMS, run_name="__main__"):
     """Runs one of the recipe's scripts in this process.
+
+    With another `run_name`, its functions are only defined.
 
     Returns
     -------
@@ -205,14 +221,7 @@ def run_script(name, flags, hparams_file=RECIPE / "hparams" / "mini.yaml"):
         mock.patch.object(sys, "path", [str(RECIPE), *sys.path]),
         mock.patch.object(sys, "excepthook", sys.excepthook),
     ):
-        return runpy.run_path(argv[0], run_name="__main__")
-
-
-def edit_json(path, utterance, **changes):
-    """Changes fields of one utterance in a manifest or labels file."""
-    content = read_json(path)
-    content[utterance].update(changes)
-    write_json(path, content)
+        return runpy.run_path(argv[0], run_name=run_name)
 
 
 if __name__ == "__main__":

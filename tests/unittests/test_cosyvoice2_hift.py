@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
+from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
+
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TINY = dict(base_channels=16, f0_cond_channels=8)
@@ -189,9 +189,7 @@ def test_loads_other_file_layouts(vocoder, weights, reference, mel, layout):
     loaded.load_state_dict(files[layout])
     assert files[layout] == before, "the caller's dictionary was changed"
     source = reference["source_given"][:, 0]
-    assert torch.equal(
-        loaded.decode(mel, source), vocoder.decode(mel, source)
-    )
+    assert torch.equal(loaded.decode(mel, source), vocoder.decode(mel, source))
 
 
 def test_still_refuses_foreign_keys(weights):

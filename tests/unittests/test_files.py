@@ -4,9 +4,9 @@ import errno
 import json
 import math
 
-import pytest
-
 from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
+
+import pytest
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from speechbrain_emofilm.processing.mel import log_mel
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from speechbrain_emofilm.processing.mel import log_mel
-
-# The reference's mel basis was made in double precision, torchaudio's in single:
+# The reference made its mel basis in double precision, torchaudio in single:
 # they differ by 7e-8, which the logarithm of a weak band makes 1.5e-5.
 ATOL = 2e-5
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "mel24k.safetensors"

@@ -1,5 +1,7 @@
 """Marked-up text to speech, with tiny random modules."""
 
+import sys
+
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkupError
@@ -15,6 +17,7 @@ from speechbrain_emofilm.lobes.emofilm import EmoFiLM
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
 GENERATION = {"min_ratio": 1.0, "max_ratio": 1.5}
@@ -312,36 +315,45 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
-def write_model(folder, weights):
+@pytest.fixture
+def model_folder(tmp_path, monkeypatch):
     """A folder as the training recipe leaves it."""
-    import sys
-    from pathlib import Path
-
-    from safetensors.torch import save_file
-
-    sys.modules.setdefault("tiny_synthesizer", sys.modules[__name__])
-    folder = Path(folder)
-    torch.save(weights, folder / "efilm.ckpt")
-    save_file({"0011": torch.zeros(4)}, folder / "speakers.safetensors")
-    (folder / "synthesizer.yaml").write_text(
-        SYNTHESIZER_YAML.format(module="tiny_synthesizer", folder=folder)
-    )
-
-
-def test_a_training_folder_is_loaded_with_its_weights(tmp_path):
     pytest.importorskip("hibari")
+    # So that the YAML can name the modules of this file.
+    monkeypatch.setitem(sys.modules, "tiny_synthesizer", sys.modules[__name__])
+    torch.save(tiny_emofilm(seed=2).efilm.state_dict(), tmp_path / "efilm.ckpt")
+    save_file({"0011": torch.zeros(4)}, tmp_path / "speakers.safetensors")
+    (tmp_path / "synthesizer.yaml").write_text(
+        SYNTHESIZER_YAML.format(module="tiny_synthesizer", folder=tmp_path)
+    )
+    return tmp_path
+
+
+def test_a_training_folder_is_loaded_with_its_weights(model_folder):
     trained = tiny_emofilm(seed=2).efilm.state_dict()
-    write_model(tmp_path, trained)
-    synthesizer = EmoFiLMSynthesizer.from_hparams(tmp_path)
+    synthesizer = EmoFiLMSynthesizer.from_hparams(model_folder)
     loaded = synthesizer.mods.emofilm.efilm.state_dict()
     assert all(torch.equal(loaded[name], trained[name]) for name in trained)
     assert not any(p.requires_grad for p in synthesizer.parameters())
     result = synthesizer("<happy>We won!</happy>")
     assert [word.text for word in result.words] == ["We", "won"]
-    with pytest.raises(ValueError, match="cannot read"):
-        synthesizer.synthesize("We won 🎉")
-    with pytest.raises(ValueError, match="cannot read"):
-        synthesizer.synthesize("我们赢了")
+    for text in ("We won 🎉", "我们赢了"):
+        with pytest.raises(ValueError, match="cannot read"):
+            synthesizer.synthesize(text)
+
+
+def test_a_checkpoint_of_other_sizes_is_named(model_folder):
+    other = EFiLM(EmotionEncoder(5, dim=4), FiLM(4, 16))
+    torch.save(other.state_dict(), model_folder / "efilm.ckpt")
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        EmoFiLMSynthesizer.from_hparams(model_folder)
+    assert str(model_folder) in str(caught.value)
+
+
+def test_a_missing_checkpoint_is_named(model_folder):
+    (model_folder / "efilm.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match="efilm.ckpt"):
+        EmoFiLMSynthesizer.from_hparams(model_folder)
 
 
 def test_a_folder_without_a_synthesizer_is_named(tmp_path):

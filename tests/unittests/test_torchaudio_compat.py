@@ -4,11 +4,11 @@ import importlib
 import subprocess
 import sys
 
-import pytest
-import torch
-
 from speechbrain_emofilm.utils import torchaudio_compat
 from speechbrain_emofilm.utils.torchaudio_compat import import_torchaudio
+
+import pytest
+import torch
 
 
 @pytest.fixture

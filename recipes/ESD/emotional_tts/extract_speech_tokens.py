@@ -22,11 +22,12 @@ import speechbrain as sb
 import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio import audio_io
+from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.logger import get_logger
-from torchaudio.functional import resample
 from tqdm import tqdm
+from transitions_prepare import prepare_transitions
 
+from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
     file_fingerprint,
@@ -34,18 +35,17 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     write_speech_tokens,
 )
 from speechbrain_emofilm.utils.assets import find_file
-from speechbrain_emofilm.utils.files import read_json
 
 logger = get_logger(__name__)
 
 
 def read_wav(path, duration, sample_rate, max_duration):
-    """Reads a wav, or says why it cannot be used.
+    """Reads a wav of which the manifest is still true.
 
     Arguments
     ---------
     path : str
-        A mono wav of any sample rate.
+        An audio file of any sample rate.
     duration : float
         Its duration by the manifest, in seconds.
     sample_rate : int
@@ -60,35 +60,19 @@ def read_wav(path, duration, sample_rate, max_duration):
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If it is missing, damaged, empty, not mono, not finite, too long, or
-        of another duration than the manifest says.
+        If it cannot be used, or is another one than was prepared.
     """
-    if not os.path.isfile(path):
-        raise ValueError("it does not exist: restore it")
-    try:
-        wav, rate = audio_io.load(path, channels_first=False)
-    except Exception as error:  # each reader fails in its own way
-        raise ValueError(f"it cannot be read ({error}): restore it") from error
-    if wav.ndim == 2 and wav.shape[1] > 1:
-        raise ValueError(f"it has {wav.shape[1]} channels: make it mono")
-    wav = wav.flatten()
-    seconds = len(wav) / rate
-    if len(wav) == 0:
-        raise ValueError("it has no samples: restore it")
-    if not torch.isfinite(wav).all():
-        raise ValueError("it has samples that are not numbers: restore it")
+    wav = load_audio(path, sample_rate, max_duration)
+    seconds = len(wav) / sample_rate
     if abs(seconds - duration) > 0.05:
         raise ValueError(
-            f"it lasts {seconds:.2f} s but {duration:.2f} s by its header "
-            "or manifest: restore it, or prepare the corpus again"
+            f"{path}: it lasts {seconds:.2f} s, but {duration:.2f} s by the "
+            "manifest; prepare the corpus again."
         )
-    if seconds > max_duration:
-        raise ValueError(
-            f"it lasts {seconds:.1f} s, the tokenizer reads "
-            f"{max_duration:g} s at most: cut it"
-        )
-    return resample(wav, rate, sample_rate)
+    return wav
 
 
 def pending_utterances(manifests, data_folder, cache):
@@ -112,9 +96,9 @@ def pending_utterances(manifests, data_folder, cache):
     """
     wavs = {}
     for manifest in manifests:
-        for utterance, item in read_json(manifest).items():
-            path = item["wav"].replace("{data_root}", str(data_folder))
-            wavs[utterance] = (path, item["duration"])
+        items = load_data_json(manifest, {"data_root": data_folder})
+        for utterance, item in items.items():
+            wavs[utterance] = (item["wav"], item["duration"])
     for utterance in set(cache.tokens) - set(wavs):
         del cache.tokens[utterance]
     cache.skipped.clear()
@@ -156,9 +140,9 @@ def extract_tokens(tokenizer, pending, cache, hparams, device):
                 hparams["sample_rate"],
                 hparams["max_duration"],
             )
-        except ValueError as error:
-            cache.skipped[name] = f"{path}: {error}"
-            logger.warning(f"{name} skipped. {cache.skipped[name]}.")
+        except (ValueError, FileNotFoundError) as error:
+            cache.skipped[name] = str(error)
+            logger.warning(f"{name} skipped. {error}")
         else:
             tokens = tokenizer.tokenize(wav[None].to(device))[0]
             cache.tokens[name] = tokens.cpu()
@@ -192,8 +176,9 @@ def check_skipped(cache, n_utterances, max_bad_share, path):
         raise ValueError(
             f"{len(cache.skipped)} of {n_utterances} utterances have no "
             f"speech tokens, more than max_bad_share {max_bad_share:g} "
-            f"allows. The first, {name}: {reason}. All are listed in "
-            f"{path}; run the same command again when they are mended."
+            f"allows. The first, {name}: {reason} All are listed in the "
+            f"header of {path}; run the same command again when they are "
+            "mended."
         )
 
 
@@ -222,13 +207,17 @@ if __name__ == "__main__":
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         prepare_esd(**hparams["prepare_opts"])
+        if hparams["use_transitions"]:
+            prepare_transitions(
+                hparams["data_folder"], hparams["prepared_folder"]
+            )
     path = hparams["speech_tokens"]
     cache = open_cache(
         path, file_fingerprint(find_file(hparams["speech_tokenizer_file"]))
     )
-    manifests = [
-        hparams[f"{split}_manifest"] for split in ("train", "valid", "test")
-    ]
+    manifests = list(hparams["manifests"].values())
+    if hparams["use_transitions"]:
+        manifests += hparams["transitions_manifests"].values()
     pending, n_utterances = pending_utterances(
         manifests, hparams["data_folder"], cache
     )

@@ -31,15 +31,17 @@ import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on 
 import numpy as np
 import speechbrain as sb
 import torch
+import yaml
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml, resolve_references
-from ruamel.yaml import YAML
+from speechbrain.dataio.dataio import load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.data_pipeline import provides, takes
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
+from transitions_prepare import prepare_transitions
 
 from speechbrain_emofilm.dataio.alignments import (
     find_textgrid,
@@ -58,7 +60,7 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     read_speech_tokens,
 )
 from speechbrain_emofilm.utils.assets import find_file
-from speechbrain_emofilm.utils.files import atomic_path, read_json
+from speechbrain_emofilm.utils.files import atomic_path
 
 logger = get_logger(__name__)
 
@@ -435,13 +437,18 @@ def dataio_prepare(hparams):
 
     datasets = {}
     for split in ("train", "valid", "test"):
-        manifest = hparams[f"{split}_manifest"]
-        # Not `from_json`: it would take braces in a text for replacements.
-        items = read_json(manifest)
+        manifests = [hparams["manifests"][split]]
+        if hparams["use_transitions"]:
+            manifests.append(hparams["transitions_manifests"][split])
+        items = {}
+        for manifest in manifests:
+            items.update(
+                load_data_json(manifest, {"data_root": hparams["data_folder"]})
+            )
         kept = {u: item for u, item in items.items() if u not in cache.skipped}
         if len(kept) < len(items):
             logger.warning(
-                f"{manifest}: {len(items) - len(kept)} of {len(items)} "
+                f"{split}: {len(items) - len(kept)} of {len(items)} "
                 f"utterances left out, as {tokens_file} skipped them."
             )
         datasets[split] = DynamicItemDataset(
@@ -458,7 +465,7 @@ def dataio_prepare(hparams):
                 "word_intensity",
             ]
         )
-        run_on_main(check_dataset, args=[datasets[split], manifest])
+        run_on_main(check_dataset, args=[datasets[split], manifests])
     return datasets
 
 
@@ -505,14 +512,14 @@ def label_reader(hparams):
     return labels_of
 
 
-def check_dataset(dataset, manifest):
+def check_dataset(dataset, manifests):
     """Reads every item once, so that no bad one stops a running training.
 
     Arguments
     ---------
     dataset : DynamicItemDataset
         The data.
-    manifest : str
+    manifests : list of str
         Where it comes from, for messages.
 
     Raises
@@ -520,19 +527,20 @@ def check_dataset(dataset, manifest):
     ValueError
         If there is no item, or one is bad.
     """
+    place = " and ".join(map(str, manifests))
     if len(dataset) == 0:
         raise ValueError(
-            f"{manifest} has no utterance to use: check the corpus and the "
+            f"{place} has no utterance to use: check the corpus and the "
             "options of its preparation."
         )
     for index, utterance in enumerate(
-        tqdm(dataset.data_ids, desc=f"Checking {Path(manifest).name}")
+        tqdm(dataset.data_ids, desc=f"Checking {Path(manifests[0]).stem}")
     ):
         try:
             dataset[index]
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(
-                f"{manifest}, utterance {utterance}: {error}"
+                f"{place}, utterance {utterance}: {error}"
             ) from error
 
 
@@ -576,11 +584,13 @@ def export_synthesizer(hparams, hparams_file, overrides):
     for name in ("efilm", "llm_decoder"):
         with atomic_path(folder / f"{name}.ckpt") as temporary:
             shutil.copyfile(best.paramfiles[name], temporary)
-    yaml = YAML()
     with open(hparams_file, encoding="utf-8") as fin:
-        tree = yaml.load(resolve_references(fin, overrides))
+        document = yaml.compose(resolve_references(fin, overrides))
+    parts = {key.value: value for key, value in document.value}
     with atomic_path(folder / "synthesizer.yaml") as temporary:
-        yaml.dump(tree["synthesizer"], temporary)
+        # Composed and not loaded: the parts stay tags, to be made by whoever
+        # loads the file.
+        temporary.write_text(yaml.serialize(parts["synthesizer"]))
     logger.info(f"{folder} can be given to EmoFiLMSynthesizer.from_hparams.")
 
 
@@ -598,6 +608,11 @@ if __name__ == "__main__":
     # Data
     if not hparams["skip_prep"]:
         run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
+        if hparams["use_transitions"]:
+            run_on_main(
+                prepare_transitions,
+                args=[hparams["data_folder"], hparams["prepared_folder"]],
+            )
     datasets = dataio_prepare(hparams)
 
     # Training

@@ -1113,6 +1113,10 @@ class CosyVoice2Flow(nn.Module):
         In training, the share of batches with chunked attention.
     input_embedding : nn.Module, optional
         Replaces the embedding table, (B, T) to (B, T, token_dim).
+    mel_mean : float
+        Subtracted from log-mels inside the model; the released model has 0.
+    mel_std : float
+        Divides log-mels inside the model; the released model has 1.
 
     Example
     -------
@@ -1153,9 +1157,13 @@ class CosyVoice2Flow(nn.Module):
         prompt_rate: float = 0.5,
         streaming_rate: float = 0.5,
         input_embedding: Optional[nn.Module] = None,
+        mel_mean: float = 0.0,
+        mel_std: float = 1.0,
     ):
         super().__init__()
         self.n_mels = n_mels
+        self.mel_mean = mel_mean
+        self.mel_std = mel_std
         self.condition_dropout = condition_dropout
         self.prompt_rate = prompt_rate
         self.streaming_rate = streaming_rate
@@ -1336,6 +1344,7 @@ class CosyVoice2Flow(nn.Module):
             upstream_padding=upstream_padding,
         )
         speaker = self.project_speaker(xvector)
+        mel = (mel - self.mel_mean) / self.mel_std
         return self.decoder.loss(mel, n_frames, mu, speaker, draws)
 
     @torch.no_grad()
@@ -1417,7 +1426,7 @@ class CosyVoice2Flow(nn.Module):
         mu, n_frames = self.encode(tokens, n_tokens, streaming, finalize)
         condition = torch.zeros_like(mu)
         for row, prompt in zip(condition, prompts):
-            row[: prompt.size(0)] = prompt
+            row[: prompt.size(0)] = (prompt - self.mel_mean) / self.mel_std
         if noise is None:
             noise = self._noise(seed, mu)
         mel = self.decoder.solve(
@@ -1430,6 +1439,7 @@ class CosyVoice2Flow(nn.Module):
             guidance,
             streaming,
         ).float()
+        mel = mel * self.mel_std + self.mel_mean
         spans = zip(mel, n_prompt.tolist(), n_new.tolist())
         mel = pad_sequence([m[p : p + n] for m, p, n in spans], True)
         return mel, (n_new / n_new.max()).to(mel.device)

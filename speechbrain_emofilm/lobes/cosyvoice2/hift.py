@@ -19,12 +19,15 @@ Authors
 import math
 from typing import Optional, Sequence
 
+from speechbrain_emofilm.lobes.vocoder import MelVocoder, seeded_noise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
+_Dilations = Sequence[Sequence[int]]
 _DILATIONS = (1, 3, 5)
 _MAX_MAGNITUDE = 100.0
 _LAST_SLOPE = 0.01  # the leaky ReLU before conv_post has another slope
@@ -51,9 +54,7 @@ class Snake(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the activation to x (B, C, T); the shape stays."""
         alpha = self.alpha[:, None]
-        return torch.addcmul(
-            x, (alpha * x).sin().square(), 1 / (alpha + 1e-9)
-        )
+        return torch.addcmul(x, (alpha * x).sin().square(), 1 / (alpha + 1e-9))
 
 
 class ResBlock(nn.Module):
@@ -134,6 +135,10 @@ class F0Predictor(nn.Module):
             ]
         self.condnet = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, 1)
+        # Its output is in Hz: start at a speaking pitch, with the steps that
+        # pitch takes, and not at 0 with steps of some thousandths.
+        nn.init.normal_(self.classifier.weight, std=100 / channels**0.5)
+        nn.init.constant_(self.classifier.bias, 150.0)
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
         """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""
@@ -224,7 +229,7 @@ class HarmonicSource(nn.Module):
         return self.l_linear(self.waves(f0, noise)).squeeze(-1).tanh()
 
 
-class HiFTGenerator(nn.Module):
+class HiFTGenerator(MelVocoder):
     """Mel spectrogram to wave; the defaults are CosyVoice2-0.5B's sizes.
 
     ``load_state_dict`` also takes files whose keys start with ``generator.``,
@@ -283,16 +288,15 @@ class HiFTGenerator(nn.Module):
         n_fft: int = 16,
         hop: int = 4,
         resblock_kernel_sizes: Sequence[int] = (3, 7, 11),
-        resblock_dilation_sizes: Optional[Sequence[Sequence[int]]] = None,
+        resblock_dilation_sizes: Optional[_Dilations] = None,
         source_resblock_kernel_sizes: Sequence[int] = (7, 7, 11),
-        source_resblock_dilation_sizes: Optional[Sequence[Sequence[int]]] = None,
+        source_resblock_dilation_sizes: Optional[_Dilations] = None,
         lrelu_slope: float = 0.1,
         audio_limit: float = 0.99,
         f0_cond_channels: int = 512,
     ):
-        super().__init__()
+        super().__init__(hop_length=math.prod(upsample_rates) * hop)
         self.n_fft, self.hop = n_fft, hop
-        self.hop_length = math.prod(upsample_rates) * hop
         self.lrelu_slope = lrelu_slope
         self.audio_limit = audio_limit
         self.register_buffer(
@@ -336,62 +340,13 @@ class HiFTGenerator(nn.Module):
         )
         self.register_load_state_dict_pre_hook(_accept_other_layouts)
 
-    def forward(
-        self,
-        mel: torch.Tensor,
-        lens: Optional[torch.Tensor] = None,
-        seed: Optional[int] = 0,
-    ) -> torch.Tensor:
-        """Generates waves.
-
-        Items run at their own length, those of equal length together: each
-        wave equals the one that the item gets alone, and padding costs
-        nothing.
-
-        Arguments
-        ---------
-        mel : torch.Tensor
-            Log-mel spectrograms, shape (B, N, in_channels).
-        lens : torch.Tensor
-            Relative lengths (B,); all full if None.
-        seed : int
-            Seed of the source's noise; None draws from torch's own generator.
-
-        Returns
-        -------
-        wav : torch.Tensor
-            Shape (B, N * hop_length), zero after each item's end.
-        """
-        n_frames = mel.shape[1]
-        if lens is None:
-            lens = mel.new_ones(mel.shape[0])
-        lengths = torch.round(lens * n_frames).long()
-        wav = mel.new_zeros(mel.shape[0], n_frames * self.hop_length)
-        for length in lengths.unique().tolist():
-            chosen = torch.nonzero(lengths == length).squeeze(1)
-            part = mel[chosen, :length]
-            source = self.source(self.predict_f0(part), seed)
-            part = F.pad(
-                self.decode(part, source),
-                (0, (n_frames - length) * self.hop_length),
-            )
-            wav = wav.index_copy(0, chosen, part)
-        return wav
-
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
-        """Predicts F0.
-
-        Arguments
-        ---------
-        mel : torch.Tensor
-            Shape (B, N, in_channels).
-
-        Returns
-        -------
-        f0 : torch.Tensor
-            In Hz, near 0 where unvoiced; shape (B, N).
-        """
+        """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""
         return self.f0_predictor(mel)
+
+    def f0_loss(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
+        """Mean absolute error in Hz; unvoiced frames should give 0 Hz."""
+        return F.l1_loss(self.predict_f0(mel), f0)
 
     def source(
         self,
@@ -418,13 +373,11 @@ class HiFTGenerator(nn.Module):
             Shape (B, N * hop_length).
         """
         batch, n_frames = f0.shape
-        shape = (n_frames * self.hop_length, self.m_source.n_waves)
-        if seed is None:
-            noise = torch.randn(batch, *shape, device=f0.device)
-        else:  # on the CPU: the same noise on every device
-            generator = torch.Generator().manual_seed(seed)
-            noise = torch.randn(1, *shape, generator=generator).to(f0.device)
-        source = self.m_source(f0, noise.to(f0.dtype))
+        n_samples = n_frames * self.hop_length
+        noise = seeded_noise(
+            batch, n_samples, self.m_source.n_waves, seed=seed, like=f0
+        )
+        source = self.m_source(f0, noise)
         if cache_source is None:
             return source
         return torch.cat([cache_source, source[:, cache_source.shape[1] :]], 1)
@@ -445,7 +398,11 @@ class HiFTGenerator(nn.Module):
             Shape (B, N * hop_length).
         """
         spectrum = torch.stft(
-            source, self.n_fft, self.hop, window=self.window, return_complex=True
+            source,
+            self.n_fft,
+            self.hop,
+            window=self.window,
+            return_complex=True,
         )
         spectrum = torch.cat([spectrum.real, spectrum.imag], 1)
         x = self.conv_pre(mel.transpose(1, 2))

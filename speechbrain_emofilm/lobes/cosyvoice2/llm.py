@@ -98,10 +98,11 @@ def sequence_layout(
 ) -> SequenceLayout:
     """Lays out a batch as unistream or bistream sequences, padded right.
 
-    Unistream, three text tokens t and two speech tokens s::
+    Unistream, three text tokens t and two speech tokens s, one of padding::
 
-        input    sos  t0   t1   t2   task s0   s1
-        target    -    -    -    -   s0   s1   end
+        input    sos  t0   t1   t2   task s0   s1   pad
+        target    -    -    -    -   s0   s1   end   -
+        mask      1    1    1    1    1    1    1    0
 
     Bistream, here with blocks of two text and three speech tokens: blocks
     while text lasts, then what remains as above. Fill, the target after a
@@ -109,6 +110,9 @@ def sequence_layout(
 
         input    sos  t0   t1   s0   s1   s2   t2   task s3   s4
         target    -    -   s0   s1   s2   fill  -   s3   s4   end
+        mask      1    1    1    1    1    1    1    1    1    1
+
+    The mask is that of padding; within it each position sees those before.
 
     Arguments
     ---------
@@ -135,33 +139,39 @@ def sequence_layout(
     >>> layout.source.tolist(), layout.predicts.tolist()
     ([[0, 2, 3, 4, 1, 5, 6]], [[-1, -1, -1, -1, 0, 1, 2]])
     """
-    block_text, block_speech = mix_ratio
-    first_text = 2
-    first_speech = first_text + text_size
-    sources, predictions = [], []
-    for n_text, n_speech, mix in zip(text_lens, speech_lens, interleaved):
-        text = list(range(first_text, first_text + n_text))
-        speech = list(range(first_speech, first_speech + n_speech))
-        source, predicts, done = [_SOS], [IGNORE], 0
-        if mix and n_speech * block_text > n_text * block_speech:
-            for _ in range(n_text // block_text):
-                source += text[:block_text]
-                source += speech[done : done + block_speech]
-                predicts += [IGNORE] * (block_text - 1)
-                predicts += [*range(done, done + block_speech), _FILL]
-                text = text[block_text:]
-                done += block_speech
-        source += [*text, _TASK, *speech[done:]]
-        predicts += [IGNORE] * len(text)
-        predicts += range(done, n_speech + 1)
-        sources.append(torch.tensor(source))
-        predictions.append(torch.tensor(predicts))
+    first_speech = 2 + text_size
+    items = [
+        _item_layout(
+            list(range(2, 2 + n_text)),
+            list(range(first_speech, first_speech + n_speech)),
+            mix_ratio if mix else None,
+        )
+        for n_text, n_speech, mix in zip(text_lens, speech_lens, interleaved)
+    ]
+    sources, predictions = zip(*items)
     lens = torch.tensor([len(source) for source in sources])
     return SequenceLayout(
         source=pad_sequence(sources, batch_first=True),
         predicts=pad_sequence(predictions, True, padding_value=IGNORE),
         mask=length_to_mask(lens, dtype=torch.long),
     )
+
+
+def _item_layout(
+    text: List[int], speech: List[int], mix_ratio: Optional[Tuple[int, int]]
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Source and predictions of one item, two (L,); see sequence_layout."""
+    source, predicts, done = [_SOS], [IGNORE], 0
+    n_text, n_speech = mix_ratio or (1, 1)
+    if mix_ratio and len(speech) * n_text > len(text) * n_speech:
+        for _ in range(len(text) // n_text):
+            source += text[:n_text] + speech[done : done + n_speech]
+            predicts += [IGNORE] * (n_text - 1)
+            predicts += [*range(done, done + n_speech), _FILL]
+            text, done = text[n_text:], done + n_speech
+    source += [*text, _TASK, *speech[done:]]
+    predicts += [IGNORE] * len(text) + [*range(done, len(speech) + 1)]
+    return torch.tensor(source), torch.tensor(predicts)
 
 
 class CosyVoice2LM(nn.Module):
@@ -229,8 +239,12 @@ class CosyVoice2LM(nn.Module):
         dim, vocabulary = config.hidden_size, speech_token_size + N_SPECIAL
         self.llm = Qwen2Model(config)
         self.llm_embedding = self._embedding(2)
-        self.speech_embedding = speech_embedding or self._embedding(vocabulary)
-        self.llm_decoder = llm_decoder or nn.Linear(dim, vocabulary)
+        if speech_embedding is None:
+            speech_embedding = self._embedding(vocabulary)
+        if llm_decoder is None:
+            llm_decoder = nn.Linear(dim, vocabulary)
+        self.speech_embedding = speech_embedding
+        self.llm_decoder = llm_decoder
         self.speech_token_size = speech_token_size
         self.end_id = speech_token_size
         self.fill_id = speech_token_size + N_SPECIAL - 1
@@ -551,15 +565,19 @@ class CosyVoice2LM(nn.Module):
             ended = tokens == self.end_id
             spoken[rows, step] = tokens.masked_fill(ended, IGNORE)
             going = ~ended & (step + 1 < max_lens[rows])
-            cut = rows[~ended & ~going].tolist()
-            if cut:
-                logger.warning("Items %s were cut at their maximum.", cut)
             if not going.all():
                 rows, tokens = rows[going], tokens[going]
                 decoding.keep(going)
             if not len(rows):
                 break
             decoding.append(self.speech_embedding(tokens))
+        cut = (spoken != IGNORE).sum(1) == max_lens
+        if cut.any():
+            logger.warning(
+                "Speech did not end by itself and was cut at max_ratio, in "
+                "items %s.",
+                cut.nonzero().flatten().tolist(),
+            )
         return [row[row != IGNORE] for row in spoken]
 
     def _next_logits(

@@ -1,0 +1,185 @@
+"""What the vocoders have in common: from a mel spectrogram to a wave.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class MelVocoder(nn.Module):
+    """Base class: F0 from the mel, a source from F0, a wave from both.
+
+    A vocoder implements ``predict_f0``, ``source``, ``decode`` and, to be
+    trained, ``f0_loss``. Training calls them apart, since it knows the true
+    F0; ``forward`` chains them.
+
+    Arguments
+    ---------
+    hop_length : int
+        Samples per mel frame.
+
+    Example
+    -------
+    >>> class Buzz(MelVocoder):
+    ...     def predict_f0(self, mel):
+    ...         return mel.mean(-1)
+    ...     def source(self, f0, seed=0):
+    ...         return f0.repeat_interleave(self.hop_length, 1)
+    ...     def decode(self, mel, source):
+    ...         return source.sin()
+    >>> lens = torch.tensor([1.0, 0.5])
+    >>> wav = Buzz(hop_length=480)(torch.ones(2, 10, 80), lens)
+    >>> wav.shape, (wav[1] != 0).sum().item()
+    (torch.Size([2, 4800]), 2400)
+    """
+
+    def __init__(self, hop_length: int):
+        super().__init__()
+        self.hop_length = hop_length
+
+    def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
+        """Predicts F0.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Natural-log mel spectrogram, shape (B, N, bands).
+
+        Returns
+        -------
+        f0 : torch.Tensor
+            In Hz, near 0 where unvoiced; shape (B, N).
+        """
+        raise NotImplementedError
+
+    def f0_loss(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
+        """Error of the predicted F0.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Shape (B, N, bands).
+        f0 : torch.Tensor
+            The true F0 in Hz, 0 where unvoiced; shape (B, N).
+
+        Returns
+        -------
+        loss : torch.Tensor
+            A scalar.
+        """
+        raise NotImplementedError
+
+    def source(self, f0: torch.Tensor, seed: Optional[int] = 0) -> torch.Tensor:
+        """Makes the excitation.
+
+        Arguments
+        ---------
+        f0 : torch.Tensor
+            In Hz, shape (B, N).
+        seed : int, optional
+            Seed of the noise, which is then the same for every item; None
+            draws other noise for each from torch's own generator.
+
+        Returns
+        -------
+        source : torch.Tensor
+            What ``decode`` takes; N * hop_length samples long.
+        """
+        raise NotImplementedError
+
+    def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """Shapes the excitation by the mel spectrogram.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Shape (B, N, bands).
+        source : torch.Tensor
+            From ``source``.
+
+        Returns
+        -------
+        wav : torch.Tensor
+            Shape (B, N * hop_length).
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        mel: torch.Tensor,
+        lens: Optional[torch.Tensor] = None,
+        seed: Optional[int] = 0,
+    ) -> torch.Tensor:
+        """Generates waves.
+
+        Items run at their own length, those of equal length together: each
+        wave equals the one that the item gets alone, and padding costs
+        nothing.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Natural-log mel spectrograms, shape (B, N, bands).
+        lens : torch.Tensor, optional
+            Relative lengths (B,); all full if None.
+        seed : int, optional
+            As in ``source``.
+
+        Returns
+        -------
+        wav : torch.Tensor
+            Shape (B, N * hop_length), zero after each item's end.
+        """
+        n_frames = mel.shape[1]
+        if lens is None:
+            lens = mel.new_ones(mel.shape[0])
+        lengths = torch.round(lens * n_frames).long()
+        wav = mel.new_zeros(mel.shape[0], n_frames * self.hop_length)
+        for length in lengths.unique().tolist():
+            chosen = torch.nonzero(lengths == length).squeeze(1)
+            part = mel[chosen, :length]
+            source = self.source(self.predict_f0(part), seed)
+            n_padding = (n_frames - length) * self.hop_length
+            part = F.pad(self.decode(part, source), (0, n_padding))
+            wav = wav.index_copy(0, chosen, part)
+        return wav
+
+
+def seeded_noise(
+    batch: int, *shape: int, seed: Optional[int], like: torch.Tensor
+) -> torch.Tensor:
+    """Standard normal noise that leaves torch's own generator alone.
+
+    Arguments
+    ---------
+    batch : int
+        Number of items.
+    *shape : int
+        Shape of the noise of one item.
+    seed : int, optional
+        The same seed gives the same noise, on every device; all items get
+        the same. None draws from torch's own generator, for each item anew.
+    like : torch.Tensor
+        Gives device and precision.
+
+    Returns
+    -------
+    noise : torch.Tensor
+        Shape (batch, *shape).
+
+    Example
+    -------
+    >>> noise = seeded_noise(2, 3, seed=0, like=torch.zeros(1))
+    >>> noise.shape, torch.equal(noise[0], noise[1])
+    (torch.Size([2, 3]), True)
+    """
+    if seed is None:
+        return torch.randn(batch, *shape, device=like.device).to(like.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(1, *shape, generator=generator)
+    return noise.to(like).expand(batch, *shape)

@@ -1,0 +1,77 @@
+"""Pooling of frames over the words of an utterance.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from typing import Optional, Tuple
+
+import torch
+from speechbrain.dataio.dataio import length_to_mask
+
+
+def word_average_pooling(
+    features: torch.Tensor,
+    word_times: torch.Tensor,
+    frame_rate: float,
+    frame_offset: float = 0.0,
+    lens: Optional[torch.Tensor] = None,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Averages the frames of each word, weighted by how much they overlap.
+
+    Frame i stands for the 1 / frame_rate seconds around its centre. A word
+    takes the part of a frame that lies inside it, so that a word shorter than
+    a frame still has features, and two words share the frame of their border.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        Frames, shape (B, F, D).
+    word_times : torch.Tensor
+        Start and end of each word in seconds, shape (B, W, 2); equal in
+        padding.
+    frame_rate : float
+        Frames per second.
+    frame_offset : float
+        Centre of frame 0 in seconds.
+    lens : Optional[torch.Tensor]
+        Relative lengths of the features, shape (B,); all full if None.
+
+    Returns
+    -------
+    pooled : torch.Tensor
+        Shape (B, W, D); zeros for a word that no frame overlaps.
+    covered : torch.Tensor
+        Which words some frame overlaps, bool, shape (B, W).
+
+    Example
+    -------
+    >>> features = torch.arange(4.0).reshape(1, 4, 1)
+    >>> word_times = torch.tensor([[[0.0, 0.02], [0.02, 0.07], [0.5, 0.6]]])
+    >>> pooled, covered = word_average_pooling(
+    ...     features, word_times, frame_rate=50, frame_offset=0.01
+    ... )
+    >>> pooled.squeeze(), covered
+    (tensor([0.0000, 1.8000, 0.0000]), tensor([[ True,  True, False]]))
+    """
+    n_frames = features.shape[1]
+    half = 0.5 / frame_rate
+    centres = frame_offset + (
+        torch.arange(n_frames, device=features.device) / frame_rate
+    )
+    start, end = word_times.float().unsqueeze(-1).unbind(2)  # (B, W, 1)
+    weights = torch.minimum(end, centres + half) - torch.maximum(
+        start, centres - half
+    )
+    # A border that falls between two frames may overlap one by rounding.
+    weights = weights.masked_fill(weights < 1e-3 * half, 0.0)
+    if lens is not None:
+        frames = torch.round(lens * n_frames)
+        padding = ~length_to_mask(frames, max_len=n_frames).bool()
+        weights = weights.masked_fill(padding.unsqueeze(1), 0.0)
+        # Zero times what stands in the padding need not be zero.
+        features = features.masked_fill(padding.unsqueeze(-1), 0.0)
+    total = weights.sum(-1, keepdim=True)
+    covered = total > 0
+    weights = weights / torch.where(covered, total, 1.0)
+    return weights.to(features.dtype) @ features, covered.squeeze(-1)

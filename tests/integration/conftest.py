@@ -1,0 +1,26 @@
+"""Set-up of the tests that run recipes."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+# Scripts that tests start as processes of their own import helpers, too.
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def pristine_world(tmp_path_factory):
+    """A corpus, a backbone, manifests and tokens; not to be changed."""
+    from tiny_world import make_world
+
+    root = tmp_path_factory.mktemp("world")
+    make_world(root)
+    return root
+
+
+@pytest.fixture
+def world(pristine_world, tmp_path):
+    """A copy of it for one test."""
+    return shutil.copytree(pristine_world, tmp_path / "world")

@@ -1,0 +1,675 @@
+"""recipes/ESD/emotional_tts really trains, resumes and refuses bad input."""
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.speech_tokens import (
+    read_speech_tokens,
+    write_speech_tokens,
+)
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.utils.files import read_json, write_json
+
+import pytest
+import soundfile
+import speechbrain as sb
+import torch
+import yaml
+from hyperpyyaml import load_hyperpyyaml
+from tiny_world import (
+    HPARAMS,
+    REPOSITORY,
+    SAMPLE_RATE,
+    make_world,
+    recipe_flags,
+    run_script,
+)
+
+HERE = Path(__file__).parent
+TRAINED = {"efilm", "llm_decoder", "emotion_loss"}
+OPTIMIZERS = {"optimizer_conditioner", "optimizer_head"}
+
+
+def newest_checkpoint(output):
+    """What the newest checkpoint of a run holds, by file."""
+    folders = list((Path(output) / "save").glob("CKPT+*"))
+    newest = max(
+        folders,
+        key=lambda f: yaml.safe_load((f / "CKPT.yaml").read_text())["unixtime"],
+    )
+    return {
+        name: torch.load(newest / f"{name}.ckpt")
+        for name in TRAINED | OPTIMIZERS
+    }
+
+
+def assert_same(one, other):
+    """Two checkpoints are the same to the last bit."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def logged(output, pattern):
+    """All that a pattern finds in the training log."""
+    return re.findall(pattern, (Path(output) / "train_log.txt").read_text())
+
+
+def start(script, *args, launcher=()):
+    """Runs a helper script as a process of its own."""
+    command = [sys.executable, *launcher, str(HERE / script), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def prepare_data(world, **overrides):
+    """The recipe's datasets."""
+    flags = recipe_flags(world, world / "output", **overrides)
+    _, _, overrides = sb.parse_arguments([str(HPARAMS), *flags])
+    with open(HPARAMS) as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    functions = run_script("train.py", [], run_name="functions")
+    return functions["dataio_prepare"](hparams)
+
+
+# --- What a training leaves behind ---------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(pristine_world, tmp_path_factory):
+    """Output folder of a finished training."""
+    output = tmp_path_factory.mktemp("finished")
+    run_script(
+        "train.py", recipe_flags(pristine_world, output, use_tensorboard=True)
+    )
+    return output
+
+
+def test_log_has_the_validation_statistics(finished):
+    for statistic in (
+        "speech_loss",
+        "speech_accuracy",
+        "emotion_accuracy",
+        "modulation_ratio",
+    ):
+        assert logged(finished, rf"valid {statistic}: \d"), statistic
+    assert logged(finished, "test speech_loss: ")
+
+
+def test_tensorboard_has_the_curves(finished):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    curves = event_accumulator.EventAccumulator(str(finished / "tensorboard"))
+    curves.Reload()
+    assert [e.step for e in curves.Scalars("speech_loss/valid")] == [1]
+
+
+def test_checkpoint_holds_only_what_trains(finished):
+    (folder,) = (finished / "save").glob("CKPT+*")
+    names = TRAINED | OPTIMIZERS | {"brain", "counter", "dataloader-TRAIN"}
+    assert {path.name for path in folder.iterdir()} == {
+        "CKPT.yaml",
+        *(f"{name}.ckpt" for name in names),
+    }
+
+
+def test_only_what_trains_has_changed(finished, pristine_world):
+    folder = pristine_world / "backbone"
+    with open(HPARAMS) as file:
+        _, _, overrides = sb.parse_arguments(
+            [str(HPARAMS), *recipe_flags(pristine_world, finished)]
+        )
+        start = load_hyperpyyaml(file, overrides)
+    trained = newest_checkpoint(finished)
+    for name in ("weight", "bias"):
+        key = f"classifier.{name}"
+        assert not torch.equal(
+            start["emotion_loss"].state_dict()[key],
+            trained["emotion_loss"][key],
+        )
+    for name, weight in start["backbone"]["llm"].llm_decoder.state_dict().items():
+        assert not torch.equal(weight, trained["llm_decoder"][name]), name
+    for name, weight in start["efilm"].state_dict().items():
+        assert not torch.equal(weight, trained["efilm"][name]), name
+    assert (folder / "llm.safetensors").is_file()
+
+
+def test_output_folder_speaks(finished):
+    synthesizer = EmoFiLMSynthesizer.from_hparams(finished)
+    best = torch.load(finished / "efilm.ckpt")
+    assert_same(dict(synthesizer.mods.emofilm.efilm.state_dict()), dict(best))
+    spoken = synthesizer.synthesize("<happy>We won</happy> the game.")
+    assert spoken.sample_rate == SAMPLE_RATE
+    assert spoken.wav.isfinite().all() and len(spoken.wav) > 0
+    assert len(spoken.words) == 4
+
+
+def test_checkpoint_of_the_mini_backbone_is_below_5_mb(tmp_path):
+    full_size = "{text_dim: 192}"
+    make_world(tmp_path / "world", full_size)
+    flags = recipe_flags(
+        tmp_path / "world", tmp_path, backbone=full_size, number_of_steps=2
+    )
+    run_script("train.py", flags)
+    (folder,) = (tmp_path / "save").glob("CKPT+*")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5e6
+
+
+# --- Options of the training ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fusion, kind",
+    [
+        ("addition", "AdditiveFusion"),
+        ("concatenation", "ConcatenationFusion"),
+        ("none", "NoFusion"),
+    ],
+)
+def test_one_line_swaps_the_fusion(pristine_world, tmp_path, fusion, kind):
+    text = HPARAMS.read_text()
+    swapped = text.replace("hparams/fusion/film.yaml", f"hparams/fusion/{fusion}.yaml")
+    different = set(swapped.splitlines()) ^ set(text.splitlines())
+    assert len(different) == 2  # one line out, one line in
+    hparams_file = tmp_path / "swapped.yaml"
+    hparams_file.write_text(
+        swapped.replace("../../../../hparams", str(REPOSITORY / "hparams"))
+    )
+    output = tmp_path / "output"
+    flags = recipe_flags(pristine_world, output, number_of_steps=2)
+    brain = run_script("train.py", flags, hparams_file)["brain"]
+    assert type(brain.modules.emofilm.efilm.fusion).__name__ == kind
+    assert brain.optimizer_step == 2
+    assert newest_checkpoint(output)
+
+
+def test_dynamic_batches_keep_to_their_length(pristine_world, tmp_path):
+    flags = recipe_flags(
+        pristine_world,
+        tmp_path,
+        dynamic_batching=True,
+        dynamic_batch_sampler="{max_batch_length: 3, num_buckets: 3}",
+    )
+    brain = run_script("train.py", flags)["brain"]
+    sampler = brain.train_sampler
+    batches = list(sampler)
+    assert sorted(sum(batches, [])) == list(range(16))
+    assert 1 < len(batches) < 16
+    assert all(
+        sum(sampler.get_durations(batch)) <= 3.01
+        for batch in batches
+        if len(batch) > 1
+    )
+
+
+def test_every_epoch_has_another_order_whatever_came_before(
+    pristine_world, tmp_path
+):
+    flags = recipe_flags(pristine_world, tmp_path, dynamic_batching=True)
+    brain = run_script("train.py", flags)["brain"]
+    orders = []
+    for epoch in (1, 2, 3, 2):
+        brain.train_sampler.set_epoch(epoch)
+        orders.append(list(brain.train_sampler))
+    assert orders[0] != orders[1] != orders[2]
+    assert orders[1] == orders[3]
+
+
+def test_last_batches_of_an_epoch_make_an_update(pristine_world, tmp_path):
+    flags = recipe_flags(
+        pristine_world, tmp_path, grad_accumulation_factor=3, number_of_epochs=1
+    )
+    brain = run_script("train.py", flags)["brain"]
+    assert brain.n_batches == 4
+    assert logged(tmp_path, r"step: (\d+)") == ["2"]
+
+
+def test_accumulated_gradients_are_the_mean_of_the_group(
+    pristine_world, tmp_path, monkeypatch
+):
+    gradients = []
+
+    def remember(optimizer, *args, **kwargs):
+        gradients.append(
+            [p.grad.clone() for p in optimizer.param_groups[0]["params"]]
+        )
+
+    # No update is made, so both runs take all gradients at the same place.
+    monkeypatch.setattr(torch.optim.AdamW, "step", remember)
+    options = dict(
+        number_of_epochs=1, batch_size=4, max_grad_norm=1e9,
+        history_corruption=0.0, condition_dropout=0.0,
+    )  # fmt: skip
+    for factor in (1, 3):
+        run_script(
+            "train.py",
+            recipe_flags(
+                pristine_world,
+                tmp_path / str(factor),
+                grad_accumulation_factor=factor,
+                **options,
+            ),
+        )
+    # Two optimizers take turns: 4 single updates, then groups of 3 and 1.
+    single, grouped = gradients[0:8:2], gradients[8::2]
+    assert len(grouped) == 2
+    for parts, whole in ((single[:3], grouped[0]), (single[3:], grouped[1])):
+        mean = [sum(tensors) / len(parts) for tensors in zip(*parts)]
+        torch.testing.assert_close(whole, mean)
+
+
+def test_bf16_trains_fp32_parameters(pristine_world, tmp_path):
+    flags = recipe_flags(pristine_world, tmp_path) + ["--precision=bf16"]
+    brain = run_script("train.py", flags)["brain"]
+    assert brain.training_ctx.dtype == torch.bfloat16
+    for weights in newest_checkpoint(tmp_path)["efilm"].values():
+        assert weights.dtype == torch.float32 and weights.isfinite().all()
+
+
+def test_gradients_of_both_optimizers_are_clipped(
+    pristine_world, tmp_path, monkeypatch
+):
+    norms = []
+
+    def remember(optimizer, *args, **kwargs):
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
+        norms.append(torch.nn.utils.get_total_norm(grads))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", remember)
+    flags = recipe_flags(pristine_world, tmp_path, max_grad_norm=1e-4)
+    run_script("train.py", flags)
+    assert len(norms) == 8 and max(norms) <= 1.01e-4
+
+
+def test_training_stops_early(pristine_world, tmp_path):
+    flags = recipe_flags(
+        pristine_world,
+        tmp_path,
+        number_of_steps=100,
+        lr=0.0,
+        lr_head=0.0,
+        patience=2,
+    )
+    run_script("train.py", flags)
+    assert logged(tmp_path, r"epoch: (\d+)") == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("position", ["speech", "input"])
+def test_emotion_loss_is_added_with_its_weight(
+    pristine_world, tmp_path, position
+):
+    flags = recipe_flags(
+        pristine_world,
+        tmp_path,
+        emotion_loss=f"{{position: {position}}}",
+        emotion_loss_weight=0.5,
+    )
+    run_script("train.py", flags)
+    values = [
+        float(logged(tmp_path, rf"valid {name}: (\S+),")[-1])
+        for name in ("loss", "speech_loss", "emotion_loss")
+    ]
+    assert values[0] == pytest.approx(values[1] + 0.5 * values[2], rel=1e-3)
+
+
+def test_word_emotions_are_those_of_the_chosen_source(world):
+    label_file = world / "prepared" / "word_labels.json"
+    labels = read_json(world / "esd" / "word_labels.json")
+    for entry in labels.values():
+        for word in entry["words"]:
+            word.update(emotion="surprise", intensity=0.25)
+    write_json(label_file, labels)
+    sad, transition = "0011_000010", "0011_t000016"
+    for source, expected in {
+        "truth": ([0, 3, 3, 3], [0, 0.8, 0.8, 0.8]),
+        "labels": ([4, 4, 4, 4], [0.25] * 4),
+        "sentence": ([3, 3, 3, 3], [1.0] * 4),
+    }.items():
+        data = prepare_data(world, label_source=source)["train"]
+        items = {item["id"]: item for item in data}
+        item = items[sad]
+        assert item["word_emotions"].argmax(-1).tolist() == expected[0]
+        torch.testing.assert_close(
+            item["word_intensity"], torch.tensor(expected[1])
+        )
+        # 0.1 s of silence, words of 0.2 s, 25 tokens a second
+        assert item["word_of_speech"].tolist()[:8] == [-1, -1, -1] + [0] * 5
+    # A sentence of several emotions has none to give to its words.
+    assert items[transition]["word_emotions"].sum() == 0
+
+
+# --- Interruption ---------------------------------------------------------
+
+
+def test_killed_training_ends_with_the_same_parameters(
+    pristine_world, tmp_path
+):
+    options = dict(
+        dynamic_batching=True,
+        dynamic_batch_sampler="{max_batch_length: 3, num_buckets: 3}",
+        grad_accumulation_factor=2,
+        ckpt_interval_steps=1,
+        number_of_steps=9,
+    )
+    run_script(
+        "train.py", recipe_flags(pristine_world, tmp_path / "whole", **options)
+    )
+    whole = newest_checkpoint(tmp_path / "whole")
+
+    killed = tmp_path / "killed"
+    flags = recipe_flags(pristine_world, killed, **options)
+    # Two optimizers step in an update, and five files are saved by torch.
+    at_step, at_save = random.randint(3, 12), random.randint(2, 14)
+    print(f"killed at step {at_step}, then at save {at_save}")
+    for call, n in (("step", at_step), ("save", at_save)):
+        run = start("killed_run.py", call, n, *flags)
+        assert run.returncode == -signal.SIGKILL, run.stderr
+    run_script("train.py", flags)
+    assert_same(newest_checkpoint(killed), whole)
+
+
+def test_finished_training_is_not_trained_on(finished, pristine_world, tmp_path):
+    output = shutil.copytree(finished, tmp_path / "output")
+    run_script("train.py", recipe_flags(pristine_world, output))
+    assert_same(newest_checkpoint(output), newest_checkpoint(finished))
+    assert logged(output, r"epoch: (\d+)") == logged(finished, r"epoch: (\d+)")
+
+
+def test_full_disk_leaves_the_checkpoint_before_whole(
+    pristine_world, tmp_path, monkeypatch
+):
+    options = dict(ckpt_interval_steps=1)
+    run_script(
+        "train.py", recipe_flags(pristine_world, tmp_path / "whole", **options)
+    )
+    flags = recipe_flags(pristine_world, tmp_path / "full", **options)
+    save, calls = torch.save, []
+
+    def save_until_full(obj, path):
+        calls.append(path)
+        if len(calls) < 13:  # within the third checkpoint
+            return save(obj, path)
+        Path(path).write_bytes(b"PK")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save_until_full)
+        with pytest.raises(OSError, match="free some space") as caught:
+            run_script("train.py", flags)
+    assert str(tmp_path / "full" / "save") in str(caught.value)
+    assert newest_checkpoint(tmp_path / "full")
+    run_script("train.py", flags)
+    assert_same(
+        newest_checkpoint(tmp_path / "full"),
+        newest_checkpoint(tmp_path / "whole"),
+    )
+
+
+# --- Several processes ----------------------------------------------------
+
+
+def test_two_processes_train_as_one(pristine_world, tmp_path):
+    options = dict(
+        history_corruption=0.0, condition_dropout=0.0, number_of_steps=2
+    )
+    results = []
+    for n, launcher in {
+        1: (),
+        2: ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+    }.items():
+        # 16 utterances: the global batch is the whole corpus.
+        flags = recipe_flags(
+            pristine_world, tmp_path / str(n), batch_size=16 // n, **options
+        )
+        run = start(
+            "ddp_run.py",
+            tmp_path / f"result{n}",
+            *flags,
+            "--distributed_backend=gloo",
+            launcher=launcher,
+        )
+        assert run.returncode == 0, run.stderr
+        results.append(
+            [torch.load(tmp_path / f"result{n}.{rank}") for rank in range(n)]
+        )
+    (alone,), both = results
+    assert len(alone["gradients"]) > 0
+    for one in both:
+        torch.testing.assert_close(
+            one["gradients"], alone["gradients"], rtol=1e-3, atol=1e-6
+        )
+    loss = sum(one["loss"] for one in both) / 2
+    torch.testing.assert_close(loss, alone["loss"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        newest_checkpoint(tmp_path / "2")["efilm"],
+        newest_checkpoint(tmp_path / "1")["efilm"],
+        rtol=1e-2,
+        atol=1e-5,
+    )
+
+
+# --- Bad input ------------------------------------------------------------
+
+
+def edit(path, utterance, **changes):
+    """Changes one utterance of a manifest."""
+    content = read_json(path)
+    content[utterance].update(changes)
+    write_json(path, content)
+
+
+def spoil_nothing_but(kind, world):
+    """One fault in a world that is otherwise whole."""
+    prepared, corpus = world / "prepared", world / "esd"
+    tokens = prepared / "speech_tokens.safetensors"
+    first = "0011_000001"
+    if kind == "no tokens":
+        tokens.unlink()
+    elif kind == "damaged tokens":
+        tokens.write_bytes(tokens.read_bytes()[:-100])
+    elif kind == "another file":
+        shutil.copy(world / "backbone" / "llm.safetensors", tokens)
+    elif kind == "another tokenizer":
+        weights = world / "backbone" / "speech_tokenizer.safetensors"
+        shutil.copy(world / "backbone" / "llm.safetensors", weights)
+    elif kind == "utterance without tokens":
+        cache = read_speech_tokens(tokens)
+        del cache.tokens[first]
+        write_speech_tokens(tokens, cache)
+    elif kind == "tokens of another wav":
+        edit(prepared / "train.json", first, duration=7.5)
+    elif kind == "no labels":
+        (corpus / "word_labels.json").unlink()
+    elif kind == "utterance without labels":
+        labels = read_json(corpus / "word_labels.json")
+        del labels[first]
+        write_json(corpus / "word_labels.json", labels)
+    elif kind == "labels of other words":
+        edit(prepared / "train.json", first, text="We lost the game.")
+    elif kind == "more words than tokens":
+        cache = read_speech_tokens(tokens)
+        cache.tokens[first] = cache.tokens[first][:3]
+        write_speech_tokens(tokens, cache)
+        edit(prepared / "train.json", first, duration=0.12)
+    elif kind == "unknown emotion":
+        labels = read_json(corpus / "word_labels.json")
+        labels[first]["words"][2]["emotion"] = "bored"
+        write_json(corpus / "word_labels.json", labels)
+    elif kind == "Mandarin":
+        edit(prepared / "train.json", first, text="我们赢了。")
+    elif kind == "empty manifest":
+        write_json(prepared / "valid.json", {})
+        write_json(prepared / "transitions_valid.json", {})
+    elif kind == "no manifest":
+        (prepared / "train.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    {
+        "no tokens": ["speech_tokens", "extract_speech_tokens.py"],
+        "damaged tokens": ["speech_tokens", "delete it"],
+        "another file": ["speech_tokens", "not a cache"],
+        "another tokenizer": ["speech_tokens", "delete the file"],
+        "utterance without tokens": ["speech_tokens", "0011_000001", "again"],
+        "tokens of another wav": ["speech_tokens", "7.50 s", "again"],
+        "no labels": ["word_labels.json", "does not exist|no such file"],
+        "utterance without labels": ["word_labels.json", "0011_000001"],
+        "labels of other words": ["word_labels.json", "0011_000001", "'lost'"],
+        "more words than tokens": ["0011_000001", "4 words", "3 speech tokens"],
+        "unknown emotion": ["word_labels.json", "'bored'", "taxonomy"],
+        "Mandarin": ["0011_000001", "我", "English"],
+        "empty manifest": ["valid.json", "no utterance"],
+        "no manifest": ["train.json"],
+    }.items(),
+)
+def test_bad_input_is_named_before_training(world, kind, words):
+    spoil_nothing_but(kind, world)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        prepare_data(world)
+    for word in words:
+        assert re.search(word, str(caught.value)), word
+
+
+def test_whole_input_is_accepted(world):
+    data = prepare_data(world)
+    assert {name: len(items) for name, items in data.items()} == {
+        "train": 16,
+        "valid": 3,
+        "test": 3,
+    }
+
+
+def test_unknown_label_source_is_named(world):
+    with pytest.raises(ValueError, match="label_source is 'guess': set it to"):
+        prepare_data(world, label_source="guess")
+
+
+def test_sentence_labels_need_alignments(world):
+    shutil.rmtree(world / "esd" / "textgrids")
+    with pytest.raises(ValueError, match="0011_000001.*no alignment"):
+        prepare_data(world, label_source="sentence")
+
+
+def test_corpus_without_transitions_says_how_to_go_on(world):
+    shutil.rmtree(world / "esd" / "transitions")
+    flags = recipe_flags(world, world / "output", skip_prep=False)
+    with pytest.raises(FileNotFoundError, match="use_transitions to False"):
+        run_script("train.py", flags)
+    brain = run_script("train.py", [*flags, "--use_transitions=False"])["brain"]
+    assert brain.optimizer_step == 4
+
+
+def test_checkpoint_of_other_sizes_is_named(finished, pristine_world, tmp_path):
+    output = shutil.copytree(finished, tmp_path / "output")
+    flags = recipe_flags(pristine_world, output, emotion_dim=8)
+    with pytest.raises(ValueError, match="does not fit this model.*output"):
+        run_script("train.py", flags)
+
+
+# --- Speech tokens --------------------------------------------------------
+
+
+def extract(world, **overrides):
+    """Runs the extraction on a world; returns the cache."""
+    flags = recipe_flags(world, world / "output", **overrides)
+    run_script("extract_speech_tokens.py", flags)
+    return read_speech_tokens(world / "prepared/speech_tokens.safetensors")
+
+
+@pytest.fixture
+def wavs(world):
+    """The world's wavs by utterance id, without tokens."""
+    (world / "prepared" / "speech_tokens.safetensors").unlink()
+    return {path.stem: path for path in sorted(world.rglob("*.wav"))}
+
+
+def test_extraction_covers_all_splits(world, wavs):
+    cache = extract(world)
+    assert set(cache.tokens) == set(wavs) and not cache.skipped
+    for utterance, tokens in cache.tokens.items():
+        n_samples = soundfile.info(wavs[utterance]).frames
+        assert len(tokens) == n_samples // 960
+        assert 0 <= tokens.min() and tokens.max() < 6561
+
+
+def test_extraction_reads_other_rates_and_stereo(world, wavs):
+    whole = extract(world).tokens["0011_000001"]
+    wave, _ = soundfile.read(wavs["0011_000001"])
+    stereo = torch.tensor(wave).repeat(2, 1).T.numpy()
+    soundfile.write(wavs["0011_000001"], stereo[::3], SAMPLE_RATE // 3)
+    tokens = extract(world).tokens["0011_000001"]
+    assert abs(len(tokens) - len(whole)) <= 1
+
+
+def test_extraction_goes_on_where_it_stopped(world, wavs, monkeypatch):
+    import speechbrain_emofilm.lobes.speech_tokenizer as module
+
+    tokenize, n_calls = module.FSQSpeechTokenizer.tokenize, []
+
+    def interrupted(self, wav):
+        n_calls.append(1)
+        if len(n_calls) == 10:
+            raise KeyboardInterrupt
+        return tokenize(self, wav)
+
+    monkeypatch.setattr(module.FSQSpeechTokenizer, "tokenize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(world, extraction_save_interval=4)
+    assert len(extract(world).tokens) == len(wavs)
+    # 8 of the first 9 had been saved.
+    assert len(n_calls) == 10 + len(wavs) - 8
+
+    n_calls.clear()
+    wave, rate = soundfile.read(wavs["0011_000001"])
+    soundfile.write(wavs["0011_000001"], wave[:-24], rate)
+    extract(world)
+    assert len(n_calls) == 1  # the changed one
+
+
+def test_extraction_refuses_a_cache_of_another_tokenizer(world):
+    path = world / "prepared" / "speech_tokens.safetensors"
+    cache = read_speech_tokens(path)
+    cache.tokenizer = "0123456789abcdef"
+    write_speech_tokens(path, cache)
+    with pytest.raises(ValueError, match="0123456789abcdef.*delete the file"):
+        extract(world)
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    {
+        "missing": "no such audio file",
+        "empty": "empty",
+        "truncated": "truncated",
+        "NaN": "NaN",
+        "long": "longer than max_duration",
+        "another": "prepare the corpus again",
+    }.items(),
+)
+def test_unusable_wav_is_skipped_and_listed(world, wavs, kind, reason):
+    path = wavs["0011_000001"]
+    wave, rate = soundfile.read(path)
+    if kind == "missing":
+        path.unlink()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:20000])
+    elif kind == "NaN":
+        wave[1000] = float("nan")
+        soundfile.write(path, wave, rate, subtype="FLOAT")
+    elif kind == "long":
+        soundfile.write(path, torch.zeros(60 * rate).numpy(), rate)
+    elif kind == "another":
+        soundfile.write(path, wave[: rate // 2], rate)
+    with pytest.raises(ValueError, match="1 of 22") as caught:
+        extract(world)
+    assert str(path) in str(caught.value) and reason in str(caught.value)
+
+    cache = extract(world, max_bad_share=0.1)
+    assert list(cache.skipped) == ["0011_000001"]
+    assert len(prepare_data(world)["train"]) == 15

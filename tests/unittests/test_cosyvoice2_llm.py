@@ -1,0 +1,522 @@
+"""CosyVoice2's language model: the reference, training and generation."""
+
+import json
+from pathlib import Path
+
+from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
+from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
+    GreedySampler,
+    RepetitionAwareSampler,
+    UtteranceNoise,
+)
+from speechbrain_emofilm.lobes.fsq import FSQEmbedding, FSQLinear
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+TINY = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.3,
+}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Tensors and JSON of the reference."""
+    description = json.loads((FIXTURES / "llm_small.json").read_text())
+    return load_file(FIXTURES / "llm_small.safetensors"), description
+
+
+def _upstream_state(tensors):
+    return {k[2:]: v for k, v in tensors.items() if k.startswith("w.")}
+
+
+@pytest.fixture(scope="module")
+def reference_lm(reference):
+    tensors, description = reference
+    config = description["config"]
+    lm = CosyVoice2LM(config["qwen2"], config["speech_token_size"])
+    lm.load_upstream_state_dict(_upstream_state(tensors))
+    return lm
+
+
+def _tiny_lm(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return CosyVoice2LM(TINY, speech_token_size=27, **kwargs)
+
+
+def _tiny_batch():
+    """text_tokens (3, 7), text_lens, speech_tokens (3, 9), speech_lens."""
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randint(30, (3, 7), generator=generator),
+        torch.tensor([7, 4, 5]) / 7,
+        torch.randint(27, (3, 9), generator=generator),
+        torch.tensor([6, 9, 1]) / 9,
+    )
+
+
+def _run_reference(lm, tensors, prefix, **kwargs):
+    """Teacher-forced pass on the batch whose tensors have this prefix."""
+    text, speech = (
+        tensors[prefix + "text_token"],
+        tensors[prefix + "speech_token"],
+    )
+    return lm(
+        lm.embed_text(text),
+        tensors[prefix + "text_token_len"] / text.shape[1],
+        speech,
+        tensors[prefix + "speech_token_len"] / speech.shape[1],
+        **kwargs,
+    )
+
+
+# The reference
+
+
+def test_unistream_agrees_with_the_reference(reference, reference_lm):
+    tensors, description = reference
+    expected = description["results"]["unistream"]
+    out = _run_reference(reference_lm, tensors, "")
+    kept = tensors["uni_lm_target"] != -1
+    assert torch.equal(out.targets, tensors["uni_lm_target"][kept])
+    torch.testing.assert_close(
+        out.logits, tensors["uni_logits"][kept], rtol=0, atol=2e-5
+    )
+    loss = F.cross_entropy(out.logits, out.targets)
+    assert loss.item() == pytest.approx(expected["loss"], abs=2e-6)
+    accuracy = (out.logits.argmax(-1) == out.targets).float().mean()
+    assert accuracy.item() == pytest.approx(expected["acc"])
+
+
+def test_bistream_agrees_with_the_reference(reference, reference_lm):
+    tensors, description = reference
+    out = _run_reference(reference_lm, tensors, "bi_", bistream_probability=1.0)
+    kept = tensors["bi_lm_target"] != -1
+    assert torch.equal(out.targets, tensors["bi_lm_target"][kept])
+    loss = F.cross_entropy(out.logits, out.targets)
+    expected = description["results"]["bistream"]["loss"]
+    assert loss.item() == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("case", ["greedy_noprompt", "greedy_prompt"])
+def test_greedy_tokens_agree_with_the_reference(reference, reference_lm, case):
+    tensors, description = reference
+    text, prompt = tensors["gr_text"], {}
+    if case == "greedy_prompt":
+        text = torch.cat([tensors["gr_prompt_text"], text], dim=1)
+        prompt = {
+            "prompt_speech_tokens": tensors["gr_prompt_speech"],
+            "prompt_speech_lens": torch.ones(1),
+        }
+    (tokens,) = reference_lm.generate(
+        reference_lm.embed_text(text),
+        torch.ones(1),
+        **prompt,
+        sampler=GreedySampler(),
+        min_ratio=40 / 9,
+        max_ratio=40 / 9,
+        n_target_text=[9],
+    )
+    expected = description["results"][case]["ids_all3_masked"]
+    assert tokens.tolist() == expected
+
+
+# Loading
+
+
+def test_names_and_shapes_of_the_released_checkpoint():
+    manifest = json.loads((FIXTURES / "manifest_llm.json").read_text())
+    with torch.device("meta"):
+        lm = CosyVoice2LM(
+            {
+                "vocab_size": 151936,
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 14,
+                "num_key_value_heads": 2,
+                "rope_theta": 1e6,
+            }
+        )
+        released = {
+            name: torch.empty(shape)
+            for name, (shape, _) in manifest["tensors"].items()
+        }
+    assert len(released) == 295
+    lm.load_upstream_state_dict({**released, "epoch": 7, "step": 700})
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_by_name(reference):
+    tensors, description = reference
+    lm = CosyVoice2LM(description["config"]["qwen2"], 320)
+    before = {k: v.clone() for k, v in lm.state_dict().items()}
+    state = _upstream_state(tensors)
+    del state["llm.model.model.norm.weight"]
+    state["llm_decoder.weight"] = state["llm_decoder.weight"][:100]
+    state["speaker.weight"] = torch.zeros(2)
+    with pytest.raises(ValueError) as error:
+        lm.load_upstream_state_dict(state)
+    message = str(error.value)
+    assert "1 missing: llm.norm.weight" in message
+    assert "1 unexpected: speaker.weight" in message
+    assert "llm_decoder.weight (100, 64) instead of (323, 64)" in message
+    for name, tensor in lm.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+# Training
+
+
+def test_frozen_stays_in_evaluation_mode():
+    dropout = {"attention_dropout": 0.5}
+    lm = CosyVoice2LM({**TINY, **dropout}, speech_token_size=27)
+    wrapper = torch.nn.ModuleDict({"lm": lm})
+    wrapper.train()
+    assert not any(module.training for module in lm.modules())
+    text, text_lens, speech, speech_lens = _tiny_batch()
+    batch = (lm.embed_text(text), text_lens, speech, speech_lens)
+    assert torch.equal(lm(*batch).logits, lm(*batch).logits)
+
+
+def test_pretraining_trains():
+    lm = _tiny_lm(frozen=False)
+    lm.train()
+    assert all(module.training for module in lm.modules())
+    lm.eval()
+    assert not any(module.training for module in lm.modules())
+    assert all(parameter.requires_grad for parameter in lm.parameters())
+
+
+def test_freezing_after_pretraining_takes_effect_at_once():
+    lm = _tiny_lm(frozen=False)
+    lm.train()
+    lm.freeze()
+    assert not any(module.training for module in lm.modules())
+
+
+def test_frozen_passes_gradient_to_the_text_and_trains_the_decoder_only():
+    lm = _tiny_lm()
+    text, text_lens, speech, speech_lens = _tiny_batch()
+    embeddings = lm.embed_text(text).requires_grad_()
+    out = lm(embeddings, text_lens, speech, speech_lens)
+    F.cross_entropy(out.logits, out.targets).backward()
+    trained = {n for n, p in lm.named_parameters() if p.grad is not None}
+    assert trained == {"llm_decoder.weight", "llm_decoder.bias"}
+    magnitude = embeddings.grad.abs().sum(-1)
+    for item, n_text in enumerate([7, 4, 5]):
+        assert (magnitude[item, :n_text] > 0).all()
+        assert (magnitude[item, n_text:] == 0).all()
+
+
+def test_pretraining_reaches_every_parameter():
+    lm = _tiny_lm(
+        frozen=False,
+        speech_embedding=FSQEmbedding(16, hidden=8, n_dims=3),
+        llm_decoder=FSQLinear(16, hidden=8, n_dims=3),
+    )
+    text, *rest = _tiny_batch()
+    out = lm(lm.embed_text(text), *rest)
+    F.cross_entropy(out.logits, out.targets).backward()
+    untouched = {
+        name
+        for name, parameter in lm.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    }
+    # The end and fill are targets and never inputs.
+    assert untouched == {"speech_embedding.extra"}
+
+
+def test_hidden_states_predict_the_supervised_tokens():
+    lm = _tiny_lm()
+    text, text_lens, speech, speech_lens = _tiny_batch()
+    out = lm(lm.embed_text(text), text_lens, speech, speech_lens)
+    assert out.hidden.shape == (3, 10, 16)
+    assert out.supervised.sum(1).tolist() == [7, 10, 2]
+    torch.testing.assert_close(
+        lm.llm_decoder(out.hidden[out.supervised]), out.logits
+    )
+    expected = [[*row[:n].tolist(), 27] for row, n in zip(speech, [6, 9, 1])]
+    assert out.targets.tolist() == sum(expected, [])
+
+
+def test_bistream_hidden_states_predict_the_speech_tokens():
+    lm = _tiny_lm(mix_ratio=(2, 3))
+    text, _, speech, _ = _tiny_batch()
+    text, speech = text[:1, :5], speech[:1]
+    lens = torch.ones(1)
+    out = lm(lm.embed_text(text), lens, speech, lens, bistream_probability=1.0)
+    s = speech[0].tolist()
+    assert out.targets.tolist() == [*s[:3], 29, *s[3:6], 29, *s[6:], 27]
+    # sos t0 t1 s0 s1 s2 t2 t3 s3 s4 s5 t4 task s6 s7 s8
+    assert out.text_positions.tolist() == [[1, 2, 6, 7, 11]]
+    assert out.speech_positions.tolist() == [[2, 3, 4, 7, 8, 9, 12, 13, 14, 15]]
+    is_speech = out.targets != lm.fill_id
+    torch.testing.assert_close(
+        lm.llm_decoder(out.hidden[0]), out.logits[is_speech]
+    )
+
+
+def test_bistream_coins_come_from_the_generator():
+    lm = _tiny_lm(mix_ratio=(1, 1))
+    text = lm.embed_text(torch.randint(30, (40, 2)))
+    speech, ones = torch.randint(27, (40, 5)), torch.ones(40)
+
+    def n_fill(seed, probability):
+        generator = torch.Generator().manual_seed(seed)
+        out = lm(
+            text,
+            ones,
+            speech,
+            ones,
+            bistream_probability=probability,
+            generator=generator,
+        )
+        return (out.targets == lm.fill_id).sum().item()
+
+    coins = torch.rand(40, generator=torch.Generator().manual_seed(5))
+    assert n_fill(5, 0.3) == 2 * (coins < 0.3).sum()
+    assert n_fill(5, 0.0) == 0
+    assert n_fill(5, 1.0) == 80
+
+
+def test_an_item_gives_the_same_in_any_batch_and_padding():
+    lm = _tiny_lm()
+    text, text_lens, speech, speech_lens = _tiny_batch()
+    embeddings = lm.embed_text(text)
+    embeddings[1, 4:] = 100.0
+    speech[2, 1:] = -1
+    batch = lm(embeddings, text_lens, speech, speech_lens)
+    ends = batch.supervised.sum(1).cumsum(0).tolist()
+    for item, (n_text, n_speech) in enumerate([(7, 6), (4, 9), (5, 1)]):
+        alone = lm(
+            embeddings[item : item + 1, :n_text],
+            torch.ones(1),
+            speech[item : item + 1, :n_speech],
+            torch.ones(1),
+        )
+        here = batch.logits[ends[item] - n_speech - 1 : ends[item]]
+        torch.testing.assert_close(here, alone.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_history_is_read_and_the_speech_remains_the_target():
+    lm = _tiny_lm()
+    text, text_lens, speech, speech_lens = _tiny_batch()
+    batch = (lm.embed_text(text), text_lens, speech, speech_lens)
+    clean, corrupted = lm(*batch), lm(*batch, history=(speech + 1) % 27)
+    assert torch.equal(clean.targets, corrupted.targets)
+    first, later = clean.hidden[:, 0], clean.hidden[:, 1]
+    torch.testing.assert_close(first, corrupted.hidden[:, 0])
+    assert not torch.allclose(later, corrupted.hidden[:, 1])
+
+
+def test_attention_weights_stand_where_the_positions_say():
+    eager = _tiny_lm(attn_implementation="eager")
+    text, *rest = _tiny_batch()
+    out = eager(eager.embed_text(text), *rest, output_attentions=True)
+    assert [a.shape for a in out.attentions] == [(3, 2, 18 - 3, 18 - 3)] * 2
+    for item, n_text in enumerate([7, 4, 5]):
+        places = out.text_positions[item, :n_text].tolist()
+        assert places == list(range(1, n_text + 1))
+        first = out.speech_positions[item, 0]
+        assert first == n_text + 1  # task predicts the first token
+        weights = out.attentions[0][item, :, first]
+        assert (weights[:, : first + 1] > 0).all()
+        assert (weights[:, first + 1 :] == 0).all()
+    plain = _tiny_lm()(eager.embed_text(text), *rest)
+    assert plain.attentions is None
+    torch.testing.assert_close(out.logits, plain.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_sdpa_has_no_attention_weights_to_return():
+    lm = _tiny_lm()
+    text, *rest = _tiny_batch()
+    with pytest.raises(ValueError, match="eager"):
+        lm(lm.embed_text(text), *rest, output_attentions=True)
+
+
+# Generation
+
+
+@torch.no_grad()
+def _generate_slowly(
+    lm, text, prompt, sampler, limits, seed, unconditional=None, guidance=1.0
+):
+    """One utterance, recomputed in full for every token, without padding."""
+    noise, tokens = UtteranceNoise([seed]), []
+    sos, task = lm.llm_embedding.weight[:, None]
+
+    def score(text):
+        speech = torch.tensor([*prompt, *tokens], dtype=torch.long)
+        sequence = [sos, text, task, lm.speech_embedding(speech)]
+        hidden = lm.llm(inputs_embeds=torch.cat(sequence)[None])[0]
+        return lm.llm_decoder(hidden[0, -1:])
+
+    while len(tokens) < limits[1]:
+        logits = score(text)
+        if unconditional is not None:
+            without = score(unconditional)
+            logits = without + guidance * (logits - without)
+        logits[:, lm.end_id + 1 :] = -torch.inf
+        if len(tokens) < limits[0]:
+            logits[:, lm.end_id] = -torch.inf
+        history = torch.tensor([tokens], dtype=torch.long)
+        token = sampler(
+            logits.log_softmax(-1), history, noise(torch.tensor([0]))
+        ).item()
+        if token == lm.end_id:
+            break
+        tokens.append(token)
+    return tokens
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize(
+    "sampler",
+    [RepetitionAwareSampler(), GreedySampler()],
+    ids=["ras", "greedy"],
+)
+def test_a_batch_speaks_as_each_item_recomputed_alone(
+    attention, guidance, sampler
+):
+    lm = _tiny_lm(seed=3, attn_implementation=attention)
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.end_id] += 2.0  # so that items end at any time
+    text, text_lens, prompt, _ = _tiny_batch()
+    embeddings, unconditional = lm.embed_text(text), lm.embed_text(text) / 2
+    n_prompts, n_targets, seeds = [3, 0, 9], [5, 4, 2], [11, 12, 13]
+    batch = lm.generate(
+        embeddings,
+        text_lens,
+        prompt,
+        torch.tensor(n_prompts) / 9,
+        unconditional_embeddings=None if guidance == 1.0 else unconditional,
+        guidance=guidance,
+        sampler=sampler,
+        min_ratio=1.0,
+        max_ratio=8.0,
+        n_target_text=n_targets,
+        seeds=seeds,
+    )
+    lengths = set()
+    for item, n_text in enumerate([7, 4, 5]):
+        alone = _generate_slowly(
+            lm,
+            embeddings[item, :n_text],
+            prompt[item, : n_prompts[item]].tolist(),
+            sampler,
+            (n_targets[item], 8 * n_targets[item]),
+            seeds[item],
+            None if guidance == 1.0 else unconditional[item, :n_text],
+            guidance,
+        )
+        assert batch[item].tolist() == alone
+        lengths.add(len(alone))
+    assert len(lengths) > 1
+
+
+def test_guidance_beyond_one_moves_away_from_the_unconditional():
+    lm = _tiny_lm()
+    text = lm.embed_text(torch.randint(30, (1, 6)))
+    other = lm.embed_text(torch.randint(30, (1, 6)))
+
+    def speak(guidance, conditional, unconditional):
+        return lm.generate(
+            conditional,
+            torch.ones(1),
+            unconditional_embeddings=unconditional,
+            guidance=guidance,
+            sampler=GreedySampler(),
+            max_ratio=4,
+        )[0].tolist()
+
+    assert speak(0.0, text, other) == speak(1.0, other, None)
+    assert speak(3.0, text, text) == speak(1.0, text, None)
+
+
+def test_lengths_stay_within_the_ratios():
+    lm = _tiny_lm()
+    text, text_lens, _, _ = _tiny_batch()
+    embeddings = lm.embed_text(text)
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.end_id :] += 100.0
+    tokens = lm.generate(embeddings, text_lens, min_ratio=1.5)
+    assert [len(t) for t in tokens] == [10, 6, 7]
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.end_id] -= 300.0
+    tokens = lm.generate(embeddings, text_lens, max_ratio=2.5)
+    assert [len(t) for t in tokens] == [17, 10, 12]
+    assert all((t < lm.end_id).all() for t in tokens)
+
+
+def test_reports_speech_that_did_not_end_by_itself(caplog):
+    lm = _tiny_lm()
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.end_id] -= 100.0
+    text, text_lens, _, _ = _tiny_batch()
+    lm.generate(lm.embed_text(text), text_lens, max_ratio=2.0)
+    assert "max_ratio" in caplog.text and "[0, 1, 2]" in caplog.text
+
+
+def test_items_that_have_ended_are_not_computed_any_more():
+    lm = _tiny_lm()
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.end_id] -= 100.0
+    rows = []
+    lm.llm.norm.register_forward_hook(lambda _, x, y: rows.append(len(y)))
+    text, text_lens, _, _ = _tiny_batch()
+    lm.generate(
+        lm.embed_text(text), text_lens, max_ratio=1.0, n_target_text=[3, 1, 2]
+    )
+    assert rows == [3, 2, 1]
+
+
+def test_the_seed_decides_and_the_global_generator_does_not():
+    lm = _tiny_lm()
+    text, text_lens, _, _ = _tiny_batch()
+    embeddings = lm.embed_text(text)
+
+    def speak(seeds):
+        tokens = lm.generate(embeddings, text_lens, max_ratio=4.0, seeds=seeds)
+        return [t.tolist() for t in tokens]
+
+    state = torch.get_rng_state()
+    first = speak([1, 2, 3])
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert speak([1, 2, 3]) == first
+    second = speak([1, 5, 3])
+    assert second[1] != first[1]
+    assert [second[0], second[2]] == [first[0], first[2]]
+
+
+def test_generates_under_bfloat16():
+    lm = _tiny_lm().bfloat16()
+    text, text_lens, _, _ = _tiny_batch()
+    tokens = lm.generate(
+        lm.embed_text(text), text_lens, min_ratio=1.0, max_ratio=1.0
+    )
+    assert [len(t) for t in tokens] == [7, 4, 5]
+
+
+def test_refuses_an_item_without_text():
+    lm = _tiny_lm()
+    text, _, _, _ = _tiny_batch()
+    with pytest.raises(ValueError, match=r"\[1\] have no text"):
+        lm.generate(lm.embed_text(text), torch.tensor([1.0, 0.0, 0.5]))
+
+
+def test_refuses_guidance_without_the_unconditional():
+    lm = _tiny_lm()
+    text, text_lens, _, _ = _tiny_batch()
+    with pytest.raises(ValueError, match="unconditional_embeddings"):
+        lm.generate(lm.embed_text(text), text_lens, guidance=2.0)
