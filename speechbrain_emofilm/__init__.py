@@ -1,7 +1,7 @@
 """Word-level emotion for speech synthesis: E-FiLM on CosyVoice2.
 
-A SpeechBrain plugin. Import this package before ``speechbrain``: it makes torchaudio importable
-beside a CPU build of torch.
+A SpeechBrain plugin. Import it before ``speechbrain``: it makes torchaudio
+importable beside a CPU build of torch.
 """
 
 from speechbrain_emofilm.utils.torchaudio_compat import import_torchaudio

@@ -143,7 +143,9 @@ def read_speech_tokens(
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tokens = {name: file.get_tensor(name).long() for name in file.keys()}
+            tokens = {
+                name: file.get_tensor(name).long() for name in file.keys()
+            }
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path} cannot be read ({error}): delete it and {remedy}."

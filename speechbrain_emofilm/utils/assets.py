@@ -47,8 +47,7 @@ def find_file(path: PathLike) -> Path:
         found = _PACKAGE.parent / path
     if not found.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist: correct the path, or make the file "
-            "first."
+            f"{path} does not exist: correct the path, or make the file first."
         )
     return found
 

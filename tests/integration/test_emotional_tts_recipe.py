@@ -130,7 +130,9 @@ def test_only_what_trains_has_changed(finished, pristine_world):
             start["emotion_loss"].state_dict()[key],
             trained["emotion_loss"][key],
         )
-    for name, weight in start["backbone"]["llm"].llm_decoder.state_dict().items():
+    for name, weight in (
+        start["backbone"]["llm"].llm_decoder.state_dict().items()
+    ):
         assert not torch.equal(weight, trained["llm_decoder"][name]), name
     for name, weight in start["efilm"].state_dict().items():
         assert not torch.equal(weight, trained["efilm"][name]), name
@@ -148,11 +150,8 @@ def test_output_folder_speaks(finished):
 
 
 def test_checkpoint_of_the_mini_backbone_is_below_5_mb(tmp_path):
-    full_size = "{text_dim: 192}"
-    make_world(tmp_path / "world", full_size)
-    flags = recipe_flags(
-        tmp_path / "world", tmp_path, backbone=full_size, number_of_steps=2
-    )
+    make_world(tmp_path / "world", sizes="{text_dim: 192}")
+    flags = recipe_flags(tmp_path / "world", tmp_path, number_of_steps=2)
     run_script("train.py", flags)
     (folder,) = (tmp_path / "save").glob("CKPT+*")
     assert sum(path.stat().st_size for path in folder.iterdir()) < 5e6
@@ -171,7 +170,9 @@ def test_checkpoint_of_the_mini_backbone_is_below_5_mb(tmp_path):
 )
 def test_one_line_swaps_the_fusion(pristine_world, tmp_path, fusion, kind):
     text = HPARAMS.read_text()
-    swapped = text.replace("hparams/fusion/film.yaml", f"hparams/fusion/{fusion}.yaml")
+    swapped = text.replace(
+        "hparams/fusion/film.yaml", f"hparams/fusion/{fusion}.yaml"
+    )
     different = set(swapped.splitlines()) ^ set(text.splitlines())
     assert len(different) == 2  # one line out, one line in
     hparams_file = tmp_path / "swapped.yaml"
@@ -191,7 +192,7 @@ def test_dynamic_batches_keep_to_their_length(pristine_world, tmp_path):
         pristine_world,
         tmp_path,
         dynamic_batching=True,
-        dynamic_batch_sampler="{max_batch_length: 3, num_buckets: 3}",
+        dynamic_batch_sampler="{max_batch_length: 6, num_buckets: 4}",
     )
     brain = run_script("train.py", flags)["brain"]
     sampler = brain.train_sampler
@@ -199,7 +200,7 @@ def test_dynamic_batches_keep_to_their_length(pristine_world, tmp_path):
     assert sorted(sum(batches, [])) == list(range(16))
     assert 1 < len(batches) < 16
     assert all(
-        sum(sampler.get_durations(batch)) <= 3.01
+        sum(sampler.get_durations(batch)) <= 6.01
         for batch in batches
         if len(batch) > 1
     )
@@ -349,7 +350,7 @@ def test_killed_training_ends_with_the_same_parameters(
 ):
     options = dict(
         dynamic_batching=True,
-        dynamic_batch_sampler="{max_batch_length: 3, num_buckets: 3}",
+        dynamic_batch_sampler="{max_batch_length: 6, num_buckets: 4}",
         grad_accumulation_factor=2,
         ckpt_interval_steps=1,
         number_of_steps=9,
@@ -371,7 +372,9 @@ def test_killed_training_ends_with_the_same_parameters(
     assert_same(newest_checkpoint(killed), whole)
 
 
-def test_finished_training_is_not_trained_on(finished, pristine_world, tmp_path):
+def test_finished_training_is_not_trained_on(
+    finished, pristine_world, tmp_path
+):
     output = shutil.copytree(finished, tmp_path / "output")
     run_script("train.py", recipe_flags(pristine_world, output))
     assert_same(newest_checkpoint(output), newest_checkpoint(finished))
@@ -418,7 +421,12 @@ def test_two_processes_train_as_one(pristine_world, tmp_path):
     results = []
     for n, launcher in {
         1: (),
-        2: ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        2: (
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+        ),
     }.items():
         # 16 utterances: the global batch is the whole corpus.
         flags = recipe_flags(

@@ -4,8 +4,8 @@ Small enough that a recipe runs on them in seconds:
 
 > python tests/integration/tiny_world.py tests/tmp
 
-makes ``tests/tmp/esd`` and ``tests/tmp/backbone``, which the flags in
-``tests/recipes/*.csv`` name.
+makes ``tests/tmp/esd``, ``tests/tmp/backbone`` and ``tests/tmp/prepared``,
+which the flags in ``tests/recipes/*.csv`` name.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -17,12 +17,6 @@ from pathlib import Path
 from unittest import mock
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
-import numpy as np
-import soundfile
-import torch
-from hyperpyyaml import load_hyperpyyaml
-from safetensors.torch import save_file
-
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,
@@ -35,6 +29,12 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     write_speech_tokens,
 )
 from speechbrain_emofilm.utils.files import write_json
+
+import numpy as np
+import soundfile
+import torch
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from safetensors.torch import save_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes" / "ESD" / "emotional_tts"
@@ -139,7 +139,9 @@ def _write_tone(path, duration, hertz):
 
 
 def make_backbone(folder, sizes):
-    """Writes random weights of the modules of hparams/backbone/mini.yaml."""
+    """Writes random weights of the modules of hparams/backbone/mini.yaml, and
+    that file with other sizes as ``backbone.yaml``.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     speakers = {"0011": torch.ones(32), "0012": torch.zeros(32)}
@@ -152,9 +154,12 @@ def make_backbone(folder, sizes):
     torch.manual_seed(0)
     target = "speechbrain_emofilm.utils.assets.load_safetensors"
     hparams_file = REPOSITORY / "hparams" / "backbone" / "mini.yaml"
-    with mock.patch(target, save_instead), open(hparams_file) as file:
-        overrides = sizes[:-1] + f", backbone_folder: {folder}}}"
-        load_hyperpyyaml(file, overrides)
+    overrides = sizes[:-1] + f", backbone_folder: {folder}}}"
+    with open(hparams_file) as file:
+        hparams = resolve_references(file, overrides).read()
+    (folder / "backbone.yaml").write_text(hparams)
+    with mock.patch(target, save_instead):
+        load_hyperpyyaml(hparams)
 
 
 def make_prepared(folder, manifests, backbone):
@@ -186,9 +191,8 @@ def recipe_flags(root, output, **overrides):
     flags = {
         "data_folder": f"{root}/esd",
         "prepared_folder": f"{root}/prepared",
-        "backbone_folder": f"{root}/backbone",
+        "backbone": f"!include:{root}/backbone/backbone.yaml",
         "output_folder": output,
-        "backbone": SIZES,
         "skip_prep": True,
         "number_of_steps": 4,
         "warmup_steps": 1,

@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
-import pytest
-import torch
-from safetensors.torch import load_file
-
 from speechbrain_emofilm.lobes.cosyvoice2.flow import (
     CosyVoice2Flow,
     FlowDraws,
     fixed_noise,
 )
+
+import pytest
+import torch
+from safetensors.torch import load_file
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ATOL = 1e-5
@@ -352,7 +352,7 @@ def test_every_parameter_gets_a_gradient(reference):
     flow.loss(*(case[k] for k in keys), case["draws"]).backward()
     for name, parameter in flow.named_parameters():
         if name.endswith("linear_k.bias"):
-            continue  # the softmax cancels what is common to all keys' q.b
+            continue  # adds the same to a query's scores: softmax cancels it
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
@@ -365,7 +365,7 @@ def test_dropout_acts_in_training_only(weights, reference):
     keys = ("token", "lens", "feat", "lens", "xvec")
 
     def loss():
-        return float(flow.loss(*(case[k] for k in keys), case["draws"]))
+        return flow.loss(*(case[k] for k in keys), case["draws"]).item()
 
     assert loss() != loss()
     flow.eval()
@@ -407,13 +407,13 @@ def test_a_few_steps_lower_the_loss():
     lens, xvector = torch.ones(2), torch.ones(2, 192)
     optimizer = torch.optim.AdamW(flow.parameters(), lr=2e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(30):
         loss = flow.loss(tokens, lens, mel, lens, xvector)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+        losses.append(loss.item())
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
 # ----------------------------------------------------------------- bad input
@@ -423,6 +423,9 @@ def test_mels_must_have_two_frames_per_token(flow, batch):
     mel, lens = torch.zeros(3, 80, 80), batch["lens"]
     arguments = (batch["tokens"], lens, mel, lens, batch["xvector"])
     assert flow.loss(*arguments).isfinite()
+    longer = [torch.nn.functional.pad(mel, (0, 0, 0, 8)), lens * 80 / 88]
+    tokens = torch.nn.functional.pad(batch["tokens"], (0, 4), value=-1)
+    assert flow.loss(tokens, longer[1], *longer, batch["xvector"]).isfinite()
     short = torch.tensor([80, 61, 18]) / 80
     with pytest.raises(ValueError, match="item 1.*31 speech.*61 mel frames"):
         flow.loss(batch["tokens"], lens, mel, short, batch["xvector"])

@@ -25,6 +25,7 @@ SIZES = "emotion_dim: !ref <emotion_dim>, text_dim: !ref <text_dim>"
 RECIPE = """
 emotion_dim: 8
 text_dim: 16
+backbone: {{text_dim: !ref <text_dim>}}
 emotion_encoder: !new:speechbrain_emofilm.lobes.efilm.EmotionEncoder
     n_emotions: 5
     dim: !ref <emotion_dim>
@@ -91,7 +92,7 @@ def test_the_command_line_swaps_the_fusion(load):
     """As film.yaml's comment says."""
     argument = (
         "--fusion=!new:speechbrain_emofilm.lobes.efilm.AdditiveFusion "
-        "[!ref <emotion_dim>, !ref <text_dim>]"
+        '[!ref "<emotion_dim>", !ref "<backbone[text_dim]>"]'
     )
     hparams = load("film.yaml", arguments=[argument])
     assert type(hparams["fusion"]) is AdditiveFusion

@@ -18,15 +18,6 @@ import sys
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
-import speechbrain as sb
-import torch
-from esd_prepare import prepare_esd
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
-from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
-from transitions_prepare import prepare_transitions
-
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
@@ -35,6 +26,15 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     write_speech_tokens,
 )
 from speechbrain_emofilm.utils.assets import find_file
+
+import speechbrain as sb
+import torch
+from esd_prepare import prepare_esd
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataio import load_data_json
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 

@@ -28,21 +28,6 @@ from collections import Counter
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
-import numpy as np
-import speechbrain as sb
-import torch
-import yaml
-from esd_prepare import prepare_esd
-from hyperpyyaml import load_hyperpyyaml, resolve_references
-from speechbrain.dataio.dataio import load_data_json
-from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.sampler import DynamicBatchSampler
-from speechbrain.utils.data_pipeline import provides, takes
-from speechbrain.utils.distributed import run_on_main
-from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
-from transitions_prepare import prepare_transitions
-
 from speechbrain_emofilm.dataio.alignments import (
     find_textgrid,
     read_alignment,
@@ -61,6 +46,21 @@ from speechbrain_emofilm.dataio.speech_tokens import (
 )
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import atomic_path
+
+import numpy as np
+import speechbrain as sb
+import torch
+import yaml
+from esd_prepare import prepare_esd
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.dataio.dataio import load_data_json
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.data_pipeline import provides, takes
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -190,9 +190,7 @@ class EmoFiLMBrain(sb.Brain):
         with self.no_sync(not self.at_update):
             with self.training_ctx:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
-                loss = self.compute_objectives(
-                    outputs, batch, sb.Stage.TRAIN
-                )
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
             self.check_loss_isfinite(loss)
             group_size = n_last if in_last else factor
             self.scaler.scale(loss / group_size).backward()
@@ -641,6 +639,4 @@ if __name__ == "__main__":
         min_key="speech_loss",
         test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
     )
-    run_on_main(
-        export_synthesizer, args=[hparams, hparams_file, overrides]
-    )
+    run_on_main(export_synthesizer, args=[hparams, hparams_file, overrides])

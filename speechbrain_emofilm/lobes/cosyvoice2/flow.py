@@ -1251,7 +1251,10 @@ class CosyVoice2Flow(nn.Module):
         return self.spk_embed_affine_layer(F.normalize(xvector, dim=1))
 
     def draw(
-        self, n_frames: Tensor, generator: Optional[torch.Generator] = None
+        self,
+        n_frames: Tensor,
+        generator: Optional[torch.Generator] = None,
+        length: Optional[int] = None,
     ) -> FlowDraws:
         """Draws what chance decides in one training step.
 
@@ -1261,6 +1264,8 @@ class CosyVoice2Flow(nn.Module):
             Number of frames of each item, (B,).
         generator : torch.Generator, optional
             Makes the draws repeatable (validation); the default is torch's.
+        length : int, optional
+            Number of frames with padding, N; by default the longest item's.
 
         Returns
         -------
@@ -1269,7 +1274,8 @@ class CosyVoice2Flow(nn.Module):
         """
         device = n_frames.device if generator is None else generator.device
         options = {"generator": generator, "device": device}
-        n_items, length = n_frames.size(0), int(n_frames.max())
+        n_items = n_frames.size(0)
+        length = int(n_frames.max()) if length is None else length
         time, keep, prompt, share = torch.rand(4, n_items, **options)
         noise = torch.randn(n_items, length, self.n_mels, **options)
         streaming = torch.rand((), **options) < self.streaming_rate
@@ -1336,7 +1342,7 @@ class CosyVoice2Flow(nn.Module):
                 "frames per token."
             )
         if draws is None:
-            draws = self.draw(n_frames)
+            draws = self.draw(n_frames, length=mel.size(1))
         mu, n_frames = self.encode(
             tokens,
             n_tokens,

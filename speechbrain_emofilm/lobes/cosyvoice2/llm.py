@@ -404,7 +404,7 @@ class CosyVoice2LM(nn.Module):
         n_items, device = len(predicts), predicts.device
         supervised = predicts != IGNORE
         tokens = torch.cat([speech_tokens, speech_tokens[:, :1]], dim=1)
-        tokens[torch.arange(n_items), n_speech.to(device)] = self.end_id
+        tokens.scatter_(1, n_speech.to(device).unsqueeze(1), self.end_id)
         targets = tokens.gather(1, predicts.clamp(min=0))
         targets = targets.masked_fill(predicts == _FILL, self.fill_id)
 
@@ -484,16 +484,16 @@ class CosyVoice2LM(nn.Module):
         Raises
         ------
         ValueError
-            If an item has no text to speak, or guidance comes without
-            unconditional embeddings.
+            If an item has no text to speak, the ratios contradict each
+            other, or guidance comes without unconditional embeddings.
         """
-        if guidance != 1.0 and unconditional_embeddings is None:
-            raise ValueError(
-                f"CosyVoice2LM: guidance {guidance} needs the "
-                "unconditional_embeddings."
-            )
         texts = [text_embeddings]
         if guidance != 1.0:
+            if unconditional_embeddings is None:
+                raise ValueError(
+                    f"CosyVoice2LM: guidance {guidance} needs the "
+                    "unconditional_embeddings."
+                )
             texts.append(unconditional_embeddings)
         n_text = _absolute(text_lens, text_embeddings.shape[1])
         if prompt_speech_tokens is None:
@@ -510,7 +510,7 @@ class CosyVoice2LM(nn.Module):
             sampler or RepetitionAwareSampler(),
             min_lens.to(text_embeddings.device),
             max_lens.to(text_embeddings.device),
-            UtteranceNoise(seeds or [0] * len(n_text)),
+            UtteranceNoise([0] * len(n_text) if seeds is None else seeds),
         )
 
     def _prefill(
@@ -690,6 +690,11 @@ def _length_limits(
     n_text: Sequence[int], min_ratio: float, max_ratio: float
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Least and greatest number of speech tokens of each item, two (B,)."""
+    if not 0 <= min_ratio <= max_ratio:
+        raise ValueError(
+            f"CosyVoice2LM: min_ratio {min_ratio} must be between 0 and "
+            f"max_ratio {max_ratio}."
+        )
     n_text = torch.as_tensor(n_text).cpu()
     max_lens = (n_text * max_ratio).long()
     silent = (max_lens < 1).nonzero().flatten().tolist()

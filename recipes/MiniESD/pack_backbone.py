@@ -1,0 +1,69 @@
+"""Put the trained parts of the mini backbone where the package ships them.
+
+python pack_backbone.py RESULTS_FOLDER [--output ASSETS_FOLDER]
+
+RESULTS_FOLDER holds the recipes' output folders ``speech_tokenizer``, ``llm``,
+``flow`` and ``vocoder``.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from speechbrain_emofilm.utils.files import atomic_path
+
+FILES = (
+    "speech_tokenizer/speech_tokenizer.safetensors",
+    "llm/llm.safetensors",
+    "flow/flow.safetensors",
+    "flow/speakers.safetensors",
+    "vocoder/vocoder.safetensors",
+)
+MAX_BYTES = 15_000_000
+ASSETS = Path(__file__).resolve().parents[2] / "speechbrain_emofilm/assets/mini"
+
+
+def pack(results: Path, output: Path) -> int:
+    """Copy every part; returns their bytes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a recipe has not been run.
+    ValueError
+        If the parts are too large to ship.
+    """
+    sources = [results / name for name in FILES]
+    for source in sources:
+        if not source.exists():
+            raise FileNotFoundError(
+                f"{source} is missing: run recipes/MiniESD/{source.parent.name}"
+                f"/train.py with --output_folder {source.parent}."
+            )
+    size = sum(source.stat().st_size for source in sources)
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"The backbone in {results} has {size} bytes, more than the "
+            f"{MAX_BYTES} that the package ships: make a part smaller."
+        )
+    for source in sources:
+        with atomic_path(output / source.name) as temporary:
+            shutil.copyfile(source, temporary)
+    return size
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results_folder", type=Path)
+    parser.add_argument("--output", type=Path, default=ASSETS)
+    args = parser.parse_args()
+    size = pack(args.results_folder, args.output)
+    print(f"{size / 1e6:.1f} MB in {args.output}")
+
+
+if __name__ == "__main__":
+    main()
