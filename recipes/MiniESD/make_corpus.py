@@ -23,12 +23,22 @@ Authors
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import random
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    WordLabel,
+    write_label_textgrid,
+    write_word_labels,
+)
+from speechbrain_emofilm.integrations.hibari import HibariVoice
+from speechbrain_emofilm.utils.files import atomic_path, write_json
+
 import numpy as np
 import soundfile as sf
 from sentences import EVALUATION, TEST, SentenceMaker, plain_words
@@ -41,15 +51,6 @@ from styles import (
     emotion_prosody,
 )
 from tqdm import tqdm
-
-from speechbrain_emofilm.dataio.labels import (
-    UtteranceLabels,
-    WordLabel,
-    write_label_textgrid,
-    write_word_labels,
-)
-from speechbrain_emofilm.integrations.hibari import HibariVoice
-from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 README = """# MiniESD
 
@@ -97,7 +98,9 @@ def plan_corpus(options):
                     n_words = len(plain_words(text))
                     words = draw_sentence_words(rng, emotion, n_words)
                     plan.append(
-                        _entry(uid, folder, speaker, emotion, split, text, words)
+                        _entry(
+                            uid, folder, speaker, emotion, split, text, words
+                        )
                     )
         number = 0
         for split in SPLITS:
@@ -138,14 +141,15 @@ def make_utterance(job):
     wav = 0.5 * spoken.wav
     wav = wav / max(1.0, 1.01 * np.abs(wav).max())
     with atomic_path(Path(root) / entry["path"]) as temporary:
-        sf.write(temporary, wav, HibariVoice.sample_rate, "PCM_16", format="WAV")
+        sf.write(
+            temporary, wav, HibariVoice.sample_rate, "PCM_16", format="WAV"
+        )
     return len(wav) / HibariVoice.sample_rate, spoken.words
 
 
-def _voice(cache=[]):  # noqa: B006  one voice per process
-    if not cache:
-        cache.append(HibariVoice())
-    return cache[0]
+@functools.lru_cache(maxsize=1)
+def _voice():
+    return HibariVoice()  # one for each process
 
 
 def _labels(entry, times):

@@ -17,12 +17,16 @@ Authors
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import random
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+from speechbrain_emofilm.integrations.hibari import HibariVoice, WordProsody
+from speechbrain_emofilm.utils.files import atomic_path
+
 import numpy as np
 import soundfile as sf
 from sentences import MOOD_WORDS, SentenceMaker
@@ -34,9 +38,6 @@ from styles import (
     instruction_of,
 )
 from tqdm import tqdm
-
-from speechbrain_emofilm.integrations.hibari import HibariVoice, WordProsody
-from speechbrain_emofilm.utils.files import atomic_path
 
 #: Share of utterances with each kind of text.
 TEXT_KINDS = {"cues": 0.65, "instruction": 0.12, "emotive": 0.10, "plain": 0.13}
@@ -84,7 +85,8 @@ def draw_utterance(rng, make_sentence):
     text = words
     if kind == "cues":
         text = [
-            _write(word, cues_of(base)) for word, (base, _) in zip(words, prosody)
+            _write(word, cues_of(base))
+            for word, (base, _) in zip(words, prosody)
         ]
     text = " ".join(text) + ("" if kind == "cues" else ".")
     if kind == "instruction":
@@ -138,10 +140,9 @@ def make_chunk(arguments):
     return rows
 
 
-def _voice(cache=[]):  # noqa: B006  one voice per process
-    if not cache:
-        cache.append(HibariVoice())
-    return cache[0]
+@functools.lru_cache(maxsize=1)
+def _voice():
+    return HibariVoice()  # one for each process
 
 
 def main():
@@ -154,7 +155,12 @@ def main():
     args = parser.parse_args()
     (args.output_folder / "wavs").mkdir(parents=True, exist_ok=True)
     jobs = [
-        (chunk, min(CHUNK, args.n_utterances - first), args.output_folder, args.seed)
+        (
+            chunk,
+            min(CHUNK, args.n_utterances - first),
+            args.output_folder,
+            args.seed,
+        )
         for chunk, first in enumerate(range(0, args.n_utterances, CHUNK))
     ]
     rows = []

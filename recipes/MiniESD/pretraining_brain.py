@@ -7,10 +7,10 @@ Authors
 import logging
 import math
 
+from speechbrain_emofilm.utils.files import atomic_path
+
 import speechbrain as sb
 from safetensors.torch import save_file
-
-from speechbrain_emofilm.utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ def cosine_lr(step: int, n_steps: int, lr: float, warmup: int = 100) -> float:
 class PretrainingBrain(sb.Brain):
     """Trains for a fixed number of steps; an epoch is a span of steps.
 
-    A recipe implements ``compute_forward`` and ``compute_objectives``, the
-    latter returning a dictionary of scalars whose ``loss`` is minimised.
+    A recipe implements ``compute_forward`` and ``compute_losses``, the latter
+    returning a dictionary of scalars whose ``loss`` is minimised. Started
+    again after an interruption, training goes on from the last epoch.
     """
 
     def fit_batch(self, batch):
@@ -89,7 +90,9 @@ def save_weights(state, path):
         save_file(
             {
                 name: (
-                    value.detach().half() if value.is_floating_point() else value
+                    value.detach().half()
+                    if value.is_floating_point()
+                    else value
                 ).contiguous()
                 for name, value in state.items()
             },

@@ -14,21 +14,22 @@ import argparse
 import json
 import multiprocessing
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterable, List
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+from speechbrain_emofilm.integrations.hibari import UNITS
+from speechbrain_emofilm.processing.mel import log_mel
+from speechbrain_emofilm.utils.files import atomic_path
+
 import numpy as np
 import soundfile as sf
 import torch
 from tqdm import tqdm
 
-from speechbrain_emofilm.integrations.hibari import UNITS
-from speechbrain_emofilm.processing.mel import log_mel
-from speechbrain_emofilm.utils.files import atomic_path
-
 HOP = 480
 N_MELS = 80
-#: Utterances at the end of the corpus that no training sees.
+#: Utterances at the end of the corpus that no training sees; a quarter of the
+#: corpus where that is less.
 N_VALID = 96
 
 
@@ -103,8 +104,9 @@ class PretrainingCorpus:
         edges = np.cumsum([0] + [frames_of(row) for row in self.rows])
         self._edges = edges
         self.speakers = sorted({row["speaker"] for row in self.rows})
-        self.train = range(len(self.rows) - N_VALID)
-        self.valid = range(len(self.rows) - N_VALID, len(self.rows))
+        n_train = len(self.rows) - min(N_VALID, len(self.rows) // 4)
+        self.train = range(n_train)
+        self.valid = range(n_train, len(self.rows))
         self._speaker_f0 = self._median_log_f0()
 
     def _median_log_f0(self) -> Dict[str, float]:
@@ -120,6 +122,23 @@ class PretrainingCorpus:
     def n_frames(self, index: int) -> int:
         """Mel frames of an utterance."""
         return int(self._edges[index + 1] - self._edges[index])
+
+    def with_length(self, indices: Iterable[int], n_frames: int) -> List[int]:
+        """Those of the utterances that have `n_frames` mel frames.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        long_enough = [i for i in indices if self.n_frames(i) >= n_frames]
+        if not long_enough:
+            raise ValueError(
+                f"{self.folder}: no utterance has the {n_frames} frames of a "
+                "training segment: make the corpus larger, or the segments "
+                "shorter."
+            )
+        return long_enough
 
     def mel(self, index: int) -> np.ndarray:
         """(N, 80) float32 log-mel of an utterance."""
@@ -156,7 +175,8 @@ class PretrainingCorpus:
 
     def token_units(self, index: int) -> np.ndarray:
         """(N / 2,) index into the utterance's unit list at each speech
-        token's centre, -1 in silence before the first unit."""
+        token's centre, -1 in silence before the first unit.
+        """
         units = self.rows[index]["units"]
         starts = np.array([unit[1] for unit in units])
         ends = np.array([unit[2] for unit in units])
@@ -166,7 +186,8 @@ class PretrainingCorpus:
 
     def token_phonemes(self, index: int) -> np.ndarray:
         """(N / 2,) symbol (index into ``UNITS``) of each speech token, 0 (a
-        space) in silence. A stress mark counts as the vowel behind it."""
+        space) in silence. A stress mark counts as the vowel behind it.
+        """
         symbols = [unit[0] for unit in self.rows[index]["units"]]
         spoken = [
             behind if symbol in "ˈˌ" else symbol

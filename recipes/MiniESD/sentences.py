@@ -38,7 +38,15 @@ every {n} would {v} after a {a} {n}
 {name} gave me {num} {n}s from the {n}
 who put the {a} {n} behind the {n}
 """.strip().splitlines()
-OPENINGS = ("well", "maybe", "honestly", "I know that", "yes", "look", "they say")
+OPENINGS = (
+    "well",
+    "maybe",
+    "honestly",
+    "I know that",
+    "yes",
+    "look",
+    "they say",
+)
 NUMBERS = (
     "two three four five six seven eight nine ten twelve twenty thirty fifty"
 ).split()
@@ -182,7 +190,9 @@ class SentenceMaker:
         kind = rng.random()
         if kind < 0.25:
             return " ".join(
-                rng.choice(self._lexicon if rng.random() < 0.6 else self._common)
+                rng.choice(
+                    self._lexicon if rng.random() < 0.6 else self._common
+                )
                 for _ in range(rng.randint(4, 8))
             )
         if kind < 0.5:

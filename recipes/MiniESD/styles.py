@@ -19,13 +19,18 @@ EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 EMOTION_PROSODY: Dict[str, WordProsody] = {
     "neutral": WordProsody(),
     "angry": WordProsody(
-        pitch=0.05, slope=-0.30, duration=-0.38, gain=7.0, breath=-0.3, tilt=7.0
+        pitch=0.05, slope=-0.20, duration=-0.30, gain=7.0, breath=-0.3, tilt=5.0
     ),
     "happy": WordProsody(
         pitch=0.36, slope=0.05, duration=-0.05, gain=3.0, tilt=2.0
     ),
     "sad": WordProsody(
-        pitch=-0.26, slope=-0.10, duration=0.42, gain=-7.0, breath=0.8, tilt=-6.0
+        pitch=-0.26,
+        slope=-0.10,
+        duration=0.42,
+        gain=-7.0,
+        breath=0.8,
+        tilt=-6.0,
     ),
     "surprise": WordProsody(
         pitch=0.24, slope=0.60, duration=0.24, gain=1.0, breath=0.1
@@ -75,7 +80,8 @@ def emotion_prosody(emotion: str, intensity: float) -> WordProsody:
 
 def asked_change(prosody: WordProsody) -> Dict[str, float]:
     """The change that a listener could measure: mean log F0, dB, log
-    duration."""
+    duration.
+    """
     return {
         "f0": round(prosody.pitch, 4),
         "energy": round(prosody.gain, 3),
@@ -114,7 +120,9 @@ def draw_sentence_words(
     carries = [rng.random() >= neutral_share for _ in range(n_words)]
     carries[rng.randrange(n_words)] = True
     return [
-        (emotion, round(rng.uniform(0.5, 1.0), 2)) if carry else ("neutral", 0.0)
+        (emotion, round(rng.uniform(0.5, 1.0), 2))
+        if carry
+        else ("neutral", 0.0)
         for carry in carries
     ]
 

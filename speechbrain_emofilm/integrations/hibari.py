@@ -21,9 +21,9 @@ import re
 from dataclasses import astuple, dataclass, fields
 from typing import List, Optional, Sequence, Tuple
 
-import numpy as np
-
 from speechbrain_emofilm.dataio.text import TextUnits, split_words
+
+import numpy as np
 
 #: American English phonemes of hibari's G2P, stress marks and punctuation.
 UNITS = tuple(" ,.AIOTWYbdfhijklmnpstuvwzæðŋɐɑɔəɛɜɡɪɹɾʃʊʌʒʔʤʧˈˌθᵊᵻ")
@@ -47,6 +47,8 @@ N_CUES = CUE_LEVELS ** len(CUE_AXES)
 
 _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _INSTRUCTION_END = "<|endofprompt|>"
+#: Characters that are no letters but are read aloud.
+_SPOKEN_SYMBOLS = "#$%&*+/<=>@\\^|~"
 #: Name of the predicted durations in hibari's graph.
 _DURATIONS = "/Clip_output_0"
 
@@ -292,11 +294,12 @@ class HibariTextFrontend:
                     f"character {position}: write numbers as words for the "
                     "English mini voice."
                 )
-            if ord(character) > 0x7F and character not in "‘’“”–—…":
+            foreign = ord(character) > 0x7F and character not in "‘’“”–—…"
+            if foreign or character in _SPOKEN_SYMBOLS:
                 raise ValueError(
                     f"The text {text!r} has {character!r} at character "
                     f"{position}, which the English mini voice cannot read: "
-                    "remove it, or use a backbone of that language."
+                    "write it as words, or use a backbone that reads it."
                 )
 
     def _instruction_ids(self, instruction: str) -> List[int]:
@@ -317,7 +320,8 @@ class HibariTextFrontend:
         self, words: Sequence[str], tokens: Sequence[str]
     ) -> List[str]:
         """Phoneme symbols of each word; from the second on with the space
-        before it, and with the comma or full stop behind it."""
+        before it, and with the comma or full stop behind it.
+        """
         commas = ["," if "," in token else "" for token in tokens[:-1]] + [""]
         sentence = " ".join(w + c for w, c in zip(words, commas))
         groups = self._g2p(sentence + ".").rstrip(".").split(" ")
@@ -459,9 +463,7 @@ class HibariVoice:
         self._dsp = dsp
         self._max_symbols = MAX_PHONEMES
         self._tts = Hibari()
-        self._session, self._duration_session = self._open(
-            self._tts.model_path
-        )
+        self._session, self._duration_session = self._open(self._tts.model_path)
         kernel = np.hanning(7)[1:-1]
         self._kernel = kernel / kernel.sum()
         hertz = np.linspace(0, self.sample_rate / 2, dsp.N_FFT // 2 + 1)
@@ -501,7 +503,9 @@ class HibariVoice:
                 f"{path} is not the acoustic model of hibari-tts 0.2.1: "
                 "install that version."
             )
-        extractor = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model))
+        extractor = onnx.utils.Extractor(
+            onnx.shape_inference.infer_shapes(model)
+        )
         durations = extractor.extract_model(["ids", "speed"], [_DURATIONS])
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -573,7 +577,8 @@ class HibariVoice:
 
     def _units(self, words):
         """Ids with the pads, their symbols, and (first, past-last) of each
-        word."""
+        word.
+        """
         sentence = " ".join(words) + "."
         phonemes = self._tts.phonemize(sentence)
         if len(phonemes) != 1 or len(phonemes[0]) > self._max_symbols:

@@ -11,14 +11,15 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-import numpy as np
-from scipy.signal import resample_poly
-
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.text import split_words
 
+import numpy as np
+from scipy.signal import resample_poly
+
 SAMPLE_RATE = 16000  # of the acoustic model
 FRAME_RATE = 100  # of its boundaries
+PADDING = 20  # frames of silence on either side
 
 # Phonetic symbols to the 39 phones of the CMU dictionary. The capital
 # letters and the syllabic schwa are those of the misaki alphabet, which
@@ -187,8 +188,9 @@ aligner a `pronounce` function.
             raise AlignmentError(f"No word to align in {text!r}: give a text.")
         keys = [self._add_to_dictionary(word) for word in words]
         segments = self._segments(_pcm16(wav, sample_rate), keys, text)
+        duration = len(wav) / sample_rate
         return [
-            Word(word, start, end, confidence)
+            Word(word, start, min(end, duration), confidence)
             for word, (start, end, confidence) in zip(words, segments)
         ]
 
@@ -227,8 +229,8 @@ aligner a `pronounce` function.
         to_probability = decoder.logmath.exp
         return [
             (
-                segment.start_frame / FRAME_RATE,
-                (segment.end_frame + 1) / FRAME_RATE,
+                max(0, segment.start_frame - PADDING) / FRAME_RATE,
+                (segment.end_frame + 1 - PADDING) / FRAME_RATE,
                 min(1.0, to_probability(segment.prob)),
             )
             for segment in found
@@ -236,8 +238,14 @@ aligner a `pronounce` function.
 
 
 def _pcm16(wav: np.ndarray, sample_rate: int) -> bytes:
-    """Resamples to 16 kHz and gives 16-bit little-endian samples."""
+    """Resamples to 16 kHz and gives 16-bit little-endian samples.
+
+    Silence is added at both ends, for the models of silence to match, and
+    faint noise, as the search is lost where a synthetic pause is all zeros.
+    """
     if sample_rate != SAMPLE_RATE:
         step = np.gcd(SAMPLE_RATE, sample_rate)
         wav = resample_poly(wav, SAMPLE_RATE // step, sample_rate // step)
+    wav = np.pad(wav, PADDING * SAMPLE_RATE // FRAME_RATE)
+    wav = wav + np.random.default_rng(0).normal(0.0, 1e-4, len(wav))
     return (np.clip(wav, -1.0, 1.0) * 32767).astype("<i2").tobytes()

@@ -10,11 +10,11 @@ Authors
 
 from typing import NamedTuple, Tuple
 
-import torch
-from torch import nn
-
 from speechbrain_emofilm.lobes.fsq import FSQ
 from speechbrain_emofilm.processing.mel import log_mel
+
+import torch
+from torch import nn
 
 #: log F0, its voicing logit and level predicted per token.
 N_PROSODY = 3
@@ -37,9 +37,7 @@ class ConvNeXtBlock(nn.Module):
     torch.Size([2, 5, 8])
     """
 
-    def __init__(
-        self, channels: int, kernel_size: int = 7, expansion: int = 3
-    ):
+    def __init__(self, channels: int, kernel_size: int = 7, expansion: int = 3):
         super().__init__()
         self.depthwise = nn.Conv1d(
             channels,
@@ -71,7 +69,9 @@ class SameConv(nn.Conv1d):
             out_channels,
             kernel_size,
             stride=stride,
-            padding=(kernel_size - stride) // 2 if stride > 1 else kernel_size // 2,
+            padding=(kernel_size - stride) // 2
+            if stride > 1
+            else kernel_size // 2,
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -141,7 +141,9 @@ class FSQSpeechTokenizer(nn.Module):
         if n_phonemes:
             self.heads = nn.ModuleDict(
                 {
-                    "shared": nn.Sequential(SameConv(8, channels, 3), nn.GELU()),
+                    "shared": nn.Sequential(
+                        SameConv(8, channels, 3), nn.GELU()
+                    ),
                     "phonemes": nn.Linear(channels, n_phonemes),
                     "prosody": nn.Linear(channels, N_PROSODY),
                 }
@@ -149,7 +151,8 @@ class FSQSpeechTokenizer(nn.Module):
 
     def encode(self, mel: torch.Tensor) -> torch.Tensor:
         """Log-mel (B, N, 80), N even, to the 8 values before quantisation
-        (B, N / 2, 8)."""
+        (B, N / 2, 8).
+        """
         return self.encoder((mel - self.mean) / self.std)
 
     def forward(self, mel: torch.Tensor) -> TokenizerTraining:
@@ -229,7 +232,8 @@ class TokenDecoder(nn.Module):
         self, codes: torch.Tensor, speaker: torch.Tensor
     ) -> torch.Tensor:
         """(B, S, 8) codes and (B,) speakers to a normalised log-mel
-        (B, 2 S, 80)."""
+        (B, 2 S, 80).
+        """
         x = self.at_25(self.input(codes) + self.speaker(speaker)[:, None])
         batch, steps, channels = x.shape
         return self.at_50(self.upsample(x).view(batch, 2 * steps, channels))

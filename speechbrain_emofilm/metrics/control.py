@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
-
 from speechbrain_emofilm.metrics.bootstrap import correlation, estimate, share
 from speechbrain_emofilm.metrics.prosody import (
     PROSODY_CHANGES,
@@ -23,6 +21,8 @@ from speechbrain_emofilm.metrics.prosody import (
     prosody_track,
 )
 from speechbrain_emofilm.utils.files import atomic_path
+
+import numpy as np
 
 TRANSITION_THRESHOLDS = {"f0": 0.1, "energy": 1.5, "duration": 0.1}
 """Smallest asked change that a transition is tested for: in log F0, dB and

@@ -7,10 +7,10 @@ Authors
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from speechbrain_emofilm.metrics.bootstrap import estimate, share
+
 import numpy as np
 from speechbrain.utils.metric_stats import ErrorRateStats
-
-from speechbrain_emofilm.metrics.bootstrap import estimate, share
 
 
 @lru_cache(maxsize=1)

@@ -399,21 +399,22 @@ def test_rates_of_zero_switch_the_random_choices_off():
     assert draws.streaming is False
 
 
-def test_a_few_steps_lower_the_loss():
+def test_training_lowers_the_loss():
     torch.manual_seed(0)
-    flow = small_flow(streaming_rate=0.0)
+    flow = small_flow(dropout=0.0)
     tokens = torch.arange(24).view(2, 12)
     mel = torch.randn(300, 80)[tokens].repeat_interleave(2, dim=1)
     lens, xvector = torch.ones(2), torch.ones(2, 192)
+    draws = flow.draw(torch.tensor([24, 24]))
     optimizer = torch.optim.AdamW(flow.parameters(), lr=2e-3)
     losses = []
-    for _ in range(30):
-        loss = flow.loss(tokens, lens, mel, lens, xvector)
+    for _ in range(20):
+        loss = flow.loss(tokens, lens, mel, lens, xvector, draws)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+    assert losses[-1] < 0.8 * losses[0]
 
 
 # ----------------------------------------------------------------- bad input

@@ -476,7 +476,11 @@ def test_items_that_have_ended_are_not_computed_any_more():
     lm.llm.norm.register_forward_hook(lambda _, x, y: rows.append(len(y)))
     text, text_lens, _, _ = _tiny_batch()
     lm.generate(
-        lm.embed_text(text), text_lens, max_ratio=1.0, n_target_text=[3, 1, 2]
+        lm.embed_text(text),
+        text_lens,
+        min_ratio=0.0,
+        max_ratio=1.0,
+        n_target_text=[3, 1, 2],
     )
     assert rows == [3, 2, 1]
 

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+
 import numpy as np
 import speechbrain as sb
 import torch
@@ -34,9 +35,7 @@ class TokenSegments(torch.utils.data.Dataset):
 
     def __init__(self, corpus, indices, n_items, n_tokens):
         self.corpus, self.n_items, self.n_tokens = corpus, n_items, n_tokens
-        self.indices = [
-            i for i in indices if corpus.n_frames(i) >= 2 * n_tokens
-        ]
+        self.indices = corpus.with_length(indices, 2 * n_tokens)
         self.tokens = np.load(corpus.folder / "tokens.npy", mmap_mode="r")
         self.edges = np.cumsum(
             [0] + [corpus.n_frames(i) // 2 for i in range(len(corpus.rows))]

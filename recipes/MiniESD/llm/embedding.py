@@ -4,9 +4,6 @@ Authors
  * speechbrain-emofilm contributors, 2026
 """
 
-import torch
-from torch import nn
-
 from speechbrain_emofilm.integrations.hibari import (
     CUE_AXES,
     CUE_LEVELS,
@@ -15,6 +12,9 @@ from speechbrain_emofilm.integrations.hibari import (
     UNITS,
     Cues,
 )
+
+import torch
+from torch import nn
 
 
 class CuedUnitEmbedding(nn.Module):
@@ -57,7 +57,7 @@ class CuedUnitEmbedding(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The whole table (81 units + instruction words, dim)."""
-        cues = torch.einsum("nal,ald->nd", self.present, self.cue)
+        cues = torch.einsum("cal,ald->cd", self.present, self.cue)
         rows = (cues[:, None] + self.unit).flatten(0, 1)
         return torch.cat([rows, self.instruction])
 

@@ -23,6 +23,9 @@ import sys
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+from speechbrain_emofilm.integrations.hibari import N_CUES, UNITS
+from speechbrain_emofilm.utils.files import write_json
+
 import numpy as np
 import speechbrain as sb
 import torch
@@ -30,9 +33,6 @@ import torch.nn.functional as F
 from hyperpyyaml import load_hyperpyyaml
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-
-from speechbrain_emofilm.integrations.hibari import UNITS
-from speechbrain_emofilm.utils.files import write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
@@ -53,7 +53,7 @@ def text_units(corpus, frontend):
     out = []
     for row in tqdm(corpus.rows, desc="text units"):
         ids = frontend.encode(row["text"]).ids
-        first = len(UNITS) * 81
+        first = len(UNITS) * N_CUES
         spoken = [UNITS[i % len(UNITS)] for i in ids if i < first]
         matches = spoken == [unit[0] for unit in row["units"]]
         out.append(ids if matches else [])
@@ -189,7 +189,8 @@ class LLMBrain(PretrainingBrain):
 
     def attention_loss(self, out, unit):
         """- log of the attention that guided heads give the spoken unit and
-        its two neighbours."""
+        its two neighbours.
+        """
         mask = out.supervised & (unit >= 0)
         n_text = out.text_positions.shape[1]
         total = 0.0

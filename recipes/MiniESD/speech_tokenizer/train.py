@@ -21,15 +21,15 @@ import sys
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+from speechbrain_emofilm.lobes.speech_tokenizer import pool_prosody
+from speechbrain_emofilm.utils.files import atomic_path
+
 import numpy as np
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
 from hyperpyyaml import load_hyperpyyaml
 from tqdm import tqdm
-
-from speechbrain_emofilm.lobes.speech_tokenizer import pool_prosody
-from speechbrain_emofilm.utils.files import atomic_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
@@ -42,10 +42,8 @@ class Segments(torch.utils.data.Dataset):
     """Random segments of the corpus, drawn anew each time."""
 
     def __init__(self, corpus, indices, n_items, n_tokens):
-        long_enough = [
-            i for i in indices if corpus.n_frames(i) >= 2 * n_tokens
-        ]
-        self.corpus, self.indices = corpus, long_enough
+        self.corpus = corpus
+        self.indices = corpus.with_length(indices, 2 * n_tokens)
         self.n_items, self.n_tokens = n_items, n_tokens
         self._cache = {}
 

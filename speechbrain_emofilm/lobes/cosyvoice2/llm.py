@@ -19,6 +19,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
 )
 
 import torch
+import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -400,32 +401,23 @@ class CosyVoice2LM(nn.Module):
         n_speech: torch.Tensor,
     ) -> LMOutput:
         """Logits and targets where there are any, and who stands where."""
-        predicts = layout.predicts
-        n_items, device = len(predicts), predicts.device
-        supervised = predicts != IGNORE
-        tokens = torch.cat([speech_tokens, speech_tokens[:, :1]], dim=1)
-        tokens.scatter_(1, n_speech.to(device).unsqueeze(1), self.end_id)
+        predicts, hidden = layout.predicts, output.last_hidden_state
+        tokens = F.pad(speech_tokens, (0, 1))
+        ends = n_speech.to(tokens.device).unsqueeze(1)
+        tokens = tokens.scatter(1, ends, self.end_id)
         targets = tokens.gather(1, predicts.clamp(min=0))
         targets = targets.masked_fill(predicts == _FILL, self.fill_id)
+        supervised = predicts != IGNORE
 
-        text_positions = torch.zeros(
-            n_items, text_size, dtype=torch.long, device=device
-        )
         is_text = (layout.source >= 2) & (layout.source < 2 + text_size)
-        item, place = is_text.nonzero(as_tuple=True)
-        text_positions[item, layout.source[item, place] - 2] = place
-
-        speech_positions = torch.zeros_like(tokens)
-        has_target = torch.zeros_like(tokens, dtype=torch.bool)
-        item, place = (predicts >= 0).nonzero(as_tuple=True)
-        speech_positions[item, predicts[item, place]] = place
-        has_target[item, predicts[item, place]] = True
+        text_index = torch.where(is_text, layout.source - 2, IGNORE)
+        speech_positions, speech_found = _places(predicts, tokens.shape[1])
         return LMOutput(
-            logits=self.llm_decoder(output.last_hidden_state[supervised]),
+            logits=self.llm_decoder(hidden[supervised]),
             targets=targets[supervised],
-            hidden=_take(output.last_hidden_state, speech_positions),
-            supervised=has_target,
-            text_positions=text_positions,
+            hidden=_take(hidden, speech_positions),
+            supervised=speech_found,
+            text_positions=_places(text_index, text_size)[0],
             speech_positions=speech_positions,
             attentions=output.attentions,
         )
@@ -684,6 +676,22 @@ def _take(sequence: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """The vectors of (B, L, C) at the places (B, N), shape (B, N, C)."""
     index = index.unsqueeze(-1).expand(-1, -1, sequence.shape[-1])
     return sequence.gather(1, index)
+
+
+def _places(
+    index: torch.Tensor, size: int
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Where in each row of (B, L) the numbers 0 to size - 1 stand.
+
+    Returns the places (B, size), 0 for a number that is not there, and
+    whether it is there (B, size). Negative numbers are passed over.
+    """
+    places = index.new_zeros(len(index), size)
+    found = torch.zeros_like(places, dtype=torch.bool)
+    row, place = (index >= 0).nonzero(as_tuple=True)
+    places[row, index[row, place]] = place
+    found[row, index[row, place]] = True
+    return places, found
 
 
 def _length_limits(

@@ -1,0 +1,781 @@
+#!/usr/bin/env python3
+"""Measures whether each word is spoken with the emotion it was given.
+
+> python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD
+
+Needs what train.py leaves: manifests, speech tokens and a trained model. On
+held-out sentences it compares four systems:
+
+* `original`: the corpus's own speech;
+* `copy_synthesis`: its speech tokens made into speech again, the ceiling;
+* `backbone`: the language model as it was before training, the floor;
+* `efilm`: the trained model, asked for the corpus's own word emotions.
+
+It writes `summary.json`, `utterances.csv`, `words.csv` and the page
+`report.html`, with the speech beside them. An utterance whose words cannot be
+found in the sound counts as a failure in every figure. The same command does
+again only what has changed.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import csv
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    check_words,
+    read_word_labels,
+)
+from speechbrain_emofilm.dataio.speech_tokens import (
+    file_fingerprint,
+    read_speech_tokens,
+)
+from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.metrics.bootstrap import estimate, share
+from speechbrain_emofilm.metrics.control import (
+    WordEmotionAccuracy,
+    WordEmotionClassifier,
+    WordProsodyControl,
+)
+from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
+from speechbrain_emofilm.metrics.measurement import Reading, measure_readings
+from speechbrain_emofilm.metrics.prosody import PROSODY_CHANGES
+from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
+
+import numpy as np
+import soundfile
+import speechbrain as sb
+import torch
+from evaluation_report import write_evaluation_report
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataio import load_data_json
+from tqdm import tqdm
+
+#: What correlations are reported for; `asked_file` gives each of them.
+DIMENSIONS = ("f0", "energy", "duration")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """An utterance of the corpus, with the truth of its words.
+
+    Arguments
+    ---------
+    id : str
+        Its id.
+    wav : str
+        The corpus's recording.
+    speaker : str
+        Who speaks.
+    text : str
+        What is said.
+    emotion : str or None
+        Of the sentence; None where it differs from word to word.
+    labels : UtteranceLabels
+        Emotion and times of each word.
+    asked : list of dict
+        Change of each word's prosody that its emotion asks for.
+    """
+
+    id: str
+    wav: str
+    speaker: str
+    text: str
+    emotion: str | None
+    labels: UtteranceLabels
+    asked: list[dict]
+
+    @property
+    def part(self):
+        """Either mixed, if the emotion switches within it, or single."""
+        return "mixed" if self.emotion is None else "single"
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to speak the utterances.
+
+    Arguments
+    ---------
+    folder : Path
+        Where its speech and measurements are kept.
+    version : str
+        Changes when it would speak otherwise.
+    speak : callable
+        List of utterances to list of waves (T,).
+    """
+
+    folder: Path
+    version: str
+    speak: Callable
+
+
+# --- The utterances -------------------------------------------------------
+
+
+def load_utterances(manifests, hparams):
+    """Reads manifests and the truth about their words.
+
+    Arguments
+    ---------
+    manifests : list of str
+        JSON manifests.
+    hparams : dict
+        The hyperparameters.
+
+    Returns
+    -------
+    dict
+        Utterance id to Utterance.
+
+    Raises
+    ------
+    ValueError
+        If an utterance has no word labels or asked changes, or those of
+        other words.
+    """
+    labels = read_word_labels(hparams["truth_file"], hparams["emotions"])
+    asked = read_json(hparams["asked_file"])
+    utterances = {}
+    for manifest in manifests:
+        items = load_data_json(manifest, {"data_root": hparams["data_folder"]})
+        for name, item in items.items():
+            for file, content in (
+                ("truth_file", labels),
+                ("asked_file", asked),
+            ):
+                if name not in content:
+                    raise ValueError(
+                        f"{hparams[file]} has nothing about {name} of "
+                        f"{manifest}: make the corpus and its manifests again."
+                    )
+            words = [word.text for word in split_words(item["text"])]
+            place = f"{name} in {hparams['truth_file']}"
+            check_words(labels[name], words, place)
+            utterances[name] = Utterance(
+                name,
+                item["wav"],
+                item["speaker"],
+                item["text"],
+                item["emotion"],
+                labels[name],
+                asked[name],
+            )
+    return utterances
+
+
+def neutral_readings(utterances, emotion):
+    """Finds the readings that others are compared with.
+
+    Arguments
+    ---------
+    utterances : dict
+        From `load_utterances`.
+    emotion : str
+        The emotion of the baseline.
+
+    Returns
+    -------
+    dict
+        (speaker, text) to Utterance.
+    """
+    return {
+        (u.speaker, u.text): u
+        for u in utterances.values()
+        if u.emotion == emotion
+    }
+
+
+def choose_mixed(utterances, neutral, n):
+    """Chooses sentences whose emotion switches, the speakers taking turns.
+
+    Arguments
+    ---------
+    utterances : dict
+        From `load_utterances`.
+    neutral : dict
+        From `neutral_readings`; an utterance needs one.
+    n : int
+        How many at most.
+
+    Returns
+    -------
+    list of Utterance
+        Sentence i by speaker i modulo their number, or, if that speaker
+        lacks it, by the next who has it.
+    """
+    by_text = {}
+    for u in utterances.values():
+        if u.emotion is None and (u.speaker, u.text) in neutral:
+            by_text.setdefault(u.text, {})[u.speaker] = u
+    speakers = sorted({speaker for speaker, _ in neutral})
+    chosen = []
+    for index, readings in enumerate(by_text.values()):
+        turn = index % len(speakers)
+        order = speakers[turn:] + speakers[:turn]
+        chosen.append(next(readings[s] for s in order if s in readings))
+    return chosen[:n]
+
+
+def choose_single(utterances, neutral, n, baseline_emotion):
+    """Chooses sentences of one emotion; speakers and emotions take turns.
+
+    The baseline's own emotion is left out: its readings would be compared
+    with themselves.
+
+    Arguments
+    ---------
+    utterances : dict
+        From `load_utterances`.
+    neutral : dict
+        From `neutral_readings`; an utterance needs one.
+    n : int
+        How many at most.
+    baseline_emotion : str
+        The emotion of the baseline.
+
+    Returns
+    -------
+    list of Utterance
+    """
+    groups = {}
+    for u in utterances.values():
+        if u.emotion in (None, baseline_emotion):
+            continue
+        if (u.speaker, u.text) in neutral:
+            groups.setdefault((u.speaker, u.emotion), []).append(u)
+    chosen = []
+    groups = [groups[key] for key in sorted(groups)]
+    while groups and len(chosen) < n:
+        turn, index = divmod(len(chosen), len(groups))
+        group = groups[index]
+        # Each group goes on at another sentence.
+        chosen.append(group[(len(chosen) + turn) % len(group)])
+    return list({u.id: u for u in chosen}.values())
+
+
+def choose_for_classifier(utterances, neutral, n, baseline_emotion):
+    """Chooses natural utterances to train the classifier of words on.
+
+    Arguments
+    ---------
+    utterances : dict
+        Of the training sentences.
+    neutral : dict
+        From `neutral_readings`; an utterance needs one.
+    n : int
+        How many at most.
+    baseline_emotion : str
+        The emotion of the baseline; its words are found in the others.
+
+    Returns
+    -------
+    list of Utterance
+        A random choice, always the same.
+    """
+    usable = [
+        u
+        for u in utterances.values()
+        if u.emotion != baseline_emotion and (u.speaker, u.text) in neutral
+    ]
+    return random.Random(0).sample(usable, min(n, len(usable)))
+
+
+# --- The systems ----------------------------------------------------------
+
+
+def make_systems(hparams, device):
+    """Makes what speaks the utterances.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+    device : str
+        Where the models run.
+
+    Returns
+    -------
+    systems : dict
+        Name to System.
+    synthesizer : EmoFiLMSynthesizer
+        The trained one.
+    """
+    synthesizer = EmoFiLMSynthesizer.from_hparams(
+        hparams["model_folder"], run_opts={"device": device}
+    )
+    token_to_wav = synthesizer.mods.token_to_wav
+    # The same but for what was trained.
+    backbone = EmoFiLMSynthesizer(
+        modules={
+            "emofilm": hparams["backbone_emofilm"],
+            "token_to_wav": token_to_wav,
+        },
+        hparams=vars(synthesizer.hparams),
+        run_opts={"device": device},
+    )
+    cache = read_speech_tokens(
+        hparams["speech_tokens"],
+        file_fingerprint(find_file(hparams["speech_tokenizer_file"])),
+    )
+    seed, guidance = hparams["synthesis_seed"], hparams["guidance"]
+    sampling = json.dumps(
+        getattr(synthesizer.hparams, "generation", {}),
+        default=lambda part: [type(part).__name__, vars(part)],
+    )
+
+    def copy(utterances):
+        tokens = [cache.tokens[u.id].to(device) for u in utterances]
+        return token_to_wav(tokens, [u.speaker for u in utterances])
+
+    def speak(synthesizer, texts, utterances, guidance=1.0):
+        results = synthesizer.synthesize(
+            texts,
+            speaker=[u.speaker for u in utterances],
+            seed=seed,
+            guidance=guidance,
+            batch_size=len(texts),
+        )
+        return [result.wav for result in results]
+
+    def speak_plain(utterances):
+        return speak(backbone, [u.text for u in utterances], utterances)
+
+    def speak_marked(utterances):
+        texts = [mark(u.text, u.labels) for u in utterances]
+        return speak(synthesizer, texts, utterances, guidance)
+
+    tokens_version = file_fingerprint(hparams["speech_tokens"])
+    steps = token_to_wav.n_timesteps
+    references = Path(hparams["reference_folder"])
+    systems = {
+        "copy_synthesis": System(
+            references / "copy_synthesis",
+            fingerprint(token_to_wav, steps, tokens_version),
+            copy,
+        ),
+        "backbone": System(
+            references / "backbone",
+            fingerprint(backbone.mods, steps, sampling, seed),
+            speak_plain,
+        ),
+        "efilm": System(
+            Path(hparams["output_folder"]) / "efilm",
+            fingerprint(synthesizer.mods, steps, sampling, seed, guidance),
+            speak_marked,
+        ),
+    }
+    return systems, synthesizer
+
+
+def mark(text, labels):
+    """Writes word labels as marks in a text.
+
+    Arguments
+    ---------
+    text : str
+        Plain text.
+    labels : UtteranceLabels
+        Emotion and intensity of each of its words.
+
+    Returns
+    -------
+    str
+        Marked-up text; neighbours that agree share a mark.
+    """
+    words = split_words(text)
+    runs = []
+    for place, label in zip(words, labels.words):
+        opening = label.emotion
+        if opening and label.intensity:
+            opening += f" intensity={label.intensity:g}"
+        if runs and runs[-1][0] == opening:
+            runs[-1][2] = place.end
+        else:
+            runs.append([opening, place.start, place.end])
+    marked, done = "", 0
+    for opening, start, end in runs:
+        inside = escape(text[start:end], quote=False)
+        if opening:
+            inside = f"<{opening}>{inside}</>"
+        marked += escape(text[done:start], quote=False) + inside
+        done = end
+    return marked + escape(text[done:], quote=False)
+
+
+def fingerprint(modules, *options):
+    """Names modules by their weights, and options.
+
+    Arguments
+    ---------
+    modules : torch.nn.Module
+        All that takes part.
+    *options : object
+        Whatever else changes the result.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256(
+        f"{options}{speechbrain_emofilm.__version__}".encode()
+    )
+    tensors = [*modules.named_parameters(), *modules.named_buffers()]
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(name.encode())
+        digest.update(
+            tensor.detach().float().cpu().contiguous().numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]
+
+
+def synthesise(name, system, utterances, hparams):
+    """Speaks what was not spoken before.
+
+    Arguments
+    ---------
+    name : str
+        Of the system, for the progress bar.
+    system : System
+        What speaks.
+    utterances : list of Utterance
+        What to speak.
+    hparams : dict
+        The hyperparameters.
+
+    Returns
+    -------
+    dict
+        Utterance id to wav file.
+    """
+    index_file = system.folder / "wavs.json"
+    index = read_json(index_file) if index_file.is_file() else {}
+    wavs = {u.id: system.folder / "wavs" / f"{u.id}.wav" for u in utterances}
+    keys = {u.id: _request_key(system, u) for u in utterances}
+    pending = [
+        u
+        for u in utterances
+        if index.get(u.id) != keys[u.id] or not wavs[u.id].is_file()
+    ]
+    pending.sort(key=lambda u: len(u.text))
+    size = hparams["batch_size"]
+    with tqdm(
+        total=len(pending), desc=f"Speaking, {name}", disable=not pending
+    ) as progress:
+        for start in range(0, len(pending), size):
+            batch = pending[start : start + size]
+            with torch.no_grad():
+                spoken = system.speak(batch)
+            for u, wav in zip(batch, spoken):
+                write_wav(wavs[u.id], wav, hparams["sample_rate"])
+                index[u.id] = keys[u.id]
+            write_json(index_file, index)
+            progress.update(len(batch))
+    return {name: str(path) for name, path in wavs.items()}
+
+
+def _request_key(system, utterance):
+    request = [
+        system.version,
+        mark(utterance.text, utterance.labels),
+        utterance.speaker,
+    ]
+    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
+
+
+def write_wav(path, wav, sample_rate):
+    """Writes 16-bit samples.
+
+    Arguments
+    ---------
+    path : Path
+        The wav file.
+    wav : torch.Tensor
+        (T,) samples.
+    sample_rate : int
+        In Hz.
+    """
+    with atomic_path(path) as temporary:
+        samples = wav.float().cpu().numpy()
+        soundfile.write(temporary, samples, sample_rate, "PCM_16")
+
+
+# --- The measures ---------------------------------------------------------
+
+
+def as_reading(utterance, wav, neutral):
+    """What `measure_readings` takes.
+
+    Arguments
+    ---------
+    utterance : Utterance
+        What is said.
+    wav : str
+        The sound.
+    neutral : dict
+        From `neutral_readings`.
+
+    Returns
+    -------
+    Reading
+    """
+    baseline = neutral[utterance.speaker, utterance.text]
+    return Reading(
+        wav,
+        utterance.text,
+        baseline.wav,
+        tuple(baseline.labels.alignment()),
+    )
+
+
+def train_classifier(hparams):
+    """Trains the classifier of words on natural training sentences.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+
+    Returns
+    -------
+    WordEmotionClassifier
+        Also written to `reference_folder`.
+    """
+    emotion = hparams["baseline_emotion"]
+    utterances = load_utterances(hparams["train_manifests"], hparams)
+    neutral = neutral_readings(utterances, emotion)
+    chosen = choose_for_classifier(
+        utterances, neutral, hparams["n_classifier"], emotion
+    )
+    chosen.sort(key=lambda u: (u.speaker, u.text))  # to share the baselines
+    folder = Path(hparams["reference_folder"]) / "classifier"
+    measured = measure_readings(
+        {u.id: as_reading(u, u.wav, neutral) for u in chosen},
+        {"aligner": hparams["aligner"]},
+        folder / "measurements.json",
+        hparams["workers"],
+        "Measuring, natural training words",
+    )
+    changes, emotions = [], []
+    for u in chosen:
+        if measured[u.id].change is not None:
+            changes += measured[u.id].change
+            emotions += [word.emotion for word in u.labels.words]
+    if not changes:
+        raise ValueError(
+            f"{hparams['train_manifests'][0]}: the words of none of "
+            f"{len(chosen)} utterances could be found, so that no classifier "
+            "can be trained; check the corpus."
+        )
+    classifier = WordEmotionClassifier.fit(np.array(changes), emotions)
+    classifier.save(folder / "word_emotion_classifier.safetensors")
+    return classifier
+
+
+def summarise(utterances, measured, classifier, emotions):
+    """Figures of one system.
+
+    Arguments
+    ---------
+    utterances : list of Utterance
+        What was spoken.
+    measured : dict
+        Utterance id to Measurement.
+    classifier : WordEmotionClassifier
+        Of the words' emotions.
+    emotions : list of str
+        The taxonomy.
+
+    Returns
+    -------
+    dict
+        Each figure with its 95 % interval: `wer`, `word_emotion_accuracy`
+        (all utterances), `within_utterance_correlation` and
+        `transitions_as_asked` (mixed ones), `mos` if predicted, and the ids
+        of utterances whose words were not found.
+    """
+    wer = WordErrorRate()
+    accuracy = WordEmotionAccuracy(emotions)
+    control = WordProsodyControl()
+    for u in utterances:
+        m = measured[u.id]
+        change = None if m.change is None else np.array(m.change)
+        asked_emotions = [word.emotion for word in u.labels.words]
+        wer.append([u.id], [m.recognised], [u.text])
+        predicted = None if change is None else classifier.predict(change)
+        accuracy.append(u.id, asked_emotions, predicted)
+        if u.part == "mixed":
+            words = [
+                {"emotion": emotion, **asked}
+                for emotion, asked in zip(asked_emotions, u.asked)
+            ]
+            control.append(u.id, words, change)
+    within = control.summarize()
+    scores = np.array(
+        [[m.mos, 1] for m in measured.values() if m.mos is not None]
+    )
+    return {
+        "wer": wer.summarize(),
+        "word_emotion_accuracy": accuracy.summarize(),
+        "within_utterance_correlation": {k: within[k] for k in DIMENSIONS},
+        "transitions_as_asked": within["transitions_as_asked"],
+        **({"mos": estimate("mos", share, scores)} if len(scores) else {}),
+        "not_aligned": [
+            u.id for u in utterances if measured[u.id].change is None
+        ],
+    }
+
+
+def write_tables(folder, utterances, measured, classifier):
+    """Writes one row per utterance and system, and one per word.
+
+    Arguments
+    ---------
+    folder : Path
+        Where `utterances.csv` and `words.csv` go.
+    utterances : list of Utterance
+        What was spoken.
+    measured : dict
+        System to utterance id to Measurement.
+    classifier : WordEmotionClassifier
+        Of the words' emotions.
+
+    Returns
+    -------
+    list of dict
+        The rows of `words.csv`.
+    """
+    utterance_rows, word_rows = [], []
+    for system, measurements in measured.items():
+        for u in utterances:
+            m = measurements[u.id]
+            wer = WordErrorRate()
+            wer.append([u.id], [m.recognised], [u.text])
+            utterance_rows.append(
+                {
+                    "system": system,
+                    "utterance": u.id,
+                    "part": u.part,
+                    "speaker": u.speaker,
+                    "text": u.text,
+                    "asked": mark(u.text, u.labels),
+                    "recognised": m.recognised,
+                    "wer": round(wer.summarize()["wer"], 4),
+                    "aligned": int(m.change is not None),
+                    "mos": "" if m.mos is None else round(m.mos, 3),
+                }
+            )
+            word_rows += _word_rows(system, u, m, classifier)
+    for name, rows in (("utterances", utterance_rows), ("words", word_rows)):
+        with (
+            atomic_path(folder / f"{name}.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return word_rows
+
+
+def _word_rows(system, utterance, measurement, classifier):
+    """Rows of `words.csv`; what was not measured is empty."""
+    n_words = len(utterance.labels.words)
+    changes = measurement.change or [[""] * len(PROSODY_CHANGES)] * n_words
+    recognised = [""] * n_words
+    if measurement.change is not None:
+        recognised = classifier.predict(np.array(measurement.change))
+    return [
+        {
+            "system": system,
+            "utterance": utterance.id,
+            "part": utterance.part,
+            "index": index,
+            "word": word.word,
+            "emotion": word.emotion,
+            "intensity": word.intensity,
+            "recognised_emotion": emotion,
+            **{f"asked_{k}": asked[k] for k in DIMENSIONS},
+            **dict(zip(PROSODY_CHANGES, change)),
+        }
+        for index, (word, asked, change, emotion) in enumerate(
+            zip(utterance.labels.words, utterance.asked, changes, recognised)
+        )
+    ]
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    output_folder = Path(hparams["output_folder"])
+
+    # What is spoken: held-out sentences
+    emotion = hparams["baseline_emotion"]
+    utterances = load_utterances(hparams["test_manifests"], hparams)
+    neutral = neutral_readings(utterances, emotion)
+    chosen = choose_mixed(utterances, neutral, hparams["n_mixed"])
+    if not chosen:
+        raise ValueError(
+            f"{hparams['test_manifests']} have no sentence whose emotion "
+            f"switches with a {emotion} reading of the same sentence and "
+            "speaker: give a corpus with a transitions part, such as MiniESD."
+        )
+    chosen += choose_single(utterances, neutral, hparams["n_single"], emotion)
+
+    # Who speaks it
+    systems, synthesizer = make_systems(
+        hparams, run_opts.get("device") or "cpu"
+    )
+    wavs = {"original": {u.id: u.wav for u in chosen}}
+    for name, system in systems.items():
+        wavs[name] = synthesise(name, system, chosen, hparams)
+
+    # Measures
+    classifier = train_classifier(hparams)
+    tools = {"aligner": hparams["aligner"], "asr": hparams["asr"]}
+    if hparams["predict_mos"]:
+        tools["mos"] = hparams["mos"]
+    measured, figures = {}, {}
+    for name in wavs:
+        folder = (
+            systems[name].folder
+            if name in systems
+            else Path(hparams["reference_folder"]) / name
+        )
+        measured[name] = measure_readings(
+            {u.id: as_reading(u, wavs[name][u.id], neutral) for u in chosen},
+            tools,
+            folder / "measurements.json",
+            hparams["workers"],
+            f"Measuring, {name}",
+        )
+        figures[name] = summarise(
+            chosen, measured[name], classifier, hparams["emotions"]
+        )
+
+    # Results
+    word_rows = write_tables(output_folder, chosen, measured, classifier)
+    write_json(output_folder / "summary.json", figures)
+    report = write_evaluation_report(
+        output_folder / "report.html",
+        figures,
+        chosen,
+        wavs,
+        word_rows,
+        synthesizer,
+        hparams,
+    )
+    print(f"Figures: {output_folder / 'summary.json'}\nReport: {report}")

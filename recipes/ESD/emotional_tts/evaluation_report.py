@@ -1,0 +1,455 @@
+"""The page that shows what evaluate.py measured.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import platform
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.audio import load_audio
+from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.processing.mel import SAMPLE_RATE
+from speechbrain_emofilm.report import (
+    INK,
+    AskedWord,
+    Estimate,
+    Figure,
+    Picture,
+    Report,
+    Sample,
+    Take,
+    emotion_colors,
+    figure_png,
+    write_report,
+)
+
+import numpy as np
+import speechbrain
+import torch
+import transformers
+
+SYSTEMS = {
+    "original": "Original",
+    "copy_synthesis": "Copy synthesis (ceiling)",
+    "backbone": "Frozen backbone (floor)",
+    "efilm": "E-FiLM",
+}
+TITLE = "Words that change emotion: E-FiLM on held-out sentences"
+INTRODUCTION = (
+    "Each word is given an emotion, and E-FiLM makes a frozen speech language "
+    "model speak it so. All sentences on this page are held out: neither the "
+    "backbone nor E-FiLM has been trained on them.",
+    "Original: the corpus's own speech. Copy synthesis: its speech tokens "
+    "made into speech again, the best that the tokens allow. Frozen "
+    "backbone: the same text without emotions, the floor.",
+)
+FIGURES_NOTE = (
+    "Small print: 95 % intervals, by resampling the utterances. Changes are "
+    "measured against the same speaker's neutral reading of the sentence; "
+    "within-utterance correlations have the mean of each utterance removed. "
+    "An utterance whose words cannot be found in the sound counts as a "
+    "failure in every figure."
+)
+SAMPLES_NOTE = (
+    "Chosen by their place in the test set, not by how they sound: first "
+    "sentences whose emotion switches, then sentences of one emotion."
+)
+DIMENSIONS = {"f0": "F0", "energy": "energy", "duration": "duration"}
+UNITS = {"f0": "log F0", "energy": "dB", "duration": "log duration"}
+
+
+def write_evaluation_report(
+    path, figures, utterances, wavs, word_rows, synthesizer, hparams
+):
+    """Writes the page.
+
+    Arguments
+    ---------
+    path : str or Path
+        The HTML file.
+    figures : dict
+        System to its figures, as `evaluate.summarise` gives them.
+    utterances : list of Utterance
+        What was spoken.
+    wavs : dict
+        System to utterance id to wav file.
+    word_rows : list of dict
+        One for each word and system.
+    synthesizer : EmoFiLMSynthesizer
+        The trained one, for the first sentence of the page.
+    hparams : dict
+        Those of evaluate_mini.yaml.
+
+    Returns
+    -------
+    Path
+        `path`.
+    """
+    emotions = hparams["emotions"]
+    shown = choose_shown(utterances, hparams["n_shown"])
+    aligner = hparams["aligner"]()
+    samples = [demo_sample(synthesizer, hparams)]
+    samples += [make_sample(u, wavs, aligner) for u in shown]
+    report = Report(
+        title=TITLE,
+        introduction=INTRODUCTION,
+        systems=SYSTEMS,
+        emotions=emotions,
+        figures=table(figures),
+        samples=samples,
+        pictures=[
+            Picture(
+                "Asked and measured change of every word",
+                scatter_png(word_rows, emotions),
+                "Words of the sentences whose emotion switches; across: the "
+                "change that was asked for, upwards: the change that was "
+                "measured, both without the mean of the utterance.",
+            ),
+            Picture(
+                "Which emotion each word is heard as",
+                confusion_png(figures),
+                "Rows: the emotion asked of a word; columns: the emotion "
+                "that a classifier hears, which was trained on natural words "
+                "of training sentences; last: the word was not found.",
+            ),
+        ],
+        details=details(figures, utterances, hparams),
+        note=hparams["corpus_note"],
+        figures_note=FIGURES_NOTE,
+        samples_note=SAMPLES_NOTE,
+    )
+    return write_report(path, report)
+
+
+# --- Figures --------------------------------------------------------------
+
+
+def table(figures):
+    """Rows of the report's table.
+
+    Arguments
+    ---------
+    figures : dict
+        System to its figures.
+
+    Returns
+    -------
+    list of Figure
+    """
+
+    def row(name, meaning, find, value, **options):
+        values = {}
+        for system, entry in figures.items():
+            found = find(entry)
+            if found is not None:
+                values[system] = Estimate(
+                    found[value], found["low"], found["high"]
+                )
+        return Figure(name, meaning, values, **options)
+
+    percent = {"format": "{:.1%}"}
+    rows = [
+        row(
+            "Word error rate",
+            "Words that Whisper misunderstands; lower is better.",
+            lambda e: e["wer"],
+            "wer",
+            **percent,
+        ),
+        row(
+            "Word emotion accuracy",
+            "Words heard as the emotion they were given; chance is one in "
+            "the number of emotions.",
+            lambda e: e["word_emotion_accuracy"],
+            "accuracy",
+            **percent,
+        ),
+        row(
+            "Transitions as asked",
+            "Switches of emotion at which F0, energy and duration move in "
+            "the asked direction; chance is 50 %.",
+            lambda e: e["transitions_as_asked"],
+            "share",
+            **percent,
+        ),
+    ]
+    for key, name in DIMENSIONS.items():
+        rows.append(
+            row(
+                f"Control of {name} within a sentence",
+                "Correlation of asked and measured change from word to word.",
+                lambda e, key=key: e["within_utterance_correlation"][key],
+                "correlation",
+            )
+        )
+    if any("mos" in entry for entry in figures.values()):
+        rows.append(
+            row(
+                "Predicted naturalness",
+                "DistillMOS, 1 to 5.",
+                lambda e: e.get("mos"),
+                "mos",
+                highest=5.0,
+            )
+        )
+    return rows
+
+
+def details(figures, utterances, hparams):
+    """What the page was made with.
+
+    Arguments
+    ---------
+    figures : dict
+        System to its figures.
+    utterances : list of Utterance
+        What was spoken.
+    hparams : dict
+        The hyperparameters.
+
+    Returns
+    -------
+    dict
+        Heading to dict.
+    """
+    n_mixed = sum(u.part == "mixed" for u in utterances)
+    options = (
+        "data_folder", "model_folder", "backbone_folder", "guidance",
+        "synthesis_seed", "n_classifier", "baseline_emotion",
+    )  # fmt: skip
+    return {
+        "Evaluation": {
+            "utterances whose emotion switches": n_mixed,
+            "utterances of one emotion": len(utterances) - n_mixed,
+            "speakers": len({u.speaker for u in utterances}),
+            **{
+                f"not aligned, {SYSTEMS[name]}": len(entry["not_aligned"])
+                for name, entry in figures.items()
+            },
+        },
+        "Options": {name: hparams[name] for name in options},
+        "Versions": {
+            "speechbrain-emofilm": speechbrain_emofilm.__version__,
+            "speechbrain": speechbrain.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+# --- Samples --------------------------------------------------------------
+
+
+def choose_shown(utterances, n):
+    """Chooses evenly: three quarters switch emotion, the rest does not.
+
+    Arguments
+    ---------
+    utterances : list of Utterance
+        All that were spoken.
+    n : int
+        How many at most.
+
+    Returns
+    -------
+    list of Utterance
+    """
+    mixed = [u for u in utterances if u.part == "mixed"]
+    single = [u for u in utterances if u.part == "single"]
+    n_single = min(n // 4, len(single))
+    chosen = []
+    for group, size in ((mixed, n - n_single), (single, n_single)):
+        size = min(size, len(group))
+        chosen += [group[i * len(group) // size] for i in range(size)]
+    return chosen
+
+
+def make_sample(utterance, wavs, aligner):
+    """A sentence in every system.
+
+    Arguments
+    ---------
+    utterance : Utterance
+        The sentence.
+    wavs : dict
+        System to utterance id to wav file.
+    aligner : object
+        Finds the words where their times are not known.
+
+    Returns
+    -------
+    Sample
+    """
+    takes = []
+    for system, files in wavs.items():
+        wav = load_audio(files[utterance.id])
+        note = ""
+        # Tokens keep their places in copy synthesis.
+        if system in ("original", "copy_synthesis"):
+            words = utterance.labels.alignment()
+        else:
+            try:
+                words = aligner.align(wav, SAMPLE_RATE, utterance.text)
+            except ValueError:
+                words, note = [], "its words were not found"
+        takes.append(Take(system, wav.numpy(), SAMPLE_RATE, words, note))
+    asked = [
+        AskedWord(word.word, word.emotion, word.intensity or 0.0)
+        for word in utterance.labels.words
+    ]
+    title = f"“{utterance.text}” · speaker {utterance.speaker}"
+    return Sample(title, asked, takes)
+
+
+def demo_sample(synthesizer, hparams):
+    """The marked-up sentence of the hparams, spoken by the first speaker.
+
+    Arguments
+    ---------
+    synthesizer : EmoFiLMSynthesizer
+        The trained one.
+    hparams : dict
+        The hyperparameters.
+
+    Returns
+    -------
+    Sample
+        With each word neutral, and as marked.
+    """
+    text = hparams["demo_text"]
+    marked = parse_markup(text, hparams["emotions"])
+    options = {
+        "seed": hparams["synthesis_seed"],
+        "guidance": hparams["guidance"],
+    }
+    spoken = {
+        "every word neutral": synthesizer.synthesize(
+            marked.text, unmarked="neutral", **options
+        ),
+        "as marked": synthesizer.synthesize(text, **options),
+    }
+    takes = [
+        Take(
+            "efilm", result.wav.numpy(), result.sample_rate, result.words, note
+        )
+        for note, result in spoken.items()
+    ]
+    asked = []
+    weights, intensities = marked.tensors()
+    for word, row, intensity in zip(marked.words, weights, intensities):
+        labelled = bool(row.sum() > 0)
+        emotion = hparams["emotions"][row.argmax()] if labelled else None
+        asked.append(AskedWord(word.word, emotion, float(intensity)))
+    return Sample(f"emofilm say “{text}”", asked, takes)
+
+
+# --- Pictures -------------------------------------------------------------
+
+
+def scatter_png(word_rows, emotions):
+    """Asked against measured change, by system and dimension.
+
+    Arguments
+    ---------
+    word_rows : list of dict
+        One for each word and system.
+    emotions : list of str
+        The taxonomy.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    colors = emotion_colors(emotions)
+    canvas = Canvas(figsize=(11, 7), layout="constrained")
+    grid = canvas.subplots(
+        len(DIMENSIONS), len(SYSTEMS), sharex="row", sharey="row"
+    )
+    for column, system in enumerate(SYSTEMS):
+        rows = [
+            row
+            for row in word_rows
+            if row["system"] == system
+            and row["part"] == "mixed"
+            and row["f0"] != ""
+        ]
+        grid[0, column].set_title(SYSTEMS[system], color=INK, fontsize=10)
+        for axes, key in zip(grid[:, column], DIMENSIONS):
+            x = _centred(rows, f"asked_{key}")
+            y = _centred(rows, key)
+            axes.scatter(
+                x, y, s=9, alpha=0.6, c=[colors[r["emotion"]] for r in rows]
+            )
+            axes.axline((0, 0), slope=1, color=INK, linewidth=0.8)
+            axes.tick_params(colors=INK, labelsize=8, length=2)
+            for spine in axes.spines.values():
+                spine.set_color(INK)
+                spine.set_alpha(0.4)
+    for axes, key in zip(grid[:, 0], DIMENSIONS):
+        axes.set_ylabel(f"measured, {UNITS[key]}", color=INK, fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("asked", color=INK, fontsize=9)
+    return figure_png(canvas)
+
+
+def _centred(rows, key):
+    """A column without the mean of each utterance."""
+    if not rows:
+        return np.zeros(0)
+    values = np.array([row[key] for row in rows], dtype=float)
+    names = np.array([row["utterance"] for row in rows])
+    _, group = np.unique(names, return_inverse=True)
+    means = np.bincount(group, values) / np.bincount(group)
+    return values - means[group]
+
+
+def confusion_png(figures):
+    """Asked against heard emotions, by system.
+
+    Arguments
+    ---------
+    figures : dict
+        System to its figures.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(11, 3.1), layout="constrained")
+    grid = canvas.subplots(1, len(figures), sharey=True, squeeze=False)[0]
+    for axes, (system, entry) in zip(grid, figures.items()):
+        accuracy = entry["word_emotion_accuracy"]
+        counts = np.array(accuracy["confusion"])
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), value in np.ndenumerate(shares):
+            axes.text(
+                column,
+                row,
+                f"{100 * value:.0f}",
+                color="white" if value > 0.5 else "#333333",
+                fontsize=8,
+                ha="center",
+                va="center",
+            )
+        names = accuracy["emotions"]
+        axes.set_xticks(
+            range(len(names) + 1),
+            [*names, "not found"],
+            rotation=40,
+            ha="right",
+        )
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(colors=INK, labelsize=8, length=0)
+        axes.set_title(SYSTEMS[system], color=INK, fontsize=10)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return figure_png(canvas)

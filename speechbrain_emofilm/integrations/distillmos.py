@@ -1,0 +1,65 @@
+"""Predicted naturalness by DistillMOS.
+
+The wheel of ``distillmos`` (MIT) carries its weights, so nothing is
+downloaded. The model was trained on ratings of telephone and synthetic
+speech; its figures rank systems and replace no listening test.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+
+import torch
+from scipy.signal import resample_poly
+
+SAMPLE_RATE = 16000  # of the model
+
+
+class DistillMOS:
+    """Predicts the mean opinion score of speech.
+
+    Raises
+    ------
+    ImportError
+        If the package is missing.
+    """
+
+    def __init__(self):
+        try:
+            from distillmos import ConvTransformerSQAModel
+        except ImportError as error:
+            raise ImportError(
+                f"Predicted naturalness needs the package {error.name}: "
+                "pip install 'speechbrain-emofilm[demo]'."
+            ) from error
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its path
+            self.model = ConvTransformerSQAModel().eval()
+
+    @torch.inference_mode()
+    def predict(self, wavs: Sequence, sample_rate: int = 24000) -> list[float]:
+        """Predicts scores.
+
+        Arguments
+        ---------
+        wavs : sequence of torch.Tensor or numpy.ndarray
+            Sounds (T,), within -1 and 1.
+        sample_rate : int
+            Their samples per second.
+
+        Returns
+        -------
+        list of float
+            From 1 to 5.
+        """
+        scores = []
+        for wav in wavs:
+            samples = torch.as_tensor(wav).double().numpy()
+            samples = resample_poly(samples, SAMPLE_RATE, sample_rate)
+            batch = torch.from_numpy(samples).float()[None]
+            scores.append(float(self.model(batch)))
+        return scores

@@ -1,0 +1,334 @@
+"""The mini world's English front end, and the voice behind its corpora."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("hibari")
+pytest.importorskip("onnx")
+
+from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.integrations.hibari import (
+    INSTRUCTION_WORDS,
+    N_CUES,
+    UNITS,
+    Cues,
+    HibariTextFrontend,
+    HibariVoice,
+    PseudoSpeaker,
+    WordProsody,
+    read_cues,
+    written_tokens,
+)
+from speechbrain_emofilm.metrics.prosody import prosody_track
+
+ALL_CUES = [Cues.from_code(code) for code in range(N_CUES)]
+END = "<|endofprompt|>"
+
+
+@pytest.fixture(scope="module")
+def frontend():
+    return HibariTextFrontend()
+
+
+@pytest.fixture(scope="module")
+def voice():
+    return HibariVoice()
+
+
+# --- Written cues ----------------------------------------------------------
+
+
+def test_every_combination_of_cues_has_its_own_code():
+    assert len(set(ALL_CUES)) == 81
+    assert [cues.code for cues in ALL_CUES] == list(range(81))
+
+
+def test_plain_text_has_code_zero():
+    assert Cues().code == 0
+    assert Cues().write("won") == "won"
+
+
+@pytest.mark.parametrize(
+    "word", ["so", "won", "don't", "happily", "rhythm", "strength"]
+)
+def test_what_is_written_can_be_read(word):
+    for cues in ALL_CUES:
+        assert read_cues(cues.write(word)) == (word, cues)
+
+
+@pytest.mark.parametrize(
+    "token, word, cues",
+    [
+        ("WON", "won", Cues(loudness=1)),
+        ("(won)", "won", Cues(loudness=-1)),
+        ("won!", "won", Cues(pitch=1)),
+        ("won...", "won", Cues(pitch=-1)),
+        ("won…", "won", Cues(pitch=-1)),
+        ("sooo", "so", Cues(tempo=1)),
+        ("won-", "won", Cues(tempo=-1)),
+        ("(won-)", "won", Cues(loudness=-1, tempo=-1)),
+        ("won?", "won", Cues(contour=1)),
+        ("won;", "won", Cues(contour=-1)),
+        ("SOOO!?,", "so", Cues(1, 1, 1, 1)),
+        ("won,", "won", Cues()),
+        ("won.", "won", Cues()),
+        ('"won"', "won", Cues()),
+        ("I", "I", Cues()),
+        ("tree", "tree", Cues()),
+    ],
+)
+def test_a_spelling_tells_how_to_speak(token, word, cues):
+    assert read_cues(token) == (word, cues)
+
+
+def test_token_without_a_word_has_no_cues():
+    assert read_cues("...!") == ("", Cues())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(Well), it was well-kept!",
+        "  Wow...   'em?\n\tDon’t - stop; e.g. this -- NOW (please)",
+        "“Sooo,” she said… ‘no’",
+        "one",
+    ],
+)
+def test_every_word_of_a_text_keeps_its_marks(text):
+    tokens = written_tokens(text)
+    words = split_words(text)
+    assert len(tokens) == len(words)
+    for token, word in zip(tokens, words):
+        assert word.text in token and not set(token) & set(" \t\n")
+    written = "".join(text.split())
+    assert all(token.replace(" ", "") in written for token in tokens)
+
+
+def test_hyphen_of_a_compound_is_no_cue():
+    first, second = written_tokens("well-kept")
+    assert read_cues(first) == ("well", Cues())
+    assert read_cues(second) == ("kept", Cues())
+
+
+# --- Text to units ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "We WON the game, (but) he left...",
+        "  well-kept,   e.g. this\nand that  ",
+        "“Don’t,” she said: ‘Nooo!’",
+        "a b c I x",
+        "Thieves who rob friends deserve jail.",
+        "Mr. and Mrs. Smith of the USA",
+        "strengthlessnesses xqzt Brrr",
+    ],
+)
+def test_every_word_has_units(frontend, text):
+    units = frontend.encode(text)
+    n_words = len(split_words(text))
+    assert len(units.words) == n_words
+    assert sorted(set(units.word_of_unit)) == list(range(n_words))
+    assert units.word_of_unit == sorted(units.word_of_unit)
+    assert len(units.ids) == len(units.word_of_unit)
+    assert 0 <= min(units.ids) and max(units.ids) < frontend.vocab_size
+
+
+def test_cues_change_the_units_of_their_word_only(frontend):
+    plain = frontend.encode("we won it")
+    cued = frontend.encode("we WON! it")
+    assert plain.words == cued.words
+    assert plain.word_of_unit == cued.word_of_unit
+    code = Cues(loudness=1, pitch=1).code
+    for word, old, new in zip(plain.word_of_unit, plain.ids, cued.ids):
+        assert new - old == (code * len(UNITS) if word == 1 else 0)
+
+
+def test_units_are_the_pronunciation(frontend):
+    ids = frontend.encode("we won").ids
+    symbols = "".join(UNITS[i] for i in ids)
+    assert symbols.endswith(" " + frontend.pronounce("won") + ".")
+
+
+def test_comma_belongs_to_the_word_before_it(frontend):
+    units = frontend.encode("well, we won")
+    comma = [UNITS[i] for i in units.ids].index(",")
+    assert units.word_of_unit[comma] == 0
+
+
+def test_instruction_comes_first_and_belongs_to_no_word(frontend):
+    plain = frontend.encode("We won.")
+    units = frontend.encode(f"loud fast{END}We won.")
+    first = N_CUES * len(UNITS)
+    expected = [
+        first + INSTRUCTION_WORDS.index(word) for word in ("loud", "fast", END)
+    ]
+    assert units.ids == expected + plain.ids
+    assert units.word_of_unit == [-1] * 3 + plain.word_of_unit
+    assert units.words == plain.words
+
+
+def test_same_text_gives_same_units(frontend):
+    text = "loud<|endofprompt|>He READ it... (again)"
+    assert frontend.encode(text) == HibariTextFrontend().encode(text)
+
+
+def test_long_text_is_read_to_its_end(frontend):
+    units = frontend.encode("so it goes " * 200)
+    assert len(units.words) == 600
+    assert set(units.word_of_unit) == set(range(600))
+
+
+@pytest.mark.parametrize(
+    "text, named, fix",
+    [
+        ("", "''", "at least one English word"),
+        ("  ", "'  '", "at least one English word"),
+        ("?!...", "'?!...'", "at least one English word"),
+        (f"loud{END}", END, "at least one English word"),
+        ("We won 3 games", "digit '3' at character 7", "numbers as words"),
+        ("We won ٣", "'٣'", "words"),
+        ("We won 🎉", "'🎉' at character 7", "as words"),
+        ("我们赢了。", "'我' at character 0", "backbone that reads it"),
+        ("We won in a café", "'é' at character 15", "as words"),
+        ("You & me", "'&' at character 4", "as words"),
+        ("We won <b>it</b>", "'<' at character 7", "as words"),
+        (f"shrill{END}We won", "'shrill'", "knows loud, soft, high"),
+    ],
+)
+def test_what_cannot_be_read_is_named(frontend, text, named, fix):
+    with pytest.raises(ValueError) as error:
+        frontend.encode(text)
+    assert named in str(error.value) and fix in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# --- The voice -------------------------------------------------------------
+
+WORDS = ["my", "brother", "often", "lives", "alone", "there"]
+CHANGED = 3
+SEED = 7
+#: Words that share no boundary with the changed one.
+OTHERS = (0, 1, 5)
+
+
+def say(voice, change=None, seed=SEED, speaker=None):
+    """The sentence, with the change on one word."""
+    prosody = [WordProsody()] * len(WORDS)
+    prosody[CHANGED] = change or WordProsody()
+    return voice.speak(WORDS, prosody, speaker or PseudoSpeaker(), seed)
+
+
+def measure(spoken):
+    """Level (dB), F0 (Hz) and length (s) of each word, from the wave."""
+    track = prosody_track(spoken.wav, HibariVoice.sample_rate)
+    rows = []
+    for start, end in spoken.words:
+        # The edges are smoothed into the neighbours.
+        frames = slice(round(200 * (start + 0.02)), round(200 * (end - 0.02)))
+        samples = slice(*(round(24000 * t) for t in (start, end)))
+        level = 10 * np.log10(np.mean(np.square(spoken.wav[samples])))
+        f0 = np.exp(np.nanmedian(track.log_f0[frames]))
+        rows.append((level, f0, end - start))
+    return np.array(rows).T
+
+
+@pytest.fixture(scope="module")
+def neutral(voice):
+    return measure(say(voice))
+
+
+@pytest.mark.parametrize("gain", [6.0, -6.0])
+def test_a_louder_word_is_louder(voice, neutral, gain):
+    level, f0, length = measure(say(voice, WordProsody(gain=gain))) - neutral
+    assert level[CHANGED] == pytest.approx(gain, abs=2.0)
+    assert np.abs(level[list(OTHERS)]).max() < 0.5
+    assert np.abs(f0[list(OTHERS)]).max() < 3
+    assert np.abs(length).max() < 1e-6
+
+
+@pytest.mark.parametrize("pitch", [0.3, -0.2])
+def test_a_higher_word_is_higher(voice, neutral, pitch):
+    level, f0, length = measure(say(voice, WordProsody(pitch=pitch)))
+    change = np.log(f0 / neutral[1])
+    assert change[CHANGED] == pytest.approx(pitch, abs=0.08)
+    assert np.abs(change[list(OTHERS)]).max() < 0.03
+    assert np.abs(level - neutral[0])[list(OTHERS)].max() < 1.5
+    assert np.abs(length - neutral[2]).max() < 1e-6
+
+
+@pytest.mark.parametrize("duration", [0.4, -0.35])
+def test_a_longer_word_is_longer(voice, neutral, duration):
+    spoken = say(voice, WordProsody(duration=duration))
+    level, f0, length = measure(spoken)
+    change = np.log(length / neutral[2])
+    assert change[CHANGED] == pytest.approx(duration, abs=0.15)
+    assert np.abs(length - neutral[2])[list(OTHERS)].max() < 1e-6
+    assert np.abs(level - neutral[0])[list(OTHERS)].max() < 1.5
+    assert np.abs(np.log(f0 / neutral[1]))[list(OTHERS)].max() < 0.05
+    # The sound itself, not only its list of words, has grown or shrunk.
+    plain = say(voice)
+    grown = (len(spoken.wav) - len(plain.wav)) / HibariVoice.sample_rate
+    assert grown == pytest.approx((length - neutral[2]).sum(), abs=0.06)
+
+
+def test_slope_makes_a_word_rise(voice):
+    def rise(slope):
+        spoken = say(voice, WordProsody(slope=slope))
+        start, end = spoken.words[CHANGED]
+        f0 = spoken.f0[round(50 * start) : round(50 * end)]
+        voiced = f0[f0 > 0]
+        half = len(voiced) // 2
+        return np.log(voiced[half:].mean() / voiced[:half].mean())
+
+    assert rise(0.5) > rise(0.0) + 0.1 > rise(-0.3) + 0.2
+
+
+@pytest.mark.parametrize("speaker", [PseudoSpeaker(0.88, 0.8, 0.97)])
+def test_speakers_differ_in_pitch(voice, neutral, speaker):
+    _, f0, _ = measure(say(voice, speaker=speaker))
+    ratio = np.nanmedian(f0 / neutral[1])
+    assert ratio == pytest.approx(speaker.warp * speaker.pitch, rel=0.06)
+
+
+def test_word_times_are_inside_the_wave_and_in_order(voice):
+    for speaker in (PseudoSpeaker(), PseudoSpeaker(warp=0.88)):
+        spoken = say(voice, speaker=speaker)
+        times = np.array(spoken.words).ravel()
+        assert (np.diff(times) >= 0).all()
+        assert times[0] >= 0.05
+        assert times[-1] <= len(spoken.wav) / HibariVoice.sample_rate
+        assert len(spoken.f0) == int(len(spoken.wav) / 24000 * 50)
+        assert spoken.wav.dtype == np.float32
+
+
+def test_units_follow_each_other_and_fill_their_words(voice):
+    spoken = say(voice)
+    starts, ends = np.array([unit[1:] for unit in spoken.units]).T
+    np.testing.assert_allclose(starts[1:], ends[:-1])
+    assert starts[0] == pytest.approx(spoken.words[0][0], abs=1e-6)
+    assert {unit[0] for unit in spoken.units} <= set(UNITS)
+
+
+def test_same_seed_gives_same_bytes(voice):
+    change = WordProsody(0.1, 0.1, 0.2, 3.0, 0.5, 3.0)
+    one, other = say(voice, change), say(HibariVoice(), change)
+    assert one.wav.tobytes() == other.wav.tobytes()
+    assert one.words == other.words and one.units == other.units
+    assert say(voice, change, seed=8).wav.tobytes() != one.wav.tobytes()
+
+
+def test_sentence_read_with_other_words_is_refused(voice):
+    # A word without sound leaves fewer words than were asked for.
+    words = ["we", "...", "won"]
+    assert voice.speak(words, [WordProsody()] * 3) is None
+
+
+def test_styles_can_be_scaled_and_added():
+    style = WordProsody(pitch=0.2, gain=4.0)
+    assert style.scaled(0.5) == WordProsody(pitch=0.1, gain=2.0)
+    assert style.scaled(0.0) == WordProsody()
+    assert style.plus(WordProsody(gain=1.0, tilt=2.0)) == WordProsody(
+        pitch=0.2, gain=5.0, tilt=2.0
+    )

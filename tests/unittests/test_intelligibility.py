@@ -1,0 +1,74 @@
+"""Word error rate."""
+
+from speechbrain_emofilm.metrics.intelligibility import (
+    WordErrorRate,
+    normalize_english,
+)
+
+import pytest
+
+
+def measure(recognised, references):
+    wer = WordErrorRate()
+    ids = [str(index) for index in range(len(references))]
+    wer.append(ids, recognised, references)
+    return wer.summarize()
+
+
+@pytest.mark.parametrize(
+    "written, spoken",
+    [
+        ("The girl sold 50 bonds.", "the girl sold fifty bonds"),
+        ("Four hours, 2 fish!", "4 hours two fish"),
+        ("The man's fall - it's over", "the man's fall it is over"),
+        ("A HUNDRED and five", "105"),
+    ],
+)
+def test_spelling_does_not_count_as_an_error(written, spoken):
+    assert normalize_english(written) == normalize_english(spoken)
+
+
+def test_perfect_recognition_has_no_error():
+    summary = measure(["We won!", "two fish"], ["we won", "Two fish."])
+    assert summary["wer"] == summary["low"] == summary["high"] == 0.0
+    assert (summary["words"], summary["utterances"]) == (4, 2)
+
+
+def test_nothing_recognised_is_every_word_deleted():
+    summary = measure(["", "..."], ["the old dog", "we won"])
+    assert summary["wer"] == summary["deletions"] == 1.0
+    assert summary["insertions"] == summary["substitutions"] == 0.0
+
+
+def test_babble_is_not_capped_and_shows_as_insertions():
+    summary = measure(["so so so so so so"], ["so sad"])
+    assert summary["wer"] == pytest.approx(2.5)
+    assert summary["insertions"] == pytest.approx(2.0)
+    assert summary["substitutions"] == pytest.approx(0.5)
+
+
+def test_the_parts_add_up_and_words_not_utterances_are_averaged():
+    summary = measure(
+        ["a cat sat here", "dog"], ["the cat sat on the mat", "dog"]
+    )
+    parts = ("insertions", "deletions", "substitutions")
+    assert summary["wer"] == pytest.approx(sum(summary[p] for p in parts))
+    assert summary["wer"] == pytest.approx(4 / 7)
+    assert summary["low"] <= summary["wer"] <= summary["high"]
+
+
+def test_utterances_may_be_added_in_several_calls():
+    wer = WordErrorRate()
+    wer.append(["a"], ["one two"], ["one two"])
+    wer.append(["b"], ["x"], ["three four"])
+    assert wer.summarize()["utterances"] == 2
+
+
+def test_unusable_input_is_refused():
+    wer = WordErrorRate()
+    with pytest.raises(ValueError, match="No utterance"):
+        wer.summarize()
+    with pytest.raises(ValueError, match="Utterance b has no word"):
+        wer.append(["a", "b"], ["x", "y"], ["x", "?!"])
+    with pytest.raises(ValueError, match="1 recognised"):
+        wer.append(["a", "b"], ["x"], ["x", "y"])
