@@ -48,7 +48,7 @@ N_CUES = CUE_LEVELS ** len(CUE_AXES)
 _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _INSTRUCTION_END = "<|endofprompt|>"
 #: Characters that are no letters but are read aloud.
-_SPOKEN_SYMBOLS = "#$%&*+/<=>@\\^|~"
+_SPOKEN_SYMBOLS = "#$%&+<=>@"
 #: Name of the predicted durations in hibari's graph.
 _DURATIONS = "/Clip_output_0"
 

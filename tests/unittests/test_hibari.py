@@ -1,11 +1,5 @@
 """The mini world's English front end, and the voice behind its corpora."""
 
-import numpy as np
-import pytest
-
-pytest.importorskip("hibari")
-pytest.importorskip("onnx")
-
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.integrations.hibari import (
     INSTRUCTION_WORDS,
@@ -20,6 +14,12 @@ from speechbrain_emofilm.integrations.hibari import (
     written_tokens,
 )
 from speechbrain_emofilm.metrics.prosody import prosody_track
+
+import numpy as np
+import pytest
+
+pytest.importorskip("hibari")
+pytest.importorskip("onnx")
 
 ALL_CUES = [Cues.from_code(code) for code in range(N_CUES)]
 END = "<|endofprompt|>"

@@ -120,7 +120,6 @@ def test_inference_weights_load_without_the_heads(tokenizer):
     assert len(state) < len(tokenizer.state_dict())
     inference = FSQSpeechTokenizer(channels=16)
     inference.load_state_dict(state, strict=True)
-    assert not list(inference.named_parameters(prefix="heads"))[1:0]
     assert inference.heads is None
     # The weights were rounded to float16 only on their way.
     rounded = FSQSpeechTokenizer(channels=16, n_phonemes=5)
@@ -160,7 +159,7 @@ def test_block_is_residual():
 
 
 def test_pooled_f0_is_the_mean_of_voiced_frames():
-    f0 = torch.tensor([[1.0, 3.0, NAN, 2.0, NAN, NAN]], requires_grad=False)
+    f0 = torch.tensor([[1.0, 3.0, NAN, 2.0, NAN, NAN]])
     level = torch.tensor([[0.0, 1.0, 2.0, 4.0, 5.0, 5.0]])
     mean, voiced, pooled = pool_prosody(f0, level)
     assert mean.tolist() == [[2.0, 2.0, 0.0]]

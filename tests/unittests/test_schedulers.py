@@ -1,0 +1,37 @@
+"""Learning rates are a function of the number of updates."""
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.nnet.schedulers import WarmupCosineSchedule
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def optimizer():
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in "ab"]
+    return torch.optim.AdamW(groups, lr=7.0)
+
+
+def test_rate_rises_to_the_peak_and_falls_to_its_share(optimizer):
+    schedule = WarmupCosineSchedule(0.1, 4, 20, final_lr_scale=0.1)
+    rates = [schedule(optimizer, n) for n in range(25)]
+    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert all(a >= b for a, b in zip(rates[3:], rates[4:]))
+    assert rates[12] == pytest.approx(0.055)  # half way down
+    assert rates[20:] == pytest.approx([0.01] * 5)
+
+
+def test_every_group_gets_the_rate(optimizer):
+    rate = WarmupCosineSchedule(0.1, 0, 20)(optimizer, 5)
+    assert [group["lr"] for group in optimizer.param_groups] == [rate, rate]
+
+
+def test_asking_twice_changes_nothing(optimizer):
+    schedule = WarmupCosineSchedule(0.1, 4, 20)
+    assert schedule(optimizer, 9) == schedule(optimizer, 9)
+
+
+def test_warm_up_as_long_as_the_training_is_refused():
+    with pytest.raises(ValueError, match="warmup_steps below"):
+        WarmupCosineSchedule(0.1, 20, 20)
