@@ -24,7 +24,6 @@ Authors
 
 import argparse
 import functools
-import json
 import multiprocessing
 import random
 from pathlib import Path
@@ -37,7 +36,7 @@ from speechbrain_emofilm.dataio.labels import (
     write_word_labels,
 )
 from speechbrain_emofilm.integrations.hibari import HibariVoice
-from speechbrain_emofilm.utils.files import atomic_path, write_json
+from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
 
 import numpy as np
 import soundfile as sf
@@ -62,6 +61,16 @@ about human emotion. Made by `recipes/MiniESD/make_corpus.py`.
 Options: `{options}`
 """
 SPLITS = ("evaluation", "test", "train")  # ESD's order of file numbers
+#: Sentences per speaker and emotion; n_transitions: training sentences per
+#: speaker, beside which evaluation and test sentences are made as well.
+DEFAULTS = {
+    "n_train": 60,
+    "n_evaluation": 15,
+    "n_test": 40,
+    "n_transitions": 150,
+    "speakers": list(SPEAKERS),
+    "seed": 1986,
+}
 
 
 def plan_corpus(options):
@@ -70,7 +79,7 @@ def plan_corpus(options):
     Arguments
     ---------
     options : dict
-        seed, n_train, n_evaluation, n_test, n_transitions, speakers.
+        As :data:`DEFAULTS`.
 
     Returns
     -------
@@ -208,23 +217,30 @@ def make_corpus(root, workers=2, **options):
     workers : int
         Processes.
     **options
-        seed, n_train, n_evaluation, n_test (sentences per speaker and
-        emotion), n_transitions (training sentences per speaker), speakers.
+        In place of those in :data:`DEFAULTS`.
 
     Returns
     -------
     pathlib.Path
         `root`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such option or speaker, or `root` holds a corpus, be it
+        unfinished, that was made with other options.
     """
-    root = Path(root)
-    done = root / "corpus.json"
+    root, options = Path(root), _complete(options)
+    begun, done = root / "corpus.unfinished.json", root / "corpus.json"
+    for record in (begun, done):
+        if record.exists() and read_json(record) != options:
+            raise ValueError(
+                f"{root} holds MiniESD made with other options ({record}): "
+                "choose another folder, or remove it."
+            )
     if done.exists():
-        if json.loads(done.read_text(encoding="utf-8")) == options:
-            return root
-        raise ValueError(
-            f"{root} holds MiniESD made with other options ({done}): choose "
-            "another folder, or remove it."
-        )
+        return root
+    write_json(begun, options)
     plan = plan_corpus(options)
     jobs = [(entry, str(root)) for entry in plan]
     with multiprocessing.Pool(workers) as pool:
@@ -245,20 +261,36 @@ def make_corpus(root, workers=2, **options):
             README.format(n_speakers=len(options["speakers"]), options=options),
             encoding="utf-8",
         )
-    write_json(done, options)
+    begun.replace(done)
     return root
+
+
+def _complete(options):
+    """All options; refuses those that do not exist."""
+    known = {"speakers": SPEAKERS, "options": DEFAULTS}
+    options = {**DEFAULTS, **options}
+    for what, names in (
+        ("speakers", options["speakers"]),
+        ("options", options),
+    ):
+        unknown = sorted(set(names) - set(known[what]))
+        if unknown:
+            raise ValueError(
+                f"MiniESD has no {what} {', '.join(unknown)}: choose from "
+                f"{', '.join(known[what])}."
+            )
+    return options
 
 
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output_folder", type=Path)
-    parser.add_argument("--n_train", type=int, default=60)
-    parser.add_argument("--n_evaluation", type=int, default=15)
-    parser.add_argument("--n_test", type=int, default=40)
-    parser.add_argument("--n_transitions", type=int, default=150)
-    parser.add_argument("--speakers", nargs="+", default=list(SPEAKERS))
-    parser.add_argument("--seed", type=int, default=1986)
+    for name, default in DEFAULTS.items():
+        if name == "speakers":
+            parser.add_argument("--speakers", nargs="+", default=default)
+        else:
+            parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--workers", type=int, default=2)
     options = vars(parser.parse_args())
     root = make_corpus(options.pop("output_folder"), **options)

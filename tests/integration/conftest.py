@@ -20,6 +20,17 @@ def pristine_world(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def pristine_pretraining(tmp_path_factory):
+    """A small pretraining corpus of MiniESD; not to be changed."""
+    pytest.importorskip("hibari")
+    from tiny_world import make_pretraining
+
+    root = tmp_path_factory.mktemp("pretraining")
+    make_pretraining(root)
+    return root
+
+
 @pytest.fixture
 def world(pristine_world, tmp_path):
     """A copy of it for one test."""

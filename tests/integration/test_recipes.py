@@ -15,6 +15,7 @@ import operator
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -90,9 +91,12 @@ def check_performance(output, checks):
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
-def test_recipe_runs(table, pristine_world, tmp_path):
+def test_recipe_runs(table, pristine_world, tmp_path, request):
     for folder in ("esd", "backbone"):
         (tmp_path / folder).symlink_to(pristine_world / folder)
+    if "tests/tmp/pretraining" in table.read_text():
+        corpus = request.getfixturevalue("pristine_pretraining")
+        shutil.copytree(corpus, tmp_path / "pretraining")
     for number, row in enumerate(read_table(table)):
         output = tmp_path / f"{table.stem}_{number}"
         # Included files are sought from the hparams file's folder.
@@ -136,11 +140,14 @@ def test_listed_files_exist(column):
 )
 def test_every_hyperparameter_is_used(hparams_file):
     text = (REPOSITORY / hparams_file).read_text()
-    scripts = "".join(
-        (REPOSITORY / row["Script_file"]).read_text()
+    scripts = [
+        REPOSITORY / row["Script_file"]
         for row in ROWS
         if row["Hparam_file"] == hparams_file
-    )
+    ]
+    # What the recipes of a dataset share stands in the dataset's folder.
+    dataset = (REPOSITORY / hparams_file).parents[2]
+    code = "".join(p.read_text() for p in [*scripts, *dataset.glob("*.py")])
     document = yaml.compose(text)
     keys = [key.value for key, _ in document.value]
     unused = [
@@ -149,7 +156,7 @@ def test_every_hyperparameter_is_used(hparams_file):
         if not key.startswith("__")
         and key not in RunOptions()
         and not re.search(rf"<{key}[\[.>]", text)
-        and not re.search(rf"hparams\.{key}\b|[\"']{key}[\"']", scripts)
+        and not re.search(rf"hparams\.{key}\b|[\"']{key}[\"']", code)
     ]
     assert not unused
 

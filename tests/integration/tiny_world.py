@@ -4,14 +4,16 @@ Small enough that a recipe runs on them in seconds:
 
 > python tests/integration/tiny_world.py tests/tmp
 
-makes ``tests/tmp/esd``, ``tests/tmp/backbone`` and ``tests/tmp/prepared``,
-which the flags in ``tests/recipes/*.csv`` name.
+makes ``tests/tmp/esd``, ``tests/tmp/backbone``, ``tests/tmp/prepared`` and
+``tests/tmp/pretraining``, which the flags in ``tests/recipes/*.csv`` name.
 
 Authors
  * speechbrain-emofilm contributors, 2026
 """
 
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -186,6 +188,22 @@ def make_world(root, sizes=SIZES):
     make_prepared(root / "prepared", manifests, root / "backbone")
 
 
+def make_pretraining(root, n_utterances=24):
+    """Makes a pretraining corpus of MiniESD with its features."""
+    folder = REPOSITORY / "recipes" / "MiniESD"
+    size = f"--n_utterances={n_utterances}"
+    for command in (
+        ["make_pretraining_corpus.py", size],
+        ["pretraining_data.py"],
+    ):
+        subprocess.run(
+            [sys.executable, *command, str(root), "--workers=1"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            check=True,
+        )
+
+
 def recipe_flags(root, output, **overrides):
     """Command-line options of the recipe on a world."""
     flags = {
@@ -230,3 +248,4 @@ def run_script(name, flags, hparams_file=HPARAMS, run_name="__main__"):
 
 if __name__ == "__main__":
     make_world(sys.argv[1])
+    make_pretraining(Path(sys.argv[1]) / "pretraining")

@@ -7,8 +7,9 @@ The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). Beside
 the flow's own loss, the encoder's mean is pulled to the mel (the prior loss
 of Grad-TTS), without which a model this small needs many times the steps.
 
-Writes ``flow.safetensors`` and ``speakers.safetensors`` (one vector for each
-speaker) to the output folder.
+Interrupted training goes on from the last epoch when it is started again.
+Writes ``flow.safetensors`` (moving average of the weights, float16) and
+``speakers.safetensors`` (one vector for each speaker) to the output folder.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -31,25 +32,64 @@ from pretraining_data import PretrainingCorpus  # noqa: E402
 
 
 class TokenSegments(torch.utils.data.Dataset):
-    """Random segments of tokens, mel and speaker, drawn anew each time."""
+    """Random segments of tokens, mel and speaker.
 
-    def __init__(self, corpus, indices, n_items, n_tokens):
-        self.corpus, self.n_items, self.n_tokens = corpus, n_items, n_tokens
+    Arguments
+    ---------
+    corpus : PretrainingCorpus
+        Holds the mels; its folder holds ``tokens.npy``.
+    indices : iterable of int
+        The utterances to draw from.
+    n_items : int
+        Length of the data set: segments per epoch.
+    n_tokens : int
+        Speech tokens of a segment.
+    fixed : bool
+        Whether item i is always the same segment.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the corpus has no tokens.
+    ValueError
+        If the tokens are of another corpus, or all utterances are too short.
+    """
+
+    def __init__(self, corpus, indices, n_items, n_tokens, fixed=False):
+        self.corpus, self.fixed = corpus, fixed
+        self.n_items, self.n_tokens = n_items, n_tokens
         self.indices = corpus.with_length(indices, 2 * n_tokens)
-        self.tokens = np.load(corpus.folder / "tokens.npy", mmap_mode="r")
-        self.edges = np.cumsum(
-            [0] + [corpus.n_frames(i) // 2 for i in range(len(corpus.rows))]
-        )
+        lengths = [corpus.n_frames(i) // 2 for i in range(len(corpus.rows))]
+        self.edges = np.cumsum([0] + lengths)
+        self.tokens = self._read_tokens(corpus.folder / "tokens.npy")
         x_vectors = corpus.x_vectors()
         self.x_vectors = [x_vectors[name] for name in corpus.speakers]
+
+    def _read_tokens(self, path):
+        """All tokens of the corpus, one utterance after the other."""
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: run recipes/MiniESD/speech_tokenizer "
+                "first."
+            )
+        tokens = np.load(path, mmap_mode="r")
+        if len(tokens) != self.edges[-1]:
+            raise ValueError(
+                f"{path} has {len(tokens)} tokens, its corpus has "
+                f"{self.edges[-1]}: run recipes/MiniESD/speech_tokenizer again."
+            )
+        return tokens
 
     def __len__(self):
         return self.n_items
 
-    def __getitem__(self, _):
-        draw = torch.randint(0, 2**31 - 1, (2,)).tolist()
-        index = self.indices[draw[0] % len(self.indices)]
-        first = draw[1] % (self.corpus.n_frames(index) // 2 - self.n_tokens + 1)
+    def __getitem__(self, item):
+        generator = torch.Generator().manual_seed(item) if self.fixed else None
+        index, first = torch.randint(
+            0, 2**31 - 1, (2,), generator=generator
+        ).tolist()
+        index = self.indices[index % len(self.indices)]
+        first %= self.corpus.n_frames(index) // 2 - self.n_tokens + 1
         at = self.edges[index] + first
         tokens = self.tokens[at : at + self.n_tokens].astype(np.int64)
         mel = self.corpus.mel(index)[2 * first : 2 * (first + self.n_tokens)]
@@ -61,24 +101,36 @@ class TokenSegments(torch.utils.data.Dataset):
 
 
 class FlowBrain(PretrainingBrain):
-    """The flow's loss and the prior loss."""
+    """The flow's loss and the prior loss; validates the averaged weights."""
+
+    def on_fit_start(self):
+        """Put the averaged weights beside the others."""
+        super().on_fit_start()
+        self.hparams.average.to(self.device)
+
+    def flow(self, stage):
+        """The weights that train, or their average."""
+        if stage == sb.Stage.TRAIN:
+            return self.modules.flow
+        return self.hparams.average.module.eval()
 
     def compute_forward(self, batch, stage):
         """Encode the tokens."""
-        flow = self.modules.flow
-        n_tokens = torch.full((len(batch["tokens"]),), batch["tokens"].shape[1])
-        return flow.encode(batch["tokens"], n_tokens)
+        tokens = batch["tokens"].to(self.device)
+        n_tokens = tokens.new_full((len(tokens),), tokens.shape[1])
+        return self.flow(stage).encode(tokens, n_tokens)
 
     def compute_losses(self, predictions, batch, stage):
         """Both losses as a dictionary."""
         mu, n_frames = predictions
-        flow = self.modules.flow
-        mel = (batch["mel"] - flow.mel_mean) / flow.mel_std
+        flow = self.flow(stage)
+        mel = batch["mel"].to(self.device)
+        mel = (mel - flow.mel_mean) / flow.mel_std
         generator = None
         if stage != sb.Stage.TRAIN:
             generator = torch.Generator().manual_seed(self.hparams.seed)
         draws = flow.draw(n_frames, generator)
-        speaker = flow.project_speaker(batch["x_vector"])
+        speaker = flow.project_speaker(batch["x_vector"].to(self.device))
         losses = {
             "flow": flow.decoder.loss(mel, n_frames, mu, speaker, draws),
             "prior": F.l1_loss(mu, mel),
@@ -87,6 +139,11 @@ class FlowBrain(PretrainingBrain):
             losses["flow"] + self.hparams.prior_weight * losses["prior"]
         )
         return losses
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Average the weights after each step of the optimizer."""
+        if should_step:
+            self.hparams.average.update_parameters(self.modules.flow)
 
 
 def main():
@@ -101,7 +158,9 @@ def main():
     n_items = hparams["steps_per_epoch"] * hparams["batch_size"]
     size = hparams["segment_tokens"]
     train = TokenSegments(corpus, corpus.train, n_items, size)
-    valid = TokenSegments(corpus, corpus.valid, 4 * hparams["batch_size"], size)
+    valid = TokenSegments(
+        corpus, corpus.valid, 4 * hparams["batch_size"], size, fixed=True
+    )
     brain = FlowBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -117,7 +176,8 @@ def main():
         valid_loader_kwargs={"batch_size": hparams["batch_size"]},
     )
     folder = Path(hparams["output_folder"])
-    save_weights(hparams["flow"].state_dict(), folder / "flow.safetensors")
+    average = hparams["average"].module.state_dict()
+    save_weights(average, folder / "flow.safetensors")
     save_weights(corpus.x_vectors(), folder / "speakers.safetensors")
 
 

@@ -1,0 +1,137 @@
+"""Readings are measured once, and again when anything about them changes."""
+
+import functools
+
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.metrics.measurement import Reading, measure_readings
+from speechbrain_emofilm.utils.files import read_json
+
+import numpy as np
+import pytest
+import soundfile
+
+WORDS = (Word("we", 0.1, 0.3), Word("won", 0.3, 0.6))
+CALLS = []
+
+
+class Aligner:
+    """Finds the words in all that is loud enough."""
+
+    def __init__(self, least=0.01):
+        self.least = least
+
+    def align(self, wav, sample_rate, text):
+        CALLS.append(text)
+        if float(abs(wav).max()) < self.least:
+            raise ValueError(f"The sound does not fit the words {text!r}.")
+        return list(WORDS)
+
+
+class ASR:
+    """Understands the same of everything."""
+
+    def transcribe(self, wavs, sample_rate):
+        return ["We won." for _ in wavs]
+
+
+class MOS:
+    """Likes everything."""
+
+    def predict(self, wavs, sample_rate):
+        return [4.5 for _ in wavs]
+
+
+def tone(path, hertz, level=0.3):
+    time = np.arange(16800) / 24000
+    harmonics = np.sin(2 * np.pi * hertz * np.outer(range(1, 9), time))
+    soundfile.write(path, level * harmonics.mean(0), 24000, "PCM_16")
+    return str(path)
+
+
+@pytest.fixture
+def readings(tmp_path):
+    neutral = tone(tmp_path / "neutral.wav", 150)
+    return {
+        name: Reading(tone(tmp_path / f"{name}.wav", *sound), "We won.", neutral, WORDS)
+        for name, sound in {
+            "high": (200,),
+            "silent": (150, 0.0),
+        }.items()
+    }
+
+
+@pytest.fixture
+def measure(tmp_path, readings):
+    """Measures; gives the result and how many alignments it took."""
+
+    def run(tools=None, **options):
+        CALLS.clear()
+        done = measure_readings(
+            readings, tools or {"aligner": Aligner}, tmp_path / "m.json", **options
+        )
+        return done, len(CALLS)
+
+    return run
+
+
+def test_the_change_is_measured_against_the_neutral_reading(measure):
+    done, _ = measure()
+    change = np.array(done["high"].change)
+    assert change.shape == (2, 6)
+    np.testing.assert_allclose(change[:, 0], np.log(200 / 150), atol=0.02)
+
+
+def test_a_reading_without_its_words_has_no_change(measure):
+    done, _ = measure({"aligner": Aligner, "asr": ASR, "mos": MOS})
+    assert done["silent"].change is None
+    assert done["silent"].recognised == "We won."
+    assert done["high"].mos == 4.5
+
+
+def test_nothing_is_measured_twice(measure):
+    first, n_first = measure()
+    second, n_second = measure()
+    assert (n_first, n_second) == (2, 0)
+    assert second == first
+
+
+def test_another_sound_is_measured_again(measure, readings):
+    measure()
+    tone(readings["high"].wav, 220)
+    done, n_calls = measure()
+    assert n_calls == 1
+    assert done["high"].change[0][0] == pytest.approx(np.log(220 / 150), abs=0.02)
+
+
+def test_another_option_of_a_tool_measures_again(measure):
+    measure()
+    strict = functools.partial(Aligner, least=0.9)
+    done, n_calls = measure({"aligner": strict})
+    assert n_calls == 2
+    assert done["high"].change is None
+
+
+def test_what_was_measured_before_an_interrupt_is_kept(
+    measure, readings, tmp_path
+):
+    measured = {}
+    silent = readings["silent"].wav
+    with open(silent, "wb") as file:
+        file.write(b"")  # not audio: the work stops here
+    with pytest.raises(ValueError, match="silent.wav"):
+        measure()
+    measured = read_json(tmp_path / "m.json")
+    assert set(measured) == {"high"}
+
+
+def test_processes_measure_the_same(measure, tmp_path):
+    # Importable in another process: the real aligner, on words of no speech.
+    from speechbrain_emofilm.integrations.pocketsphinx import (
+        PocketsphinxAligner,
+    )
+
+    tools = {"aligner": PocketsphinxAligner}
+    done, _ = measure(tools, workers=2)
+    (tmp_path / "m.json").unlink()
+    alone, _ = measure(tools)
+    assert done == alone

@@ -1,0 +1,147 @@
+"""The report is one page that needs nothing else."""
+
+import base64
+import io
+import re
+
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.report import (
+    AskedWord,
+    Estimate,
+    Figure,
+    Picture,
+    Report,
+    Sample,
+    Take,
+    audio_uri,
+    draw_take,
+    emotion_colors,
+    write_report,
+)
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+EMOTIONS = ["neutral", "happy"]
+WAV = 0.5 * np.sin(2 * np.pi * 200 * np.arange(12000) / 24000)
+WORDS = [Word("We", 0.0, 0.2), Word("won", 0.2, 0.5)]
+
+
+def a_sample(text="won"):
+    asked = [AskedWord("We"), AskedWord(text, "happy", 0.8)]
+    takes = [
+        Take("backbone", WAV, 24000, WORDS),
+        Take("efilm", WAV, 24000, [], "its words were not found"),
+    ]
+    return Sample(f"“We {text}”", asked, takes)
+
+
+def a_report(**changes):
+    figure = Figure(
+        "Word error rate",
+        "Lower is better.",
+        {"efilm": Estimate(0.25, 0.1, 1.5)},
+        "{:.1%}",
+    )
+    content = {
+        "title": "A test",
+        "introduction": ["Listen."],
+        "systems": {"backbone": "Floor", "efilm": "E-FiLM"},
+        "emotions": EMOTIONS,
+        "figures": [figure],
+        "samples": [a_sample(), a_sample("lost")],
+        "pictures": [Picture("Curves", b"\x89PNG", "All of them.")],
+        "details": {"Options": {"seed": 0}},
+        "note": "Rule-made prosody.",
+    }
+    return Report(**content | changes)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return write_report(path, a_report()).read_text()
+
+
+def packed(page, kind):
+    found = re.findall(rf'src="data:{kind};base64,([^"]+)"', page)
+    return [base64.b64decode(content) for content in found]
+
+
+def test_every_take_can_be_played(page):
+    sounds = packed(page, "audio/flac")
+    assert len(sounds) == 4
+    wav, sample_rate = soundfile.read(io.BytesIO(sounds[0]))
+    assert sample_rate == 24000
+    np.testing.assert_allclose(wav, WAV, atol=1e-4)
+
+
+def test_every_take_has_a_picture(page):
+    pictures = packed(page, "image/png")
+    assert len(pictures) == 5  # and one of all
+    assert Image.open(io.BytesIO(pictures[0])).width > 400
+
+
+def test_the_page_needs_nothing_else(page):
+    addresses = re.findall(r'(?:src|href)="([^"]{0,20})', page)
+    assert all(address.startswith("data:") for address in addresses)
+    assert "@import" not in page and "url(" not in page
+
+
+def test_figures_stand_with_their_intervals(page):
+    text = re.sub(r"\s+", " ", page)
+    assert "25.0% <small>10.0% – 150.0% </small>" in text
+    assert "left: 10.0%; width: 90.0%" in text  # a bar ends with its track
+
+
+def test_a_system_without_a_figure_has_an_empty_cell(page):
+    assert re.search(r"<td></td>", page)
+
+
+def test_notes_and_options_are_told(page):
+    for words in (
+        "Rule-made prosody.",
+        "its words were not found",
+        "<dt>seed</dt><dd>0</dd>",
+    ):
+        assert words in page
+
+
+def test_text_is_not_taken_for_markup(tmp_path):
+    report = a_report(samples=[a_sample("<script>x</script>")])
+    page = write_report(tmp_path / "report.html", report).read_text()
+    assert "<script>" not in page
+
+
+def test_a_page_without_samples_can_be_written(tmp_path):
+    report = a_report(samples=[], figures=[], pictures=[])
+    page = write_report(tmp_path / "report.html", report).read_text()
+    assert "<audio" not in page
+
+
+def test_sound_is_smaller_than_a_wav():
+    assert len(audio_uri(WAV, 24000)) < 2 * len(WAV) * 4 / 3
+
+
+def test_the_emotion_asked_colours_the_picture():
+    colors = emotion_colors(EMOTIONS)
+    sample = a_sample()
+    plain = Sample(sample.title, [AskedWord("We"), AskedWord("won")], sample.takes)
+
+    def has_amber(sample):
+        png = draw_take(sample, sample.takes[0], colors)
+        pixels = np.array(Image.open(io.BytesIO(png)).convert("RGBA"))
+        strip = pixels[: len(pixels) // 8].reshape(-1, 4).astype(int)
+        near = np.abs(strip[:, :3] - [245, 165, 36]).max(1) < 40
+        return bool((near & (strip[:, 3] > 50)).any())
+
+    assert has_amber(sample)
+    assert not has_amber(plain)
+
+
+def test_colours_go_round_for_a_long_taxonomy():
+    colors = emotion_colors([str(i) for i in range(12)])
+    assert len(colors) == 12
+    assert colors["9"] == colors["0"]
