@@ -25,7 +25,9 @@ setup(
     author="speechbrain-emofilm contributors",
     license="Apache-2.0",
     packages=find_packages(include=["speechbrain_emofilm*"]),
-    package_data={"speechbrain_emofilm": ["assets/mini/*"]},
+    package_data={
+        "speechbrain_emofilm": ["assets/mini/*", "assets/report/*"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.7.1",
@@ -56,6 +58,8 @@ setup(
             "matplotlib>=3.8",
             "faker>=30",
             "tensorboard>=2.16",
+            "jinja2>=3.1",
+            "pillow>=10",
         ],
         "emotion2vec": ["funasr>=1.2.7"],
         "cosyvoice": [

@@ -421,17 +421,15 @@ def _draw_f0(axes, take: Take) -> None:
 def _draw_words(band, axes, sample: Sample, take: Take, colors) -> None:
     """A strip of the words, in the colour of their emotion."""
     for asked, word in zip(sample.words, take.words):
-        color = colors.get(asked.emotion)
-        if color is not None:
-            strength = _strength(asked)
-            band.axvspan(word.start, word.end, color=color, alpha=strength)
+        color = _pale(colors.get(asked.emotion, "#ffffff"), _strength(asked))
+        band.axvspan(word.start, word.end, color=color, linewidth=0)
         for boundary in (word.start, word.end):
             axes.axvline(boundary, color="white", alpha=0.25, linewidth=0.6)
         band.text(
             (word.start + word.end) / 2,
             0.5,
             asked.text,
-            color=INK,
+            color="#1c2024",
             fontsize=8,
             ha="center",
             va="center",
@@ -453,6 +451,12 @@ def _quiet(axes) -> None:
 def _strength(word: AskedWord) -> float:
     """Opacity of a word's colour."""
     return 0.25 + 0.55 * min(max(word.intensity, 0.0), 1.0)
+
+
+def _pale(color: str, strength: float) -> tuple[float, ...]:
+    """Mixes a colour with white, so that dark text can be read on it."""
+    rgb = np.frombuffer(bytes.fromhex(color[1:]), np.uint8) / 255
+    return tuple((1 - strength + strength * rgb).tolist())
 
 
 def _word_style(word: AskedWord, colors: Mapping[str, str]) -> str:

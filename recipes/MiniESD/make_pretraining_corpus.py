@@ -41,6 +41,8 @@ from tqdm import tqdm
 
 #: Share of utterances with each kind of text.
 TEXT_KINDS = {"cues": 0.65, "instruction": 0.12, "emotive": 0.10, "plain": 0.13}
+#: What later steps write into the corpus folder.
+DERIVED = ("mel.npy", "tokens.npy", "text_units.json")
 CHUNK = 100
 
 
@@ -154,6 +156,8 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     (args.output_folder / "wavs").mkdir(parents=True, exist_ok=True)
+    for name in DERIVED:  # they belong to the corpus that stood here
+        (args.output_folder / name).unlink(missing_ok=True)
     jobs = [
         (
             chunk,

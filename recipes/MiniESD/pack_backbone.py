@@ -3,7 +3,7 @@
 python pack_backbone.py RESULTS_FOLDER [--output ASSETS_FOLDER]
 
 RESULTS_FOLDER holds the recipes' output folders ``speech_tokenizer``, ``llm``,
-``flow`` and ``vocoder``.
+``token_decoder`` and ``vocoder``.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -18,8 +18,8 @@ from speechbrain_emofilm.utils.files import atomic_path
 FILES = (
     "speech_tokenizer/speech_tokenizer.safetensors",
     "llm/llm.safetensors",
-    "flow/flow.safetensors",
-    "flow/speakers.safetensors",
+    "token_decoder/token_decoder.safetensors",
+    "token_decoder/speakers.safetensors",
     "vocoder/vocoder.safetensors",
 )
 MAX_BYTES = 15_000_000

@@ -50,7 +50,7 @@ class PretrainingBrain(sb.Brain):
         losses = self.compute_losses(predictions, batch, stage)
         for name, value in losses.items():
             total, count = self.running.get(name, (0.0, 0))
-            self.running[name] = (total + float(value), count + 1)
+            self.running[name] = (total + float(value.detach()), count + 1)
         return losses["loss"]
 
     def on_stage_start(self, stage, epoch=None):

@@ -101,7 +101,14 @@ class PretrainingCorpus:
                 f"{self.folder}' first."
             )
         self._mel = np.load(path, mmap_mode="r")
+        self._decoded = None
         edges = np.cumsum([0] + [frames_of(row) for row in self.rows])
+        if edges[-1] != len(self._mel):
+            raise ValueError(
+                f"{path} has {len(self._mel)} frames, not the {edges[-1]} of "
+                f"pretraining.jsonl: run 'python pretraining_data.py "
+                f"{self.folder}' again."
+            )
         self._edges = edges
         self.speakers = sorted({row["speaker"] for row in self.rows})
         n_train = len(self.rows) - min(N_VALID, len(self.rows) // 4)
@@ -144,6 +151,16 @@ class PretrainingCorpus:
         """(N, 80) float32 log-mel of an utterance."""
         first, last = self._edges[index], self._edges[index + 1]
         return np.asarray(self._mel[first:last], np.float32)
+
+    def decoded_mel(self, index: int) -> np.ndarray:
+        """(N, 80) float32 log-mel as the token decoder makes it; needs
+        ``decoded_mel.npy`` (recipes/MiniESD/token_decoder).
+        """
+        if self._decoded is None:
+            path = self.folder / "decoded_mel.npy"
+            self._decoded = np.load(path, mmap_mode="r")
+        first, last = self._edges[index], self._edges[index + 1]
+        return np.asarray(self._decoded[first:last], np.float32)
 
     def speaker(self, index: int) -> int:
         """Number of the speaker."""
@@ -225,6 +242,75 @@ class PretrainingCorpus:
             )
         centre = torch.stack(list(statistics.values())).mean(0)
         return {name: value - centre for name, value in statistics.items()}
+
+
+class TokenSegments(torch.utils.data.Dataset):
+    """Random segments of tokens, mel and speaker.
+
+    Arguments
+    ---------
+    corpus : PretrainingCorpus
+        Holds the mels; its folder holds ``tokens.npy``.
+    indices : iterable of int
+        The utterances to draw from.
+    n_items : int
+        Length of the data set: segments per epoch.
+    n_tokens : int
+        Speech tokens of a segment.
+    fixed : bool
+        Whether item i is always the same segment.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the corpus has no tokens.
+    ValueError
+        If the tokens are of another corpus, or all utterances are too short.
+    """
+
+    def __init__(self, corpus, indices, n_items, n_tokens, fixed=False):
+        self.corpus, self.fixed = corpus, fixed
+        self.n_items, self.n_tokens = n_items, n_tokens
+        self.indices = corpus.with_length(indices, 2 * n_tokens)
+        lengths = [corpus.n_frames(i) // 2 for i in range(len(corpus.rows))]
+        self.edges = np.cumsum([0] + lengths)
+        self.tokens = self._read_tokens(corpus.folder / "tokens.npy")
+        x_vectors = corpus.x_vectors()
+        self.x_vectors = [x_vectors[name] for name in corpus.speakers]
+
+    def _read_tokens(self, path):
+        """All tokens of the corpus, one utterance after the other."""
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: run recipes/MiniESD/speech_tokenizer "
+                "first."
+            )
+        tokens = np.load(path, mmap_mode="r")
+        if len(tokens) != self.edges[-1]:
+            raise ValueError(
+                f"{path} has {len(tokens)} tokens, its corpus has "
+                f"{self.edges[-1]}: run recipes/MiniESD/speech_tokenizer again."
+            )
+        return tokens
+
+    def __len__(self):
+        return self.n_items
+
+    def __getitem__(self, item):
+        generator = torch.Generator().manual_seed(item) if self.fixed else None
+        index, first = torch.randint(
+            0, 2**31 - 1, (2,), generator=generator
+        ).tolist()
+        index = self.indices[index % len(self.indices)]
+        first %= self.corpus.n_frames(index) // 2 - self.n_tokens + 1
+        at = self.edges[index] + first
+        tokens = self.tokens[at : at + self.n_tokens].astype(np.int64)
+        mel = self.corpus.mel(index)[2 * first : 2 * (first + self.n_tokens)]
+        return {
+            "tokens": torch.from_numpy(tokens),
+            "mel": torch.from_numpy(mel),
+            "x_vector": self.x_vectors[self.corpus.speaker(index)],
+        }
 
 
 if __name__ == "__main__":

@@ -60,12 +60,15 @@ class Step:
         the step is done with other options.
     outputs : list of str
         Files in it that are there when the step is done.
+    inputs : list of Path
+        Files that it needs beside the results of the steps before.
     """
 
     name: str
     command: list[str]
     folder: Path
     outputs: list[str]
+    inputs: Sequence[Path] = ()
 
 
 def make_steps(options: argparse.Namespace) -> list[Step]:
@@ -114,6 +117,7 @@ def make_steps(options: argparse.Namespace) -> list[Step]:
             ],
             prepared,
             ["speech_tokens.safetensors"],
+            find_weights(options.backbone_folder),
         ),
         Step(
             "Train E-FiLM",
@@ -144,7 +148,36 @@ def make_steps(options: argparse.Namespace) -> list[Step]:
     ]
 
 
-def run_steps(steps: list[Step], log_file: Path, backbone: Path) -> dict:
+def find_weights(folder: Path) -> list[Path]:
+    """Finds the files of a backbone.
+
+    Arguments
+    ---------
+    folder : Path
+        One that starts with ``speechbrain_emofilm/`` is the package's.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    if folder.parts[:1] == (speechbrain_emofilm.__name__,):
+        folder = REPOSITORY / folder
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise FileNotFoundError(
+            f"{folder} has no weights of a backbone (*.safetensors): make "
+            "them as recipes/MiniESD/README.md says, or name their folder "
+            "by --backbone_folder."
+        )
+    return weights
+
+
+def run_steps(steps: list[Step], log_file: Path) -> dict:
     """Does what has not been done.
 
     Arguments
@@ -153,8 +186,6 @@ def run_steps(steps: list[Step], log_file: Path, backbone: Path) -> dict:
         In order.
     log_file : Path
         JSON file that remembers what was done, with which options.
-    backbone : Path
-        Folder of the backbone's weights, of which everything depends.
 
     Returns
     -------
@@ -162,10 +193,11 @@ def run_steps(steps: list[Step], log_file: Path, backbone: Path) -> dict:
         Step to what the log holds: `seconds`, `peak_memory_mb`.
     """
     log = read_json(log_file) if log_file.is_file() else {}
-    key = _backbone_key(backbone)
+    key = ""
     for number, step in enumerate(steps, start=1):
         # A step's key holds those of the steps before it.
-        content = json.dumps([key, step.command])
+        inputs = [file_fingerprint(path) for path in step.inputs]
+        content = json.dumps([key, step.command, inputs])
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
         heading = f"[{number}/{len(steps)}] {step.name}"
         entry = log.get(step.name)
@@ -177,34 +209,24 @@ def run_steps(steps: list[Step], log_file: Path, backbone: Path) -> dict:
             print(f"{heading}: {step.folder} is there", flush=True)
             continue
         print(f"{heading}\n> python {shlex.join(step.command)}", flush=True)
-        log[step.name] = {**entry, "done": False}
-        write_json(log_file, log)
-        started = time.monotonic()
-        _run(step.command)
-        seconds = round(entry["seconds"] + time.monotonic() - started, 1)
-        log[step.name] = {
-            "key": key,
-            "done": True,
-            "seconds": seconds,
-            "peak_memory_mb": _peak_memory_mb(),
-        }
-        write_json(log_file, log)
+        seconds = _run_timed(step, entry, log, log_file)
         print(f"{heading}: done in {seconds:.0f} s\n", flush=True)
     return {step.name: log[step.name] for step in steps}
 
 
-def _backbone_key(folder: Path) -> str:
-    """Names the weights that everything is made with."""
-    if folder.parts[:1] == (speechbrain_emofilm.__name__,):
-        folder = REPOSITORY / folder
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise FileNotFoundError(
-            f"{folder} has no weights of a backbone (*.safetensors): make "
-            "them as recipes/MiniESD/README.md says, or name their folder "
-            "by --backbone_folder."
-        )
-    return " ".join(map(file_fingerprint, weights))
+def _run_timed(step: Step, entry: dict, log: dict, log_file: Path) -> float:
+    """Does a step; the log also counts the time before an interrupt."""
+    started = time.monotonic()
+    log[step.name] = entry = {**entry, "done": False}
+    write_json(log_file, log)
+    try:
+        _run(step.command)
+        entry["done"] = True
+    finally:
+        entry["seconds"] += round(time.monotonic() - started, 1)
+        entry["peak_memory_mb"] = _peak_memory_mb()
+        write_json(log_file, log)
+    return entry["seconds"]
 
 
 def _run(command: list[str]) -> None:
@@ -347,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.chdir(REPOSITORY)
     root = options.output_folder
     steps = make_steps(options)
-    log = run_steps(steps, root / "steps.json", options.backbone_folder)
+    log = run_steps(steps, root / "steps.json")
     evaluation = steps[-1].folder
     summary = make_summary(read_json(evaluation / "summary.json"), log)
     write_json(root / "summary.json", summary)

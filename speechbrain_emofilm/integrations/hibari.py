@@ -200,6 +200,14 @@ def written_tokens(text: str) -> List[str]:
     return tokens
 
 
+def _missing(error: ImportError) -> ImportError:
+    """An error that says how to install what is missing."""
+    return ImportError(
+        f"The English mini voice needs the package {error.name}: "
+        "pip install 'speechbrain-emofilm[demo]'."
+    )
+
+
 class HibariTextFrontend:
     """English text to the units of the mini language model.
 
@@ -209,6 +217,11 @@ class HibariTextFrontend:
     of a large model, ``won``, ``WON`` and ``won!`` are thus different tokens.
     An instruction (``"loud fast<|endofprompt|>We won."``) adds one token per
     instruction word.
+
+    Raises
+    ------
+    ImportError
+        If hibari-tts is missing.
 
     Example
     -------
@@ -226,7 +239,10 @@ class HibariTextFrontend:
 
     def __init__(self):
         # `hibari.g2p` needs no onnxruntime session of the voice.
-        from hibari.g2p import G2P
+        try:
+            from hibari.g2p import G2P
+        except ImportError as error:
+            raise _missing(error) from error
 
         self._g2p = G2P(british=False)
         self._symbol = {symbol: index for index, symbol in enumerate(UNITS)}
@@ -456,8 +472,11 @@ class HibariVoice:
     lag = 0.0375
 
     def __init__(self, lead: float = 0.1):
-        from hibari import Hibari, dsp
-        from hibari.tts import MAX_PHONEMES
+        try:
+            from hibari import Hibari, dsp
+            from hibari.tts import MAX_PHONEMES
+        except ImportError as error:
+            raise _missing(error) from error
 
         self.lead = lead
         self._dsp = dsp

@@ -258,7 +258,7 @@ class WordEmotionClassifier:
         changes: np.ndarray,
         emotions: Sequence[str],
         hidden: int = 32,
-        alpha: float = 0.01,
+        alpha: float = 1.0,
         seed: int = 0,
     ) -> "WordEmotionClassifier":
         """Trains a classifier.

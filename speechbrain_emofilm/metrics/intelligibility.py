@@ -43,7 +43,8 @@ def normalize_english(text: str) -> list[str]:
     >>> normalize_english("She's sold FIFTY bonds!")
     ['she', 'is', 'sold', '50', 'bonds']
     """
-    return _whisper_normalizer()(text).split()
+    words = _whisper_normalizer()(text).split()
+    return [word for word in words if any(map(str.isalnum, word))]
 
 
 class WordErrorRate:

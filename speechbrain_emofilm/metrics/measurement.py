@@ -48,12 +48,15 @@ class Reading:
         Audio file of the neutral reading.
     neutral_words : tuple of Word
         When each word is spoken in it.
+    prosody_only : bool
+        Neither recognise it nor predict its naturalness.
     """
 
     wav: str
     text: str
     neutral_wav: str
     neutral_words: tuple[Word, ...]
+    prosody_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,94 +128,143 @@ class ReadingMeasurer:
         except ValueError:  # the aligner does not find the words
             change = None
         recognised = mos = None
-        if self.asr is not None:
+        if self.asr is not None and not reading.prosody_only:
             (recognised,) = self.asr.transcribe([wav], SAMPLE_RATE)
-        if self.mos is not None:
+        if self.mos is not None and not reading.prosody_only:
             (mos,) = self.mos.predict([wav], SAMPLE_RATE)
         if change is not None:
             change = change.round(5).tolist()
         return Measurement(change, recognised, mos)
 
 
-def measure_readings(
-    readings: Mapping[str, Reading],
-    tools: Mapping[str, Callable[[], object]],
-    cache_file: str | Path,
-    workers: int = 1,
-    description: str = "Measuring",
-) -> dict[str, Measurement]:
-    """Measures readings that were not measured before.
+class MeasuringPool:
+    """Measures readings in several processes, which stay for the next ones.
 
     Arguments
     ---------
-    readings : dict
-        Id to reading. Neighbours that share a sentence share its baseline.
     tools : dict
         The arguments of :class:`ReadingMeasurer`, each as a function that
         makes it (in hparams: ``!name:``), since every process needs its own.
-    cache_file : str or Path
-        JSON file of what has been measured; made and extended.
     workers : int
         Processes; 1 measures in this one.
-    description : str
-        For the progress bar.
 
-    Returns
+    Example
     -------
-    dict
-        Id to measurement, in the order of `readings`.
+    >>> from speechbrain_emofilm.integrations.pocketsphinx import (
+    ...     PocketsphinxAligner,
+    ... )
+    >>> cache_file = getfixture("tmp_path") / "measurements.json"
+    >>> with MeasuringPool({"aligner": PocketsphinxAligner}) as pool:
+    ...     pool.measure({}, cache_file)
+    {}
     """
-    cache_file = Path(cache_file)
-    known = read_json(cache_file) if cache_file.is_file() else {}
-    version = _version(tools)
-    keys = {name: _key(reading, version) for name, reading in readings.items()}
-    pending = [
-        (name, reading)
-        for name, reading in readings.items()
-        if known.get(name, {}).get("key") != keys[name]
-    ]
-    measured = _measure_pending(pending, tools, workers)
-    progress = tqdm(measured, description, len(pending), disable=not pending)
-    try:
-        for n_done, (name, measurement) in enumerate(progress, start=1):
-            known[name] = {"key": keys[name], **asdict(measurement)}
-            if n_done % SAVE_INTERVAL == 0:
-                write_json(cache_file, known)
-    finally:  # also what was measured before an interrupt
+
+    def __init__(
+        self, tools: Mapping[str, Callable[[], object]], workers: int = 1
+    ):
+        self.tools = dict(tools)
+        self.workers = workers
+        self.version = _version(self.tools)
+        self._pool = None
+        self._measurer = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool.join()
+            self._pool = None
+
+    def measure(
+        self,
+        readings: Mapping[str, Reading],
+        cache_file: str | Path,
+        description: str = "Measuring",
+    ) -> dict[str, Measurement]:
+        """Measures readings that were not measured before.
+
+        Arguments
+        ---------
+        readings : dict
+            Id to reading. Neighbours that share a sentence share its
+            baseline.
+        cache_file : str or Path
+            JSON file of what has been measured; made and extended.
+        description : str
+            For the progress bar.
+
+        Returns
+        -------
+        dict
+            Id to measurement, in the order of `readings`.
+
+        Raises
+        ------
+        ValueError
+            If a file cannot be read as sound.
+        """
+        cache_file = Path(cache_file)
+        known = read_json(cache_file) if cache_file.is_file() else {}
+        keys = {
+            name: _key(reading, self.version)
+            for name, reading in readings.items()
+        }
+        pending = [
+            (name, reading)
+            for name, reading in readings.items()
+            if known.get(name, {}).get("key") != keys[name]
+        ]
         if pending:
+            self._measure_pending(pending, keys, known, cache_file, description)
+        return {name: _measurement(known[name]) for name in readings}
+
+    def _measure_pending(self, pending, keys, known, cache_file, description):
+        """Extends what is known, saving now and then."""
+        progress = tqdm(self._results(pending), description, len(pending))
+        try:
+            for n_done, (name, measurement) in enumerate(progress, start=1):
+                known[name] = {"key": keys[name], **asdict(measurement)}
+                if n_done % SAVE_INTERVAL == 0:
+                    write_json(cache_file, known)
+        finally:  # also what was measured before an interrupt
             write_json(cache_file, known)
-    return {
-        name: Measurement(
-            **{k: v for k, v in known[name].items() if k != "key"}
-        )
-        for name in readings
-    }
+
+    def _results(self, pending):
+        """Yields (id, measurement), in any order."""
+        if self.workers > 1:
+            if self._pool is None:
+                self._pool = multiprocessing.Pool(
+                    self.workers, _start_worker, (self.tools,)
+                )
+            yield from self._pool.imap_unordered(
+                _measure_in_worker, pending, chunksize=4
+            )
+            return
+        if self._measurer is None:
+            self._measurer = _make_measurer(self.tools)
+        for name, reading in pending:
+            yield name, self._measurer.measure(reading)
 
 
-def _measure_pending(pending, tools, workers):
-    """Yields (id, measurement), in any order."""
-    if not pending:
-        return
-    if workers <= 1:
-        _start_worker(tools)
-        yield from map(_measure, pending)
-        return
-    # Spawned: a forked child of a process with threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _start_worker, (dict(tools),)) as pool:
-        yield from pool.imap_unordered(_measure, pending, chunksize=4)
+def _measurement(entry: Mapping) -> Measurement:
+    return Measurement(**{k: v for k, v in entry.items() if k != "key"})
+
+
+def _make_measurer(tools: Mapping[str, Callable[[], object]]):
+    return ReadingMeasurer(**{name: make() for name, make in tools.items()})
 
 
 _worker: dict[str, ReadingMeasurer] = {}
 
 
 def _start_worker(tools: Mapping[str, Callable[[], object]]) -> None:
-    torch.set_num_threads(1)
-    made = {name: make() for name, make in tools.items()}
-    _worker["measurer"] = ReadingMeasurer(**made)
+    torch.set_num_threads(1)  # one for each process
+    _worker["measurer"] = _make_measurer(tools)
 
 
-def _measure(item: tuple[str, Reading]) -> tuple[str, Measurement]:
+def _measure_in_worker(item: tuple[str, Reading]) -> tuple[str, Measurement]:
     name, reading = item
     return name, _worker["measurer"].measure(reading)
 
@@ -248,6 +300,7 @@ def _key(reading: Reading, version: str) -> str:
         reading.text,
         _fingerprint(reading.neutral_wav),
         [(w.text, w.start, w.end) for w in reading.neutral_words],
+        reading.prosody_only,
         version,
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -22,6 +22,7 @@ FRAME_RATE = 200  # frames per second
 SAMPLE_RATE = 24000
 HOP = SAMPLE_RATE // FRAME_RATE
 WINDOW = 1024
+FEWEST_VOICED = 3  # frames of a word that make its pitch sure
 PROSODY_CHANGES = (
     "f0",
     "energy",
@@ -175,15 +176,12 @@ def prosody_change(
         tilt in dB; breathiness in dB.
     """
     path = warp(neutral, reading)
-    contours = [(_filled(t.log_f0), t) for t in (neutral, reading)]
-    changes = []
-    for word in words:
-        start, end = _frames(word, len(neutral))
-        inside = (path[:, 0] >= start) & (path[:, 0] < end)
-        changes.append(_word_change(path[inside], contours))
+    pairs = _Pairs(neutral, reading, path)
+    changes = np.zeros((len(words), len(PROSODY_CHANGES)))
     for row, word in zip(changes, words):
-        row[2] = _duration_change(path, word)
-    return np.array(changes).reshape(len(changes), len(PROSODY_CHANGES))
+        row[:] = pairs.change(*_frames(word, len(neutral)))
+        row[PROSODY_CHANGES.index("duration")] = _duration_change(path, word)
+    return changes
 
 
 def _frames(word, n_frames: int) -> tuple[int, int]:
@@ -192,22 +190,56 @@ def _frames(word, n_frames: int) -> tuple[int, int]:
     return start, max(start + 1, min(round(word.end * FRAME_RATE), n_frames))
 
 
-def _word_change(pairs: np.ndarray, contours) -> list[float]:
-    """Row of changes for the frame pairs of a word; duration left at 0."""
-    (f0_a, a), (f0_b, b) = contours
-    i, j = pairs.T
-    f0 = f0_b[j] - f0_a[i]
-    breath = b.breathiness[j] - a.breathiness[i]
-    breath = breath[np.isfinite(breath)]
-    half = len(f0) // 2
-    return [
-        float(np.median(f0)),
-        float(np.median(b.energy[j] - a.energy[i])),
-        0.0,
-        float(f0[half:].mean() - f0[:half].mean()) if half else 0.0,
-        float(np.median(b.tilt[j] - a.tilt[i])),
-        float(np.median(breath)) if len(breath) else 0.0,
-    ]
+class _Pairs:
+    """Frame pairs of two readings: what changes at each, and how surely."""
+
+    def __init__(self, neutral, reading, path):
+        i, j = path.T
+        self.frame = i
+        self.energy = reading.energy[j] - neutral.energy[i]
+        self.tilt = reading.tilt[j] - neutral.tilt[i]
+        self.breathiness = reading.breathiness[j] - neutral.breathiness[i]
+        self.f0 = _filled(reading.log_f0)[j] - _filled(neutral.log_f0)[i]
+        self.voiced = np.isfinite(neutral.log_f0[i] + reading.log_f0[j])
+        # Pitch is surest where both are loud; where one is unvoiced it is
+        # interpolated, and counts only if the word has nothing better.
+        loudness = np.minimum(neutral.energy[i], reading.energy[j])
+        weight = 10 ** ((loudness - loudness.max()) / 40)
+        self.f0_weight = np.where(self.voiced, weight, 1e-4 * weight)
+
+    def change(self, start: int, end: int) -> list[float]:
+        """Row of changes of the word in those frames; duration left at 0."""
+        word = (self.frame >= start) & (self.frame < end)
+        breath = self.breathiness[word & self.voiced]
+        near = word
+        if (word & self.voiced).sum() < FEWEST_VOICED:
+            margin = int(0.1 * FRAME_RATE)
+            near = self.frame >= start - margin
+            near &= self.frame < end + margin
+        f0, weight = self.f0[near], self.f0_weight[near]
+        half = len(f0) // 2
+        begins = _mean(f0[:half], weight[:half])
+        ends = _mean(f0[half:], weight[half:])
+        return [
+            _weighted_median(f0, weight),
+            float(np.median(self.energy[word])),
+            0.0,
+            ends - begins,
+            float(np.median(self.tilt[word])),
+            float(np.median(breath)) if len(breath) else 0.0,
+        ]
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted mean; 0 of nothing."""
+    return float(np.average(values, weights=weights)) if len(values) else 0.0
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Value with half of the weight on either side."""
+    order = np.argsort(values, kind="stable")
+    summed = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(summed, summed[-1] / 2)])
 
 
 def _duration_change(path: np.ndarray, word) -> float:
@@ -235,25 +267,20 @@ def _filled(log_f0: np.ndarray) -> np.ndarray:
 def _voice(wav: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Log F0 and breathiness, not a number where unvoiced.
 
-    F0 is searched twice, the second time within the range that the first
-    search found, as octave errors fall outside it.
+    Below 0.6 times the utterance's median F0 are subharmonics, not voice.
     """
     import pyworld
 
-    def search(floor, ceiling):
-        f0, times = pyworld.dio(
-            wav,
-            SAMPLE_RATE,
-            f0_floor=floor,
-            f0_ceil=ceiling,
-            frame_period=1000 / FRAME_RATE,
-        )
-        return pyworld.stonemask(wav, f0, times, SAMPLE_RATE), times
-
-    f0, times = search(60.0, 800.0)
-    if (f0 > 0).sum() > 10:
-        low, high = np.quantile(f0[f0 > 0], [0.1, 0.9])
-        f0, times = search(max(50.0, 0.7 * low), 1.8 * high)
+    f0, times = pyworld.dio(
+        wav,
+        SAMPLE_RATE,
+        f0_floor=60.0,
+        f0_ceil=800.0,
+        frame_period=1000 / FRAME_RATE,
+    )
+    f0 = pyworld.stonemask(wav, f0, times, SAMPLE_RATE)
+    if (f0 > 0).any():
+        f0[f0 < 0.6 * np.median(f0[f0 > 0])] = 0.0
     aperiodicity = pyworld.d4c(wav, f0, times, SAMPLE_RATE)
     band = slice(*(int(f * aperiodicity.shape[1] / 12000) for f in (2e3, 6e3)))
     breathiness = _decibel((aperiodicity[:, band] ** 2).mean(1))

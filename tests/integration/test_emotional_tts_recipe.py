@@ -1,5 +1,6 @@
 """recipes/ESD/emotional_tts really trains, resumes and refuses bad input."""
 
+import os
 import random
 import re
 import shutil
@@ -62,7 +63,8 @@ def logged(output, pattern):
 def start(script, *args, launcher=()):
     """Runs a helper script as a process of its own."""
     command = [sys.executable, *launcher, str(HERE / script), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True)
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
 def prepare_data(world, **overrides):
@@ -481,8 +483,9 @@ def spoil_nothing_but(kind, world):
     elif kind == "another file":
         shutil.copy(world / "backbone" / "llm.safetensors", tokens)
     elif kind == "another tokenizer":
-        weights = world / "backbone" / "speech_tokenizer.safetensors"
-        shutil.copy(world / "backbone" / "llm.safetensors", weights)
+        cache = read_speech_tokens(tokens)
+        cache.tokenizer = "0123456789abcdef"
+        write_speech_tokens(tokens, cache)
     elif kind == "utterance without tokens":
         cache = read_speech_tokens(tokens)
         del cache.tokens[first]

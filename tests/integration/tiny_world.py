@@ -12,6 +12,7 @@ Authors
 """
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -46,17 +47,11 @@ SENTENCES = ["We won the game.", "But he left.", "Come and see it now."]
 SPLITS = {"train": "train", "valid": "evaluation", "test": "test"}
 SAMPLE_RATE = 24000
 SECONDS_PER_WORD = 0.2
-#: What makes hparams/backbone/mini.yaml tiny.
+#: What makes the trained part of hparams/backbone/mini.yaml tiny.
 SIZES = (
-    "{text_dim: 16,"
-    " llm: {module: {qwen2: {intermediate_size: 32, num_hidden_layers: 1,"
-    " num_attention_heads: 2, num_key_value_heads: 1}}},"
-    " speech_tokenizer: {module: {channels: 8}},"
-    " flow: {module: {token_dim: 16, encoder_dim: 16, encoder_heads: 2,"
-    " encoder_ffn: 16, encoder_blocks: 1, encoder_up_blocks: 1,"
-    " estimator_channels: 16, estimator_heads: 2, estimator_head_dim: 8,"
-    " estimator_blocks: 1, estimator_mid_blocks: 1}},"
-    " vocoder: {module: {base_channels: 16, f0_cond_channels: 8}}}"
+    "{text_dim: 16, llm: {module: {qwen2: {intermediate_size: 32,"
+    " num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1}}},"
+    " speech_tokenizer: {module: {channels: 8}}}"
 )
 
 
@@ -146,8 +141,6 @@ def make_backbone(folder, sizes):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    speakers = {"0011": torch.ones(32), "0012": torch.zeros(32)}
-    save_file(speakers, folder / "speakers.safetensors")
 
     def save_instead(module, path):
         save_file(module.state_dict(), path)
@@ -160,6 +153,9 @@ def make_backbone(folder, sizes):
     with open(hparams_file) as file:
         hparams = resolve_references(file, overrides).read()
     (folder / "backbone.yaml").write_text(hparams)
+    speaker_dim = int(re.search(r"speaker_dim: (\d+)", hparams)[1])
+    speakers = {"0011": torch.ones(speaker_dim)}
+    save_file(speakers, folder / "speakers.safetensors")
     with mock.patch(target, save_instead):
         load_hyperpyyaml(hparams)
 

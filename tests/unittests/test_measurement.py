@@ -1,9 +1,10 @@
 """Readings are measured once, and again when anything about them changes."""
 
+import dataclasses
 import functools
 
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.metrics.measurement import Reading, measure_readings
+from speechbrain_emofilm.metrics.measurement import MeasuringPool, Reading
 from speechbrain_emofilm.utils.files import read_json
 
 import numpy as np
@@ -52,7 +53,9 @@ def tone(path, hertz, level=0.3):
 def readings(tmp_path):
     neutral = tone(tmp_path / "neutral.wav", 150)
     return {
-        name: Reading(tone(tmp_path / f"{name}.wav", *sound), "We won.", neutral, WORDS)
+        name: Reading(
+            tone(tmp_path / f"{name}.wav", *sound), "We won.", neutral, WORDS
+        )
         for name, sound in {
             "high": (200,),
             "silent": (150, 0.0),
@@ -64,11 +67,10 @@ def readings(tmp_path):
 def measure(tmp_path, readings):
     """Measures; gives the result and how many alignments it took."""
 
-    def run(tools=None, **options):
+    def run(tools=None, workers=1):
         CALLS.clear()
-        done = measure_readings(
-            readings, tools or {"aligner": Aligner}, tmp_path / "m.json", **options
-        )
+        with MeasuringPool(tools or {"aligner": Aligner}, workers) as pool:
+            done = pool.measure(readings, tmp_path / "m.json")
         return done, len(CALLS)
 
     return run
@@ -100,7 +102,9 @@ def test_another_sound_is_measured_again(measure, readings):
     tone(readings["high"].wav, 220)
     done, n_calls = measure()
     assert n_calls == 1
-    assert done["high"].change[0][0] == pytest.approx(np.log(220 / 150), abs=0.02)
+    assert done["high"].change[0][0] == pytest.approx(
+        np.log(220 / 150), abs=0.02
+    )
 
 
 def test_another_option_of_a_tool_measures_again(measure):
@@ -114,7 +118,6 @@ def test_another_option_of_a_tool_measures_again(measure):
 def test_what_was_measured_before_an_interrupt_is_kept(
     measure, readings, tmp_path
 ):
-    measured = {}
     silent = readings["silent"].wav
     with open(silent, "wb") as file:
         file.write(b"")  # not audio: the work stops here
@@ -125,13 +128,18 @@ def test_what_was_measured_before_an_interrupt_is_kept(
 
 
 def test_processes_measure_the_same(measure, tmp_path):
-    # Importable in another process: the real aligner, on words of no speech.
-    from speechbrain_emofilm.integrations.pocketsphinx import (
-        PocketsphinxAligner,
-    )
-
-    tools = {"aligner": PocketsphinxAligner}
-    done, _ = measure(tools, workers=2)
+    done, _ = measure(workers=2)
     (tmp_path / "m.json").unlink()
-    alone, _ = measure(tools)
+    alone, _ = measure()
     assert done == alone
+    assert done["high"].change is not None
+
+
+def test_only_prosody_is_measured_where_that_is_enough(measure, readings):
+    tools = {"aligner": Aligner, "asr": ASR, "mos": MOS}
+    measure(tools)
+    for name, reading in readings.items():
+        readings[name] = dataclasses.replace(reading, prosody_only=True)
+    done, _ = measure(tools)
+    assert done["high"].change is not None
+    assert done["high"].recognised is None and done["high"].mos is None

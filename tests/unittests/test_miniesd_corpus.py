@@ -3,6 +3,7 @@
 import doctest
 import hashlib
 import random
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -542,6 +543,26 @@ def test_segments_longer_than_every_utterance_are_refused(features):
     assert features.with_length(features.train, 2) == list(range(8))
 
 
+def test_features_of_another_corpus_are_refused(features, tmp_path):
+    shutil.copy(features.folder / "mel.npy", tmp_path)
+    lines = (features.folder / "pretraining.jsonl").read_text().splitlines()
+    (tmp_path / "pretraining.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ValueError, match="pretraining_data.py.*again"):
+        pretraining_data.PretrainingCorpus(tmp_path)
+
+
+def test_a_new_corpus_removes_what_was_derived_from_the_old(
+    tmp_path, monkeypatch
+):
+    for name in ("mel.npy", "tokens.npy", "text_units.json"):
+        (tmp_path / name).touch()
+    argv = ["make_pretraining_corpus.py", str(tmp_path), "--n_utterances=0"]
+    monkeypatch.setattr(sys, "argv", argv)
+    make_pretraining_corpus.main()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"wavs", "pretraining.jsonl"}
+
+
 def test_missing_features_name_the_command(pretraining, tmp_path):
     root, _ = pretraining
     text = (root / "pretraining.jsonl").read_text()
@@ -594,8 +615,8 @@ def test_every_part_is_packed(results, tmp_path):
 
 
 def test_missing_part_names_its_recipe(results, tmp_path):
-    (results / "flow" / "speakers.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="MiniESD/flow/train.py"):
+    (results / "token_decoder" / "speakers.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="MiniESD/token_decoder/train.py"):
         pack_backbone.pack(results, tmp_path / "mini")
     assert not (tmp_path / "mini").exists()
 

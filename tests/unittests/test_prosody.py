@@ -109,10 +109,10 @@ def test_all_changes_at_once_are_recovered():
 
 def test_whispered_brightness_and_breath_move_their_own_columns():
     neutral, words = say([{}] * 4)
-    noise = np.random.default_rng(1).normal(0, 0.02, len(neutral))
+    noise = np.random.default_rng(1).normal(0, 0.008, len(neutral))
     track = prosody_track(neutral, RATE)
     change = prosody_change(track, words, prosody_track(neutral + noise, RATE))
-    assert (change[:, PROSODY_CHANGES.index("breathiness")] > 3).all()
+    assert (change[:, PROSODY_CHANGES.index("breathiness")] > 1.5).all()
     brighter = np.append(neutral[0], neutral[1:] - 0.95 * neutral[:-1])
     change = prosody_change(track, words, prosody_track(brighter, RATE))
     assert (change[:, PROSODY_CHANGES.index("tilt")] > 3).all()

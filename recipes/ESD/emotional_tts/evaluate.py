@@ -26,7 +26,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -49,7 +49,7 @@ from speechbrain_emofilm.metrics.control import (
     WordProsodyControl,
 )
 from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
-from speechbrain_emofilm.metrics.measurement import Reading, measure_readings
+from speechbrain_emofilm.metrics.measurement import MeasuringPool, Reading
 from speechbrain_emofilm.metrics.prosody import PROSODY_CHANGES
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
@@ -516,8 +516,8 @@ def write_wav(path, wav, sample_rate):
 # --- The measures ---------------------------------------------------------
 
 
-def as_reading(utterance, wav, neutral):
-    """What `measure_readings` takes.
+def as_reading(utterance, wav, neutral, prosody_only=False):
+    """What `MeasuringPool` takes.
 
     Arguments
     ---------
@@ -527,6 +527,8 @@ def as_reading(utterance, wav, neutral):
         The sound.
     neutral : dict
         From `neutral_readings`.
+    prosody_only : bool
+        Whether words need not be recognised.
 
     Returns
     -------
@@ -538,14 +540,17 @@ def as_reading(utterance, wav, neutral):
         utterance.text,
         baseline.wav,
         tuple(baseline.labels.alignment()),
+        prosody_only,
     )
 
 
-def train_classifier(hparams):
+def train_classifier(pool, hparams):
     """Trains the classifier of words on natural training sentences.
 
     Arguments
     ---------
+    pool : MeasuringPool
+        What measures.
     hparams : dict
         The hyperparameters.
 
@@ -562,11 +567,9 @@ def train_classifier(hparams):
     )
     chosen.sort(key=lambda u: (u.speaker, u.text))  # to share the baselines
     folder = Path(hparams["reference_folder"]) / "classifier"
-    measured = measure_readings(
-        {u.id: as_reading(u, u.wav, neutral) for u in chosen},
-        {"aligner": hparams["aligner"]},
+    measured = pool.measure(
+        {u.id: as_reading(u, u.wav, neutral, True) for u in chosen},
         folder / "measurements.json",
-        hparams["workers"],
         "Measuring, natural training words",
     )
     changes, emotions = [], []
@@ -742,29 +745,39 @@ if __name__ == "__main__":
     wavs = {"original": {u.id: u.wav for u in chosen}}
     for name, system in systems.items():
         wavs[name] = synthesise(name, system, chosen, hparams)
+    # Decoding colours a voice, whatever is said: synthetic speech is compared
+    # with the neutral reading decoded from its tokens.
+    needed = sorted({(u.speaker, u.text) for u in chosen})
+    needed = [neutral[key] for key in needed]
+    copier = replace(
+        systems["copy_synthesis"],
+        folder=Path(hparams["reference_folder"]) / "neutral_copy",
+    )
+    copies = synthesise("neutral readings", copier, needed, hparams)
+    decoded_neutral = {
+        (u.speaker, u.text): replace(u, wav=copies[u.id]) for u in needed
+    }
 
     # Measures
-    classifier = train_classifier(hparams)
     tools = {"aligner": hparams["aligner"], "asr": hparams["asr"]}
     if hparams["predict_mos"]:
         tools["mos"] = hparams["mos"]
     measured, figures = {}, {}
-    for name in wavs:
-        folder = (
-            systems[name].folder
-            if name in systems
-            else Path(hparams["reference_folder"]) / name
-        )
-        measured[name] = measure_readings(
-            {u.id: as_reading(u, wavs[name][u.id], neutral) for u in chosen},
-            tools,
-            folder / "measurements.json",
-            hparams["workers"],
-            f"Measuring, {name}",
-        )
-        figures[name] = summarise(
-            chosen, measured[name], classifier, hparams["emotions"]
-        )
+    with MeasuringPool(tools, hparams["workers"]) as pool:
+        classifier = train_classifier(pool, hparams)
+        for name, files in wavs.items():
+            folder = Path(hparams["reference_folder"]) / name
+            baselines = neutral
+            if name in systems:
+                folder, baselines = systems[name].folder, decoded_neutral
+            measured[name] = pool.measure(
+                {u.id: as_reading(u, files[u.id], baselines) for u in chosen},
+                folder / "measurements.json",
+                f"Measuring, {name}",
+            )
+            figures[name] = summarise(
+                chosen, measured[name], classifier, hparams["emotions"]
+            )
 
     # Results
     word_rows = write_tables(output_folder, chosen, measured, classifier)

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 
-import numpy as np
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
@@ -28,76 +27,10 @@ from hyperpyyaml import load_hyperpyyaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
-from pretraining_data import PretrainingCorpus  # noqa: E402
-
-
-class TokenSegments(torch.utils.data.Dataset):
-    """Random segments of tokens, mel and speaker.
-
-    Arguments
-    ---------
-    corpus : PretrainingCorpus
-        Holds the mels; its folder holds ``tokens.npy``.
-    indices : iterable of int
-        The utterances to draw from.
-    n_items : int
-        Length of the data set: segments per epoch.
-    n_tokens : int
-        Speech tokens of a segment.
-    fixed : bool
-        Whether item i is always the same segment.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the corpus has no tokens.
-    ValueError
-        If the tokens are of another corpus, or all utterances are too short.
-    """
-
-    def __init__(self, corpus, indices, n_items, n_tokens, fixed=False):
-        self.corpus, self.fixed = corpus, fixed
-        self.n_items, self.n_tokens = n_items, n_tokens
-        self.indices = corpus.with_length(indices, 2 * n_tokens)
-        lengths = [corpus.n_frames(i) // 2 for i in range(len(corpus.rows))]
-        self.edges = np.cumsum([0] + lengths)
-        self.tokens = self._read_tokens(corpus.folder / "tokens.npy")
-        x_vectors = corpus.x_vectors()
-        self.x_vectors = [x_vectors[name] for name in corpus.speakers]
-
-    def _read_tokens(self, path):
-        """All tokens of the corpus, one utterance after the other."""
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is missing: run recipes/MiniESD/speech_tokenizer "
-                "first."
-            )
-        tokens = np.load(path, mmap_mode="r")
-        if len(tokens) != self.edges[-1]:
-            raise ValueError(
-                f"{path} has {len(tokens)} tokens, its corpus has "
-                f"{self.edges[-1]}: run recipes/MiniESD/speech_tokenizer again."
-            )
-        return tokens
-
-    def __len__(self):
-        return self.n_items
-
-    def __getitem__(self, item):
-        generator = torch.Generator().manual_seed(item) if self.fixed else None
-        index, first = torch.randint(
-            0, 2**31 - 1, (2,), generator=generator
-        ).tolist()
-        index = self.indices[index % len(self.indices)]
-        first %= self.corpus.n_frames(index) // 2 - self.n_tokens + 1
-        at = self.edges[index] + first
-        tokens = self.tokens[at : at + self.n_tokens].astype(np.int64)
-        mel = self.corpus.mel(index)[2 * first : 2 * (first + self.n_tokens)]
-        return {
-            "tokens": torch.from_numpy(tokens),
-            "mel": torch.from_numpy(mel),
-            "x_vector": self.x_vectors[self.corpus.speaker(index)],
-        }
+from pretraining_data import (  # noqa: E402
+    PretrainingCorpus,
+    TokenSegments,
+)
 
 
 class FlowBrain(PretrainingBrain):

@@ -31,6 +31,7 @@ import speechbrain as sb
 import torch
 import torch.nn.functional as F
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.checkpoints import Checkpointer
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
@@ -211,6 +212,15 @@ class LLMBrain(PretrainingBrain):
         return total / len(self.hparams.guided_layers)
 
 
+def init_from(hparams, folder):
+    """Start from the weights of an earlier training, whatever its tokens."""
+    Checkpointer(
+        folder,
+        {name: hparams[name] for name in ("llm", "embedding", "phoneme_head")},
+        allow_partial_load=True,
+    ).recover_if_possible()
+
+
 def main():
     """Command line."""
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
@@ -233,6 +243,9 @@ def main():
         run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
         checkpointer=hparams["checkpointer"],
     )
+    if hparams["init_from"]:
+        # Weights only: the schedule starts anew.
+        init_from(hparams, Path(hparams["init_from"]) / "save")
     batches = LengthBatches(
         train.lengths, hparams["batch_size"], hparams["steps_per_epoch"]
     )

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
+from speechbrain_emofilm.utils.assets import load_safetensors
 
 import speechbrain as sb
 import torch
@@ -44,12 +45,17 @@ class WavSegments(torch.utils.data.Dataset):
         Mel frames of a segment.
     fixed : bool
         Whether item i is always the same segment.
+    decoded_share : float
+        Share of the segments whose mel comes from the token decoder.
     """
 
-    def __init__(self, corpus, indices, n_items, n_frames, fixed=False):
+    def __init__(
+        self, corpus, indices, n_items, n_frames, fixed=False, decoded_share=0.0
+    ):
         self.corpus = corpus
         self.indices = [i for i in indices if corpus.n_frames(i) >= n_frames]
         self.n_items, self.n_frames, self.fixed = n_items, n_frames, fixed
+        self.decoded_share = decoded_share
         if not self.indices:
             raise ValueError(
                 f"{corpus.folder}: no utterance has the {n_frames} frames of "
@@ -69,8 +75,10 @@ class WavSegments(torch.utils.data.Dataset):
         first %= self.corpus.n_frames(index) - self.n_frames + 1
         frames = slice(first, first + self.n_frames)
         wav = self.corpus.wav(index, first, self.n_frames)
+        decoded = torch.rand((), generator=generator) < self.decoded_share
+        mel = self.corpus.decoded_mel if decoded else self.corpus.mel
         return {
-            "mel": torch.from_numpy(self.corpus.mel(index)[frames]),
+            "mel": torch.from_numpy(mel(index)[frames]),
             "f0": torch.from_numpy(self.corpus.f0(index)[frames]),
             "wav": torch.from_numpy(wav),
         }
@@ -164,8 +172,11 @@ def main():
     corpus = PretrainingCorpus(hparams["data_folder"])
     batch_size, size = hparams["batch_size"], hparams["segment_frames"]
     n_items = hparams["steps_per_epoch"] * batch_size
-    train = WavSegments(corpus, corpus.train, n_items, size)
-    valid = WavSegments(corpus, corpus.valid, 64, size, fixed=True)
+    share = hparams["decoded_share"]
+    train = WavSegments(corpus, corpus.train, n_items, size, False, share)
+    valid = WavSegments(corpus, corpus.valid, 64, size, True, share)
+    if hparams["init_from"]:
+        load_safetensors(module=hparams["vocoder"], path=hparams["init_from"])
     brain = VocoderBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

@@ -1,0 +1,405 @@
+"""What evaluate.py chooses, asks for, speaks and counts."""
+
+import csv
+import io
+import sys
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    WordLabel,
+    write_word_labels,
+)
+from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.metrics.control import WordEmotionClassifier
+from speechbrain_emofilm.metrics.measurement import Measurement, MeasuringPool
+from speechbrain_emofilm.utils.files import read_json, write_json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "ESD" / "emotional_tts"
+sys.path.insert(0, str(RECIPE))
+import evaluate  # noqa: E402
+import evaluation_report  # noqa: E402
+
+sys.path.remove(str(RECIPE))
+
+EMOTIONS = ["neutral", "angry", "happy", "sad"]
+SPEAKERS = ["0011", "0012"]
+TEXTS = ["We won it.", "He left us.", "Come and see."]
+
+
+def utterance(name, speaker, text, emotion, words=None):
+    """One whose words all have its emotion, or those given."""
+    words = words or [emotion] * 3
+    return evaluate.Utterance(
+        name,
+        f"{name}.wav",
+        speaker,
+        text,
+        emotion,
+        UtteranceLabels(
+            [
+                WordLabel(
+                    word.strip("."),
+                    0.1 * i,
+                    0.1 * i + 0.1,
+                    own,
+                    intensity=0.0 if own == "neutral" else 0.5,
+                )
+                for i, (word, own) in enumerate(zip(text.split(), words))
+            ]
+        ),
+        [
+            {"f0": 0.3 * (own == "happy"), "energy": 0.0, "duration": 0.0}
+            for own in words
+        ],
+    )
+
+
+@pytest.fixture
+def corpus():
+    """Every sentence by every speaker, in every emotion and mixed."""
+    found = {}
+    for speaker in SPEAKERS:
+        for text in TEXTS:
+            for emotion in [*EMOTIONS, None]:
+                name = f"{speaker}_{len(found):03d}"
+                words = None if emotion else ["neutral", "happy", "happy"]
+                found[name] = utterance(name, speaker, text, emotion, words)
+    return found
+
+
+@pytest.fixture
+def neutral(corpus):
+    return evaluate.neutral_readings(corpus, "neutral")
+
+
+# --- The choice -----------------------------------------------------------
+
+
+def test_mixed_sentences_are_read_by_the_speakers_in_turn(corpus, neutral):
+    chosen = evaluate.choose_mixed(corpus, neutral, 40)
+    assert [u.text for u in chosen] == TEXTS
+    assert [u.speaker for u in chosen] == ["0011", "0012", "0011"]
+    assert {u.emotion for u in chosen} == {None}
+    assert len(evaluate.choose_mixed(corpus, neutral, 2)) == 2
+
+
+def test_another_speaker_reads_what_one_cannot_be_compared_in(corpus, neutral):
+    del neutral["0011", TEXTS[0]]
+    chosen = evaluate.choose_mixed(corpus, neutral, 40)
+    assert [u.speaker for u in chosen] == ["0012", "0012", "0011"]
+
+
+def test_single_emotions_and_speakers_take_turns(corpus, neutral):
+    chosen = evaluate.choose_single(corpus, neutral, 6, "neutral")
+    assert len({(u.speaker, u.emotion) for u in chosen}) == 6
+    assert "neutral" not in {u.emotion for u in chosen}
+    assert len({u.text for u in chosen}) > 1
+
+
+def test_no_utterance_is_chosen_twice(corpus, neutral):
+    chosen = evaluate.choose_single(corpus, neutral, 100, "neutral")
+    assert len({u.id for u in chosen}) == len(chosen) <= 18
+
+
+def test_the_classifier_hears_neutral_words_of_other_readings(corpus, neutral):
+    chosen = evaluate.choose_for_classifier(corpus, neutral, 100, "neutral")
+    assert len(chosen) == 24
+    assert "neutral" not in {u.emotion for u in chosen}
+    assert "neutral" in {w.emotion for u in chosen for w in u.labels.words}
+    again = evaluate.choose_for_classifier(corpus, neutral, 5, "neutral")
+    assert again == evaluate.choose_for_classifier(
+        corpus, neutral, 5, "neutral"
+    )
+
+
+# --- The data -------------------------------------------------------------
+
+
+def data_hparams(folder, corpus):
+    manifest = {
+        u.id: {
+            "wav": "{data_root}/" + u.wav,
+            "speaker": u.speaker,
+            "text": u.text,
+            "emotion": u.emotion,
+        }
+        for u in corpus.values()
+    }
+    write_json(folder / "test.json", manifest)
+    write_json(folder / "asked.json", {u.id: u.asked for u in corpus.values()})
+    labels = {u.id: u.labels for u in corpus.values()}
+    write_word_labels(folder / "labels.json", labels, EMOTIONS)
+    return {
+        "data_folder": str(folder),
+        "truth_file": folder / "labels.json",
+        "asked_file": folder / "asked.json",
+        "emotions": EMOTIONS,
+    }
+
+
+def test_utterances_come_with_the_truth_of_their_words(tmp_path, corpus):
+    hparams = data_hparams(tmp_path, corpus)
+    loaded = evaluate.load_utterances([tmp_path / "test.json"], hparams)
+    assert list(loaded) == list(corpus)
+    for name, expected in corpus.items():
+        assert loaded[name].labels.words == expected.labels.words
+        assert loaded[name].asked == expected.asked
+        assert loaded[name].wav == f"{tmp_path}/{expected.wav}"
+
+
+@pytest.mark.parametrize("file", ["labels.json", "asked.json"])
+def test_an_utterance_without_truth_is_named(tmp_path, corpus, file):
+    hparams = data_hparams(tmp_path, corpus)
+    content = read_json(tmp_path / file)
+    del content["0011_003"]
+    write_json(tmp_path / file, content)
+    with pytest.raises(ValueError, match=f"{file}.*0011_003"):
+        evaluate.load_utterances([tmp_path / "test.json"], hparams)
+
+
+# --- The request ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, emotions",
+    [
+        ("“We won,” he said & left.", ["happy", "happy", "sad", "sad", None]),
+        ("a < b!", ["neutral", "angry"]),
+        ("well-kept", [None, None]),
+    ],
+)
+def test_marks_ask_for_the_labels(text, emotions):
+    words = [word.text for word in evaluate.split_words(text)]
+    labels = UtteranceLabels(
+        [
+            WordLabel(word, i, i + 1, e, intensity=0.25 if e == "sad" else None)
+            for i, (word, e) in enumerate(zip(words, emotions))
+        ]
+    )
+    marked = parse_markup(evaluate.mark(text, labels), EMOTIONS)
+    assert marked.text == text
+    assert len(marked.words) == len(emotions)
+    for word, emotion in zip(marked.words, emotions):
+        expected = [float(e == emotion) for e in EMOTIONS]
+        assert list(word.probs) == expected
+        assert word.intensity == (0.25 if emotion == "sad" else None)
+
+
+# --- The speech -----------------------------------------------------------
+
+
+class Voice:
+    """Remembers what it was asked to speak."""
+
+    def __init__(self, folder, version="1"):
+        self.spoken = []
+        self.system = evaluate.System(folder, version, self.speak)
+
+    def speak(self, utterances):
+        self.spoken += [u.id for u in utterances]
+        return [torch.zeros(2400) for _ in utterances]
+
+
+HPARAMS = {"batch_size": 4, "sample_rate": 24000}
+
+
+def test_nothing_is_spoken_twice(tmp_path, corpus):
+    voice = Voice(tmp_path)
+    some = list(corpus.values())[:6]
+    evaluate.synthesise("efilm", voice.system, some, HPARAMS)
+    assert sorted(voice.spoken) == sorted(u.id for u in some)
+    more = list(corpus.values())[:7]
+    wavs = evaluate.synthesise("efilm", voice.system, more, HPARAMS)
+    assert voice.spoken[6:] == [more[6].id]
+    assert all(Path(wav).is_file() for wav in wavs.values())
+
+
+def test_a_lost_wav_is_spoken_again(tmp_path, corpus):
+    voice = Voice(tmp_path)
+    some = list(corpus.values())[:2]
+    wavs = evaluate.synthesise("efilm", voice.system, some, HPARAMS)
+    Path(wavs[some[1].id]).unlink()
+    evaluate.synthesise("efilm", voice.system, some, HPARAMS)
+    assert voice.spoken[2:] == [some[1].id]
+
+
+def test_another_model_or_request_speaks_again(tmp_path, corpus):
+    some = list(corpus.values())[:2]
+    evaluate.synthesise("efilm", Voice(tmp_path).system, some, HPARAMS)
+    other = Voice(tmp_path, version="2")
+    evaluate.synthesise("efilm", other.system, some, HPARAMS)
+    assert len(other.spoken) == 2
+    asked = utterance(some[0].id, "0011", some[0].text, "sad")
+    evaluate.synthesise("efilm", other.system, [asked], HPARAMS)
+    assert len(other.spoken) == 3
+
+
+def test_a_fingerprint_names_weights_and_options():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(2, 2)
+    first = evaluate.fingerprint(layer, 1.0)
+    assert evaluate.fingerprint(layer, 1.0) == first
+    assert evaluate.fingerprint(layer, 1.5) != first
+    layer.bias.data[0] += 1
+    assert evaluate.fingerprint(layer, 1.0) != first
+
+
+# --- The figures ----------------------------------------------------------
+
+
+class HigherIsHappy:
+    """Stands for the classifier."""
+
+    def predict(self, change):
+        return ["happy" if f0 > 0.1 else "neutral" for f0 in change[:, 0]]
+
+
+def measurement(u, understood=True):
+    """As asked, or nothing of it."""
+    if not understood:
+        return Measurement(None, "Quite other words here.", 1.0)
+    change = np.zeros((3, 6))
+    change[:, 0] = [asked["f0"] for asked in u.asked]
+    return Measurement(change.tolist(), u.text, 4.0)
+
+
+@pytest.fixture
+def spoken(corpus, neutral):
+    chosen = evaluate.choose_mixed(corpus, neutral, 3)
+    return chosen + [u for u in corpus.values() if u.emotion == "happy"][:1]
+
+
+def test_perfect_speech_has_perfect_figures(spoken):
+    measured = {u.id: measurement(u) for u in spoken}
+    figures = evaluate.summarise(spoken, measured, HigherIsHappy(), EMOTIONS)
+    assert figures["wer"]["wer"] == 0
+    assert figures["word_emotion_accuracy"]["accuracy"] == 1
+    assert figures["word_emotion_accuracy"]["words"] == 12
+    f0 = figures["within_utterance_correlation"]["f0"]
+    assert f0["correlation"] == pytest.approx(1)
+    assert figures["transitions_as_asked"]["share"] == 1
+    assert figures["transitions_as_asked"]["tested"] == 3  # mixed ones only
+    assert figures["mos"]["mos"] == 4
+    assert figures["not_aligned"] == []
+
+
+def test_what_cannot_be_aligned_counts_as_a_failure(spoken):
+    measured = {u.id: measurement(u, u is not spoken[0]) for u in spoken}
+    figures = evaluate.summarise(spoken, measured, HigherIsHappy(), EMOTIONS)
+    assert figures["not_aligned"] == [spoken[0].id]
+    assert figures["word_emotion_accuracy"]["accuracy"] == 9 / 12
+    assert figures["transitions_as_asked"]["share"] == pytest.approx(2 / 3)
+    assert figures["within_utterance_correlation"]["f0"]["correlation"] < 0.9
+    assert figures["wer"]["wer"] > 0.25
+
+
+def test_tables_have_a_row_for_each_utterance_and_word(tmp_path, spoken):
+    measured = {
+        "original": {u.id: measurement(u) for u in spoken},
+        "efilm": {u.id: measurement(u, u is not spoken[0]) for u in spoken},
+    }
+    evaluate.write_tables(tmp_path, spoken, measured, HigherIsHappy())
+    with open(tmp_path / "utterances.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert [row["aligned"] for row in rows] == ["1"] * 4 + ["0"] + ["1"] * 3
+    assert rows[0]["asked"].startswith("<neutral>We</> <happy intensity=0.5>")
+    with open(tmp_path / "words.csv", newline="") as file:
+        words = list(csv.DictReader(file))
+    assert len(words) == 24
+    assert words[1]["asked_f0"] == words[1]["f0"] == "0.3"
+    assert words[1]["recognised_emotion"] == "happy"
+    assert words[12]["f0"] == words[12]["recognised_emotion"] == ""
+
+
+# --- The report's parts ---------------------------------------------------
+
+
+@pytest.fixture
+def figures(spoken):
+    return {
+        system: evaluate.summarise(
+            spoken,
+            {u.id: measurement(u, system != "backbone") for u in spoken},
+            HigherIsHappy(),
+            EMOTIONS,
+        )
+        for system in evaluation_report.SYSTEMS
+    }
+
+
+def test_the_table_has_every_figure_of_every_system(figures):
+    rows = evaluation_report.table(figures)
+    assert [row.name for row in rows][:3] == [
+        "Word error rate",
+        "Word emotion accuracy",
+        "Transitions as asked",
+    ]
+    assert len(rows) == 7
+    for row in rows:
+        assert set(row.values) == set(evaluation_report.SYSTEMS)
+    assert rows[1].values["efilm"].value == 1
+    assert rows[1].values["backbone"].value == 0
+
+
+def test_shown_sentences_are_chosen_by_place(spoken, corpus):
+    shown = evaluation_report.choose_shown(spoken, 4)
+    assert [u.part for u in shown] == ["mixed"] * 3 + ["single"]
+    many = [u for u in corpus.values() if u.part == "mixed"]
+    assert evaluation_report.choose_shown(many, 2) == [many[0], many[3]]
+
+
+def test_pictures_can_be_drawn_where_nothing_was_aligned(
+    tmp_path, spoken, figures
+):
+    measured = {
+        system: {u.id: measurement(u, system != "backbone") for u in spoken}
+        for system in evaluation_report.SYSTEMS
+    }
+    rows = evaluate.write_tables(tmp_path, spoken, measured, HigherIsHappy())
+    for png in (
+        evaluation_report.scatter_png(rows, EMOTIONS),
+        evaluation_report.confusion_png(figures),
+    ):
+        assert Image.open(io.BytesIO(png)).width > 800
+
+
+def test_a_classifier_needs_words_that_were_found(tmp_path, corpus):
+    hparams = data_hparams(tmp_path, corpus) | {
+        "train_manifests": [tmp_path / "test.json"],
+        "baseline_emotion": "neutral",
+        "n_classifier": 4,
+        "reference_folder": tmp_path,
+    }
+    for u in corpus.values():
+        noise = np.random.default_rng(0).normal(0, 0.1, 9600)
+        soundfile.write(tmp_path / u.wav, noise, 24000)
+    with pytest.raises(ValueError, match="test.json.*classifier"):
+        evaluate.train_classifier(MeasuringPool({"aligner": Deaf}), hparams)
+    pool = MeasuringPool({"aligner": Hearing})
+    classifier = evaluate.train_classifier(pool, hparams)
+    assert set(classifier.emotions) <= set(EMOTIONS)
+    file = tmp_path / "classifier" / "word_emotion_classifier.safetensors"
+    assert WordEmotionClassifier.load(file).emotions == classifier.emotions
+
+
+class Deaf:
+    """An aligner that never finds a word."""
+
+    def align(self, wav, sample_rate, text):
+        raise ValueError("The sound does not fit.")
+
+
+class Hearing:
+    """An aligner that always finds them."""
+
+    def align(self, wav, sample_rate, text):
+        return []
