@@ -25,9 +25,7 @@ setup(
     author="speechbrain-emofilm contributors",
     license="Apache-2.0",
     packages=find_packages(include=["speechbrain_emofilm*"]),
-    package_data={
-        "speechbrain_emofilm": ["assets/mini/*", "assets/report/*"]
-    },
+    package_data={"speechbrain_emofilm": ["assets/mini/*", "assets/report/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.7.1",

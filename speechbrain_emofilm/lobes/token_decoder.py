@@ -6,13 +6,13 @@ Authors
 
 from typing import Optional, Tuple
 
+from speechbrain_emofilm.lobes.fsq import FSQ
+from speechbrain_emofilm.lobes.speech_tokenizer import ConvNeXtBlock, SameConv
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-
-from speechbrain_emofilm.lobes.fsq import FSQ
-from speechbrain_emofilm.lobes.speech_tokenizer import ConvNeXtBlock, SameConv
 
 
 class RegressionDecoder(nn.Module):

@@ -616,7 +616,9 @@ def test_every_part_is_packed(results, tmp_path):
 
 def test_missing_part_names_its_recipe(results, tmp_path):
     (results / "token_decoder" / "speakers.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="MiniESD/token_decoder/train.py"):
+    with pytest.raises(
+        FileNotFoundError, match="MiniESD/token_decoder/train.py"
+    ):
         pack_backbone.pack(results, tmp_path / "mini")
     assert not (tmp_path / "mini").exists()
 
