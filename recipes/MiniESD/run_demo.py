@@ -39,7 +39,6 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "500000000",
     "OMP_WAIT_POLICY": "PASSIVE",
-    "OMP_NUM_THREADS": "1",
 }
 SYSTEMS = ("original", "copy_synthesis", "backbone", "efilm")
 DIMENSIONS = ("f0", "energy", "duration")
@@ -62,6 +61,8 @@ class Step:
         Files in it that are there when the step is done.
     inputs : list of Path
         Files that it needs beside the results of the steps before.
+    threads : int
+        Threads of each of its processes.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Step:
     folder: Path
     outputs: list[str]
     inputs: Sequence[Path] = ()
+    threads: int = 1
 
 
 def make_steps(options: argparse.Namespace) -> list[Step]:
@@ -118,6 +120,7 @@ def make_steps(options: argparse.Namespace) -> list[Step]:
             prepared,
             ["speech_tokens.safetensors"],
             find_weights(options.backbone_folder),
+            threads=os.cpu_count(),
         ),
         Step(
             "Train E-FiLM",
@@ -130,6 +133,7 @@ def make_steps(options: argparse.Namespace) -> list[Step]:
             ],
             model,
             ["synthesizer.yaml", "efilm.ckpt", "llm_decoder.ckpt"],
+            threads=os.cpu_count(),
         ),
         Step(
             "Evaluate it",
@@ -220,7 +224,7 @@ def _run_timed(step: Step, entry: dict, log: dict, log_file: Path) -> float:
     log[step.name] = entry = {**entry, "done": False}
     write_json(log_file, log)
     try:
-        _run(step.command)
+        _run(step.command, step.threads)
         entry["done"] = True
     finally:
         entry["seconds"] += round(time.monotonic() - started, 1)
@@ -229,9 +233,10 @@ def _run_timed(step: Step, entry: dict, log: dict, log_file: Path) -> float:
     return entry["seconds"]
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], threads: int) -> None:
     """Runs a script of the repository; ends the demo if it fails."""
     environment = {**ENVIRONMENT, **os.environ}
+    environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(
         [sys.executable, *command], cwd=REPOSITORY, env=environment
     )
@@ -352,7 +357,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--n_transitions", type=int, default=120)
     add("--speakers", nargs="+", default=["0011", "0012", "0013", "0014"])
     add("--flags", default="", help="more options of the ESD recipe's scripts")
-    add("--train_flags", default="", help="more options of train.py")
+    add(
+        "--train_flags",
+        default="--number_of_steps=300",
+        help="more options of train.py",
+    )
     add("--evaluate_flags", default="", help="more options of evaluate.py")
     return parser.parse_args(arguments)
 

@@ -580,6 +580,7 @@ class HibariVoice:
             self._feed(ids, speed, np.exp(log_f0)[None]),
         )
         harmonic, phase, noise, rest, rest_phase, f0 = (x[0] for x in out[:6])
+        f0 = self._centre_slopes(f0, spans_f, prosody)
         level = curves["gain"] * (np.log(10) / 20)
         tilt = self._shelf * curves["tilt"] * (np.log(10) / 20)
         wav = self._dsp.synth(
@@ -676,6 +677,21 @@ class HibariVoice:
             ).astype(np.float32)
             for name, curve in curves.items()
         }
+
+    @staticmethod
+    def _centre_slopes(f0, spans, prosody):
+        """Make a word's mean log F0 change as asked where it is voiced.
+
+        A slope runs over the whole word, but what is heard of it is its
+        voiced part, whose mean would depend on where in the word that is.
+        """
+        f0 = f0.copy()
+        for (first, last), change in zip(spans, prosody):
+            ramp = np.linspace(-0.5, 0.5, last - first) * change.slope
+            voiced = f0[first:last] > 40.0
+            if voiced.any():
+                f0[first:last] *= np.exp(-ramp[voiced].mean())
+        return f0
 
     def _finish(self, wav, f0, times, symbols, spans, warp):
         """Warp, cut the silence, and bring all times to the result."""

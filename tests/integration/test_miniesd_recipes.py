@@ -44,8 +44,9 @@ def train(recipe, corpus, output, **overrides):
 
 
 def train_tokenizer(corpus, output, **overrides):
+    """The speech tokenizer's recipe, small."""
     sizes = dict(segment_tokens=16, channels=16, decoder_channels=16)
-    return train("speech_tokenizer", corpus, output, **sizes, **overrides)
+    return train("speech_tokenizer", corpus, output, **(sizes | overrides))
 
 
 def logged_steps(output):
