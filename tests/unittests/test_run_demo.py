@@ -122,7 +122,7 @@ def test_a_failing_step_ends_the_demo(tmp_path):
     script = tmp_path / "fails.py"
     script.write_text("raise SystemExit(3)")
     with pytest.raises(SystemExit, match="fails.py"):
-        run_demo._run([str(script)])
+        run_demo._run([str(script)], 1)
 
 
 def figures(wer):
