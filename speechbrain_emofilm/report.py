@@ -297,7 +297,7 @@ def audio_uri(wav: np.ndarray, sample_rate: int) -> str:
     Example
     -------
     >>> audio_uri(np.zeros(2400), 24000)[:27]
-    'data:audio/flac;base64,ZkxhQ'
+    'data:audio/flac;base64,Zkxh'
     """
     buffer = io.BytesIO()
     soundfile.write(buffer, wav, sample_rate, "PCM_16", format="FLAC")

@@ -42,7 +42,7 @@ from tqdm import tqdm
 #: Share of utterances with each kind of text.
 TEXT_KINDS = {"cues": 0.65, "instruction": 0.12, "emotive": 0.10, "plain": 0.13}
 #: What later steps write into the corpus folder.
-DERIVED = ("mel.npy", "tokens.npy", "text_units.json")
+DERIVED = ("mel.npy", "tokens.npy", "text_units.json", "decoded_mel.npy")
 CHUNK = 100
 
 

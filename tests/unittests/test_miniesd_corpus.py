@@ -554,7 +554,7 @@ def test_features_of_another_corpus_are_refused(features, tmp_path):
 def test_a_new_corpus_removes_what_was_derived_from_the_old(
     tmp_path, monkeypatch
 ):
-    for name in ("mel.npy", "tokens.npy", "text_units.json"):
+    for name in make_pretraining_corpus.DERIVED:
         (tmp_path / name).touch()
     argv = ["make_pretraining_corpus.py", str(tmp_path), "--n_utterances=0"]
     monkeypatch.setattr(sys, "argv", argv)

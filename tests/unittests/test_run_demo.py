@@ -19,7 +19,7 @@ def ran(monkeypatch):
     """What was run; instead of running, the outputs are made."""
     commands = []
 
-    def run(command):
+    def run(command, threads):
         commands.append(command[0].rsplit("/", 1)[-1])
         flags = dict(c[2:].split("=", 1) for c in command if "=" in c)
         for folder, names in {
@@ -97,11 +97,11 @@ def test_a_lost_output_is_made_again(demo, ran, tmp_path):
 def test_an_interrupted_step_goes_on(demo, ran, tmp_path, monkeypatch):
     run = run_demo._run
 
-    def stop_at_training(command):
+    def stop_at_training(command, threads):
         if command[0].endswith("train.py"):
             write_json(tmp_path / "demo" / "model" / "save.json", {})
             raise SystemExit("stopped")
-        run(command)
+        run(command, threads)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_demo, "_run", stop_at_training)

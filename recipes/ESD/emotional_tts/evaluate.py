@@ -218,11 +218,13 @@ def choose_mixed(utterances, neutral, n):
     """
     by_text = {}
     for u in utterances.values():
-        if u.emotion is None and (u.speaker, u.text) in neutral:
-            by_text.setdefault(u.text, {})[u.speaker] = u
+        if u.emotion is None:
+            readings = by_text.setdefault(u.text, {})
+            if (u.speaker, u.text) in neutral:
+                readings[u.speaker] = u
     speakers = sorted({speaker for speaker, _ in neutral})
     chosen = []
-    for index, readings in enumerate(by_text.values()):
+    for index, readings in enumerate(filter(None, by_text.values())):
         turn = index % len(speakers)
         order = speakers[turn:] + speakers[:turn]
         chosen.append(next(readings[s] for s in order if s in readings))
