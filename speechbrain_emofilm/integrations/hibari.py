@@ -165,7 +165,7 @@ def read_cues(token: str) -> Tuple[str, Cues]:
     return word.lower() if loud else word, Cues(
         loudness=1 if loud else -int("(" in token[: match.start()]),
         pitch=1 if "!" in tail else -int(falling_pitch),
-        tempo=1 if stretched else -int(tail.rstrip(")").endswith("-")),
+        tempo=1 if stretched else -int(tail.rstrip("),.").endswith("-")),
         contour=1 if "?" in tail else -int(";" in tail),
     )
 

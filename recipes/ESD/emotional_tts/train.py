@@ -444,6 +444,11 @@ def dataio_prepare(hparams):
                 load_data_json(manifest, {"data_root": hparams["data_folder"]})
             )
         kept = {u: item for u, item in items.items() if u not in cache.skipped}
+        if not kept:
+            raise ValueError(
+                f"{' and '.join(manifests)} have no utterance to use: check "
+                "the corpus and the options of its preparation."
+            )
         if len(kept) < len(items):
             logger.warning(
                 f"{split}: {len(items) - len(kept)} of {len(items)} "
@@ -523,14 +528,9 @@ def check_dataset(dataset, manifests):
     Raises
     ------
     ValueError
-        If there is no item, or one is bad.
+        If one is bad.
     """
     place = " and ".join(map(str, manifests))
-    if len(dataset) == 0:
-        raise ValueError(
-            f"{place} has no utterance to use: check the corpus and the "
-            "options of its preparation."
-        )
     for index, utterance in enumerate(
         tqdm(dataset.data_ids, desc=f"Checking {Path(manifests[0]).stem}")
     ):
