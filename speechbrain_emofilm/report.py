@@ -31,6 +31,7 @@ COLORS = (
 )  # fmt: skip
 #: A grey that can be read on a light and on a dark page.
 INK = "#7d838c"
+PICTURE_SIZE = (6.4, 2.7)  # inches
 HIGHEST_HZ = 5000
 F0_RANGE = (60, 600)  # Hz
 DYNAMIC_RANGE = 65  # dB below the loudest
@@ -369,15 +370,14 @@ def draw_take(sample: Sample, take: Take, colors: Mapping[str, str]) -> bytes:
     """
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(6.4, 2.7), layout="constrained")
+    canvas = Canvas(figsize=PICTURE_SIZE, layout="constrained")
     band, axes = canvas.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 6]}
     )
     _draw_spectrogram(axes, take)
     _draw_f0(axes.twinx(), take)
     _draw_words(band, axes, sample, take, colors)
-    longest = max(len(t.wav) / t.sample_rate for t in sample.takes)
-    axes.set_xlim(0, longest)
+    axes.set_xlim(0, _longest(sample))
     axes.set_xlabel("s", color=INK, fontsize=8, labelpad=0)
     return figure_png(canvas)
 
@@ -422,7 +422,7 @@ def _draw_words(band, axes, sample: Sample, take: Take, colors) -> None:
     """A strip of the words, in the colour of their emotion."""
     for asked, word in zip(sample.words, take.words):
         color = _pale(colors.get(asked.emotion, "#ffffff"), _strength(asked))
-        band.axvspan(word.start, word.end, color=color, linewidth=0)
+        band.axvspan(word.start, word.end, facecolor=color, edgecolor="white")
         for boundary in (word.start, word.end):
             axes.axvline(boundary, color="white", alpha=0.25, linewidth=0.6)
         band.text(
@@ -430,7 +430,7 @@ def _draw_words(band, axes, sample: Sample, take: Take, colors) -> None:
             0.5,
             asked.text,
             color="#1c2024",
-            fontsize=8,
+            fontsize=_font_size(asked.text, word, sample),
             ha="center",
             va="center",
             clip_on=True,
@@ -439,6 +439,18 @@ def _draw_words(band, axes, sample: Sample, take: Take, colors) -> None:
     band.set_yticks([])
     _quiet(band)
     band.tick_params(bottom=False)
+
+
+def _font_size(text: str, word: Word, sample: Sample) -> float:
+    """Points in which a word fits into its place, as far as it can be read."""
+    share = (word.end - word.start) / _longest(sample)
+    wide = 72 * PICTURE_SIZE[0] * 0.85 * share / max(len(text), 1)
+    return min(max(wide / 0.6, 4.5), 8.0)
+
+
+def _longest(sample: Sample) -> float:
+    """Seconds of the longest take, the width of every picture."""
+    return max(len(take.wav) / take.sample_rate for take in sample.takes)
 
 
 def _quiet(axes) -> None:

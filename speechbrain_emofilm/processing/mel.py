@@ -27,17 +27,19 @@ def _window_and_basis(
     device: torch.device, dtype: torch.dtype
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """The Hann window (1920,) and the mel basis (961, 80)."""
-    basis = import_torchaudio().functional.melscale_fbanks(
-        _N_FFT // 2 + 1,
-        0.0,
-        _F_MAX,
-        N_MELS,
-        SAMPLE_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    window = torch.hann_window(_N_FFT)
-    return window.to(device, dtype), basis.to(device, dtype)
+    # Kept for later calls, which may ask for gradients.
+    with torch.inference_mode(False):
+        basis = import_torchaudio().functional.melscale_fbanks(
+            _N_FFT // 2 + 1,
+            0.0,
+            _F_MAX,
+            N_MELS,
+            SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        window = torch.hann_window(_N_FFT)
+        return window.to(device, dtype), basis.to(device, dtype)
 
 
 def log_mel(wav: torch.Tensor) -> torch.Tensor:

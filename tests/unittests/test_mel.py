@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from speechbrain_emofilm.processing.mel import log_mel
+from speechbrain_emofilm.processing.mel import _window_and_basis, log_mel
 
 import pytest
 import torch
@@ -58,3 +58,12 @@ def test_computes_in_the_precision_of_the_wave(reference):
 def test_refuses_a_wave_that_it_cannot_frame(shape):
     with pytest.raises(ValueError, match="24000 Hz"):
         log_mel(torch.zeros(shape))
+
+
+def test_gradients_flow_after_a_call_in_inference_mode():
+    _window_and_basis.cache_clear()
+    with torch.inference_mode():
+        log_mel(torch.zeros(1, 4800))
+    wav = torch.randn(1, 4800, requires_grad=True)
+    log_mel(wav).sum().backward()
+    assert wav.grad.isfinite().all()

@@ -104,7 +104,8 @@ def write_evaluation_report(
                 scatter_png(word_rows, emotions),
                 "Words of the sentences whose emotion switches; across: the "
                 "change that was asked for, upwards: the change that was "
-                "measured, both without the mean of the utterance.",
+                "measured, both without the mean of the utterance. The line "
+                "is what was asked; rare outliers stand at the edge.",
             ),
             Picture(
                 "Which emotion each word is heard as",
@@ -365,36 +366,44 @@ def scatter_png(word_rows, emotions):
     """
     from matplotlib.figure import Figure as Canvas
 
-    colors = emotion_colors(emotions)
     canvas = Canvas(figsize=(11, 7), layout="constrained")
     grid = canvas.subplots(
         len(DIMENSIONS), len(SYSTEMS), sharex="row", sharey="row"
     )
-    for column, system in enumerate(SYSTEMS):
-        rows = [
-            row
-            for row in word_rows
-            if row["system"] == system
-            and row["part"] == "mixed"
-            and row["f0"] != ""
-        ]
-        grid[0, column].set_title(SYSTEMS[system], color=INK, fontsize=10)
-        for axes, key in zip(grid[:, column], DIMENSIONS):
-            x = _centred(rows, f"asked_{key}")
-            y = _centred(rows, key)
-            axes.scatter(
-                x, y, s=9, alpha=0.6, c=[colors[r["emotion"]] for r in rows]
-            )
-            axes.axline((0, 0), slope=1, color=INK, linewidth=0.8)
-            axes.tick_params(colors=INK, labelsize=8, length=2)
-            for spine in axes.spines.values():
-                spine.set_color(INK)
-                spine.set_alpha(0.4)
-    for axes, key in zip(grid[:, 0], DIMENSIONS):
-        axes.set_ylabel(f"measured, {UNITS[key]}", color=INK, fontsize=9)
+    rows = [r for r in word_rows if r["part"] == "mixed" and r["f0"] != ""]
+    for line, key in zip(grid, DIMENSIONS):
+        _scatter(line, rows, key, emotion_colors(emotions))
+        line[0].set_ylabel(f"measured, {UNITS[key]}", color=INK, fontsize=9)
+    for axes, name in zip(grid[0], SYSTEMS.values()):
+        axes.set_title(name, color=INK, fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("asked", color=INK, fontsize=9)
     return figure_png(canvas)
+
+
+def _scatter(line, rows, key, colors):
+    """One dimension in every system, to one scale."""
+    measured = {}
+    for system in SYSTEMS:
+        own = [row for row in rows if row["system"] == system]
+        measured[system] = _centred(own, key)
+    everything = np.concatenate([*measured.values(), [-0.1, 0.1]])
+    low, high = 1.2 * np.quantile(everything, [0.005, 0.995])
+    for axes, (system, y) in zip(line, measured.items()):
+        own = [row for row in rows if row["system"] == system]
+        axes.scatter(
+            _centred(own, f"asked_{key}"),
+            np.clip(y, low, high),
+            s=9,
+            alpha=0.6,
+            c=[colors[row["emotion"]] for row in own],
+        )
+        axes.axline((0, 0), slope=1, color=INK, linewidth=0.8)
+        axes.set_ylim(1.05 * low, 1.05 * high)
+        axes.tick_params(colors=INK, labelsize=8, length=2)
+        for spine in axes.spines.values():
+            spine.set_color(INK)
+            spine.set_alpha(0.4)
 
 
 def _centred(rows, key):
