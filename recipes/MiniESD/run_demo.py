@@ -362,11 +362,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="--number_of_steps=300",
         help="more options of train.py",
     )
-    add(
-        "--evaluate_flags",
-        default="--guidance=1.3",
-        help="more options of evaluate.py",
-    )
+    add("--evaluate_flags", default="", help="more options of evaluate.py")
     return parser.parse_args(arguments)
 
 
