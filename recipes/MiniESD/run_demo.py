@@ -13,64 +13,19 @@ Authors
 """
 
 import argparse
-import hashlib
-import json
 import os
-import resource
 import shlex
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import speechbrain_emofilm
-from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
 from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.steps import Step, StepFailed, run_steps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TTS = "recipes/ESD/emotional_tts"
-#: Long CPU work: page faults cost more than arithmetic on virtual machines,
-#: so freed memory stays in the process; idle threads sleep.
-ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "500000000",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
 SYSTEMS = ("original", "copy_synthesis", "backbone", "efilm")
 DIMENSIONS = ("f0", "energy", "duration")
-
-
-@dataclass(frozen=True)
-class Step:
-    """A part of the demo.
-
-    Arguments
-    ---------
-    name : str
-        What it does, for the reader.
-    command : list of str
-        What does it, from the repository's root.
-    folder : Path
-        Where its results go. It holds nothing else, and is removed before
-        the step is done with other options.
-    outputs : list of str
-        Files in it that are there when the step is done.
-    inputs : list of Path
-        Files that it needs beside the results of the steps before.
-    threads : int
-        Threads of each of its processes.
-    """
-
-    name: str
-    command: list[str]
-    folder: Path
-    outputs: list[str]
-    inputs: Sequence[Path] = ()
-    threads: int = 1
 
 
 def make_steps(options: argparse.Namespace) -> list[Step]:
@@ -179,78 +134,6 @@ def find_weights(folder: Path) -> list[Path]:
             "by --backbone_folder."
         )
     return weights
-
-
-def run_steps(steps: list[Step], log_file: Path) -> dict:
-    """Does what has not been done.
-
-    Arguments
-    ---------
-    steps : list of Step
-        In order.
-    log_file : Path
-        JSON file that remembers what was done, with which options.
-
-    Returns
-    -------
-    dict
-        Step to what the log holds: `seconds`, `peak_memory_mb`.
-    """
-    log = read_json(log_file) if log_file.is_file() else {}
-    key = ""
-    for number, step in enumerate(steps, start=1):
-        # A step's key holds those of the steps before it.
-        inputs = [file_fingerprint(path) for path in step.inputs]
-        content = json.dumps([key, step.command, inputs])
-        key = hashlib.sha256(content.encode()).hexdigest()[:16]
-        heading = f"[{number}/{len(steps)}] {step.name}"
-        entry = log.get(step.name)
-        if entry is None or entry["key"] != key:
-            shutil.rmtree(step.folder, ignore_errors=True)
-            entry = {"key": key, "done": False, "seconds": 0.0}
-        whole = all((step.folder / name).is_file() for name in step.outputs)
-        if entry["done"] and whole:
-            print(f"{heading}: {step.folder} is there", flush=True)
-            continue
-        print(f"{heading}\n> python {shlex.join(step.command)}", flush=True)
-        seconds = _run_timed(step, entry, log, log_file)
-        print(f"{heading}: done in {seconds:.0f} s\n", flush=True)
-    return {step.name: log[step.name] for step in steps}
-
-
-def _run_timed(step: Step, entry: dict, log: dict, log_file: Path) -> float:
-    """Does a step; the log also counts the time before an interrupt."""
-    started = time.monotonic()
-    log[step.name] = entry = {**entry, "done": False}
-    write_json(log_file, log)
-    try:
-        _run(step.command, step.threads)
-        entry["done"] = True
-    finally:
-        entry["seconds"] += round(time.monotonic() - started, 1)
-        entry["peak_memory_mb"] = _peak_memory_mb()
-        write_json(log_file, log)
-    return entry["seconds"]
-
-
-def _run(command: list[str], threads: int) -> None:
-    """Runs a script of the repository; ends the demo if it fails."""
-    environment = {**ENVIRONMENT, **os.environ}
-    environment["OMP_NUM_THREADS"] = str(threads)
-    done = subprocess.run(
-        [sys.executable, *command], cwd=REPOSITORY, env=environment
-    )
-    if done.returncode:
-        raise SystemExit(
-            f"The demo stopped at: python {shlex.join(command)}\n"
-            "The message above says why; the same `make demo` goes on here."
-        )
-
-
-def _peak_memory_mb() -> int:
-    """Of the largest process that has ended so far."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def make_summary(figures: dict, log: dict) -> dict:
@@ -378,7 +261,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.chdir(REPOSITORY)
     root = options.output_folder
     steps = make_steps(options)
-    log = run_steps(steps, root / "steps.json")
+    try:
+        log = run_steps(steps, root / "steps.json", REPOSITORY)
+    except StepFailed as error:
+        raise SystemExit(
+            f"The demo stopped: {error}\n"
+            "The message above says why; the same `make demo` goes on here."
+        ) from error
     evaluation = steps[-1].folder
     summary = make_summary(read_json(evaluation / "summary.json"), log)
     write_json(root / "summary.json", summary)

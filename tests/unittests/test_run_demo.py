@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
+from speechbrain_emofilm.utils import steps as steps_module
 from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.steps import StepFailed, run_command, run_steps
 
 import pytest
 
@@ -19,7 +21,7 @@ def ran(monkeypatch):
     """What was run; instead of running, the outputs are made."""
     commands = []
 
-    def run(command, threads):
+    def run(command, *_):
         commands.append(command[0].rsplit("/", 1)[-1])
         flags = dict(c[2:].split("=", 1) for c in command if "=" in c)
         for folder, names in {
@@ -37,7 +39,7 @@ def ran(monkeypatch):
                 for name in names:
                     write_json(Path(folder) / name, {})
 
-    monkeypatch.setattr(run_demo, "_run", run)
+    monkeypatch.setattr(steps_module, "run_command", run)
     return commands
 
 
@@ -59,7 +61,7 @@ def demo(tmp_path):
         )
         steps = run_demo.make_steps(options)
         log_file = tmp_path / "demo" / "steps.json"
-        return run_demo.run_steps(steps, log_file)
+        return run_steps(steps, log_file, run_demo.REPOSITORY)
 
     return run
 
@@ -95,16 +97,16 @@ def test_a_lost_output_is_made_again(demo, ran, tmp_path):
 
 
 def test_an_interrupted_step_goes_on(demo, ran, tmp_path, monkeypatch):
-    run = run_demo._run
+    run = steps_module.run_command
 
-    def stop_at_training(command, threads):
+    def stop_at_training(command, *options):
         if command[0].endswith("train.py"):
             write_json(tmp_path / "demo" / "model" / "save.json", {})
             raise SystemExit("stopped")
-        run(command, threads)
+        run(command, *options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_demo, "_run", stop_at_training)
+        patch.setattr(steps_module, "run_command", stop_at_training)
         with pytest.raises(SystemExit):
             demo()
     demo()
@@ -118,11 +120,30 @@ def test_a_missing_backbone_is_named(demo, tmp_path):
         demo()
 
 
-def test_a_failing_step_ends_the_demo(tmp_path):
+def test_a_failing_step_ends_the_work(tmp_path):
     script = tmp_path / "fails.py"
-    script.write_text("raise SystemExit(3)")
-    with pytest.raises(SystemExit, match="fails.py"):
-        run_demo._run([str(script)], 1)
+    script.write_text("print('why'); raise SystemExit(3)")
+    with pytest.raises(StepFailed, match="fails.py ended with code 3"):
+        run_command([str(script)], 1, tmp_path)
+    output = tmp_path / "logs" / "log.txt"
+    with pytest.raises(StepFailed, match="log.txt says why"):
+        run_command([str(script)], 1, tmp_path, output)
+    assert output.read_text() == "why\n"
+
+
+def test_a_failing_step_ends_the_demo_with_advice(demo, monkeypatch, tmp_path):
+    def fail(command, *_):
+        raise StepFailed(f"python {command[0]} ended with code 1")
+
+    monkeypatch.setattr(steps_module, "run_command", fail)
+    monkeypatch.chdir(tmp_path)  # main() changes the working folder
+    with pytest.raises(SystemExit, match="make_corpus.py(.|\n)*`make demo`"):
+        run_demo.main(
+            [
+                f"--output_folder={tmp_path / 'demo'}",
+                f"--backbone_folder={tmp_path / 'backbone'}",
+            ]
+        )
 
 
 def figures(wer):
