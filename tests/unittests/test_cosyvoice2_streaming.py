@@ -1,0 +1,205 @@
+"""Streaming flow and vocoder against what they compute for whole speech."""
+
+import gc
+import weakref
+from pathlib import Path
+
+from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
+from speechbrain_emofilm.lobes.cosyvoice2.flow_stream import FlowStream
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+ATOL = 1e-5
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return load_file(FIXTURES / "flow_small.safetensors")
+
+
+def make_flow(reference, **changes):
+    """The flow of the fixture."""
+    sizes = dict(
+        vocab_size=300,
+        token_dim=64,
+        encoder_dim=64,
+        encoder_heads=2,
+        encoder_ffn=144,
+        encoder_blocks=2,
+        encoder_up_blocks=4,
+        estimator_channels=32,
+        estimator_heads=4,
+        estimator_head_dim=16,
+        estimator_blocks=2,
+        estimator_mid_blocks=2,
+    )
+    flow = CosyVoice2Flow(**{**sizes, **changes})
+    weights = {k[2:]: v for k, v in reference.items() if k.startswith("w.")}
+    flow.load_state_dict(weights)
+    return flow.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def flow(reference):
+    return make_flow(reference)
+
+
+@pytest.fixture
+def speech(reference):
+    """Long speech and a prompt whose end lies within a chunk."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "tokens": torch.randint(300, (1, 157), generator=generator),
+        "xvector": reference["xvec"],
+        "prompt_tokens": reference["prompt_token"][:, :17],
+        "prompt_mel": reference["prompt_feat"][:, :34],
+    }
+
+
+def stream_mels(flow, speech, part=7, **options):
+    """All mels that a stream returns, one after the other."""
+    stream = FlowStream(
+        flow,
+        speech["xvector"],
+        speech.get("prompt_tokens"),
+        speech.get("prompt_mel"),
+        **{"n_timesteps": 3, **options},
+    )
+    parts = speech["tokens"].split(part, dim=1)
+    return [stream.push(part) for part in parts] + [stream.finish()]
+
+
+def whole_mel(flow, speech, **options):
+    """The mel of one call."""
+    options = {"n_timesteps": 3, "streaming": True, **options}
+    return flow.inference(**speech, lens=torch.ones(1), **options)[0]
+
+
+def assert_close(actual, expected, atol=ATOL):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0.0)
+
+
+@pytest.mark.parametrize("part", [1, 7, 60, 157])
+def test_stream_equals_the_masked_whole_however_tokens_come(flow, speech, part):
+    mels = stream_mels(flow, speech, part, left_chunks=None)
+    assert_close(torch.cat(mels, 1), whole_mel(flow, speech))
+
+
+def test_stream_without_prompt_equals_the_masked_whole(flow, speech):
+    speech = {k: v for k, v in speech.items() if "prompt" not in k}
+    mels = stream_mels(flow, speech, left_chunks=None)
+    assert_close(torch.cat(mels, 1), whole_mel(flow, speech))
+
+
+@pytest.mark.parametrize("n_tokens", [1, 25, 26, 27, 28, 50])
+def test_every_length_is_spoken_to_its_end(flow, speech, n_tokens):
+    speech = {
+        "tokens": speech["tokens"][:, :n_tokens],
+        "xvector": speech["xvector"],
+    }
+    mels = torch.cat(stream_mels(flow, speech, left_chunks=None), 1)
+    assert_close(mels, whole_mel(flow, speech))
+    assert mels.size(1) == 2 * n_tokens
+
+
+def test_stream_agrees_with_the_reference_but_for_its_last_chunk(reference):
+    """The reference's stream: chunks with a mask, the last one without."""
+    flow = make_flow(reference, chunk_size=5)
+    whole = {k: reference[k] for k in ("token", "prompt_token", "prompt_feat")}
+    stream = FlowStream(
+        flow,
+        reference["xvec"],
+        whole["prompt_token"],
+        whole["prompt_feat"],
+        left_chunks=None,
+    )
+    mel = torch.cat([stream.push(whole["token"]), stream.finish()], 1).mT
+    assert_close(mel, reference["out.stream_chunk5.mel"])
+
+
+def test_last_chunk_alone_differs_from_the_references_driver(flow, speech):
+    """The original's chunks but the last: a call with look-ahead for each;
+    the last: a call without chunks."""
+    parts = stream_mels(flow, speech, part=157, left_chunks=None)
+    n_new = parts[0].size(1) // 2
+    before = dict(speech, tokens=speech["tokens"][:, : n_new + 3])
+    assert_close(parts[0], whole_mel(flow, before, finalize=False))
+    last = whole_mel(flow, speech, streaming=False)[:, 2 * n_new :]
+    assert last.shape == parts[1].shape
+    difference = (last - parts[1]).abs()
+    assert 1e-4 < difference.mean() < 0.3 * last.std()
+
+
+def test_bounded_context_equals_the_whole_until_it_forgets(flow, speech):
+    whole = whole_mel(flow, speech)
+    bounded = torch.cat(stream_mels(flow, speech, left_chunks=2), 1)
+    # The first chunk holds the prompt and 8 tokens, then two more are kept.
+    kept = 2 * (3 * 25 - 17)
+    assert_close(bounded[:, :kept], whole[:, :kept])
+    difference = (bounded[:, kept:] - whole[:, kept:]).abs()
+    assert 1e-4 < difference.mean() < 0.3 * whole.std()
+
+
+def test_a_chunk_costs_the_same_however_much_came_before(flow, speech):
+    stream = FlowStream(
+        flow,
+        speech["xvector"],
+        speech["prompt_tokens"],
+        speech["prompt_mel"],
+        n_timesteps=2,
+        left_chunks=2,
+    )
+    flops = []
+    for chunk in torch.randint(300, (1, 200)).split(25, dim=1):
+        with FlopCounterMode(display=False) as counter:
+            assert stream.push(chunk).size(1) in (16, 50)
+        flops.append(counter.get_total_flops())
+    assert len(set(flops[4:])) == 1
+    assert flops[0] < flops[-1]
+
+
+def test_a_finished_stream_leaves_no_memory_behind(flow, speech):
+    stream = FlowStream(flow, speech["xvector"], n_timesteps=1)
+    stream.push(speech["tokens"])
+    cache = weakref.ref(stream._solver_cache)
+    del stream
+    gc.collect()
+    assert cache() is None
+
+
+def test_other_seeds_sound_different_and_leave_torch_alone(flow, speech):
+    state = torch.get_rng_state()
+    one, other = (
+        torch.cat(stream_mels(flow, speech, seed=seed), 1) for seed in (0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.allclose(one, other, atol=0.1)
+
+
+def test_mels_are_scaled_as_in_one_call(reference, speech):
+    flow = make_flow(reference, mel_mean=-6.0, mel_std=2.5)
+    mels = stream_mels(flow, speech, left_chunks=None)
+    assert_close(torch.cat(mels, 1), whole_mel(flow, speech), atol=5e-5)
+
+
+def test_misuse_is_refused(flow, speech):
+    xvector = speech["xvector"]
+    with pytest.raises(ValueError, match="or neither"):
+        FlowStream(flow, xvector, speech["prompt_tokens"])
+    with pytest.raises(ValueError, match="two frames per token"):
+        FlowStream(
+            flow,
+            xvector,
+            speech["prompt_tokens"],
+            speech["prompt_mel"][:, :-1],
+        )
+    with pytest.raises(ValueError, match="at least 1"):
+        FlowStream(flow, xvector, left_chunks=0)
+    stream = FlowStream(flow, xvector, n_timesteps=1)
+    stream.finish()
+    with pytest.raises(ValueError, match="another stream"):
+        stream.push(speech["tokens"])
