@@ -1,0 +1,1 @@
+../emotional_tts/transitions_prepare.py

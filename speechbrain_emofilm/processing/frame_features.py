@@ -1,0 +1,267 @@
+"""What all extractors of emotion features share: frames, lengths, long files.
+
+An extractor turns speech into frames from which a word's emotion can be told.
+It is called as ``features, lens = extractor(wavs, lens)`` and says where its
+frames lie: frame i is centred at ``frame_offset + i / frame_rate`` seconds,
+as :func:`~speechbrain_emofilm.processing.pooling.word_average_pooling` takes
+it. An utterance's frames do not depend on what else is in the batch.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import hashlib
+from typing import Any, Optional
+
+import torch
+
+
+class FrameFeatureExtractor(torch.nn.Module):
+    """Base class of the extractors of emotion features.
+
+    A subclass implements :meth:`encode` for utterances of at most
+    ``max_duration``. Longer ones are cut here into pieces, each with
+    ``context`` seconds of its neighbours on either side, so that memory stays
+    bounded; the frames of the context are dropped again.
+
+    Arguments
+    ---------
+    model_name : str
+        Name of the model, for caches.
+    revision : str
+        Which weights of it, for caches.
+    config : dict
+        What else changes the frames, for caches; JSON can hold it.
+    dim : int
+        Size of a frame.
+    receptive_field : int
+        Samples that the convolutions of one frame span; there is a frame for
+        each place at which so many samples fit.
+    frame_offset : float
+        Centre of frame 0, in seconds.
+    hop : int
+        Samples from one frame to the next.
+    sample_rate : int
+        Samples per second of the speech taken.
+    normalize_wav : bool
+        Whether the model takes waveforms of mean 0 and variance 1. They are
+        taken over the whole utterance without its padding.
+    speaker_normalization : bool
+        Whether frames should be normalised by the statistics of their
+        speaker before a classifier sees them. It is done when the cache is
+        read, since it takes all utterances of a speaker.
+    shortest : int, optional
+        Fewest samples of an utterance; by default ``receptive_field``.
+    max_duration : float
+        Longest piece that is encoded at once, in seconds.
+    context : float
+        Seconds of context on either side of a piece.
+
+    Raises
+    ------
+    ValueError
+        If the context leaves nothing of a piece.
+
+    Example
+    -------
+    >>> class Loudness(FrameFeatureExtractor):
+    ...     def encode(self, wavs, n_samples):
+    ...         return wavs.unfold(1, 320, 320).abs().mean(-1, keepdim=True)
+    >>> extractor = Loudness("loudness", "1", {}, dim=1, receptive_field=320)
+    >>> features, lens = extractor(torch.ones(2, 3200), torch.tensor([1, 0.5]))
+    >>> features.shape, lens
+    (torch.Size([2, 10, 1]), tensor([1.0000, 0.5000]))
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        revision: str,
+        config: dict[str, Any],
+        dim: int,
+        receptive_field: int,
+        frame_offset: float = 0.0,
+        hop: int = 320,
+        sample_rate: int = 16000,
+        normalize_wav: bool = False,
+        speaker_normalization: bool = False,
+        shortest: Optional[int] = None,
+        max_duration: float = 30.0,
+        context: float = 1.0,
+    ):
+        super().__init__()
+        if max_duration <= 2 * context:
+            raise ValueError(
+                f"max_duration is {max_duration:g} s, but the context on both "
+                f"sides of a piece takes {2 * context:g} s: raise "
+                "max_duration."
+            )
+        self.model_name = model_name
+        self.revision = revision
+        self.config = {
+            **config,
+            "max_duration": max_duration,
+            "context": context,
+        }
+        self.dim = dim
+        self.receptive_field = receptive_field
+        self.frame_offset = frame_offset
+        self.hop = hop
+        self.sample_rate = sample_rate
+        self.normalize_wav = normalize_wav
+        self.speaker_normalization = speaker_normalization
+        self.shortest = shortest or receptive_field
+        self.max_frames = int(max_duration * sample_rate) // hop
+        self.context_frames = int(context * sample_rate) // hop
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop
+
+    def n_frames(self, n_samples: torch.Tensor) -> torch.Tensor:
+        """Counts the frames of utterances.
+
+        Arguments
+        ---------
+        n_samples : torch.Tensor
+            Numbers of samples (B,), long.
+
+        Returns
+        -------
+        torch.Tensor
+            Numbers of frames (B,), long; none for fewer samples than a frame
+            spans.
+        """
+        frames = (n_samples - self.receptive_field) // self.hop + 1
+        return frames.clamp(min=0)
+
+    def encode(
+        self, wavs: torch.Tensor, n_samples: torch.Tensor
+    ) -> torch.Tensor:
+        """Computes frames; to be implemented by the subclass.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, T), 0 after their end.
+        n_samples : torch.Tensor
+            Their numbers of samples (B,), long, the longest T.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames (B, F, D). Those after an utterance's end may hold
+            anything, the others may not depend on the batch.
+        """
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def forward(
+        self, wavs: torch.Tensor, lens: Optional[torch.Tensor] = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Extracts the frames of a batch.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, T) at ``sample_rate``.
+        lens : Optional[torch.Tensor]
+            Relative lengths (B,); all full if None.
+
+        Returns
+        -------
+        features : torch.Tensor
+            Frames (B, F, D), 0 after an utterance's end.
+        lens : torch.Tensor
+            Their relative lengths (B,).
+
+        Raises
+        ------
+        ValueError
+            If an utterance is too short.
+        """
+        if lens is None:
+            lens = torch.ones(len(wavs), device=wavs.device)
+        n_samples = torch.round(lens.float() * wavs.shape[1]).long()
+        n_frames = self.n_frames(n_samples)
+        if n_samples.min() < self.shortest:
+            raise ValueError(
+                f"Item {int(n_samples.argmin())} of the batch has "
+                f"{int(n_samples.min())} samples at {self.sample_rate} Hz, "
+                f"but {self.model_name} needs {self.shortest}: leave such an "
+                "utterance out."
+            )
+        wavs = self._prepared(wavs, n_samples)
+        if n_frames.max() <= self.max_frames:
+            features = self.encode(wavs, n_samples)[:, : n_frames.max()]
+        else:
+            features = torch.nn.utils.rnn.pad_sequence(
+                [
+                    self._encode_in_pieces(wav[:samples], int(frames))
+                    for wav, samples, frames in zip(wavs, n_samples, n_frames)
+                ],
+                batch_first=True,
+            )
+        frame = torch.arange(features.shape[1], device=features.device)
+        padding = frame >= n_frames.to(features.device)[:, None]
+        features = features.masked_fill(padding[..., None], 0.0)
+        return features, n_frames / n_frames.max()
+
+    def _prepared(self, wavs, n_samples):
+        """Waveforms that end with zeros, normalised if the model wants it."""
+        longest = int(n_samples.max())
+        prepared = torch.zeros_like(wavs[:, :longest])
+        for row, wav, samples in zip(prepared, wavs, n_samples):
+            wav = wav[:samples]
+            if self.normalize_wav:
+                wav = torch.nn.functional.layer_norm(wav, wav.shape)
+            row[:samples] = wav
+        return prepared
+
+    def _encode_in_pieces(self, wav, n_frames):
+        """Frames (F, D) of one utterance of any length."""
+        step = self.max_frames - 2 * self.context_frames
+        if n_frames <= self.max_frames:
+            step = n_frames
+        pieces = []
+        for start in range(0, n_frames, step):
+            first = max(0, start - self.context_frames)
+            last = min(n_frames, start + step + self.context_frames)
+            end = last * self.hop
+            if self.receptive_field > self.hop:
+                end += self.receptive_field - self.hop
+            piece = wav[None, first * self.hop : end]
+            samples = torch.tensor([piece.shape[1]], device=wav.device)
+            frames = self.encode(piece, samples)[0]
+            pieces.append(frames[start - first : start - first + step])
+        return torch.cat(pieces)[:n_frames]
+
+
+def weights_fingerprint(module: torch.nn.Module) -> str:
+    """Names a module's weights by their content.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Any.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> before = weights_fingerprint(layer)
+    >>> _ = torch.nn.init.zeros_(layer.bias)
+    >>> before == weights_fingerprint(layer)
+    False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        values = tensor.detach().cpu().contiguous()
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
