@@ -8,8 +8,9 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Union
 
+import torch
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
@@ -133,3 +134,41 @@ class AtomicCheckpointer(Checkpointer):
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(_UNFINISHED + path.name)
+
+
+def load_strictly(module: torch.nn.Module, path: Union[str, Path]) -> None:
+    """Loads a module's weights, all of them: a hook for a ``Pretrainer``.
+
+    Without a hook, SpeechBrain leaves weights that the file lacks as they
+    were made, at random, with a warning.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Gets the weights.
+    path : str or Path
+        A file of ``torch.save``; it is read as tensors only.
+
+    Raises
+    ------
+    ValueError
+        If the file's weights are not the module's.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "layer.ckpt"
+    >>> torch.save(torch.nn.Linear(2, 2, bias=False).state_dict(), path)
+    >>> load_strictly(torch.nn.Linear(2, 2), path)
+    Traceback (most recent call last):
+    ...
+    ValueError: ...layer.ckpt does not fit Linear (... "bias"...
+    """
+    state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        module.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit {type(module).__name__} "
+            f"({' '.join(str(error).split())}): load it with the hparams it "
+            "was trained with."
+        ) from error

@@ -189,6 +189,57 @@ def test_one_line_swaps_the_fusion(pristine_world, tmp_path, fusion, kind):
     assert newest_checkpoint(output)
 
 
+@pytest.mark.parametrize("training", ["lora", "joint"])
+def test_an_opened_backbone_trains_resumes_and_speaks(
+    pristine_world, tmp_path, training
+):
+    options = dict(backbone_training=training, ckpt_interval_steps=1)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    brain = run_script(
+        "train.py", recipe_flags(pristine_world, whole, **options)
+    )["brain"]
+    trained = torch.load(whole / "open_backbone.ckpt")
+    assert trained.keys() == brain.hparams.open_backbone.opened.keys()
+    assert all(("adapter" in name) == (training == "lora") for name in trained)
+
+    flags = recipe_flags(pristine_world, resumed, **options)
+    run = start("killed_run.py", "step", 8, *flags)  # of 3 x 4
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    run_script("train.py", flags)
+    assert_same(torch.load(resumed / "open_backbone.ckpt"), trained)
+
+    synthesizer = EmoFiLMSynthesizer.from_hparams(whole)
+    spoken = dict(synthesizer.mods.emofilm.llm.named_parameters())
+    for name, weight in trained.items():
+        assert torch.equal(spoken[name], weight), name
+    assert synthesizer.synthesize("<sad>He left.</sad>").wav.isfinite().all()
+
+
+def test_a_checkpoint_that_lacks_weights_does_not_speak(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "output")
+    path = folder / "efilm.ckpt"
+    weights = torch.load(path)
+    weights.popitem()
+    torch.save(weights, path)
+    with pytest.raises(ValueError, match="efilm.ckpt does not fit.*Missing"):
+        EmoFiLMSynthesizer.from_hparams(folder)
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        "!include:../../../../hparams/fusion/none.yaml {text_dim: 16}",
+        "!new:speechbrain_emofilm.lobes.efilm.NoFusion {text_dim: 16}",
+    ],
+)
+def test_a_fusion_that_the_command_line_cannot_swap_is_an_error(
+    pristine_world, tmp_path, fusion
+):
+    flags = recipe_flags(pristine_world, tmp_path / "output", fusion=fusion)
+    with pytest.raises(ValueError, match="fusion is still a FiLM.*list of"):
+        run_script("train.py", flags)
+
+
 def test_dynamic_batches_keep_to_their_length(pristine_world, tmp_path):
     flags = recipe_flags(
         pristine_world,

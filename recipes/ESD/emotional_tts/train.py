@@ -4,7 +4,8 @@
 An emotion encoder and a fusion layer (FiLM by default) modulate the text
 embeddings of a frozen CosyVoice2 language model, so that each word is spoken
 with the emotion it is given (https://arxiv.org/abs/2509.20378). Only they,
-the speech head and the auxiliary emotion classifier are trained.
+the speech head and the auxiliary emotion classifier are trained, unless
+`backbone_training` opens more.
 
 To run this recipe, make the speech tokens once, then train:
 > python extract_speech_tokens.py hparams/mini.yaml --data_folder /path/to/ESD
@@ -46,6 +47,7 @@ from speechbrain_emofilm.dataio.speech_tokens import (
 )
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import atomic_path
+from speechbrain_emofilm.utils.hparams import check_overrides
 
 import numpy as np
 import speechbrain as sb
@@ -225,24 +227,35 @@ class EmoFiLMBrain(sb.Brain):
             self.lr[name] = schedule(optimizer, self.optimizer_step)
 
     def init_optimizers(self):
-        """Makes one optimizer for the conditioner and one for the head.
+        """Makes one optimizer each for conditioner, head and backbone.
 
         Each has its own learning rate, and one parameter group because
-        SpeechBrain clips the gradients of the first group only.
+        SpeechBrain clips the gradients of the first group only. A frozen
+        backbone has none.
         """
         model = self.modules.emofilm
         model = getattr(model, "module", model)  # inside DDP
-        head = list(model.llm.llm_decoder.parameters())
-        in_head = {id(parameter) for parameter in head}
+        head, backbone = [], []
+        for name, parameter in model.llm.named_parameters():
+            if parameter.requires_grad:
+                in_head = name.startswith("llm_decoder.")
+                (head if in_head else backbone).append(parameter)
+        in_llm = {id(parameter) for parameter in model.llm.parameters()}
         conditioner = [
             parameter
             for parameter in model.parameters()
-            if parameter.requires_grad and id(parameter) not in in_head
+            if parameter.requires_grad and id(parameter) not in in_llm
         ]
         self.optimizers_dict = {
             "conditioner": self.hparams.opt_class(conditioner),
             "head": self.hparams.head_opt_class(head),
         }
+        if backbone:
+            optimizer = self.hparams.backbone_opt_class(backbone)
+            self.optimizers_dict["backbone"] = optimizer
+            self.checkpointer.add_recoverable(
+                "open_backbone", self.hparams.open_backbone
+            )
         self.lr = {}
         for name, optimizer in self.optimizers_dict.items():
             self.checkpointer.add_recoverable(f"optimizer_{name}", optimizer)
@@ -579,7 +592,9 @@ def export_synthesizer(hparams, hparams_file, overrides):
     """
     folder = Path(hparams["output_folder"])
     best = hparams["checkpointer"].find_checkpoint(min_key="speech_loss")
-    for name in ("efilm", "llm_decoder"):
+    for name in {"efilm", "llm_decoder", "open_backbone"} & set(
+        best.paramfiles
+    ):
         with atomic_path(folder / f"{name}.ckpt") as temporary:
             shutil.copyfile(best.paramfiles[name], temporary)
     with open(hparams_file, encoding="utf-8") as fin:
@@ -597,6 +612,7 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
+    check_overrides(hparams, hparams_file, overrides)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
