@@ -1,0 +1,244 @@
+"""Results of experiments: a row for each run, and a table of the variants.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from speechbrain_emofilm.utils.files import atomic_path, read_json
+
+import numpy as np
+from scipy.stats import t as student_t
+
+SYSTEM = "efilm"
+#: Systems of evaluate.py that no training changes, in the table's order.
+REFERENCES = ("original", "copy_synthesis", "backbone")
+KEYS = ("experiment", "variant", "seed")
+#: Column of the CSV file to its heading in the table, and its format.
+HEADINGS = {
+    "wer": ("WER (%)", 100),
+    "word_emotion_accuracy": ("word emotion accuracy (%)", 100),
+    "within_utterance_correlation.f0": ("control of F0", 1),
+    "within_utterance_correlation.energy": ("of energy", 1),
+    "within_utterance_correlation.duration": ("of duration", 1),
+    "transitions_as_asked": ("transitions as asked (%)", 100),
+    "mos": ("predicted MOS", 1),
+}
+
+
+def estimates(figures: Mapping, prefix: str = "") -> dict[str, float]:
+    """Flattens a system's figures.
+
+    Arguments
+    ---------
+    figures : dict
+        A part of evaluate.py's summary. A mapping with ``low`` and ``high``
+        is an estimate, whose value comes first.
+    prefix : str
+        Put before the names.
+
+    Returns
+    -------
+    dict
+        Name to value, ``name_low`` and ``name_high`` to its 95 % interval.
+
+    Example
+    -------
+    >>> estimates({"wer": {"wer": 0.1, "low": 0.0, "high": 0.2, "words": 9}})
+    {'wer': 0.1, 'wer_low': 0.0, 'wer_high': 0.2}
+    """
+    found = {}
+    for name, content in figures.items():
+        if not isinstance(content, dict):
+            continue
+        if {"low", "high"} <= content.keys():
+            found[prefix + name] = next(iter(content.values()))
+            found[f"{prefix}{name}_low"] = content["low"]
+            found[f"{prefix}{name}_high"] = content["high"]
+        found.update(estimates(content, f"{prefix}{name}."))
+    return found
+
+
+def read_row(
+    folder: Path, experiment: str, variant: str, seed: int, command: str
+) -> dict:
+    """Reads what came out of a run.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the run, with `model` and `evaluation`.
+    experiment : str
+        The experiment's name.
+    variant : str
+        The variant's name.
+    seed : int
+        Of the training.
+    command : str
+        The training's.
+
+    Returns
+    -------
+    dict
+        Row of the results: figures, the losses of the test set that the
+        training has logged, and the command.
+    """
+    figures = read_json(folder / "evaluation" / "summary.json")[SYSTEM]
+    log = (folder / "model" / "train_log.txt").read_text(encoding="utf-8")
+    tested = re.findall(r"test (\w+): ([-+.e\d]+)", log.splitlines()[-1])
+    return {
+        "experiment": experiment,
+        "variant": variant,
+        "seed": str(seed),
+        **_rounded(estimates(figures)),
+        **{f"test_{name}": value for name, value in tested},
+        "command": command,
+    }
+
+
+def reference_rows(folder: Path, experiment: str) -> list[dict]:
+    """Reads the figures of the systems that no training changes.
+
+    Arguments
+    ---------
+    folder : Path
+        Of any run.
+    experiment : str
+        The experiment's name.
+
+    Returns
+    -------
+    list of dict
+        Rows without a seed.
+    """
+    figures = read_json(folder / "evaluation" / "summary.json")
+    return [
+        {
+            "experiment": experiment,
+            "variant": name,
+            "seed": "",
+            **_rounded(estimates(figures[name])),
+        }
+        for name in REFERENCES
+        if name in figures
+    ]
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.4f}" for name, value in values.items()}
+
+
+def update_rows(
+    path: Path, rows: Sequence[Mapping], order: Sequence[str]
+) -> list[dict]:
+    """Adds rows to a results file.
+
+    Arguments
+    ---------
+    path : Path
+        A CSV file; made if there is none.
+    rows : list of dict
+        They take the place of those of the same variant and seed.
+    order : list of str
+        The variants; one that is not among them is dropped.
+
+    Returns
+    -------
+    list of dict
+        All rows of the file.
+    """
+    merged = {}
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            merged = {_key(row): row for row in csv.DictReader(file)}
+    merged.update((_key(row), row) for row in rows)
+    kept = [row for row in merged.values() if row["variant"] in order]
+    kept.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
+    # Fields in the order of their first row; the command comes last.
+    fields = dict.fromkeys(KEYS)
+    fields.update(dict.fromkeys(name for row in kept for name in row))
+    fields.pop("command", None)
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, [*fields, "command"], restval="")
+        writer.writeheader()
+        writer.writerows(kept)
+    return kept
+
+
+def _key(row: Mapping) -> tuple[str, ...]:
+    return tuple(row[name] for name in KEYS)
+
+
+def write_table(
+    path: Path, rows: Sequence[Mapping], commands: Mapping[str, str]
+) -> str:
+    """Writes the variants' means with their intervals as Markdown.
+
+    Arguments
+    ---------
+    path : Path
+        Where to.
+    rows : list of dict
+        Of the results file.
+    commands : dict
+        Variant to the command of its training.
+
+    Returns
+    -------
+    str
+        The table.
+    """
+    columns = [name for name in HEADINGS if any(row.get(name) for row in rows)]
+    headings = [HEADINGS[name][0] for name in columns]
+    lines = [
+        "| " + " | ".join(["variant", "seeds", *headings, "command"]) + " |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["variant"], []).append(row)
+    for variant, group in groups.items():
+        seeds = sum(row["seed"] != "" for row in group) or ""
+        cells = [_cell(group, name, HEADINGS[name][1]) for name in columns]
+        command = commands.get(variant, "")
+        if command:
+            command = "`" + command.replace("|", "\\|") + "`"
+        cells = [variant, str(seeds), *cells, command]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Held-out sentences. Mean over the seeds ± half of its 95 % interval "
+        "(Student's t), and in brackets the 95 % interval of the utterances "
+        "(bootstrap, mean over the seeds). Control is the correlation of the "
+        "asked and the measured change of a word within its utterance.",
+    ]
+    table = "\n".join(lines) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(table, encoding="utf-8")
+    return table
+
+
+def _cell(rows: Sequence[Mapping], name: str, scale: float) -> str:
+    """Mean, interval over seeds and over utterances of one figure."""
+    found = [row for row in rows if row.get(name)]
+    if not found:
+        return ""
+    values, lows, highs = (
+        np.array([float(row[key]) for row in found]) * scale
+        for key in (name, f"{name}_low", f"{name}_high")
+    )
+    digits = 1 if scale == 100 else 2
+    cell = f"{values.mean():.{digits}f}"
+    if len(values) > 1:
+        quantile = student_t.ppf(0.975, len(values) - 1)
+        half = quantile * values.std(ddof=1) / math.sqrt(len(values))
+        cell += f" ± {half:.{digits}f}"
+    return f"{cell} ({lows.mean():.{digits}f} to {highs.mean():.{digits}f})"

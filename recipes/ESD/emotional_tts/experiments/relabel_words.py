@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Changes the emotion of a share of the words at random, as a bad labeler.
+
+> python relabel_words.py 0.3 --truth_file /path/to/MiniESD/word_labels.json \
+    --label_file noisy/word_labels.json --seed 1986
+
+A changed word gets any other emotion of the file, all equally likely, and the
+intensity of a random word that has this emotion. Times stay.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    read_word_labels,
+    write_word_labels,
+)
+from speechbrain_emofilm.utils.files import read_json
+
+
+def relabel(
+    labels: Mapping[str, UtteranceLabels], share: float, seed: int
+) -> dict[str, UtteranceLabels]:
+    """Changes the emotion of words at random.
+
+    Arguments
+    ---------
+    labels : dict
+        Utterance id to its labels. Unlabelled words stay so.
+    share : float
+        Of the labelled words that are changed, 0 to 1.
+    seed : int
+        Of the choice.
+
+    Returns
+    -------
+    dict
+        Utterance id to its labels.
+
+    Raises
+    ------
+    ValueError
+        If the share is not within 0 to 1, or there is one emotion only.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"The share is {share}: give one from 0 to 1.")
+    intensities = {}
+    places = []
+    for name, utterance in labels.items():
+        for index, word in enumerate(utterance.words):
+            if word.emotion is not None:
+                intensities.setdefault(word.emotion, []).append(word.intensity)
+                places.append((name, index))
+    emotions = sorted(intensities)
+    if len(emotions) < 2:
+        raise ValueError(
+            f"The words have {len(emotions)} emotions: relabelling needs two."
+        )
+    rng = random.Random(seed)
+    words = {name: list(labels[name].words) for name in labels}
+    for name, index in rng.sample(places, round(share * len(places))):
+        word = words[name][index]
+        other = rng.choice([e for e in emotions if e != word.emotion])
+        words[name][index] = replace(
+            word,
+            emotion=other,
+            probs=None,
+            intensity=rng.choice(intensities[other]),
+            confidence=None,
+        )
+    source = {"relabelled_words": share, "seed": seed}
+    return {
+        name: UtteranceLabels(words[name], {**utterance.source, **source})
+        for name, utterance in labels.items()
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads labels and writes changed ones.
+
+    Arguments
+    ---------
+    arguments : list of str, optional
+        The command line; ``sys.argv`` if None.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("share", type=float, help="of the words, 0 to 1")
+    add("--truth_file", type=Path, required=True)
+    add("--label_file", type=Path, required=True, help="is written")
+    add("--seed", type=int, default=1986)
+    options = parser.parse_args(arguments)
+    emotions = sorted(
+        {
+            word["emotion"]
+            for utterance in read_json(options.truth_file).values()
+            for word in utterance["words"]
+            if word.get("emotion")
+        }
+    )
+    labels = read_word_labels(options.truth_file, emotions)
+    noisy = relabel(labels, options.share, options.seed)
+    write_word_labels(options.label_file, noisy, emotions)
+
+
+if __name__ == "__main__":
+    main()

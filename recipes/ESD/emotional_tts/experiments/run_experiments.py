@@ -1,0 +1,498 @@
+#!/usr/bin/env python3
+"""Trains and evaluates the variants of an experiment, and tabulates them.
+
+> python run_experiments.py fusion.yaml --seeds 1986 1987 1988 \
+    --data_folder /path/to/MiniESD --prepared_folder /path/to/prepared
+
+Needs the speech tokens of ../extract_speech_tokens.py. Every variant is
+trained by ../train.py and evaluated on held-out sentences by ../evaluate.py,
+once for each seed. The same command goes on where it was stopped, and does
+nothing twice; other seeds or variants are added to the table.
+
+An experiment's file has:
+
+* `train`, `evaluate`: hyperparameters of all variants (both optional);
+* `variants`: by name, each with its own `train` and `evaluate`, and with
+  `relabelled_words`, a share of the words whose emotion is changed at random
+  before training (all optional).
+
+It leaves `results/EXPERIMENT.csv`, with one row for each run, and
+`results/EXPERIMENT.md`, with one for each variant and its command beside it.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.steps import Step, StepFailed, run_steps
+
+import numpy as np
+import yaml
+from experiment_results import (
+    REFERENCES,
+    read_row,
+    reference_rows,
+    update_rows,
+    write_table,
+)
+
+HERE = Path(__file__).resolve().parent
+RECIPE = HERE.parent
+TRAIN_HPARAMS = "hparams/mini.yaml"
+EVALUATE_HPARAMS = "hparams/evaluate_mini.yaml"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed in one variant of an experiment.
+
+    Arguments
+    ---------
+    name : str
+        Its name in the table.
+    train : dict
+        Hyperparameters of train.py that differ from the file's.
+    evaluate : dict
+        Those of evaluate.py.
+    relabelled_words : float
+        Share of the words whose emotion is changed at random.
+    """
+
+    name: str
+    train: Mapping
+    evaluate: Mapping
+    relabelled_words: float = 0.0
+
+    @property
+    def command(self) -> str:
+        """The training, without folders and seed."""
+        parts = ["python", "train.py", TRAIN_HPARAMS, *as_flags(self.train)]
+        if self.relabelled_words:
+            relabel = f"experiments/relabel_words.py {self.relabelled_words:g}"
+            return f"python {relabel} && {shlex.join(parts)}"
+        return shlex.join(parts)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A variant with a seed.
+
+    Arguments
+    ---------
+    variant : Variant
+        What is trained.
+    seed : int
+        Of its training.
+    folder : Path
+        Where all that it makes goes.
+    steps : list of Step
+        What has to be done; the last one is the evaluation.
+    """
+
+    variant: Variant
+    seed: int
+    folder: Path
+    steps: list[Step]
+
+
+def read_experiment(path: Path) -> list[Variant]:
+    """Reads an experiment's file.
+
+    Arguments
+    ---------
+    path : Path
+        A YAML file.
+
+    Returns
+    -------
+    list of Variant
+
+    Raises
+    ------
+    ValueError
+        If the file has other keys, or a hyperparameter that the recipe
+        lacks.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _check_keys(path, content, {"train", "evaluate", "variants"})
+    variants = []
+    for name, changes in (content.get("variants") or {}).items():
+        place = f"{path}, variant {name}"
+        changes = changes or {}
+        _check_keys(place, changes, {"train", "evaluate", "relabelled_words"})
+        variant = Variant(
+            str(name),
+            {**content.get("train", {}), **changes.get("train", {})},
+            {**content.get("evaluate", {}), **changes.get("evaluate", {})},
+            changes.get("relabelled_words", 0.0),
+        )
+        _check_hparams(place, variant.train, TRAIN_HPARAMS)
+        _check_hparams(place, variant.evaluate, EVALUATE_HPARAMS)
+        if variant.name in REFERENCES:
+            raise ValueError(f"{place}: the name is a reference's; change it.")
+        variants.append(variant)
+    if not variants:
+        raise ValueError(f"{path} has no variants: name some.")
+    return variants
+
+
+def _check_keys(place: object, content: object, known: set[str]) -> None:
+    if not isinstance(content, dict) or set(content) - known:
+        raise ValueError(
+            f"{place} must be a mapping with the keys "
+            f"{', '.join(sorted(known))} only."
+        )
+
+
+def _check_hparams(place: str, changes: Mapping, hparams_file: str) -> None:
+    document = yaml.compose((RECIPE / hparams_file).read_text())
+    known = {key.value for key, _ in document.value}
+    for name in changes:
+        if name not in known:
+            raise ValueError(
+                f"{place}: {hparams_file} has no {name}; correct the name."
+            )
+
+
+def as_flags(hparams: Mapping) -> list[str]:
+    """Writes hyperparameters for a command line.
+
+    Arguments
+    ---------
+    hparams : dict
+        Name to value.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> as_flags({"lr": 1e-05, "emotion_loss": {"position": "input"}})
+    ['--lr=0.00001', '--emotion_loss={"position": "input"}']
+    """
+
+    def as_text(value):
+        if isinstance(value, float):  # never 1e-05, text to some YAML readers
+            return np.format_float_positional(value, trim="0")
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return [f"--{name}={as_text(value)}" for name, value in hparams.items()]
+
+
+def make_run(
+    variant: Variant, seed: int, folder: Path, options: argparse.Namespace
+) -> Run:
+    """Lists what a variant needs to be done.
+
+    Arguments
+    ---------
+    variant : Variant
+        What is trained.
+    seed : int
+        Of its training.
+    folder : Path
+        Where all that it makes goes.
+    options : argparse.Namespace
+        Of the command line.
+
+    Returns
+    -------
+    Run
+    """
+    common = [
+        f"--data_folder={options.data_folder}",
+        f"--prepared_folder={options.prepared_folder}",
+        f"--backbone_folder={options.backbone_folder}",
+        *shlex.split(options.flags),
+    ]
+    model, labels = folder / "model", folder / "labels" / "word_labels.json"
+    inputs = find_inputs(options)
+    steps, train = [], dict(variant.train)
+    if variant.relabelled_words:
+        train.update(label_source="labels", label_file=str(labels))
+        steps.append(
+            Step(
+                "Relabel words",
+                [
+                    "experiments/relabel_words.py",
+                    f"{variant.relabelled_words:g}",
+                    f"--truth_file={options.data_folder}/word_labels.json",
+                    f"--label_file={labels}",
+                    f"--seed={seed}",
+                ],
+                labels.parent,
+                [labels.name],
+                [options.data_folder / "word_labels.json"],
+            )
+        )
+    evaluate = {"n_shown": 2, "workers": 1 if options.jobs > 1 else 2}
+    steps += [
+        Step(
+            "Train",
+            [
+                "train.py",
+                TRAIN_HPARAMS,
+                *common,
+                f"--output_folder={model}",
+                f"--seed={seed}",
+                "--skip_prep=True",
+                *shlex.split(options.train_flags),
+                *as_flags(train),
+            ],
+            model,
+            ["synthesizer.yaml", "efilm.ckpt", "llm_decoder.ckpt"],
+            inputs,
+            options.threads,
+        ),
+        Step(
+            "Evaluate",
+            [
+                "evaluate.py",
+                EVALUATE_HPARAMS,
+                *common,
+                f"--model_folder={model}",
+                f"--output_folder={folder / 'evaluation'}",
+                f"--reference_folder={options.output_folder / 'references'}",
+                *as_flags(evaluate),
+                *shlex.split(options.evaluate_flags),
+                *as_flags(variant.evaluate),
+            ],
+            folder / "evaluation",
+            ["summary.json"],
+            threads=options.threads,
+        ),
+    ]
+    return Run(variant, seed, folder, steps)
+
+
+def find_inputs(options: argparse.Namespace) -> list[Path]:
+    """Finds the files whose change makes every training stale.
+
+    Arguments
+    ---------
+    options : argparse.Namespace
+        Of the command line.
+
+    Returns
+    -------
+    list of Path
+        Manifests, speech tokens, word labels and the backbone's weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one is missing.
+    """
+    prepared = options.prepared_folder
+    tokens = prepared / "speech_tokens.safetensors"
+    for path, fix in (
+        (options.data_folder / "word_labels.json", "recipes/MiniESD makes one"),
+        (prepared / "train.json", "run ../extract_speech_tokens.py first"),
+        (tokens, "run ../extract_speech_tokens.py first"),
+    ):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: {fix}.")
+    weights = find_file(f"{options.backbone_folder}/llm.safetensors").parent
+    return [
+        options.data_folder / "word_labels.json",
+        *sorted(prepared.glob("*.json")),
+        tokens,
+        *sorted(weights.glob("*.safetensors")),
+    ]
+
+
+def run_all(runs: Sequence[Run], jobs: int) -> list[str]:
+    """Does the runs, some at a time.
+
+    Arguments
+    ---------
+    runs : list of Run
+        All of them.
+    jobs : int
+        How many at once. With more than one, what they print goes to
+        `log.txt` in their folders.
+
+    Returns
+    -------
+    list of str
+        What went wrong, a line for each run that failed.
+    """
+    references = threading.Lock()
+    made = threading.Event()
+
+    def do(run):
+        print(f"== {run.variant.name}, seed {run.seed}", flush=True)
+        options = (run.folder / "steps.json", RECIPE)
+        output = run.folder / "log.txt" if jobs > 1 else None
+        run_steps(run.steps[:-1], *options, output)
+        # All share the speech that no training changes: the first
+        # evaluation makes it, and the others wait.
+        with nullcontext() if made.is_set() else references:
+            run_steps(run.steps, *options, output)
+            made.set()
+
+    failures = []
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(do, run) for run in runs]
+        for run, future in zip(runs, futures):
+            try:
+                future.result()
+            except StepFailed as error:
+                failures.append(f"{run.variant.name}, {run.seed}: {error}")
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return failures
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line.
+
+    Arguments
+    ---------
+    arguments : list of str, optional
+        ``sys.argv`` if None.
+
+    Returns
+    -------
+    argparse.Namespace
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("experiments", nargs="+", type=Path, help="YAML files")
+    add("--seeds", nargs="+", type=int, default=[1986, 1987, 1988])
+    add("--variants", nargs="+", help="only these")
+    add("--data_folder", type=Path, required=True, help="the corpus")
+    add("--prepared_folder", type=Path, required=True)
+    add(
+        "--output_folder",
+        type=Path,
+        default=RECIPE / "results" / "experiments",
+        help="models and speech",
+    )
+    add("--results_folder", type=Path, default=HERE / "results")
+    add("--backbone_folder", default="speechbrain_emofilm/assets/mini")
+    add("--jobs", type=int, default=1, help="runs at a time")
+    add("--threads", type=int, default=1, help="of each run")
+    add("--flags", default="--device=cpu", help="more options of both scripts")
+    add("--train_flags", default="", help="more options of train.py")
+    add("--evaluate_flags", default="", help="more options of evaluate.py")
+    options = parser.parse_args(arguments)
+    for name in ("data_folder", "prepared_folder", "output_folder"):
+        setattr(options, name, getattr(options, name).resolve())
+    if Path(options.backbone_folder).is_dir():
+        options.backbone_folder = Path(options.backbone_folder).resolve()
+    return options
+
+
+def choose(
+    variants: Sequence[Variant], names: Sequence[str] | None, place: Path
+) -> list[Variant]:
+    """Chooses variants by name.
+
+    Arguments
+    ---------
+    variants : list of Variant
+        All of them.
+    names : list of str, optional
+        All if None.
+    place : Path
+        Where they are written, for messages.
+
+    Returns
+    -------
+    list of Variant
+
+    Raises
+    ------
+    ValueError
+        If there is no variant of that name.
+    """
+    known = {variant.name: variant for variant in variants}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(
+                f"{place} has no variant {name}: give some of "
+                f"{', '.join(known)}."
+            )
+    return [known[name] for name in names or known]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs experiments.
+
+    Arguments
+    ---------
+    arguments : list of str, optional
+        The command line; ``sys.argv`` if None.
+    """
+    options = parse(arguments)
+    planned = {}
+    for path in options.experiments:
+        path = path if path.is_file() else HERE / path
+        variants = read_experiment(path)
+        planned[path.stem] = (
+            variants,
+            [
+                make_run(
+                    variant,
+                    seed,
+                    options.output_folder
+                    / path.stem
+                    / variant.name
+                    / str(seed),
+                    options,
+                )
+                for seed in options.seeds
+                for variant in choose(variants, options.variants, path)
+            ],
+        )
+    all_runs = [run for _, runs in planned.values() for run in runs]
+    failures = run_all(all_runs, options.jobs)
+    for experiment, (variants, runs) in planned.items():
+        done = [run for run in runs if (run.folder / "evaluation").is_dir()]
+        rows = [
+            read_row(
+                run.folder,
+                experiment,
+                run.variant.name,
+                run.seed,
+                f"{run.variant.command} --seed={run.seed}",
+            )
+            for run in done
+            if (run.folder / "evaluation" / "summary.json").is_file()
+        ]
+        if not rows:
+            continue
+        rows += reference_rows(done[-1].folder, experiment)
+        order = [*REFERENCES, *(variant.name for variant in variants)]
+        results = options.results_folder / f"{experiment}.csv"
+        rows = update_rows(results, rows, order)
+        commands = {variant.name: variant.command for variant in variants}
+        table = write_table(results.with_suffix(".md"), rows, commands)
+        print(f"\n{table}\n{results}")
+    if failures:
+        failed = "\n".join(failures)
+        raise SystemExit(
+            f"{len(failures)} of {len(all_runs)} runs failed; the same "
+            f"command goes on with them:\n{failed}"
+        )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    main()

@@ -1,0 +1,410 @@
+"""Experiments train what they name, go on where they stopped, and tabulate."""
+
+import csv
+import shlex
+import sys
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    WordLabel,
+    read_word_labels,
+    write_word_labels,
+)
+from speechbrain_emofilm.lobes.efilm import (
+    AdditiveFusion,
+    ConcatenationFusion,
+    FiLM,
+    NoFusion,
+)
+from speechbrain_emofilm.utils import steps as steps_module
+from speechbrain_emofilm.utils.files import write_json
+from speechbrain_emofilm.utils.hparams import check_overrides
+from speechbrain_emofilm.utils.steps import StepFailed
+
+import pytest
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from tiny_world import EMOTIONS, HPARAMS, RECIPE, REPOSITORY
+
+FOLDER = RECIPE / "experiments"
+sys.path.insert(0, str(FOLDER))
+import experiment_results  # noqa: E402
+import relabel_words  # noqa: E402
+import run_experiments  # noqa: E402
+
+sys.path.remove(str(FOLDER))
+
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+# --- The experiments -------------------------------------------------------
+
+
+def load_hparams(train, world):
+    """Hyperparameters of train.py as a variant changes them."""
+    flags = [
+        f"--data_folder={world}/esd",
+        f"--prepared_folder={world}/prepared",
+        f"--output_folder={world}/output",
+        f"--backbone=!include:{world}/backbone/backbone.yaml",
+        *run_experiments.as_flags(train),
+    ]
+    _, _, overrides = sb.parse_arguments([str(HPARAMS), *flags])
+    with open(HPARAMS) as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    check_overrides(hparams, HPARAMS, overrides)
+    return hparams
+
+
+@pytest.fixture(scope="module")
+def loaded(pristine_world, tmp_path_factory):
+    """Hyperparameters of every variant of every experiment."""
+    return {
+        (path.stem, variant.name): load_hparams(variant.train, pristine_world)
+        for path in FILES
+        for variant in run_experiments.read_experiment(path)
+    }
+
+
+def test_the_variants_are_those_of_the_paper_and_ours():
+    variants = {
+        path.stem: [v.name for v in run_experiments.read_experiment(path)]
+        for path in FILES
+    }
+    assert variants["fusion"] == ["film", "addition", "concatenation", "none"]
+    assert variants["emotion_loss"] == ["none", "input", "speech"]
+    assert variants["labels"] == ["truth", "labels", "sentence"]
+    assert variants["backbone"] == ["frozen", "lora", "joint"]
+    assert len(variants["label_noise"]) == 4
+    assert variants["sensitivity"][0] == "default"
+
+
+def test_each_fusion_is_really_built(loaded):
+    kinds = {
+        "film": FiLM,
+        "addition": AdditiveFusion,
+        "concatenation": ConcatenationFusion,
+        "none": NoFusion,
+    }
+    for name, kind in kinds.items():
+        hparams = loaded["fusion", name]
+        assert type(hparams["emofilm"].efilm.fusion) is kind
+        dim = hparams["backbone"]["text_dim"]
+        fused = hparams["fusion"](
+            torch.zeros(1, 2, dim), torch.zeros(1, 2, hparams["emotion_dim"])
+        )
+        assert fused.shape == (1, 2, dim)
+        if name != "none":
+            scale = hparams["backbone"]["text_scale"]
+            assert hparams["fusion"].text_scale == scale
+
+
+def test_each_emotion_loss_is_really_built(loaded):
+    assert loaded["emotion_loss", "none"]["emotion_loss_weight"] == 0
+    for name in ("input", "speech"):
+        hparams = loaded["emotion_loss", name]
+        assert hparams["emotion_loss_weight"] > 0
+        assert hparams["emofilm"].emotion_loss.position == name
+
+
+def test_each_label_source_is_really_chosen(loaded):
+    for name in ("truth", "labels", "sentence"):
+        assert loaded["labels", name]["label_source"] == name
+
+
+def test_each_backbone_is_really_opened(loaded):
+    opened = {
+        name: len(loaded["backbone", name]["open_backbone"].opened)
+        for name in ("frozen", "lora", "joint")
+    }
+    assert 0 == opened["frozen"] < opened["lora"] < opened["joint"]
+
+
+def test_the_sensitivity_variants_differ_in_one_number(loaded):
+    def numbers(name):
+        hparams = loaded["sensitivity", name]
+        loss = hparams["emotion_loss"]
+        return (
+            hparams["emotion_loss_weight"],
+            hparams["lr"],
+            hparams["opt_class"].keywords["lr"],
+            loss.label_smoothing,
+        )
+
+    weight, lr, _, smoothing = numbers("default")
+    assert numbers("weight_1") == (1.0, lr, lr, smoothing)
+    assert numbers("lr_0.01") == (weight, 0.01, 0.01, smoothing)
+    assert numbers("smoothing_0.1") == (weight, lr, lr, 0.1)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    {
+        "{}": "no variants",
+        "[1]": "must be a mapping",
+        "{variants: {a: {trains: {}}}}": "variant a must be a mapping.*train",
+        "{variants: {a: {train: {lrr: 1}}}}": "variant a: .*yaml has no lrr",
+        "{variants: {backbone: }}": "variant backbone: the name",
+    }.items(),
+)
+def test_a_bad_experiment_is_named(tmp_path, content, words):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"bad.yaml.*{words}"):
+        run_experiments.read_experiment(path)
+
+
+# --- Relabelled words ------------------------------------------------------
+
+
+def make_labels(n=200):
+    emotions = ["angry", "happy", "sad"]
+    return {
+        f"{index:03d}": UtteranceLabels(
+            [
+                WordLabel("so", 0.1, 0.2, emotions[index % 3], intensity=0.5),
+                WordLabel("what", 0.2, 0.4, None),
+            ]
+        )
+        for index in range(n)
+    }
+
+
+def test_the_asked_share_of_the_words_is_relabelled(tmp_path):
+    truth, noisy = tmp_path / "truth.json", tmp_path / "noisy.json"
+    write_word_labels(truth, make_labels(), EMOTIONS)
+    relabel_words.main(
+        ["0.3", f"--truth_file={truth}", f"--label_file={noisy}", "--seed=3"]
+    )
+    before = read_word_labels(truth, EMOTIONS)
+    after = read_word_labels(noisy, EMOTIONS)
+    changed = [
+        name
+        for name in before
+        if before[name].words[0].emotion != after[name].words[0].emotion
+    ]
+    assert len(changed) == 60
+    assert all(u.words[1].emotion is None for u in after.values())
+    assert all(
+        one.alignment() == after[name].alignment()
+        for name, one in before.items()
+    )
+    assert after["000"].source["relabelled_words"] == 0.3
+    assert relabel_words.relabel(before, 0.3, 3) == after
+    assert relabel_words.relabel(before, 0.3, 4) != after
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_an_impossible_share_is_refused(share):
+    with pytest.raises(ValueError, match="give one from 0 to 1"):
+        relabel_words.relabel(make_labels(), share, 0)
+
+
+# --- Running them ----------------------------------------------------------
+
+LOG = "epoch: 1 - train loss: 2\nEpoch loaded: 1 - test loss: 1.5, test x: 3e-1"
+
+
+def summary(value):
+    interval = {"low": value - 0.1, "high": value + 0.1}
+    return {
+        "wer": {"wer": value, **interval, "words": 9},
+        "within_utterance_correlation": {
+            "f0": {"correlation": value, **interval}
+        },
+        "not_aligned": [],
+    }
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Commands that were run; instead of running, the outputs are made."""
+    commands = []
+
+    def run(command, threads, working_folder, output_file=None):
+        flags = dict(c[2:].split("=", 1) for c in command if "=" in c)
+        commands.append((Path(command[0]).name, flags))
+        if command[0].endswith("relabel_words.py"):
+            write_json(flags["label_file"], {})
+            return
+        folder = Path(flags["output_folder"])
+        if command[0] == "train.py":
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "train_log.txt").write_text(LOG)
+            for name in ("synthesizer.yaml", "efilm.ckpt", "llm_decoder.ckpt"):
+                (folder / name).touch()
+            return
+        assert (Path(flags["model_folder"]) / "efilm.ckpt").is_file()
+        value = {"1": 0.2, "2": 0.4}[folder.parent.name]
+        systems = (*experiment_results.REFERENCES, "efilm")
+        write_json(
+            folder / "summary.json", {name: summary(value) for name in systems}
+        )
+
+    monkeypatch.setattr(steps_module, "run_command", run)
+    return commands
+
+
+@pytest.fixture
+def start(pristine_world, tmp_path):
+    def start(experiment, *arguments):
+        run_experiments.main(
+            [
+                str(experiment),
+                "--seeds=1",
+                f"--data_folder={pristine_world}/esd",
+                f"--prepared_folder={pristine_world}/prepared",
+                f"--backbone_folder={pristine_world}/backbone",
+                f"--output_folder={tmp_path / 'out'}",
+                f"--results_folder={tmp_path / 'results'}",
+                *arguments,
+            ]
+        )
+        results = tmp_path / "results"
+        with open(results / f"{Path(experiment).stem}.csv") as file:
+            return list(csv.DictReader(file)), results
+
+    return start
+
+
+def test_a_row_for_each_run_and_a_table_of_the_variants(start, ran):
+    rows, folder = start("fusion.yaml", "--seeds", "1", "2", "--jobs=2")
+    assert len(ran) == 4 * 2 * 2
+    assert [(row["variant"], row["seed"]) for row in rows] == [
+        *((name, "") for name in experiment_results.REFERENCES),
+        *(
+            (name, seed)
+            for name in ("film", "addition", "concatenation", "none")
+            for seed in "12"
+        ),
+    ]
+    row = rows[-1]
+    assert (row["experiment"], row["wer"], row["wer_low"]) == (
+        "fusion",
+        "0.4000",
+        "0.3000",
+    )
+    assert row["within_utterance_correlation.f0"] == "0.4000"
+    assert row["test_x"] == "3e-1"
+    assert row["command"].endswith("NoFusion []' --seed=2")
+    table = (folder / "fusion.md").read_text()
+    # 0.2 and 0.4: t(1) is 12.71, the standard error 0.1.
+    assert "| film | 2 | 30.0 ± 127.1 (20.0 to 40.0) | 0.30 ± 1.27 (" in table
+    assert "| original |  | " in table and "`python train.py hpar" in table
+
+
+def test_what_is_done_is_not_done_again(start, ran):
+    start("fusion.yaml")
+    n_done = len(ran)
+    rows, _ = start("fusion.yaml")
+    assert len(ran) == n_done
+    more, _ = start("fusion.yaml", "--seeds=2", "--variants", "film")
+    assert [name for name, _ in ran[n_done:]] == ["train.py", "evaluate.py"]
+    assert len(more) == len(rows) + 1
+
+
+def test_a_killed_run_goes_on(start, ran, monkeypatch):
+    run = steps_module.run_command
+
+    def stop(command, *options):
+        if command[0] == "evaluate.py":
+            raise KeyboardInterrupt
+        run(command, *options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps_module, "run_command", stop)
+        with pytest.raises(KeyboardInterrupt):
+            start("fusion.yaml", "--variants", "film")
+    start("fusion.yaml", "--variants", "film")
+    assert [name for name, _ in ran] == ["train.py", "evaluate.py"]
+
+
+def test_a_failed_run_is_told_and_the_others_are_kept(
+    start, ran, monkeypatch, tmp_path
+):
+    run = steps_module.run_command
+
+    def fail(command, *options):
+        if command[0] == "train.py" and "NoFusion" in str(command):
+            raise StepFailed("python train.py ended with code 1")
+        run(command, *options)
+
+    monkeypatch.setattr(steps_module, "run_command", fail)
+    with pytest.raises(SystemExit, match="1 of 4 runs failed(.|\n)*none, 1: "):
+        start("fusion.yaml")
+    table = (tmp_path / "results" / "fusion.md").read_text()
+    assert "| film |" in table and "| none |" not in table
+
+
+def test_other_data_make_every_training_stale(start, ran, world):
+    flags = [
+        f"--data_folder={world}/esd",
+        f"--prepared_folder={world}/prepared",
+    ]
+    start("fusion.yaml", "--variants", "film", *flags)
+    write_json(world / "prepared" / "train.json", {})
+    start("fusion.yaml", "--variants", "film", *flags)
+    assert [name for name, _ in ran].count("train.py") == 2
+
+
+def test_noise_is_made_for_each_seed(start, ran):
+    start("label_noise.yaml", "--variants", "noise_30")
+    assert [name for name, _ in ran] == [
+        "relabel_words.py",
+        "train.py",
+        "evaluate.py",
+    ]
+    assert ran[0][1]["seed"] == "1"
+    assert ran[1][1]["label_source"] == "labels"
+    assert ran[1][1]["label_file"] == ran[0][1]["label_file"]
+    assert "label_file" not in ran[2][1]
+
+
+def test_a_missing_preparation_is_named(start, ran, world):
+    (world / "prepared" / "speech_tokens.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="extract_speech_tokens.py"):
+        start("fusion.yaml", f"--prepared_folder={world}/prepared")
+    assert ran == []
+
+
+def test_an_unknown_variant_is_named(start, ran):
+    with pytest.raises(ValueError, match="no variant flim: give some of film"):
+        start("fusion.yaml", "--variants", "flim")
+
+
+def test_a_training_really_runs(start, pristine_world, monkeypatch, tmp_path):
+    run = steps_module.run_command
+    folder = tmp_path / "out" / "fusion" / "addition" / "1"
+
+    def run_training(command, *options):
+        if command[0] == "train.py":
+            run(command, *options)
+        else:
+            systems = (*experiment_results.REFERENCES, "efilm")
+            write_json(
+                folder / "evaluation" / "summary.json",
+                {name: summary(0.5) for name in systems},
+            )
+
+    monkeypatch.setattr(steps_module, "run_command", run_training)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    flags = [
+        f"--backbone=!include:{pristine_world}/backbone/backbone.yaml",
+        "--number_of_steps=2",
+        "--warmup_steps=1",
+        "--use_tensorboard=False",
+    ]
+    rows, _ = start(
+        "fusion.yaml",
+        "--variants=addition",
+        "--jobs=2",
+        f"--train_flags={shlex.join(flags)}",
+    )
+    assert 0 < float(rows[-1]["test_speech_loss"]) < 20
+    trained = torch.load(folder / "model" / "efilm.ckpt")
+    assert "fusion.shift.weight" in trained
+    assert "Epoch loaded" in (folder / "model" / "train_log.txt").read_text()
+    assert (folder / "log.txt").stat().st_size > 0
