@@ -2,7 +2,8 @@
 
 Alignments are TextGrids in the layout of the Montreal Forced Aligner (MFA):
 ``<folder>/<speaker>/<utterance>.TextGrid`` with a tier ``words`` in which an
-empty interval is silence. MFA's output folder is read as it is.
+empty interval is silence. MFA's output folder is read as it is. Aligners of
+this project add a tier ``confidence``: a number from 0 to 1 for each word.
 
 This module is the only one that imports praatio.
 
@@ -16,12 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechbrain_emofilm.dataio.text import same_word, split_words
 from speechbrain_emofilm.utils.files import atomic_path
 
 import torch
 
 #: Labels by which aligners write silence.
 SILENCES = frozenset({"", "<eps>", "<sil>", "sil", "sp"})
+#: What MFA writes for a word that its dictionary lacks, if so configured.
+UNKNOWN_WORD = "<unk>"
+CONFIDENCE_TIER = "confidence"
 
 # How far, in seconds, an alignment may reach beyond the speech tokens: a
 # tokenizer drops a last piece of a token, an aligner rounds up.
@@ -100,14 +105,17 @@ def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
     Returns
     -------
     list of Word
-        In order of time, without silence.
+        In order of time, without silence. Their confidence is that of the
+        tier ``confidence``, 1 if there is none.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not a TextGrid or has no such tier.
+        If the file is not a TextGrid, has no such tier, its intervals
+        overlap or are reversed, or the confidences are not those of its
+        words.
 
     Example
     -------
@@ -125,17 +133,93 @@ def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
             f"{len(named)} of them are named {tier!r}: give the name of the "
             "tier that holds the words."
         )
-    return [
-        Word(label, start, end)
-        for start, end, label in tiers[named[0]]
-        if label.strip().lower() not in SILENCES
+    spoken = [
+        interval
+        for interval in tiers[named[0]]
+        if interval[2].strip().lower() not in SILENCES
     ]
+    confidences = _confidences(path, tiers.get(CONFIDENCE_TIER), spoken)
+    return [
+        Word(label, start, end, confidence)
+        for (start, end, label), confidence in zip(spoken, confidences)
+    ]
+
+
+def _confidences(path, tier, spoken) -> list[float]:
+    """The confidence of each word, from the tier if there is one."""
+    if tier is None:
+        return [1.0] * len(spoken)
+    same_times = [i[:2] for i in tier] == [i[:2] for i in spoken]
+    try:
+        confidences = [float(label) for _, _, label in tier]
+    except ValueError:
+        confidences = [math.nan]
+    if not same_times or not all(0 <= c <= 1 for c in confidences):
+        raise ValueError(
+            f"{path}: the tier {CONFIDENCE_TIER!r} does not give each word a "
+            "number from 0 to 1: remove the tier, or align the utterance "
+            "again."
+        )
+    return confidences
+
+
+def match_words(
+    found: Sequence[Word], text: str, path: str | Path
+) -> list[Word]:
+    """Makes sure that an alignment is of a text.
+
+    Arguments
+    ---------
+    found : list of Word
+        The words of the alignment.
+    text : str
+        Transcript of the utterance.
+    path : str or Path
+        Where the alignment stands, for the message.
+
+    Returns
+    -------
+    list of Word
+        The words, spelled as in the text. A word that the aligner did not
+        know (``<unk>``) has confidence 0.
+
+    Raises
+    ------
+    ValueError
+        If number or spelling of the words differ.
+
+    Example
+    -------
+    >>> match_words([Word("we", 0.0, 0.2)], "We!", "a.TextGrid")
+    [Word(text='We', start=0.0, end=0.2, confidence=1.0)]
+    """
+    expected = [word.text for word in split_words(text)]
+    if len(found) != len(expected):
+        raise ValueError(
+            f"{path} has {len(found)} words, but the text {text!r} "
+            f"{len(expected)}: align the utterance again with this text."
+        )
+    matched = []
+    for index, (word, name) in enumerate(zip(found, expected)):
+        unknown = word.text == UNKNOWN_WORD
+        if not unknown and not same_word(word.text, name):
+            raise ValueError(
+                f"{path}: word {index} is {word.text!r}, but {name!r} in the "
+                f"text {text!r}: it is of another utterance; align this one "
+                "again."
+            )
+        confidence = 0.0 if unknown else word.confidence
+        matched.append(Word(name, word.start, word.end, confidence))
+    return matched
 
 
 def write_alignment(
     path: str | Path, words: Sequence[Word], duration: float
 ) -> None:
     """Writes words as a TextGrid that MFA's users and Praat can open.
+
+    Where a word has less than full confidence, all confidences are written
+    as a tier of their own.
 
     Arguments
     ---------
@@ -146,8 +230,12 @@ def write_alignment(
     duration : float
         Of the utterance, in seconds.
     """
-    intervals = [(word.start, word.end, word.text) for word in words]
-    write_tiers(path, {"words": intervals}, duration)
+    tiers = {"words": [(w.start, w.end, w.text) for w in words]}
+    if any(word.confidence < 1 for word in words):
+        tiers[CONFIDENCE_TIER] = [
+            (w.start, w.end, f"{w.confidence:.3f}") for w in words
+        ]
+    write_tiers(path, tiers, duration)
 
 
 def read_tiers(
@@ -187,8 +275,9 @@ def read_tiers(
             duplicateNamesMode="rename",
         )
     except Exception as error:  # praatio fails in many ways on other files
+        reason = " ".join(str(error).split())  # some have several lines
         raise ValueError(
-            f"{path} cannot be read as a TextGrid ({error}): write it again "
+            f"{path} cannot be read as a TextGrid ({reason}): write it again "
             "with the aligner or with Praat."
         ) from error
     return {

@@ -1,0 +1,145 @@
+"""What all forced aligners share: checks, a common form, a guess.
+
+An aligner has ``align(wav, sample_rate, text, language) -> [Word]``: one
+:class:`~speechbrain_emofilm.dataio.alignments.Word` for each of
+:func:`~speechbrain_emofilm.dataio.text.split_words` of the text, in order of
+time, with a confidence from 0 to 1.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import math
+from collections.abc import Sequence
+
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.dataio.text import split_words
+
+import numpy as np
+from scipy.signal import resample_poly
+
+#: Shortest sound that can be aligned, in seconds.
+MIN_DURATION = 0.05
+#: Sound that stays below this share of full scale is silence (-80 dB).
+SILENCE_LEVEL = 1e-4
+
+
+class AlignmentError(ValueError):
+    """An utterance whose words cannot be aligned with its sound."""
+
+
+class UnusableInputError(AlignmentError):
+    """A sound or a text that says nothing about when a word is spoken."""
+
+
+def check_alignment_input(
+    wav, sample_rate: int, text: str
+) -> tuple[np.ndarray, list[str]]:
+    """Checks what an aligner is given.
+
+    Arguments
+    ---------
+    wav : numpy.ndarray or torch.Tensor
+        Sound (T,), within -1 and 1.
+    sample_rate : int
+        Its samples per second.
+    text : str
+        Transcript.
+
+    Returns
+    -------
+    wav : numpy.ndarray
+        The sound (T,), float64.
+    words : list of str
+        Words of the text, at least one.
+
+    Raises
+    ------
+    UnusableInputError
+        If the sound has several channels, is shorter than 50 ms, silent or
+        not finite, or the text has no word.
+
+    Example
+    -------
+    >>> check_alignment_input(np.ones(8000), 16000, "We won!")[1]
+    ['We', 'won']
+    """
+    words = [word.text for word in split_words(text)]
+    if not words:
+        raise UnusableInputError(
+            f"No word to align in {text!r}: give a text of letters."
+        )
+    wav = np.asarray(wav, dtype=np.float64)
+    if wav.size != max(wav.shape, default=0):
+        raise UnusableInputError(
+            f"The sound of {text!r} has the shape {wav.shape}: average its "
+            "channels, an aligner takes one."
+        )
+    wav = wav.reshape(-1)
+    if len(wav) < MIN_DURATION * sample_rate or not np.isfinite(wav).all():
+        raise UnusableInputError(
+            f"The sound of {text!r} has {len(wav)} samples: an alignment "
+            f"needs at least {1000 * MIN_DURATION:.0f} ms of finite samples."
+        )
+    if np.abs(wav).max() < SILENCE_LEVEL:
+        raise UnusableInputError(
+            f"The sound of {text!r} is silent throughout: record it again."
+        )
+    return wav, words
+
+
+def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Changes the sample rate of a sound.
+
+    Arguments
+    ---------
+    wav : numpy.ndarray
+        Sound (T,).
+    from_rate : int
+        Its samples per second.
+    to_rate : int
+        Those wanted.
+
+    Returns
+    -------
+    numpy.ndarray
+        Sound (T * to_rate / from_rate,), rounded up.
+
+    Example
+    -------
+    >>> resample(np.zeros(24000), 24000, 16000).shape
+    (16000,)
+    """
+    if from_rate == to_rate:
+        return wav
+    step = math.gcd(from_rate, to_rate)
+    return resample_poly(wav, to_rate // step, from_rate // step)
+
+
+def proportional_alignment(words: Sequence[str], duration: float) -> list[Word]:
+    """Guesses when words are spoken: their letters share the time evenly.
+
+    Arguments
+    ---------
+    words : list of str
+        The words.
+    duration : float
+        Of the utterance, in seconds.
+
+    Returns
+    -------
+    list of Word
+        With confidence 0.
+
+    Example
+    -------
+    >>> proportional_alignment(["We", "lost"], 3.0)
+    [Word(text='We', start=0.0, end=1.0, confidence=0.0),
+     Word(text='lost', start=1.0, end=3.0, confidence=0.0)]
+    """
+    ends = np.cumsum([len(word) for word in words])
+    times = [0.0, *(duration * ends / ends[-1]).tolist()]
+    return [
+        Word(word, start, end, 0.0)
+        for word, start, end in zip(words, times, times[1:])
+    ]
