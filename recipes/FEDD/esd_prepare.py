@@ -1,0 +1,1 @@
+../ESD/esd_prepare.py

@@ -1,0 +1,1007 @@
+#!/usr/bin/env python3
+"""Makes EmoSplice, a test set whose emotion changes within the utterance.
+
+> python fedd_prepare.py /path/to/ESD results/emosplice \
+      --alignment_folder /path/to/ESD/textgrids
+
+FEDD, the set of the E-FiLM paper (arXiv 2509.20378), is not public. EmoSplice
+is built after its description from the parallel sentences of ESD, or of any
+corpus in its layout: figures on it are not figures on FEDD.
+
+* strong: the first words of one emotion and the rest of another;
+* mild: two emotions that are neighbours in valence and arousal, with a
+  neutral bridge of one to three words between them.
+
+All words of an item are by one speaker and from readings of one sentence, so
+that the emotion of each word is known by construction. Readings are joined at
+word boundaries (see joining.py). Speakers and ordered pairs of emotions take
+turns. The same corpus, options and seed give the same bytes.
+
+It writes into `save_folder`::
+
+    strong.json, mild.json     manifests, the emotion null
+    word_labels.json           emotion of each word
+    textgrids/<speaker>/       words, emotions and intensities, for Praat
+    wavs/<id>.wav
+    joins.csv                  one row per join: how far speech jumps there
+    join_quality.json          the same beside natural word boundaries
+
+With ``--own``, the set is read from a list of one's own instead
+(:func:`prepare_own_set`).
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import csv
+import functools
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.alignments import find_textgrid, read_alignment
+from speechbrain_emofilm.dataio.audio import load_audio
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    WordLabel,
+    check_words,
+    read_word_labels,
+    write_label_textgrid,
+    write_word_labels,
+)
+from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
+from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.metrics.row_stats import write_csv
+from speechbrain_emofilm.utils.files import (
+    atomic_path,
+    read_json,
+    write_json,
+)
+
+import numpy as np
+import soundfile
+from esd_prepare import prepare_esd, sentence_key
+from joining import MEASURES, JoinQuality, join, join_quality
+from speechbrain.dataio.dataio import load_data_json
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+logger = get_logger(__name__)
+
+SAMPLE_RATE = 24000
+EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
+#: Where emotions lie (valence, arousal), -1 to 1, after Russell's circumplex.
+VALENCE_AROUSAL = {
+    "happy": (0.8, 0.5),
+    "surprise": (0.4, 0.8),
+    "angry": (-0.5, 0.8),
+    "sad": (-0.8, -0.4),
+}
+#: Neighbours lie at most so many degrees apart, seen from neutral.
+LARGEST_ANGLE = 90.0
+#: Words of the bridge of a mild item.
+LONGEST_BRIDGE = 3
+#: Sentences that are tried for an item before the best join is taken.
+MOST_TRIALS = 12
+#: Natural word boundaries that joins are compared with.
+N_NATURAL = 600
+#: A jump is natural up to this quantile of the natural boundaries' jumps.
+NATURAL_QUANTILE = 0.95
+STATE_FILE = "fedd_prepare.json"
+PARTS = ("strong", "mild")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A reading of a sentence with its words.
+
+    Arguments
+    ---------
+    id : str
+        Utterance id.
+    wav : str
+        Its file.
+    speaker : str
+        Who reads.
+    language : str
+        Of the text.
+    text : str
+        What is read.
+    emotion : str
+        How it is read.
+    words : tuple of WordLabel
+        When each word is spoken.
+    """
+
+    id: str
+    wav: str
+    speaker: str
+    language: str
+    text: str
+    emotion: str
+    words: tuple[WordLabel, ...]
+
+    def boundary(self, word: int) -> int:
+        """The sample before a word where speech is cut.
+
+        Arguments
+        ---------
+        word : int
+            Index of a word, not of the first.
+
+        Returns
+        -------
+        int
+            In the middle of the pause, if there is one.
+        """
+        seconds = (self.words[word - 1].end + self.words[word].start) / 2
+        return round(seconds * SAMPLE_RATE)
+
+    def sound(self) -> np.ndarray:
+        """The samples (T,)."""
+        return _sound(self.wav)
+
+
+@functools.lru_cache(maxsize=64)
+def _sound(path):
+    return load_audio(path, SAMPLE_RATE).numpy()
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """An item in the making.
+
+    Arguments
+    ---------
+    wav : numpy.ndarray
+        (T,).
+    words : list of WordLabel
+        All words with their emotions.
+    joins : list of (int, int, JoinQuality)
+        Index of the word behind each join, its sample, and how it jumps.
+    sources : list of Recording
+        What it is made of.
+    """
+
+    wav: np.ndarray
+    words: list[WordLabel]
+    joins: list[tuple[int, int, JoinQuality]]
+    sources: list[Recording]
+
+
+# --- The corpus -----------------------------------------------------------
+
+
+def read_recordings(
+    data_folder: str | Path,
+    manifests: Sequence[str | Path],
+    alignment_folder: str | Path,
+    emotions: Sequence[str],
+    word_labels: str | Path | None = None,
+) -> tuple[dict, list[dict]]:
+    """Reads parallel sentences with their word times.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        Of the corpus.
+    manifests : sequence of str or Path
+        As prepare_esd writes them.
+    alignment_folder : str or Path
+        Its TextGrids.
+    emotions : sequence of str
+        Those to use.
+    word_labels : str or Path, optional
+        Word labels of the corpus, for the words' intensities.
+
+    Returns
+    -------
+    dict
+        (speaker, sentence) to emotion to Recording.
+    list of dict
+        ``id`` and ``reason`` of each recording that cannot be used.
+    """
+    labels = read_word_labels(word_labels, emotions) if word_labels else {}
+    sentences, skipped = {}, []
+    for manifest in manifests:
+        items = load_data_json(manifest, {"data_root": str(data_folder)})
+        for name, item in tqdm(items.items(), "Reading alignments"):
+            if item["emotion"] not in emotions:
+                continue
+            try:
+                words = _aligned_words(name, item, alignment_folder, labels)
+            except (FileNotFoundError, ValueError) as error:
+                skipped.append({"id": name, "reason": str(error)})
+                continue
+            recording = Recording(
+                name,
+                item["wav"],
+                item["speaker"],
+                item["language"],
+                item["text"],
+                item["emotion"],
+                words,
+            )
+            key = (item["speaker"], sentence_key(item["text"]))
+            sentences.setdefault(key, {})[item["emotion"]] = recording
+    return sentences, skipped
+
+
+def _aligned_words(name, item, alignment_folder, labels):
+    """Words of an utterance as its TextGrid times them."""
+    grid = find_textgrid(alignment_folder, name, item["speaker"])
+    timed = read_alignment(grid)
+    known = labels[name].words if name in labels else [None] * len(timed)
+    words = tuple(
+        WordLabel(
+            word.text,
+            word.start,
+            word.end,
+            item["emotion"],
+            intensity=label.intensity if label else None,
+        )
+        for word, label in zip(timed, known)
+    )
+    text_words = [word.text for word in split_words(item["text"])]
+    check_words(UtteranceLabels(list(words)), text_words, f"{name} in {grid}")
+    if len(known) != len(timed):
+        raise ValueError(
+            f"{name} has {len(known)} word labels but {len(timed)} words in "
+            f"{grid}: label or align it again."
+        )
+    if words[-1].end > item["duration"] + 0.05:
+        raise ValueError(
+            f"{grid} ends at {words[-1].end:.2f} s, the recording at "
+            f"{item['duration']:.2f} s: align it again."
+        )
+    return words
+
+
+# --- The plan -------------------------------------------------------------
+
+
+def neighbouring_pairs(
+    valence_arousal: Mapping[str, Sequence[float]],
+    largest_angle: float = LARGEST_ANGLE,
+) -> list[tuple[str, str]]:
+    """Ordered pairs of emotions that are next to each other.
+
+    Arguments
+    ---------
+    valence_arousal : dict
+        Emotion to (valence, arousal); neutral lies in the middle.
+    largest_angle : float
+        Degrees that two neighbours lie apart at most.
+
+    Returns
+    -------
+    list of (str, str)
+
+    Example
+    -------
+    >>> neighbouring_pairs({"a": (1, 0), "b": (0.7, 0.7), "c": (-1, 0.1)})
+    [('a', 'b'), ('b', 'a')]
+    """
+    angles = {
+        emotion: math.degrees(math.atan2(arousal, valence)) % 360
+        for emotion, (valence, arousal) in valence_arousal.items()
+    }
+    order = sorted(angles, key=angles.get)
+    pairs = []
+    for first, second in zip(order, order[1:] + order[:1]):
+        if 0 < (angles[second] - angles[first]) % 360 <= largest_angle:
+            pairs += [(first, second), (second, first)]
+    return pairs
+
+
+def plan_turns(
+    n_items: int, speakers: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> list[tuple[str, tuple[str, str]]]:
+    """Speaker and pair of each item: each takes its turn.
+
+    Arguments
+    ---------
+    n_items : int
+        How many.
+    speakers : sequence of str
+        Who speaks.
+    pairs : sequence of (str, str)
+        Ordered pairs of emotions.
+
+    Returns
+    -------
+    list of (str, (str, str))
+
+    Example
+    -------
+    >>> plan_turns(3, ["1", "2"], [("a", "b"), ("b", "a")])
+    [('1', ('a', 'b')), ('2', ('b', 'a')), ('2', ('a', 'b'))]
+    """
+    return [
+        (
+            speakers[(index + index // len(pairs)) % len(speakers)],
+            pairs[index % len(pairs)],
+        )
+        for index in range(n_items)
+    ]
+
+
+# --- Splicing -------------------------------------------------------------
+
+
+def splice(
+    parts: Sequence[tuple[Recording, int, int]],
+) -> Spliced:
+    """Puts parts of readings of one sentence together.
+
+    Arguments
+    ---------
+    parts : sequence of (Recording, int, int)
+        A reading, its first word to take and the first one not to take.
+        Together they are the whole sentence, in order.
+
+    Returns
+    -------
+    Spliced
+    """
+    recording, _, last = parts[0]
+    wav, offset = recording.sound(), 0
+    words, places = list(recording.words[:last]), []
+    for following, first, last in parts[1:]:
+        cut = recording.boundary(first) + offset
+        wav, offset = join(
+            wav,
+            following.sound(),
+            cut,
+            following.boundary(first),
+            SAMPLE_RATE,
+        )
+        places.append((first, cut))
+        words += [
+            _moved(word, offset / SAMPLE_RATE, cut / SAMPLE_RATE)
+            for word in following.words[first:last]
+        ]
+        recording = following
+    joins = [
+        (first, cut, join_quality(wav, cut, SAMPLE_RATE))
+        for first, cut in places
+    ]
+    return Spliced(wav, _in_order(words), joins, [part[0] for part in parts])
+
+
+def _moved(word, seconds, earliest):
+    """A word at its time in the item."""
+    start = max(word.start + seconds, earliest)
+    return WordLabel(
+        word.word,
+        round(start, 4),
+        round(max(word.end + seconds, start + 0.01), 4),
+        word.emotion,
+        intensity=word.intensity,
+    )
+
+
+def _in_order(words):
+    """Ends a word before a join where the next one begins."""
+    ordered = []
+    for word, following in zip(words, [*words[1:], None]):
+        end = word.end if following is None else min(word.end, following.start)
+        ordered.append(
+            WordLabel(
+                word.word,
+                word.start,
+                end,
+                word.emotion,
+                intensity=word.intensity,
+            )
+        )
+    return ordered
+
+
+def strong_cuts(n_words: int) -> list[tuple[int, ...]]:
+    """Where a sentence may be cut once.
+
+    Arguments
+    ---------
+    n_words : int
+        Its words.
+
+    Returns
+    -------
+    list of tuple of int
+        Index of the word behind the cut: two words at least on either side,
+        if the sentence has four.
+
+    Example
+    -------
+    >>> strong_cuts(5), strong_cuts(2)
+    ([(2,), (3,)], [(1,)])
+    """
+    margin = 2 if n_words >= 4 else 1
+    return [(cut,) for cut in range(margin, n_words - margin + 1)]
+
+
+def mild_cuts(n_words: int) -> list[tuple[int, ...]]:
+    """Where a sentence may be cut for a bridge.
+
+    Arguments
+    ---------
+    n_words : int
+        Its words.
+
+    Returns
+    -------
+    list of tuple of int
+        Indices of the words behind the two cuts.
+
+    Example
+    -------
+    >>> mild_cuts(4)
+    [(1, 2), (1, 3), (2, 3)]
+    """
+    margin = 2 if n_words >= 5 else 1
+    return [
+        (first, second)
+        for first in range(margin, n_words - margin)
+        for second in range(first + 1, n_words - margin + 1)
+        if second - first <= LONGEST_BRIDGE
+    ]
+
+
+def best_splice(
+    readings: Sequence[Recording],
+    cuts: Sequence[tuple[int, ...]],
+    natural: Mapping[str, float],
+) -> tuple[float, Spliced] | None:
+    """Splices a sentence where it shows least.
+
+    Arguments
+    ---------
+    readings : sequence of Recording
+        In the order of their emotions in the item.
+    cuts : sequence of tuple of int
+        Where it may be cut.
+    natural : dict
+        Measure to the limit of what is natural.
+
+    Returns
+    -------
+    (float, Spliced) or None
+        The largest jump, where 1 is the limit; None if no cut is possible.
+    """
+    best = None
+    for cut in cuts:
+        ends = [0, *cut, len(readings[0].words)]
+        parts = list(zip(readings, ends, ends[1:]))
+        spliced = splice(parts)
+        if any(quality is None for _, _, quality in spliced.joins):
+            continue
+        worst = max(q.relative_to(natural) for _, _, q in spliced.joins)
+        if best is None or worst < best[0]:
+            best = worst, spliced
+    return best
+
+
+def natural_jumps(
+    recordings: Sequence[Recording], n: int, seed: int
+) -> dict[str, list[float]]:
+    """How far natural speech jumps at its word boundaries.
+
+    Arguments
+    ---------
+    recordings : sequence of Recording
+        To choose boundaries from.
+    n : int
+        How many.
+    seed : int
+        Of the choice.
+
+    Returns
+    -------
+    dict
+        Measure to its values.
+
+    Raises
+    ------
+    ValueError
+        If too few boundaries can be measured.
+    """
+    rng = random.Random(seed)
+    jumps = {name: [] for name in MEASURES}
+    chosen = rng.sample(recordings, min(n, len(recordings)))
+    for recording in chosen:
+        place = recording.boundary(rng.randrange(1, len(recording.words)))
+        quality = join_quality(recording.sound(), place, SAMPLE_RATE)
+        for name in MEASURES if quality else ():
+            value = getattr(quality, name)
+            if value is not None:
+                jumps[name].append(value)
+    fewest = min(len(values) for values in jumps.values())
+    if fewest < 2:
+        raise ValueError(
+            f"Only {fewest} of {len(chosen)} natural word boundaries could be "
+            "measured, too few to judge joins by: check that the recordings "
+            "hold speech and the TextGrids are theirs."
+        )
+    return jumps
+
+
+# --- The set --------------------------------------------------------------
+
+
+def prepare_emosplice(
+    data_folder: str | Path,
+    save_folder: str | Path,
+    alignment_folder: str | Path,
+    n_strong: int = 500,
+    n_mild: int = 500,
+    split: str = "test",
+    emotions: Sequence[str] = EMOTIONS,
+    valence_arousal: Mapping[str, Sequence[float]] = VALENCE_AROUSAL,
+    bridge_emotion: str = "neutral",
+    word_labels: str | Path | None = None,
+    prepare_opts: Mapping | None = None,
+    seed: int = 1986,
+    skip_prep: bool = False,
+) -> None:
+    """Makes the set from a corpus in ESD's layout.
+
+    Nothing is done when it was made of the same corpus with the same options.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        The corpus.
+    save_folder : str or Path
+        Where the set goes; not inside of the corpus.
+    alignment_folder : str or Path
+        TextGrids of the corpus, ``<speaker>/<id>.TextGrid``.
+    n_strong : int
+        Items with a strong transition.
+    n_mild : int
+        Items with a mild one.
+    split : str
+        Of the corpus: train, valid or test.
+    emotions : sequence of str
+        The taxonomy.
+    valence_arousal : dict
+        Emotion to (valence, arousal); decides who are neighbours.
+    bridge_emotion : str
+        Of the words between the emotions of a mild item.
+    word_labels : str or Path, optional
+        Word labels of the corpus, for the intensities of the words.
+    prepare_opts : dict, optional
+        Options of prepare_esd, such as ``language``.
+    seed : int
+        Of the choice of sentences.
+    skip_prep : bool
+        Do nothing.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the corpus or its alignments are missing.
+    ValueError
+        If the corpus has too few parallel sentences for so many items.
+    """
+    if skip_prep:
+        return
+    save_folder = Path(save_folder)
+    prepared = save_folder / "corpus"
+    prepare_esd(data_folder, prepared, **(prepare_opts or {}))
+    manifest = prepared / f"{split}.json"
+    state = {
+        "corpus": file_fingerprint(manifest),
+        "options": [n_strong, n_mild, split, list(emotions), bridge_emotion],
+        "valence_arousal": {k: list(v) for k, v in valence_arousal.items()},
+        "alignment_folder": str(alignment_folder),
+        "word_labels": str(word_labels),
+        "seed": seed,
+        "version": speechbrain_emofilm.__version__,
+    }
+    state_file = save_folder / STATE_FILE
+    if state_file.is_file() and read_json(state_file) == state:
+        logger.info("%s: made before, nothing to do", save_folder)
+        return
+    state_file.unlink(missing_ok=True)
+    sentences, skipped = read_recordings(
+        data_folder, [manifest], alignment_folder, emotions, word_labels
+    )
+    write_json(save_folder / "skipped.json", skipped)
+    if not sentences:
+        first = f" The first: {skipped[0]['reason']}" if skipped else ""
+        raise ValueError(
+            f"{manifest}: none of its utterances can be used.{first}"
+        )
+    if skipped:
+        logger.warning(
+            "%d utterances without usable alignment are left out; see %s",
+            len(skipped),
+            save_folder / "skipped.json",
+        )
+    _check_neighbours(emotions, valence_arousal, bridge_emotion, n_mild)
+    maker = _Maker(sentences, seed)
+    items = {
+        "strong": maker.make(
+            "strong", n_strong, list(permutations(emotions, 2)), strong_cuts
+        ),
+        "mild": maker.make(
+            "mild",
+            n_mild,
+            neighbouring_pairs(valence_arousal),
+            mild_cuts,
+            bridge_emotion,
+        ),
+    }
+    _write_set(save_folder, items, emotions, maker.natural)
+    write_json(state_file, state)
+
+
+def _check_neighbours(emotions, valence_arousal, bridge_emotion, n_mild):
+    """Refuses options by which no mild item can be made."""
+    unknown = {*valence_arousal, bridge_emotion} - set(emotions)
+    if n_mild and unknown:
+        raise ValueError(
+            f"valence_arousal and bridge_emotion name {sorted(unknown)}, "
+            f"which the taxonomy lacks ({', '.join(emotions)})."
+        )
+    if n_mild and not neighbouring_pairs(valence_arousal):
+        raise ValueError(
+            "valence_arousal has no two emotions within "
+            f"{LARGEST_ANGLE:g} degrees: mild transitions need neighbours."
+        )
+
+
+class _Maker:
+    """Chooses sentences and splices them."""
+
+    def __init__(self, sentences, seed):
+        self.sentences = sentences
+        self.rng = random.Random(seed)
+        self.speakers = sorted({speaker for speaker, _ in sentences})
+        recordings = [r for group in sentences.values() for r in group.values()]
+        recordings = [r for r in recordings if len(r.words) > 1]
+        recordings.sort(key=lambda recording: recording.id)
+        self.natural = natural_jumps(recordings, N_NATURAL, seed)
+        self.limits = {
+            name: float(np.quantile(values, NATURAL_QUANTILE))
+            for name, values in self.natural.items()
+        }
+        self.uses = Counter()
+
+    def make(self, part, n_items, pairs, cuts, bridge=None):
+        """Items of one part, by their ids."""
+        items, taken = {}, set()
+        turns = plan_turns(n_items, self.speakers, pairs)
+        for index, (speaker, pair) in enumerate(tqdm(turns, f"Making {part}")):
+            emotions = [pair[0], bridge, pair[1]] if bridge else list(pair)
+            spliced = self._best(speaker, emotions, cuts, taken)
+            if spliced is None:
+                raise ValueError(
+                    f"Speaker {speaker} has no further sentence in "
+                    f"{', '.join(emotions)} for item {index + 1} of "
+                    f"{n_items} {part} ones: ask for fewer, or take a larger "
+                    "split."
+                )
+            items[f"{speaker}_{part}_{index + 1:04d}"] = spliced
+        return items
+
+    def _best(self, speaker, emotions, cuts, taken):
+        """The first sentence with natural joins, or else the best one."""
+        keys = [
+            key
+            for key, group in sorted(self.sentences.items())
+            if key[0] == speaker
+            and (key, *emotions) not in taken
+            and all(emotion in group for emotion in emotions)
+        ]
+        self.rng.shuffle(keys)
+        keys.sort(key=lambda key: self.uses[key])  # stable: least used first
+        best = None
+        for key in keys[:MOST_TRIALS]:
+            group = self.sentences[key]
+            readings = [group[emotion] for emotion in emotions]
+            sizes = {len(reading.words) for reading in readings}
+            if len(sizes) != 1:
+                continue
+            found = best_splice(readings, cuts(sizes.pop()), self.limits)
+            if found and (best is None or found[0] < best[0]):
+                best = (*found, key)
+            if best and best[0] <= 1:
+                break
+        if best is None:
+            return None
+        _, spliced, key = best
+        self.uses[key] += 1
+        taken.add((key, *emotions))
+        return spliced
+
+
+def _write_set(save_folder, items, emotions, natural):
+    """Writes sounds, manifests, labels and join figures."""
+    labels, rows = {}, []
+    for part, content in items.items():
+        manifest = {}
+        for name, spliced in content.items():
+            source = spliced.sources[0]
+            utterance = UtteranceLabels(
+                spliced.words,
+                {
+                    "labels": "by construction",
+                    "readings": [s.id for s in spliced.sources],
+                },
+            )
+            labels[name] = utterance
+            manifest[name] = _write_item(save_folder, name, spliced, source)
+            rows += _join_rows(name, part, spliced)
+        write_json(save_folder / f"{part}.json", manifest)
+    write_word_labels(save_folder / "word_labels.json", labels, emotions)
+    write_csv(save_folder / "joins.csv", rows)
+    write_json(
+        save_folder / "join_quality.json", _quality_summary(rows, natural)
+    )
+
+
+def _write_item(save_folder, name, spliced, source):
+    """Writes one item's sound and TextGrid; gives its manifest entry."""
+    wav = np.clip(spliced.wav, -1.0, 1.0)
+    with atomic_path(save_folder / "wavs" / f"{name}.wav") as temporary:
+        soundfile.write(temporary, wav, SAMPLE_RATE, "PCM_16")
+    duration = len(wav) / SAMPLE_RATE
+    write_label_textgrid(
+        save_folder / "textgrids" / source.speaker / f"{name}.TextGrid",
+        UtteranceLabels(spliced.words),
+        duration,
+    )
+    return {
+        "wav": f"{{data_root}}/wavs/{name}.wav",
+        "duration": round(duration, 4),
+        "speaker": source.speaker,
+        "language": source.language,
+        # `load_data_json` reads braces as replacements.
+        "text": source.text.replace("{", "{{").replace("}", "}}"),
+        "emotion": None,
+    }
+
+
+def _join_rows(name, part, spliced):
+    """Rows of joins.csv."""
+    readings = zip(spliced.sources, spliced.sources[1:])
+    return [
+        {
+            "id": name,
+            "part": part,
+            "word": first,
+            "time": round(place / SAMPLE_RATE, 4),
+            "before": before.emotion,
+            "after": after.emotion,
+            **{
+                measure: round(value, 4)
+                for measure in MEASURES
+                if (value := getattr(quality, measure)) is not None
+            },
+        }
+        for (first, place, quality), (before, after) in zip(
+            spliced.joins, readings
+        )
+    ]
+
+
+def _quality_summary(rows, natural):
+    """Jumps at joins beside those at natural word boundaries."""
+    summary = {}
+    for name in MEASURES:
+        values = [row[name] for row in rows if name in row]
+        limit = float(np.quantile(natural[name], NATURAL_QUANTILE))
+        summary[name] = {
+            "natural_median": round(float(np.median(natural[name])), 3),
+            f"natural_{NATURAL_QUANTILE:.0%}": round(limit, 3),
+            "natural_boundaries": len(natural[name]),
+            "join_median": round(float(np.median(values)), 3)
+            if values
+            else None,
+            "joins": len(values),
+            "joins_within_natural": round(
+                float(np.mean([value <= limit for value in values])), 4
+            )
+            if values
+            else None,
+        }
+    return summary
+
+
+# --- Anyone's own set -----------------------------------------------------
+
+
+def prepare_own_set(
+    list_file: str | Path,
+    save_folder: str | Path,
+    emotions: Sequence[str] = EMOTIONS,
+    alignment_folder: str | Path | None = None,
+    make_aligner: Callable[[], object] | None = None,
+    skip_prep: bool = False,
+) -> None:
+    """Reads a set of one's own: wavs, texts and an emotion for each word.
+
+    The list is a CSV file with the columns ``id``, ``wav`` (relative to the
+    list), ``speaker`` and ``text``, perhaps ``language``. Emotions are marks
+    in the text: ``<happy>We won</happy> <sad intensity=0.4>but he left</sad>``.
+
+    Arguments
+    ---------
+    list_file : str or Path
+        The list.
+    save_folder : str or Path
+        Where ``own.json``, ``word_labels.json`` and the TextGrids go.
+    emotions : sequence of str
+        The taxonomy.
+    alignment_folder : str or Path, optional
+        TextGrids with the words' times.
+    make_aligner : callable, optional
+        Makes the aligner that times the words of items without a TextGrid.
+    skip_prep : bool
+        Do nothing.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the list or a recording is missing.
+    ValueError
+        If an entry cannot be used: one message names it and the correction.
+    """
+    if skip_prep:
+        return
+    list_file, save_folder = Path(list_file), Path(save_folder)
+    if not list_file.is_file():
+        raise FileNotFoundError(f"{list_file}: no such list; check the path.")
+    with open(list_file, newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{list_file}: the list is empty; add one item.")
+    aligner = make_aligner() if make_aligner else None
+    manifest, labels = {}, {}
+    for number, row in enumerate(tqdm(rows, "Reading items"), start=2):
+        place = f"{list_file} line {number}"
+        missing = (
+            [name for name in ("id", "wav", "speaker", "text") if not row[name]]
+            if {"id", "wav", "speaker", "text"} <= row.keys()
+            else ["a column"]
+        )
+        if missing:
+            raise ValueError(
+                f"{place}: {', '.join(missing)} is missing; the columns are "
+                "id, wav, speaker and text."
+            )
+        if row["id"] in manifest:
+            raise ValueError(f"{place}: {row['id']} occurs twice; rename it.")
+        manifest[row["id"]], labels[row["id"]] = _own_item(
+            row, place, list_file.parent, emotions, alignment_folder, aligner
+        )
+    for name, utterance in labels.items():
+        item = manifest[name]
+        write_label_textgrid(
+            save_folder / "textgrids" / item["speaker"] / f"{name}.TextGrid",
+            utterance,
+            item["duration"],
+        )
+    write_word_labels(save_folder / "word_labels.json", labels, emotions)
+    write_json(save_folder / "own.json", manifest)
+
+
+def _own_item(row, place, folder, emotions, alignment_folder, aligner):
+    """Manifest entry and word labels of one line."""
+    try:
+        marked = parse_markup(row["text"], list(emotions))
+    except ValueError as error:
+        raise ValueError(f"{place}, text: {error}") from error
+    path = (folder / row["wav"]).resolve()
+    wav = load_audio(path, SAMPLE_RATE)
+    words = _own_words(row, place, marked, wav, alignment_folder, aligner)
+    labelled = []
+    for word, mark in zip(words, marked.words):
+        probs = dict(zip(emotions, mark.probs))
+        probs = {name: value for name, value in probs.items() if value > 0}
+        labelled.append(
+            WordLabel(
+                mark.word,
+                word.start,
+                word.end,
+                max(probs, key=probs.get) if probs else None,
+                probs=probs if len(probs) > 1 else None,
+                intensity=mark.intensity if probs else None,
+            )
+        )
+    item = {
+        "wav": str(path),
+        "duration": round(len(wav) / SAMPLE_RATE, 4),
+        "speaker": row["speaker"],
+        "language": row.get("language") or "en",
+        "text": marked.text.replace("{", "{{").replace("}", "}}"),
+        "emotion": None,
+    }
+    return item, UtteranceLabels(labelled, {"labels": place})
+
+
+def _own_words(row, place, marked, wav, alignment_folder, aligner):
+    """Times of an item's words, by its TextGrid or the aligner."""
+    if alignment_folder is not None:
+        grid = find_textgrid(alignment_folder, row["id"], row["speaker"])
+        words = read_alignment(grid)
+        timed = UtteranceLabels(
+            [WordLabel(w.text, w.start, w.end) for w in words]
+        )
+        check_words(timed, [word.word for word in marked.words], place)
+        return words
+    if aligner is None:
+        raise ValueError(
+            f"{place}: the words have no times; give alignment_folder or an "
+            "aligner."
+        )
+    try:
+        return aligner.align(wav, SAMPLE_RATE, marked.text)
+    except ValueError as error:
+        raise ValueError(
+            f"{place}: its words were not found in {row['wav']} ({error}); "
+            "check the text, or give a TextGrid."
+        ) from error
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("data_folder", help="corpus, or list with --own")
+    parser.add_argument("save_folder", help="where the set goes")
+    parser.add_argument("--alignment_folder", help="TextGrids of the corpus")
+    parser.add_argument("--n_strong", type=int, default=500)
+    parser.add_argument("--n_mild", type=int, default=500)
+    parser.add_argument("--split", default="test", help="of the corpus")
+    parser.add_argument("--emotions", nargs="+", default=list(EMOTIONS))
+    parser.add_argument("--word_labels", help="of the corpus, for intensities")
+    parser.add_argument("--seed", type=int, default=1986)
+    parser.add_argument(
+        "--own", action="store_true", help="data_folder is a list of items"
+    )
+    args = parser.parse_args()
+    if args.own:
+        make_aligner = None
+        if args.alignment_folder is None:
+            from speechbrain_emofilm.integrations.pocketsphinx import (
+                PocketsphinxAligner as make_aligner,
+            )
+        prepare_own_set(
+            args.data_folder,
+            args.save_folder,
+            args.emotions,
+            args.alignment_folder,
+            make_aligner,
+        )
+        return
+    folder = args.alignment_folder or Path(args.data_folder) / "textgrids"
+    prepare_emosplice(
+        args.data_folder,
+        args.save_folder,
+        folder,
+        args.n_strong,
+        args.n_mild,
+        args.split,
+        args.emotions,
+        word_labels=args.word_labels,
+        seed=args.seed,
+    )
+    quality = read_json(Path(args.save_folder) / "join_quality.json")
+    print(json.dumps(quality, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""Where and whether the emotion switches within an utterance.
+
+Both metrics take the posteriors of a classifier that was trained on natural
+speech only, so that synthetic speech cannot teach it its own habits.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from speechbrain_emofilm.dataio.labels import WordLabel
+from speechbrain_emofilm.metrics.bootstrap import share
+from speechbrain_emofilm.metrics.row_stats import RowStats
+
+import numpy as np
+
+
+def emotion_runs(emotions: Sequence[str | None]) -> list[tuple[str, range]]:
+    """Neighbouring words of one emotion.
+
+    Arguments
+    ---------
+    emotions : sequence of str or None
+        The emotion of each word.
+
+    Returns
+    -------
+    list of (str, range)
+        Each run's emotion and the indices of its words.
+
+    Example
+    -------
+    >>> emotion_runs(["sad", "sad", "happy"])
+    [('sad', range(0, 2)), ('happy', range(2, 3))]
+    """
+    runs, start = [], 0
+    for emotion, words in groupby(emotions):
+        end = start + len(list(words))
+        runs.append((emotion, range(start, end)))
+        start = end
+    return runs
+
+
+def change_point(evidence: np.ndarray) -> int | None:
+    """Splits frames where what speaks for one class gives way to another.
+
+    Arguments
+    ---------
+    evidence : numpy.ndarray
+        Log probability of the first class less that of the second (F,).
+
+    Returns
+    -------
+    int or None
+        The first frame of the second class, for the most likely split; None
+        if the frames are more likely to be all of one class.
+
+    Example
+    -------
+    >>> change_point(np.array([1.0, 2.0, -0.5, 1.0, -3.0, -1.0]))
+    4
+    >>> change_point(np.ones(5)) is None
+    True
+    """
+    gains = np.concatenate([[0.0], np.cumsum(evidence)])
+    best = int(gains.argmax())
+    unsplit = max(gains[0], gains[-1])
+    return best if gains[best] > unsplit else None
+
+
+class EmotionTransitions(RowStats):
+    """Accuracy and time of the switches of emotion within utterances.
+
+    A switch is right if the frames on either side of it, up to the next
+    switch, are recognised as their asked emotions. Its time is where the two
+    emotions' posteriors split the same frames best; the error is its distance
+    from the word boundary. A switch that no split explains has no time and is
+    counted in ``found``.
+
+    Arguments
+    ---------
+    emotions : sequence of str
+        The taxonomy, in the order of the posteriors.
+    frame_rate : float
+        Frames per second.
+    frame_offset : float
+        Centre of frame 0 in seconds.
+    n_samples : int
+        Number of bootstrap samples.
+    seed : int
+        Seed of the bootstrap.
+
+    Example
+    -------
+    >>> words = [WordLabel("we", 0.0, 0.5, "happy")]
+    >>> words += [WordLabel("lost", 0.5, 1.0, "sad")]
+    >>> posteriors = np.full((50, 2), 0.1)
+    >>> posteriors[:30, 0] = posteriors[30:, 1] = 0.9  # 100 ms late
+    >>> transitions = EmotionTransitions(["happy", "sad"], 50.0, 0.01)
+    >>> transitions.append("a", words, posteriors)
+    >>> summary = transitions.summarize()
+    >>> summary["accuracy"], round(summary["boundary_error_ms"]["mean"])
+    (1.0, 100)
+    """
+
+    def __init__(
+        self,
+        emotions: Sequence[str],
+        frame_rate: float,
+        frame_offset: float = 0.0,
+        n_samples: int = 1000,
+        seed: int = 0,
+    ):
+        self.emotions = list(emotions)
+        self.frame_rate = frame_rate
+        self.frame_offset = frame_offset
+        super().__init__(n_samples, seed)
+
+    def clear(self) -> None:
+        """Forgets all utterances."""
+        super().clear()
+        self.transition_rows: list[dict] = []
+
+    def append(
+        self,
+        utterance: str,
+        words: Sequence[WordLabel],
+        posteriors: np.ndarray | None,
+    ) -> None:
+        """Adds an utterance.
+
+        Arguments
+        ---------
+        utterance : str
+            Its id.
+        words : sequence of WordLabel
+            Its asked emotions, at the times of its words in this speech.
+        posteriors : numpy.ndarray or None
+            Probabilities of the emotions in each frame (F, K); None if they
+            or the words' times could not be found: all switches are wrong.
+        """
+        runs = emotion_runs([word.emotion for word in words])
+        pairs = [
+            (before, after)
+            for before, after in zip(runs, runs[1:])
+            if before[0] is not None and after[0] is not None
+        ]
+        if posteriors is None or not np.isfinite(posteriors).all():
+            rows = [
+                {"before": a[0], "after": b[0], "correct": 0} for a, b in pairs
+            ]
+            self.add_failure(utterance, "not measured", switches=len(rows))
+        else:
+            log_probs = np.log(np.maximum(np.asarray(posteriors), 1e-12))
+            rows = [self._switch(words, log_probs, *pair) for pair in pairs]
+            self.add_row(utterance, switches=len(rows))
+        self.transition_rows += [
+            {"id": utterance, "index": index, **row}
+            for index, row in enumerate(rows)
+        ]
+
+    def _switch(self, words, log_probs, before, after) -> dict:
+        """Row of one switch."""
+        (first, words_before), (second, words_after) = before, after
+        asked = (words[words_before[-1]].end + words[words_after[0]].start) / 2
+        start = self._frame(words[words_before[0]].start)
+        middle = self._frame(asked)
+        end = self._frame(words[words_after[-1]].end)
+        a, b = self.emotions.index(first), self.emotions.index(second)
+        sides = (log_probs[start:middle], log_probs[middle:end])
+        heard = [
+            self.emotions[side.mean(0).argmax()] if len(side) else ""
+            for side in sides
+        ]
+        row = {
+            "before": first,
+            "after": second,
+            "heard_before": heard[0],
+            "heard_after": heard[1],
+            "correct": int(heard == [first, second]),
+            "asked_time": round(asked, 4),
+        }
+        split = change_point((log_probs[:, a] - log_probs[:, b])[start:end])
+        if split is not None:
+            # The border lies between two frames' centres.
+            time = (start + split - 0.5) / self.frame_rate + self.frame_offset
+            row["measured_time"] = round(time, 4)
+            row["error_ms"] = 1000 * (time - asked)
+        return row
+
+    def _frame(self, time: float) -> int:
+        """The first frame whose centre is not before a time."""
+        position = (time - self.frame_offset) * self.frame_rate
+        return max(0, int(np.ceil(position - 1e-6)))
+
+    def figures(self) -> dict:
+        """Accuracy and boundary error.
+
+        Returns
+        -------
+        dict
+            ``accuracy`` with ``low`` and ``high``, over all switches;
+            ``boundary_error_ms``: ``mean`` of the absolute error with its
+            bounds, ``median``, and ``bias`` (positive: late); ``found``: the
+            share of switches that have a time; the number of ``switches``.
+        """
+        groups = {utterance: [] for utterance in self.ids}
+        for row in self.transition_rows:
+            groups[row["id"]].append(row)
+        counts, errors = [], []
+        for rows in groups.values():
+            counts.append([sum(row["correct"] for row in rows), len(rows)])
+            found = [row["error_ms"] for row in rows if "error_ms" in row]
+            errors.append([np.abs(found).sum() if found else 0.0, len(found)])
+        every = [
+            row["error_ms"] for row in self.transition_rows if "error_ms" in row
+        ]
+        mean = self.estimate("mean", share, errors if every else [])
+        return {
+            **self.estimate("accuracy", share, counts),
+            "boundary_error_ms": {
+                **mean,
+                "median": float(np.median(np.abs(every))) if every else None,
+                "bias": float(np.mean(every)) if every else None,
+            },
+            "found": len(every) / max(1, len(self.transition_rows)),
+            "switches": len(self.transition_rows),
+        }
+
+
+class EmotionLeakage(RowStats):
+    """How much of a neighbour's emotion is heard in the words beside it.
+
+    ``near`` is the probability of the emotion beyond the switch in the word
+    next to it, ``far`` that in words of the same run two or more words away,
+    which have no reason to carry it. Their difference is the leakage.
+
+    Arguments
+    ---------
+    emotions : sequence of str
+        The taxonomy, in the order of the posteriors.
+    n_samples : int
+        Number of bootstrap samples.
+    seed : int
+        Seed of the bootstrap.
+
+    Example
+    -------
+    >>> leakage = EmotionLeakage(["happy", "sad"])
+    >>> asked = ["happy"] * 3 + ["sad"]
+    >>> posteriors = np.array([[1, 0], [1, 0], [0.6, 0.4], [0, 1]])
+    >>> leakage.append("a", asked, posteriors)
+    >>> summary = leakage.summarize()
+    >>> summary["near"], summary["far"], summary["leakage"]
+    (0.2, 0.0, 0.2)
+    """
+
+    def __init__(
+        self, emotions: Sequence[str], n_samples: int = 1000, seed: int = 0
+    ):
+        super().__init__(n_samples, seed)
+        self.emotions = list(emotions)
+
+    def append(
+        self,
+        utterance: str,
+        asked: Sequence[str | None],
+        posteriors: np.ndarray | None,
+    ) -> None:
+        """Adds an utterance.
+
+        Arguments
+        ---------
+        utterance : str
+            Its id.
+        asked : sequence of str or None
+            The emotion of each word.
+        posteriors : numpy.ndarray or None
+            Probabilities of the emotions in each word (W, K); None if they
+            could not be found.
+
+        Raises
+        ------
+        ValueError
+            If there is not one row per word.
+        """
+        if posteriors is None or not np.isfinite(posteriors).all():
+            return self.add_failure(utterance, "not measured")
+        if len(posteriors) != len(asked):
+            raise ValueError(
+                f"Utterance {utterance} has {len(asked)} words but "
+                f"{len(posteriors)} posteriors: use the words of its text."
+            )
+        near, far = [], []
+        runs = emotion_runs(asked)
+        for here, there in [*zip(runs, runs[1:]), *zip(runs[1:], runs)]:
+            if here[0] is None or there[0] is None:
+                continue
+            column = self.emotions.index(there[0])
+            words = list(here[1])
+            if there[1].start < words[0]:  # the neighbour comes before
+                words.reverse()
+            near.append(posteriors[words[-1], column])
+            far += [posteriors[word, column] for word in words[:-2]]
+        self.add_row(
+            utterance,
+            near=float(np.sum(near)),
+            n_near=len(near),
+            far=float(np.sum(far)),
+            n_far=len(far),
+        )
+
+    def figures(self) -> dict:
+        """Leakage with its parts.
+
+        Returns
+        -------
+        dict
+            ``leakage`` with ``low`` and ``high``, ``near`` and ``far``; None
+            where no utterance has such words.
+        """
+        sums = np.array(
+            [
+                [row["near"], row["n_near"], row["far"], row["n_far"]]
+                for row in self.measured_rows()
+            ]
+        ).reshape(-1, 4)
+        total = sums.sum(0)
+        near = float(total[0] / total[1]) if total[1] else None
+        far = float(total[2] / total[3]) if total[3] else None
+        comparable = near is not None and far is not None
+        return {
+            **self.estimate(
+                "leakage", _near_less_far, sums if comparable else []
+            ),
+            "near": near,
+            "far": far,
+        }
+
+
+def _near_less_far(sums: np.ndarray) -> np.ndarray:
+    return share(sums[..., :2]) - share(sums[..., 2:])
