@@ -1,0 +1,106 @@
+"""Features of words: the frames of each, and how long it takes.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from collections.abc import Sequence
+
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.processing.pooling import word_average_pooling
+
+import torch
+
+#: Number of features that :func:`word_timing` gives.
+N_TIMING = 2
+#: Mean and standard deviation, about, of a word's logarithmic duration in
+#: seconds, and of the same for each of its letters.
+_TIMING_MEAN = (-1.4, -2.8)
+_TIMING_STD = (0.5, 0.4)
+_SHORTEST = 0.02  # s
+
+
+def word_features(
+    frames: torch.Tensor,
+    words: Sequence[Word],
+    frame_rate: float,
+    frame_offset: float,
+    timing: bool = True,
+) -> torch.Tensor:
+    """Pools the frames of each word, and adds its timing.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        Emotion features (F, D) of an utterance.
+    words : sequence of Word
+        Its words.
+    frame_rate : float
+        Frames per second.
+    frame_offset : float
+        Centre of frame 0 in seconds.
+    timing : bool
+        Whether to add the two features of :func:`word_timing`, which a mean
+        over frames cannot hold.
+
+    Returns
+    -------
+    torch.Tensor
+        (W, D) or (W, D + 2).
+
+    Raises
+    ------
+    ValueError
+        If a word lies outside of the frames.
+
+    Example
+    -------
+    >>> words = [Word("We", 0.0, 0.2), Word("won", 0.2, 0.6)]
+    >>> word_features(torch.ones(30, 4), words, 50.0, 0.0).shape
+    torch.Size([2, 6])
+    """
+    times = torch.tensor([[word.start, word.end] for word in words])
+    times = times.reshape(len(words), 2)
+    pooled, covered = word_average_pooling(
+        frames.unsqueeze(0), times.unsqueeze(0), frame_rate, frame_offset
+    )
+    if not covered.all():
+        index = int((~covered[0]).nonzero()[0])
+        word = words[index]
+        raise ValueError(
+            f"word {index} ({word.text!r}, {word.start:.2f} to "
+            f"{word.end:.2f} s) lies outside of the {len(frames)} frames of "
+            f"{len(frames) / frame_rate:.2f} s: use the alignment of this "
+            "recording."
+        )
+    if not timing:
+        return pooled[0]
+    return torch.cat([pooled[0], word_timing(words)], dim=-1)
+
+
+def word_timing(words: Sequence[Word]) -> torch.Tensor:
+    """How long each word takes, and each of its letters.
+
+    Arguments
+    ---------
+    words : sequence of Word
+        Words of an utterance.
+
+    Returns
+    -------
+    torch.Tensor
+        (W, 2): logarithm of the duration, and of the duration divided by
+        the number of letters, of about mean 0 and variance 1.
+
+    Example
+    -------
+    >>> word_timing([Word("a", 0.0, 0.1), Word("one", 0.1, 0.4)]).shape
+    torch.Size([2, 2])
+    """
+    duration = torch.tensor(
+        [max(word.end - word.start, _SHORTEST) for word in words]
+    )
+    letters = torch.tensor([float(max(len(word.text), 1)) for word in words])
+    log_duration = duration.log()
+    timing = torch.stack([log_duration, log_duration - letters.log()], dim=-1)
+    return (timing - torch.tensor(_TIMING_MEAN)) / torch.tensor(_TIMING_STD)

@@ -1,0 +1,570 @@
+"""Word emotions: a light transformer over the words of an utterance.
+
+The features of each word, pooled over its frames, are projected and pass a
+small transformer, from which one head reads the word's emotion and another
+its intensity or other attributes (https://arxiv.org/abs/2509.20378).
+
+Corpora tell the emotion of a sentence, not of its words. Three losses stand
+for three ways to learn from that, with the same call:
+
+* ``BroadcastLoss`` gives each word the sentence's emotion, as the paper does.
+  The neutral words of an emotional sentence thus have a wrong target.
+* ``MultipleInstanceLoss`` takes the sentence as a bag of words, of which some
+  carry its emotion and the others are background (neutral).
+* ``WordLoss`` is given the truth of each word: the upper bound.
+
+A transformer that has only seen sentences of one emotion learns to smear it
+over all of their words. ``splice_bags`` makes training sequences of two
+pieces, each of which keeps the emotion of the sentence it was cut from, so
+that context stays useful and yet emotions may change.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.lobes.models.transformer.Transformer import (
+    PositionalEncoding,
+    TransformerEncoder,
+)
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+#: Smallest probability of which a logarithm is taken.
+_TINY = 1e-6
+
+
+@dataclass
+class WordEmotionOutput:
+    """Result of ``WordEmotionTransformer``.
+
+    Arguments
+    ---------
+    logits : torch.Tensor
+        Of each word's emotion, shape (B, W, K).
+    attributes : torch.Tensor
+        Of each word, 0 to 1, shape (B, W, R).
+    attention : torch.Tensor
+        Logits of how much a word counts in its sentence, shape (B, W).
+    """
+
+    logits: torch.Tensor
+    attributes: torch.Tensor
+    attention: torch.Tensor
+
+
+@dataclass
+class WordTargets:
+    """What is known of words: each belongs to a bag, such as its sentence.
+
+    Arguments
+    ---------
+    emotions : torch.Tensor
+        Emotion of the bag, or of the word for ``WordLoss``; -1 if unknown;
+        long, shape (B, W).
+    attributes : torch.Tensor
+        Attributes likewise, 0 to 1, NaN if unknown, shape (B, W, R).
+    bags : torch.Tensor
+        The bag, from 0 in each item of the batch; -1 in padding; long,
+        shape (B, W).
+    """
+
+    emotions: torch.Tensor
+    attributes: torch.Tensor
+    bags: torch.Tensor
+
+
+class WordEmotionTransformer(nn.Module):
+    """Emotion and attributes of each word from its features.
+
+    Arguments
+    ---------
+    input_dim : int
+        Size D of a word's features.
+    n_emotions : int
+        Number K of emotions in the taxonomy.
+    n_attributes : int
+        Number R of attributes: 1 for the intensity, 3 for valence, arousal
+        and dominance.
+    d_model : int
+        Size of the transformer.
+    nhead : int
+        Attention heads.
+    num_layers : int
+        Layers of the transformer.
+    d_ffn : int
+        Size of its feed-forward layers.
+    dropout : float
+        Of the features' projection and the transformer.
+    context : Optional[int]
+        How many words to either side a layer may attend to; all if None.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two emotions or no attribute.
+
+    Example
+    -------
+    >>> model = WordEmotionTransformer(input_dim=8, n_emotions=5)
+    >>> output = model(torch.randn(2, 6, 8), torch.tensor([1.0, 0.5]))
+    >>> output.logits.shape, output.attributes.shape, output.attention.shape
+    (torch.Size([2, 6, 5]), torch.Size([2, 6, 1]), torch.Size([2, 6]))
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        n_emotions: int,
+        n_attributes: int = 1,
+        d_model: int = 64,
+        nhead: int = 4,
+        num_layers: int = 2,
+        d_ffn: int = 256,
+        dropout: float = 0.2,
+        context: Optional[int] = None,
+    ):
+        super().__init__()
+        if n_emotions < 2 or n_attributes < 1:
+            raise ValueError(
+                f"{n_emotions} emotions and {n_attributes} attributes: give "
+                "at least 2 emotions and 1 attribute."
+            )
+        self.nhead = nhead
+        self.context = context
+        self.projection = nn.Linear(input_dim, d_model)
+        self.positions = PositionalEncoding(d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.encoder = TransformerEncoder(
+            num_layers,
+            nhead,
+            d_ffn,
+            d_model=d_model,
+            dropout=dropout,
+            normalize_before=True,
+        )
+        self.emotion_head = nn.Linear(d_model, n_emotions)
+        self.attribute_head = nn.Linear(d_model, n_attributes)
+        self.attention_head = nn.Linear(d_model, 1)
+
+    def forward(
+        self, features: torch.Tensor, lens: Optional[torch.Tensor] = None
+    ) -> WordEmotionOutput:
+        """Reads the emotion of each word.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Features of the words, shape (B, W, D).
+        lens : Optional[torch.Tensor]
+            Relative lengths, shape (B,); all full if None.
+
+        Returns
+        -------
+        WordEmotionOutput
+            What stands in padding means nothing.
+        """
+        words = word_mask(features, lens)
+        # Zero times what stands in the padding need not be zero.
+        features = features.masked_fill(~words.unsqueeze(-1), 0.0)
+        hidden = self.projection(features)
+        hidden = self.dropout(hidden + self.positions(hidden))
+        hidden, _ = self.encoder(hidden, src_mask=self._blocked(words))
+        return WordEmotionOutput(
+            self.emotion_head(hidden),
+            self.attribute_head(hidden).sigmoid(),
+            self.attention_head(hidden).squeeze(-1),
+        )
+
+    def _blocked(self, words):
+        """Pairs of words that do not see each other, (B * heads, W, W).
+
+        A mask of its own for each item, and not a key padding mask: within
+        a narrow context, a padded position would see nothing, which gives
+        NaN. Here every position sees itself.
+        """
+        index = torch.arange(words.shape[1], device=words.device)
+        distance = (index - index.unsqueeze(-1)).abs()
+        blocked = ~words.unsqueeze(1).expand(-1, words.shape[1], -1)
+        if self.context is not None:
+            blocked = blocked | (distance > self.context)
+        blocked = blocked & (distance > 0)
+        return blocked.repeat_interleave(self.nhead, dim=0)
+
+
+class BroadcastLoss(nn.Module):
+    """Gives each word the emotion and the attributes of its sentence.
+
+    Arguments
+    ---------
+    class_weights : Optional[list of float]
+        Weight of each emotion; all 1 if None.
+    label_smoothing : float
+        Share of the target that is spread over all emotions, 0 to 1.
+    attribute_weight : float
+        Weight of the attributes' mean squared error.
+
+    Example
+    -------
+    >>> output = WordEmotionOutput(
+    ...     torch.zeros(1, 2, 4), torch.zeros(1, 2, 1), torch.zeros(1, 2)
+    ... )
+    >>> targets = WordTargets(
+    ...     torch.tensor([[3, -1]]), torch.ones(1, 2, 1), torch.tensor([[0, 0]])
+    ... )
+    >>> BroadcastLoss()(output, targets)  # log(4) + 1
+    tensor(2.3863)
+    """
+
+    def __init__(
+        self,
+        class_weights: Optional[list] = None,
+        label_smoothing: float = 0.1,
+        attribute_weight: float = 1.0,
+    ):
+        super().__init__()
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.label_smoothing = label_smoothing
+        self.attribute_weight = attribute_weight
+
+    def forward(
+        self, output: WordEmotionOutput, targets: WordTargets
+    ) -> torch.Tensor:
+        """Computes the loss.
+
+        Arguments
+        ---------
+        output : WordEmotionOutput
+            Predictions.
+        targets : WordTargets
+            What is known of the words.
+
+        Returns
+        -------
+        loss : torch.Tensor
+            0-d; 0 where nothing is known.
+        """
+        known = (targets.bags >= 0) & (targets.emotions >= 0)
+        losses = F.cross_entropy(
+            output.logits[known],
+            targets.emotions[known],
+            self.class_weights,
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        )
+        weights = self._weights(targets.emotions[known])
+        loss = losses.sum() / weights.sum().clamp(min=_TINY)
+        rated = targets.attributes.isfinite() & (targets.bags >= 0)[..., None]
+        errors = (output.attributes[rated] - targets.attributes[rated]) ** 2
+        return loss + self.attribute_weight * errors.sum() / max(len(errors), 1)
+
+    def _weights(self, emotions):
+        if self.class_weights is None:
+            return torch.ones_like(emotions, dtype=torch.float)
+        return self.class_weights[emotions]
+
+
+class WordLoss(BroadcastLoss):
+    """Learns from the truth of each word, where there is one.
+
+    It is computed as ``BroadcastLoss``; the targets differ: those of words in
+    place of those of sentences.
+    """
+
+
+class MultipleInstanceLoss(nn.Module):
+    """Supervises sentences, from which the emotions of words emerge.
+
+    A sentence of emotion y is a bag of words. Two things are asked of it:
+
+    1. Its words' predictions, averaged with learned attention, give y.
+       Attention goes to the words that carry the emotion.
+    2. Each word carries y or is background b, that is neutral, and nothing
+       else. This is the likelihood of a mixture,
+       (1 - share) p(y) + share p(b), whose gradient divides a word's target
+       between y and b in proportion to what the model finds in it, as
+       expectation-maximisation does. Words of a sentence that is neutral as
+       a whole are background for certain (negative bags), and so tell the
+       model what background is.
+
+    Attributes are averaged with the same attention, detached, and compared
+    with those of the sentence.
+
+    Arguments
+    ---------
+    background : Optional[int]
+        Index of the background emotion; if None, there is none, and each
+        word is expected to carry its sentence's emotion.
+    background_share : float
+        Expected share of background words in an emotional sentence, 0 to 1.
+    attention_weight : float
+        Weight of what is asked of the attention-weighted average.
+    mixture_weight : float
+        Weight of what is asked of each word.
+    class_weights : Optional[list of float]
+        Weight of each emotion; all 1 if None.
+    label_smoothing : float
+        Share of the target that is spread over all emotions, 0 to 1.
+    attribute_weight : float
+        Weight of the attributes' mean squared error.
+
+    Raises
+    ------
+    ValueError
+        If the share is not within 0 and 1.
+
+    Example
+    -------
+    >>> logits = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]])
+    >>> output = WordEmotionOutput(
+    ...     logits, torch.ones(1, 2, 1), torch.tensor([[-9.0, 9.0]])
+    ... )
+    >>> targets = WordTargets(
+    ...     torch.ones(1, 2, dtype=torch.long),
+    ...     torch.full((1, 2, 1), torch.nan),
+    ...     torch.zeros(1, 2, dtype=torch.long),
+    ... )
+    >>> loss = MultipleInstanceLoss(background=0, label_smoothing=0.0)
+    >>> broadcast = BroadcastLoss(label_smoothing=0.0)
+    >>> bool(loss(output, targets) < broadcast(output, targets))
+    True
+    """
+
+    def __init__(
+        self,
+        background: Optional[int] = 0,
+        background_share: float = 0.25,
+        attention_weight: float = 1.0,
+        mixture_weight: float = 1.0,
+        class_weights: Optional[list] = None,
+        label_smoothing: float = 0.1,
+        attribute_weight: float = 1.0,
+    ):
+        super().__init__()
+        if not 0 <= background_share < 1:
+            raise ValueError(
+                f"background_share is {background_share}: give a share of at "
+                "least 0 and below 1."
+            )
+        self.background = background
+        self.background_share = background_share
+        self.attention_weight = attention_weight
+        self.mixture_weight = mixture_weight
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.label_smoothing = label_smoothing
+        self.attribute_weight = attribute_weight
+
+    def forward(
+        self, output: WordEmotionOutput, targets: WordTargets
+    ) -> torch.Tensor:
+        """Computes the loss.
+
+        Arguments
+        ---------
+        output : WordEmotionOutput
+            Predictions.
+        targets : WordTargets
+            What is known of the bags.
+
+        Returns
+        -------
+        loss : torch.Tensor
+            0-d; 0 where nothing is known.
+        """
+        known = (targets.bags >= 0) & (targets.emotions >= 0)
+        emotions = targets.emotions.clamp(min=0)
+        log_probs = output.logits.log_softmax(-1)
+        probs = log_probs.exp()
+        found = probs.gather(-1, emotions.unsqueeze(-1)).squeeze(-1)
+        weights = known.float()
+        if self.class_weights is not None:
+            weights = weights * self.class_weights[emotions]
+        n_known = weights.sum().clamp(min=_TINY)
+
+        smoothing = self.label_smoothing
+        mixture = -(self._mixture(probs, found, emotions) + _TINY).log()
+        word_losses = (1 - smoothing) * mixture - smoothing * log_probs.mean(-1)
+        loss = self.mixture_weight * (weights * word_losses).sum() / n_known
+
+        total = n_bags = 0.0
+        errors = output.attributes.new_zeros(())
+        n_rated = 0
+        for bag in range(int(targets.bags.max()) + 1):
+            inside = known & (targets.bags == bag)
+            attention = bag_attention(output.attention, inside)
+            weight = (attention * weights).sum(1)
+            average = (attention * found).sum(1)
+            total = total - (weight * (average + _TINY).log()).sum()
+            n_bags = n_bags + weight.sum()
+            error, n = self._attribute_error(
+                output.attributes, targets, bag, output.attention
+            )
+            errors, n_rated = errors + error, n_rated + n
+        loss = loss + self.attention_weight * total / max(n_bags, _TINY)
+        return loss + self.attribute_weight * errors / max(n_rated, 1)
+
+    def _mixture(self, probs, found, emotions):
+        """Likelihood of each word in its sentence, (B, W)."""
+        if self.background is None:
+            return found
+        share = self.background_share
+        mixture = (1 - share) * found + share * probs[..., self.background]
+        return torch.where(emotions == self.background, found, mixture)
+
+    @staticmethod
+    def _attribute_error(attributes, targets, bag, attention_logits):
+        """Squared errors of a bag's attributes: their sum and number."""
+        inside = targets.bags == bag
+        attention = bag_attention(attention_logits.detach(), inside)
+        found = (attention.unsqueeze(-1) * attributes).sum(1)
+        rated = inside.any(1)
+        first = inside.float().argmax(1)
+        wanted = targets.attributes[torch.arange(len(first)), first]
+        known = rated.unsqueeze(-1) & wanted.isfinite()
+        return ((found - wanted)[known] ** 2).sum(), int(known.sum())
+
+
+def word_mask(
+    features: torch.Tensor, lens: Optional[torch.Tensor] = None
+) -> torch.Tensor:
+    """Which words are no padding.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        Shape (B, W, ...).
+    lens : Optional[torch.Tensor]
+        Relative lengths, shape (B,); all full if None.
+
+    Returns
+    -------
+    mask : torch.Tensor
+        Bool, shape (B, W).
+
+    Example
+    -------
+    >>> word_mask(torch.zeros(2, 3, 4), torch.tensor([1.0, 0.33]))
+    tensor([[ True,  True,  True],
+            [ True, False, False]])
+    """
+    n_words = features.shape[1]
+    if lens is None:
+        return features.new_ones(features.shape[:2], dtype=torch.bool)
+    return length_to_mask(torch.round(lens * n_words), max_len=n_words).bool()
+
+
+def bag_attention(attention: torch.Tensor, inside: torch.Tensor):
+    """Shares of the words in a bag.
+
+    Arguments
+    ---------
+    attention : torch.Tensor
+        Logits, shape (B, W).
+    inside : torch.Tensor
+        Which words are in the bag, bool, shape (B, W).
+
+    Returns
+    -------
+    shares : torch.Tensor
+        Shape (B, W); they sum to 1, or to 0 for an empty bag.
+
+    Example
+    -------
+    >>> bag_attention(torch.zeros(1, 3), torch.tensor([[True, True, False]]))
+    tensor([[0.5000, 0.5000, 0.0000]])
+    """
+    lowest = torch.finfo(attention.dtype).min
+    shares = attention.masked_fill(~inside, lowest).softmax(-1)
+    return shares * inside
+
+
+def splice_bags(
+    features: torch.Tensor,
+    lens: torch.Tensor,
+    targets: WordTargets,
+    share: float,
+    generator: Optional[torch.Generator] = None,
+) -> tuple[torch.Tensor, torch.Tensor, WordTargets]:
+    """Joins the beginnings of some utterances with the ends of others.
+
+    Both pieces have at least two words and stay bags of their own.
+    Utterances of fewer than four words are left as they are.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        Features of the words, shape (B, W, D).
+    lens : torch.Tensor
+        Relative lengths, shape (B,).
+    targets : WordTargets
+        Of whole utterances: one bag each.
+    share : float
+        Share of the utterances to splice, 0 to 1.
+    generator : Optional[torch.Generator]
+        Source of random numbers.
+
+    Returns
+    -------
+    features : torch.Tensor
+        Shape (B, W', D).
+    lens : torch.Tensor
+        Relative lengths, shape (B,).
+    targets : WordTargets
+        With a second bag in what is spliced.
+
+    Example
+    -------
+    >>> features = torch.arange(8.0).reshape(2, 4, 1)
+    >>> targets = WordTargets(
+    ...     torch.tensor([[0] * 4, [1] * 4]),
+    ...     torch.full((2, 4, 1), torch.nan),
+    ...     torch.zeros(2, 4, dtype=torch.long),
+    ... )
+    >>> _, _, spliced = splice_bags(
+    ...     features, torch.ones(2), targets, share=1.0
+    ... )
+    >>> bool((spliced.bags == 1).any())
+    True
+    """
+
+    def draw(low, high):
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    n_words = torch.round(lens * features.shape[1]).long().tolist()
+    partners = torch.randperm(len(n_words), generator=generator).tolist()
+    chosen = torch.rand(len(n_words), generator=generator) < share
+    items, words, bags = [], [], []
+    for item, (n, partner) in enumerate(zip(n_words, partners)):
+        pieces = [(item, range(n))]
+        n_other = n_words[partner]
+        if chosen[item] and min(n, n_other) >= 4:
+            pieces = [
+                (item, range(draw(2, n - 2))),
+                (partner, range(draw(2, n_other - 2), n_other)),
+            ]
+        items.append(torch.tensor([i for i, piece in pieces for _ in piece]))
+        words.append(torch.tensor([w for _, piece in pieces for w in piece]))
+        bags.append(
+            torch.tensor(
+                [b for b, (_, piece) in enumerate(pieces) for _ in piece]
+            )
+        )
+    lengths = torch.tensor([len(bag) for bag in bags])
+    item, word = (
+        pad_sequence(index, batch_first=True) for index in (items, words)
+    )
+    bags = pad_sequence(bags, batch_first=True, padding_value=-1)
+    spliced = WordTargets(
+        targets.emotions[item, word],
+        targets.attributes[item, word],
+        bags.to(features.device),
+    )
+    lens = (lengths / lengths.max()).to(lens)
+    return features[item, word], lens, spliced
