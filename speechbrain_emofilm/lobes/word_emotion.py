@@ -568,3 +568,56 @@ def splice_bags(
     )
     lens = (lengths / lengths.max()).to(lens)
     return features[item, word], lens, spliced
+
+
+class FrameNormalization(nn.Module):
+    """Gives frames the mean 0 and the variance 1 of training speech.
+
+    For a speaker of whom nothing else is known; otherwise the statistics of
+    the speaker's own speech are better.
+
+    Arguments
+    ---------
+    dim : int
+        Size D of a frame.
+
+    Example
+    -------
+    >>> normalize = FrameNormalization(dim=4)
+    >>> normalize.set(mean=torch.ones(4), std=torch.full((4,), 2.0))
+    >>> normalize(torch.full((3, 4), 5.0))[0]
+    tensor([2., 2., 2., 2.])
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def set(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Sets the statistics.
+
+        Arguments
+        ---------
+        mean : torch.Tensor
+            Shape (D,).
+        std : torch.Tensor
+            Shape (D,), above 0.
+        """
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Normalises frames.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Shape (..., D).
+
+        Returns
+        -------
+        frames : torch.Tensor
+            Shape (..., D).
+        """
+        return (frames - self.mean) / self.std

@@ -1,0 +1,516 @@
+#!/usr/bin/env python3
+"""Recipe for training a labeler of words from labels of sentences.
+
+The frames of each word (emotion features, alignment) are averaged, a light
+transformer reads the words of an utterance, and its heads tell each word's
+emotion and intensity (https://arxiv.org/abs/2509.20378). What is known is the
+emotion of the sentence; `supervision` says how it is used:
+
+    multiple_instance  the words' predictions explain the sentence (default)
+    broadcast          each word has the sentence's emotion, as in the paper
+    words              the truth of each word, where there is one: upper bound
+
+To run this recipe, align the corpus and extract its emotion features, then
+train:
+> python extract_features.py hparams/extract_features.yaml --data_folder /path/to/ESD
+> python train.py hparams/train_mini.yaml --data_folder /path/to/ESD
+
+The output folder can then be given to label.py and to `WordEmotionLabeler`.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import functools
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.alignments import (
+    find_textgrid,
+    read_alignment,
+)
+from speechbrain_emofilm.dataio.feature_cache import (
+    EmotionFeatureCache,
+    extractor_identity,
+)
+from speechbrain_emofilm.dataio.labels import (
+    check_words,
+    full_intensity,
+    read_word_labels,
+    sentence_labels,
+    words_to_tensors,
+)
+from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.dataio.word_features import word_features
+from speechbrain_emofilm.lobes.word_emotion import (
+    WordTargets,
+    bag_attention,
+    splice_bags,
+    word_mask,
+)
+from speechbrain_emofilm.utils.files import atomic_path, write_json
+
+import speechbrain as sb
+import torch
+import yaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.dataio.dataio import load_data_json
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.data_pipeline import provides, takes
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+logger = get_logger(__name__)
+
+
+class WordEmotionBrain(sb.Brain):
+    """Trains the `WordEmotionTransformer`."""
+
+    def compute_forward(self, batch, stage):
+        """Reads the words' emotions; in training, of spliced utterances.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            Items of `dataio_prepare`.
+        stage : sb.Stage
+            The stage of the experiment.
+
+        Returns
+        -------
+        output : WordEmotionOutput
+            Predictions.
+        targets : WordTargets
+            What they are compared with.
+        """
+        batch = batch.to(self.device)
+        features, lens = batch.features
+        words = word_mask(features, lens)
+        targets = WordTargets(
+            batch.emotions.data,
+            batch.attributes.data,
+            torch.where(words, 0, -1),
+        )
+        share = self.hparams.splice_shares[self.hparams.supervision]
+        if stage == sb.Stage.TRAIN and share > 0:
+            features, lens, targets = splice_bags(
+                features, lens, targets, share
+            )
+        return self.modules.word_emotion(features, lens), targets
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Compares the predictions with what is known.
+
+        Arguments
+        ---------
+        predictions : tuple
+            From `compute_forward`.
+        batch : PaddedBatch
+            The batch it came from.
+        stage : sb.Stage
+            The stage of the experiment.
+
+        Returns
+        -------
+        torch.Tensor
+            0-d loss.
+        """
+        output, targets = predictions
+        if stage != sb.Stage.TRAIN:
+            self.count(output, targets)
+        return self.hparams.losses[self.hparams.supervision](output, targets)
+
+    def count(self, output, targets):
+        """Counts the bags whose emotion is found, and the words.
+
+        Arguments
+        ---------
+        output : WordEmotionOutput
+            Predictions.
+        targets : WordTargets
+            What they are compared with.
+        """
+        probs = output.logits.softmax(-1)
+        words = targets.bags >= 0
+        right = (probs.argmax(-1) == targets.emotions) & words
+        self.counts["words"] += int(words.sum())
+        self.counts["right_words"] += int(right.sum())
+        if self.hparams.supervision != "words":
+            attention = bag_attention(output.attention, words)
+            found = (attention.unsqueeze(-1) * probs).sum(1).argmax(-1)
+            self.counts["bags"] += len(found)
+            self.counts["right_bags"] += int(
+                (found == targets.emotions[:, 0]).sum()
+            )
+
+    def on_stage_start(self, stage, epoch=None):
+        """Starts the counts anew, and the random numbers of this epoch.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            The stage that starts.
+        epoch : int, optional
+            The epoch, from 1.
+        """
+        self.counts = Counter()
+        if stage == sb.Stage.TRAIN:
+            # A resumed run repeats them.
+            torch.manual_seed(self.hparams.seed + epoch)
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs; after validation also saves a checkpoint.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            The stage that ended.
+        stage_loss : float
+            Mean loss of its batches.
+        epoch : int, optional
+            The epoch, from 1.
+        """
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        counts = self.counts
+        stats = {
+            "loss": stage_loss,
+            "target_accuracy": counts["right_words"] / max(counts["words"], 1),
+        }
+        if counts["bags"]:
+            stats["sentence_accuracy"] = counts["right_bags"] / counts["bags"]
+        if stage == sb.Stage.TEST:
+            self.hparams.train_logger.log_stats(
+                {"Epoch loaded": self.hparams.epoch_counter.current},
+                test_stats=stats,
+            )
+            return
+        old_lr, new_lr = self.hparams.lr_annealing(epoch)
+        sb.nnet.schedulers.update_learning_rate(self.optimizer, new_lr)
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "lr": old_lr},
+            train_stats=self.train_stats,
+            valid_stats=stats,
+        )
+        self.checkpointer.save_and_keep_only(
+            meta={"epoch": epoch, "loss": stage_loss}, min_keys=["loss"]
+        )
+
+
+class Corpus:
+    """The data of one corpus: frames, alignments and what is known.
+
+    Arguments
+    ---------
+    options : dict
+        One item of the hparams' `corpora`.
+    hparams : dict
+        The recipe's hyperparameters.
+    """
+
+    def __init__(self, options, hparams):
+        self.options = options
+        self.hparams = hparams
+        self.emotions = hparams["emotions"]
+        self.items = {
+            split: load_data_json(
+                manifest, {"data_root": options["data_folder"]}
+            )
+            for split, manifest in options["manifests"].items()
+        }
+        speakers = {
+            utterance: item["speaker"]
+            for items in self.items.values()
+            for utterance, item in items.items()
+        }
+        self.cache = EmotionFeatureCache(
+            options["feature_cache"],
+            extractor_identity(hparams["emotion_features"]),
+            speakers,
+        )
+        self.truth = None
+        if hparams["supervision"] == "words":
+            self.truth = read_word_labels(options["truth_file"], self.emotions)
+
+    def words(self, utterance, item):
+        """Words of an utterance and their times, checked against its text.
+
+        Arguments
+        ---------
+        utterance : str
+            Its id.
+        item : dict
+            Its entry in the manifest.
+
+        Returns
+        -------
+        list of Word
+        """
+        path = find_textgrid(
+            self.options["alignment_folder"], utterance, item["speaker"]
+        )
+        words = read_alignment(path)
+        check_words(
+            sentence_labels(words, item["emotion"]),
+            [word.text for word in split_words(item["text"])],
+            utterance,
+        )
+        if not words:
+            raise ValueError(f"{path} has no words: align it again.")
+        return words
+
+    def example(self, utterance, item):
+        """What the model is given, and what is known.
+
+        Arguments
+        ---------
+        utterance : str
+            Its id.
+        item : dict
+            Its entry in the manifest.
+
+        Returns
+        -------
+        features : torch.Tensor
+            (W, D)
+        emotions : torch.Tensor
+            (W,): indices.
+        attributes : torch.Tensor
+            (W, R): NaN where unknown.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it has no alignment.
+        ValueError
+            If it has no features, or something does not fit.
+        """
+        words = self.words(utterance, item)
+        features = word_features(
+            self.cache[utterance],
+            words,
+            self.cache.frame_rate,
+            self.cache.frame_offset,
+            self.hparams["word_timing"],
+        )
+        labels = sentence_labels(words, item["emotion"])
+        if self.truth is not None:
+            if utterance not in self.truth:
+                raise ValueError(
+                    f"{self.options['truth_file']} has no words of it: use "
+                    "another supervision."
+                )
+            labels = self.truth[utterance]
+            check_words(labels, [word.text for word in words], utterance)
+        distribution, intensity = words_to_tensors(labels, self.emotions)
+        if self.truth is None:
+            intensity = full_intensity(distribution, self.emotions)
+        known = {name: item.get(name) for name in self.hparams["attributes"]}
+        columns = [
+            torch.full_like(intensity, torch.nan if value is None else value)
+            for value in known.values()
+        ]
+        attributes = torch.stack(columns, dim=-1)
+        if "intensity" in known and known["intensity"] is None:
+            attributes[:, list(known).index("intensity")] = intensity
+        return features, distribution.argmax(-1), attributes
+
+
+def dataio_prepare(hparams):
+    """Makes the datasets of the manifests, and checks every item.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    dict of str: DynamicItemDataset
+        For "train", "valid" and "test". Items: features (W, D), emotions
+        (W,) and attributes (W, R).
+    """
+    corpora = [Corpus(options, hparams) for options in hparams["corpora"]]
+    set_normalization(hparams["frame_normalization"], corpora)
+    items, skipped, n_items = {}, {}, 0
+    for split in ("train", "valid", "test"):
+        items[split] = {}
+        for number, corpus in enumerate(corpora):
+            for utterance, item in tqdm(
+                corpus.items[split].items(), desc=f"Checking {split}"
+            ):
+                check_emotion(utterance, item, corpus, split)
+                n_items += 1
+                try:
+                    corpus.example(utterance, item)
+                except (ValueError, FileNotFoundError) as error:
+                    skipped[utterance] = str(error)
+                    continue
+                items[split][utterance] = {"corpus": number, "item": item}
+    check_skipped(skipped, n_items, hparams)
+
+    # The features of all words fit into memory: frames, of which they are
+    # means, are some thirty times as much.
+    @functools.lru_cache(maxsize=None)
+    def example(number, utterance, split):
+        corpus = corpora[number]
+        return corpus.example(utterance, corpus.items[split][utterance])
+
+    datasets = {}
+    for split, kept in items.items():
+        if not kept:
+            raise ValueError(
+                f"The split {split!r} has no utterance to use: check the "
+                "corpora and the options of their preparation."
+            )
+
+        @takes("id", "corpus")
+        @provides("features", "emotions", "attributes")
+        def word_pipeline(utterance, number, split=split):
+            yield from example(number, utterance, split)
+
+        datasets[split] = DynamicItemDataset(kept, [word_pipeline])
+        datasets[split].set_output_keys(
+            ["id", "features", "emotions", "attributes"]
+        )
+    return datasets
+
+
+def set_normalization(normalization, corpora):
+    """Stores the statistics of the training speech for unknown speakers.
+
+    Where features are not normalised per speaker, nothing is changed.
+
+    Arguments
+    ---------
+    normalization : FrameNormalization
+        Takes the statistics of the first corpus.
+    corpora : list of Corpus
+        The data.
+    """
+    corpus = corpora[0]
+    if not corpus.cache.identity["speaker_normalization"]:
+        return
+    everyone = dict.fromkeys(corpus.items["train"], "everyone")
+    statistics = corpus.cache.speaker_statistics(everyone)
+    corpus.cache.close()
+    normalization.set(*statistics["everyone"])
+
+
+def check_emotion(utterance, item, corpus, split):
+    """Raises ValueError for an emotion outside of the taxonomy."""
+    if item["emotion"] not in corpus.emotions:
+        raise ValueError(
+            f"{corpus.options['manifests'][split]}, utterance {utterance}: "
+            f"its emotion is {item['emotion']!r}, and the taxonomy is "
+            f"{', '.join(corpus.emotions)}. Add it to `emotions`, or prepare "
+            "the corpus without it."
+        )
+
+
+def check_skipped(skipped, n_items, hparams):
+    """Lists what is skipped; raises ValueError if it is too much.
+
+    Arguments
+    ---------
+    skipped : dict
+        Utterance id to the reason.
+    n_items : int
+        Of the corpora.
+    hparams : dict
+        The recipe's hyperparameters.
+    """
+    path = Path(hparams["output_folder"]) / "skipped.json"
+    run_on_main(write_json, args=[path, skipped])
+    if not skipped:
+        return
+    utterance, reason = next(iter(skipped.items()))
+    summary = (
+        f"{len(skipped)} of {n_items} utterances cannot be used. The first, "
+        f"{utterance}: {reason} All are listed in {path}."
+    )
+    if len(skipped) > hparams["max_bad_share"] * n_items:
+        raise ValueError(
+            f"{summary} More than max_bad_share = "
+            f"{hparams['max_bad_share']:g}: repair them, or raise it."
+        )
+    logger.warning(f"{summary} They are skipped.")
+
+
+def export_labeler(hparams, hparams_file, overrides):
+    """Makes the output folder one that `WordEmotionLabeler` loads.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+    hparams_file : str
+        The file that they come from.
+    overrides : str
+        What the command line changed in it.
+    """
+    folder = Path(hparams["output_folder"])
+    best = hparams["checkpointer"].find_checkpoint(min_key="loss")
+    for name in ("word_emotion", "frame_normalization"):
+        with atomic_path(folder / f"{name}.ckpt") as temporary:
+            shutil.copyfile(best.paramfiles[name], temporary)
+    with open(hparams_file, encoding="utf-8") as fin:
+        document = yaml.compose(resolve_references(fin, overrides))
+    parts = {key.value: value for key, value in document.value}
+    with atomic_path(folder / "labeler.yaml") as temporary:
+        # Composed and not loaded: the parts stay tags, to be made by whoever
+        # loads the file.
+        temporary.write_text(yaml.serialize(parts["labeler"]))
+    logger.info(f"{folder} can be given to label.py and WordEmotionLabeler.")
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    if hparams["supervision"] not in hparams["losses"]:
+        raise ValueError(
+            f"supervision is {hparams['supervision']!r}: set it to "
+            f"{', '.join(hparams['losses'])}."
+        )
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+
+    # Data
+    if not hparams["skip_prep"]:
+        for prepare in hparams["preparations"]:
+            run_on_main(prepare)
+    datasets = dataio_prepare(hparams)
+
+    # Training
+    brain = WordEmotionBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.fit(
+        brain.hparams.epoch_counter,
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs=hparams["train_dataloader_opts"],
+        valid_loader_kwargs=hparams["valid_dataloader_opts"],
+    )
+
+    # The best checkpoint: its loss, and a folder that labels
+    brain.evaluate(
+        datasets["test"],
+        min_key="loss",
+        test_loader_kwargs=dict(hparams["valid_dataloader_opts"]),
+    )
+    run_on_main(export_labeler, args=[hparams, hparams_file, overrides])

@@ -1,0 +1,446 @@
+"""Labels of words: which emotion, how strong, how sure.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.dataio.audio import load_audio
+from speechbrain_emofilm.dataio.labels import UtteranceLabels, WordLabel
+from speechbrain_emofilm.dataio.word_features import word_features
+
+import torch
+from speechbrain.inference.interfaces import Pretrained
+from torch.nn.utils.rnn import pad_sequence
+
+#: The file by which a recipe's output folder describes its labeler.
+HPARAMS_FILE = "labeler.yaml"
+#: Where the intensity of a word comes from.
+INTENSITY_SOURCES = ("evidence", "attribute")
+#: Decimals that are kept of times, probabilities and the like.
+_DECIMALS = 4
+_TINY = 1e-6
+
+
+class WordEmotionLabeler(Pretrained):
+    """Finds the emotion of each word in speech whose text is known.
+
+    Made by :meth:`from_hparams` from a folder with ``labeler.yaml``, as the
+    training recipe writes it. That file defines, beside SpeechBrain's
+    ``pretrainer`` and ``modules``:
+
+    * ``modules``: ``word_emotion``, a
+      :class:`~speechbrain_emofilm.lobes.word_emotion.WordEmotionTransformer`,
+      ``frame_normalization``, a
+      :class:`~speechbrain_emofilm.lobes.word_emotion.FrameNormalization`,
+      and ``emotion_features``, an extractor;
+    * ``emotions``: the taxonomy, a list;
+    * ``background`` (optional): the emotion of intensity 0, ``neutral``;
+    * ``attributes`` (optional): names of the regression head's outputs;
+    * ``intensity_source``: ``evidence``, how much more likely than the
+      background the emotions are, or ``attribute``, the head's output named
+      ``intensity`` or else ``arousal``, where it was trained on ratings;
+    * ``intensity_temperature``: nats of evidence for an intensity of 0.73;
+    * ``smoothing``: share of a word's distribution that is taken from its
+      neighbours, 0 to 1;
+    * ``min_confidence``: words below it stay unlabelled;
+    * ``word_timing``: whether the model was trained with it;
+    * ``aligner`` (optional): makes an aligner, for :meth:`label_file`.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        Those of :class:`speechbrain.inference.interfaces.Pretrained`.
+
+    Raises
+    ------
+    ValueError
+        If the hparams lack something or do not fit together.
+
+    Example
+    -------
+    >>> labeler = WordEmotionLabeler.from_hparams(
+    ...     "results/word_emotion_labeling/mini/1986"
+    ... )  # doctest: +SKIP
+    >>> labels = labeler.label_file("a.wav", "We won!")  # doctest: +SKIP
+    >>> labels.words[0].emotion  # doctest: +SKIP
+    'happy'
+    """
+
+    MODULES_NEEDED = ["word_emotion", "frame_normalization"]
+    HPARAMS_NEEDED = [
+        "emotions",
+        "intensity_source",
+        "intensity_temperature",
+        "smoothing",
+        "min_confidence",
+        "word_timing",
+    ]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        missing = [n for n in self.MODULES_NEEDED if n not in self.mods]
+        if missing:
+            raise ValueError(
+                f"The hparams have no modules[{missing[0]!r}]: "
+                "WordEmotionLabeler needs "
+                f"{' and '.join(self.MODULES_NEEDED)}."
+            )
+        self.emotions = list(self.hparams.emotions)
+        self.background = getattr(self.hparams, "background", None)
+        self.attributes = list(getattr(self.hparams, "attributes", ()))
+        self._check_options()
+        self._aligner = None
+
+    def _check_options(self):
+        """Refuses hparams that do not fit together."""
+        if self.background not in (*self.emotions, None):
+            raise ValueError(
+                f"The background {self.background!r} is not in the taxonomy "
+                f"{', '.join(self.emotions)}: name one of them, or none."
+            )
+        if self.hparams.intensity_source not in INTENSITY_SOURCES:
+            raise ValueError(
+                f"intensity_source is {self.hparams.intensity_source!r}: set "
+                f"it to {' or '.join(INTENSITY_SOURCES)}."
+            )
+        from_attribute = self.hparams.intensity_source == "attribute"
+        if from_attribute and self._intensity_index() is None:
+            raise ValueError(
+                "intensity_source is 'attribute', but the attributes "
+                f"{self.attributes} hold neither intensity nor arousal."
+            )
+        for name in ("smoothing", "min_confidence"):
+            if not 0 <= getattr(self.hparams, name) <= 1:
+                raise ValueError(
+                    f"{name} is {getattr(self.hparams, name)}: give a number "
+                    "from 0 to 1."
+                )
+
+    def _intensity_index(self):
+        for name in ("intensity", "arousal"):
+            if name in self.attributes:
+                return self.attributes.index(name)
+        return None
+
+    @classmethod
+    def from_hparams(
+        cls, source: str | Path, hparams_file: str = HPARAMS_FILE, **kwargs
+    ) -> "WordEmotionLabeler":
+        """Loads a trained labeler.
+
+        Arguments
+        ---------
+        source : str or Path
+            A training recipe's output folder, or another source that
+            SpeechBrain can fetch from.
+        hparams_file : str
+            Name of the file in it.
+        **kwargs
+            Those of ``Pretrained.from_hparams``.
+
+        Returns
+        -------
+        WordEmotionLabeler
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder exists but has no such file.
+        ValueError
+            If its checkpoints do not fit the modules of that file.
+        """
+        folder = Path(source)
+        if folder.exists() and not (folder / hparams_file).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {hparams_file}: give the output folder of "
+                "a finished training."
+            )
+        try:
+            return super().from_hparams(str(source), hparams_file, **kwargs)
+        except RuntimeError as error:  # from load_state_dict
+            raise ValueError(
+                f"{source} does not fit its {hparams_file} "
+                f"({' '.join(str(error).split())}): give a folder that one "
+                "training has written."
+            ) from error
+
+    def label_file(
+        self,
+        path: str | Path,
+        text: str,
+        language: str = "en",
+        words: Sequence[Word] | None = None,
+        statistics: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> UtteranceLabels:
+        """Labels the words of an audio file.
+
+        Arguments
+        ---------
+        path : str or Path
+            Any file that libsndfile reads.
+        text : str
+            What is said in it.
+        language : str
+            Its language, for the aligner.
+        words : sequence of Word, optional
+            The words and their times; by default the aligner finds them.
+        statistics : tuple of torch.Tensor, optional
+            Mean (D,) and standard deviation (D,) of the speaker's frames,
+            from :meth:`speaker_statistics`. By default those of the training
+            speech, which suit voices like those in it.
+
+        Returns
+        -------
+        UtteranceLabels
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it cannot be used, or does not fit the text.
+        """
+        frames, wav = self._frames(path)
+        if words is None:
+            words = self.aligner.align(
+                wav, self.mods.emotion_features.sample_rate, text, language
+            )
+        if statistics is None:
+            frames = self.mods.frame_normalization(frames)
+        else:
+            mean, std = statistics
+            frames = (frames - mean.to(frames)) / std.to(frames)
+        try:
+            return self.label_frames([frames], [words])[0]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def speaker_statistics(
+        self, paths: Sequence[str | Path]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the frames of one speaker.
+
+        Arguments
+        ---------
+        paths : sequence of str or Path
+            Recordings of the speaker, in various emotions.
+
+        Returns
+        -------
+        mean : torch.Tensor
+            Shape (D,).
+        std : torch.Tensor
+            Shape (D,).
+        """
+        frames = torch.cat([self._frames(path)[0] for path in paths])
+        return frames.mean(0), frames.std(0).clamp(min=1e-3)
+
+    def label_frames(
+        self,
+        frames: Sequence[torch.Tensor],
+        words: Sequence[Sequence[Word]],
+        source: Mapping | None = None,
+    ) -> list[UtteranceLabels]:
+        """Labels utterances whose frames and word times are known.
+
+        Arguments
+        ---------
+        frames : sequence of torch.Tensor
+            Normalised frames (F, D) of each utterance.
+        words : sequence of sequence of Word
+            Its words; their confidence counts in that of the labels.
+        source : mapping, optional
+            Where the labels come from; the class's name if None.
+
+        Returns
+        -------
+        list of UtteranceLabels
+
+        Raises
+        ------
+        ValueError
+            If an utterance has no word, or a word lies outside of the
+            frames.
+        """
+        features = []
+        for utterance_frames, utterance_words in zip(frames, words):
+            if not utterance_words:
+                raise ValueError("it has no words: leave it out.")
+            features.append(
+                self.word_features(utterance_frames, utterance_words)
+            )
+        probs, attributes = self._predict(features)
+        source = dict(source or {"labeler": type(self).__name__})
+        return [
+            UtteranceLabels(self._labels(utterance_words, p, a), source)
+            for utterance_words, p, a in zip(words, probs, attributes)
+        ]
+
+    def forward(self, frames, words, source=None) -> list[UtteranceLabels]:
+        """Labels utterances, see :meth:`label_frames`."""
+        return self.label_frames(frames, words, source)
+
+    @property
+    def aligner(self):
+        """The aligner of the hparams, made when it is first needed."""
+        if self._aligner is None:
+            make = getattr(self.hparams, "aligner", None)
+            if make is None:
+                raise ValueError(
+                    "The labeler has no aligner: give `words`, or add "
+                    "`aligner` to its hparams file."
+                )
+            self._aligner = make()
+        return self._aligner
+
+    def _frames(self, path):
+        """Frames (F, D) that are not normalised, and the wave (T,)."""
+        extractor = self.mods["emotion_features"]
+        wav = load_audio(path, extractor.sample_rate)
+        with torch.no_grad(), self.inference_ctx:
+            frames, _ = extractor(
+                wav.unsqueeze(0).to(self.device),
+                torch.ones(1, device=self.device),
+            )
+        return frames[0].float(), wav
+
+    def word_features(
+        self, frames: torch.Tensor, words: Sequence[Word]
+    ) -> torch.Tensor:
+        """Features of words, as the model was trained with.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Normalised frames (F, D).
+        words : sequence of Word
+            The words.
+
+        Returns
+        -------
+        torch.Tensor
+            (W, D) or (W, D + 2).
+        """
+        extractor = self.mods["emotion_features"]
+        return word_features(
+            frames.cpu(),
+            words,
+            extractor.frame_rate,
+            extractor.frame_offset,
+            self.hparams.word_timing,
+        )
+
+    @torch.no_grad()
+    def _predict(self, features):
+        """Distribution (W, K) and attributes (W, R) of each utterance."""
+        n_words = torch.tensor([len(item) for item in features])
+        padded = pad_sequence(features, batch_first=True).to(self.device)
+        lens = (n_words / n_words.max()).to(self.device)
+        with self.inference_ctx:
+            output = self.mods.word_emotion(padded, lens)
+        probs = output.logits.float().softmax(-1).cpu()
+        attributes = output.attributes.float().cpu()
+        return (
+            [
+                smooth(p[:n], self.hparams.smoothing)
+                for p, n in zip(probs, n_words)
+            ],
+            [a[:n] for a, n in zip(attributes, n_words)],
+        )
+
+    def _labels(self, words, probs, attributes):
+        """Labels of an utterance's words."""
+        intensity = self._intensity(probs, attributes)
+        certainty = 1 - entropy(probs)
+        labels = []
+        for index, word in enumerate(words):
+            confidence = float(certainty[index]) * word.confidence
+            label = WordLabel(
+                word.text,
+                round(word.start, _DECIMALS),
+                round(word.end, _DECIMALS),
+                confidence=round(min(max(confidence, 0.0), 1.0), _DECIMALS),
+            )
+            if confidence >= self.hparams.min_confidence:
+                distribution = dict(zip(self.emotions, probs[index].tolist()))
+                label = replace(
+                    label,
+                    emotion=max(distribution, key=distribution.get),
+                    probs={
+                        emotion: round(share, _DECIMALS)
+                        for emotion, share in distribution.items()
+                    },
+                    intensity=(
+                        None
+                        if intensity is None
+                        else round(float(intensity[index]), _DECIMALS)
+                    ),
+                )
+            labels.append(label)
+        return labels
+
+    def _intensity(self, probs, attributes):
+        """Intensity of each word (W,); None where nothing tells it."""
+        if self.hparams.intensity_source == "attribute":
+            return attributes[:, self._intensity_index()]
+        if self.background is None:
+            return None
+        neutral = probs[:, self.emotions.index(self.background)]
+        evidence = torch.logit(1 - neutral, eps=_TINY)
+        return torch.sigmoid(evidence / self.hparams.intensity_temperature)
+
+
+def smooth(probs: torch.Tensor, share: float) -> torch.Tensor:
+    """Takes a share of each word's distribution from its neighbours.
+
+    Arguments
+    ---------
+    probs : torch.Tensor
+        Distributions (W, K).
+    share : float
+        0 (nothing) to 1.
+
+    Returns
+    -------
+    torch.Tensor
+        (W, K)
+
+    Example
+    -------
+    >>> smooth(torch.eye(2), share=0.5)
+    tensor([[0.7500, 0.2500],
+            [0.2500, 0.7500]])
+    """
+    if share == 0 or len(probs) < 2:
+        return probs
+    before = torch.cat([probs[:1], probs[:-1]])
+    after = torch.cat([probs[1:], probs[-1:]])
+    return (1 - share) * probs + share * (before + after) / 2
+
+
+def entropy(probs: torch.Tensor) -> torch.Tensor:
+    """Entropy of distributions, relative to the largest possible.
+
+    Arguments
+    ---------
+    probs : torch.Tensor
+        Distributions (W, K).
+
+    Returns
+    -------
+    torch.Tensor
+        (W,), 0 to 1.
+
+    Example
+    -------
+    >>> entropy(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor([0., 1.])
+    """
+    nats = torch.special.entr(probs).sum(-1)
+    return nats / math.log(probs.shape[-1])
