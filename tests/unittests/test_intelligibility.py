@@ -72,3 +72,41 @@ def test_unusable_input_is_refused():
         wer.append(["a", "b"], ["x", "y"], ["x", "?!"])
     with pytest.raises(ValueError, match="1 recognised"):
         wer.append(["a", "b"], ["x"], ["x", "y"])
+
+
+def test_characters_have_their_own_rate():
+    summary = measure(["we wan"], ["we won"])
+    assert summary["wer"] == 0.5
+    assert summary["cer"]["cer"] == pytest.approx(1 / 6)
+
+
+def test_repeats_are_counted_beyond_those_of_the_text():
+    summary = measure(
+        ["we won we won the game", "so so good"],
+        ["we won the game", "so so good"],
+    )
+    assert summary["repeats"] == {"words": 2, "utterances": 1}
+
+
+def test_truncations_are_words_missing_at_the_end():
+    summary = measure(
+        ["the old", "old dog", ""], ["the old dog", "the old dog", "we won"]
+    )
+    assert summary["truncations"] == {"words": 3, "utterances": 2}
+
+
+def test_each_utterance_has_a_row(tmp_path):
+    wer = WordErrorRate()
+    wer.append(["a"], ["we won won"], ["we won"])
+    wer.write_rows(tmp_path / "rows.csv")
+    header, row = (tmp_path / "rows.csv").read_text().splitlines()
+    assert header.startswith("id,wer,cer,words,insertions")
+    assert row.startswith("a,0.5,")
+    with open(tmp_path / "stats.json", "w") as file:
+        wer.write_stats(file)
+    assert '"repeats"' in (tmp_path / "stats.json").read_text()
+
+
+def test_a_missing_recogniser_is_named():
+    with pytest.raises(ValueError, match="a was not recognised.*`asr`"):
+        WordErrorRate().append(["a"], [None], ["we won"])

@@ -1,0 +1,136 @@
+"""Speaker vectors by the GE2E encoder whose weights come with Resemblyzer.
+
+Only the weights are taken from the wheel of ``Resemblyzer`` (Apache-2.0),
+whose own code would need a compiler for its voice activity detector:
+
+    pip install --no-deps Resemblyzer==0.1.4
+
+The encoder (Wan et al. 2018, arXiv 1710.10467) was trained on thousands of
+English speakers. No pauses are removed here, so that its figures compare
+with each other and not with those of other set-ups.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from speechbrain_emofilm.utils.torchaudio_compat import import_torchaudio
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+SAMPLE_RATE = 16000
+N_FFT, HOP, N_MELS = 400, 160, 40
+WINDOW, STEP = 160, 77  # frames of a partial utterance, and between two
+DIM = 256
+LEVEL = 10 ** (-30 / 20)  # root mean square that quiet speech is raised to
+
+
+class Resemblyzer(nn.Module):
+    """Speaker vectors of 256 values.
+
+    Arguments
+    ---------
+    path : str or Path, optional
+        The weights; by default those of the installed package.
+
+    Raises
+    ------
+    ImportError
+        If the package is missing.
+    FileNotFoundError
+        If there is no such file.
+
+    Example
+    -------
+    >>> encoder = Resemblyzer()  # doctest: +SKIP
+    >>> encoder.embed([torch.randn(16000)]).shape  # doctest: +SKIP
+    torch.Size([1, 256])
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, path: str | Path | None = None):
+        super().__init__()
+        self.lstm = nn.LSTM(N_MELS, DIM, num_layers=3, batch_first=True)
+        self.linear = nn.Linear(DIM, DIM)
+        path = Path(path) if path else _installed_weights()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no speaker encoder there; install Resemblyzer, or "
+                "give the path of its pretrained.pt."
+            )
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        own = self.state_dict()
+        self.load_state_dict({k: content["model_state"][k] for k in own})
+        basis = import_torchaudio().functional.melscale_fbanks(
+            N_FFT // 2 + 1,
+            0.0,
+            SAMPLE_RATE / 2,
+            N_MELS,
+            SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.register_buffer("mel_basis", basis, persistent=False)
+        self.register_buffer("window", torch.hann_window(N_FFT), False)
+        self.eval()
+
+    @torch.inference_mode()
+    def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeds utterances.
+
+        Arguments
+        ---------
+        wavs : sequence of torch.Tensor
+            Waves at 16 kHz in -1..1, (T_i,).
+
+        Returns
+        -------
+        torch.Tensor
+            Speaker vectors of length 1, (B, 256); not a number for silence.
+        """
+        return torch.stack([self._embed(wav) for wav in wavs])
+
+    def _embed(self, wav: torch.Tensor) -> torch.Tensor:
+        wav = torch.as_tensor(wav, device=self.mel_basis.device).float()
+        level = wav.square().mean().sqrt()
+        if len(wav) == 0 or not level > 0:
+            return torch.full((DIM,), torch.nan, device=wav.device)
+        mel = self._mel(wav * max(1.0, float(LEVEL / level)))
+        # Windows that overlap by half; the last is full or more than 3/4.
+        starts = range(0, len(mel), STEP)
+        starts = [s for s in starts if s == 0 or len(mel) - s > 0.75 * WINDOW]
+        padded = F.pad(mel, (0, 0, 0, starts[-1] + WINDOW))
+        windows = torch.stack([padded[s : s + WINDOW] for s in starts])
+        _, (hidden, _) = self.lstm(windows)
+        vectors = F.normalize(F.relu(self.linear(hidden[-1])), dim=-1)
+        return F.normalize(vectors.mean(0), dim=-1)
+
+    def _mel(self, wav: torch.Tensor) -> torch.Tensor:
+        """Mel power spectrogram (T, 40)."""
+        spectrum = torch.stft(
+            wav,
+            N_FFT,
+            HOP,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        return spectrum.abs().square().T @ self.mel_basis
+
+
+def _installed_weights() -> Path:
+    """Weights inside the installed package, which is not imported."""
+    package = find_spec("resemblyzer")
+    if package is None:
+        raise ImportError(
+            "Speaker similarity by Resemblyzer needs its weights: "
+            "pip install --no-deps Resemblyzer==0.1.4."
+        )
+    return Path(package.origin).parent / "pretrained.pt"
