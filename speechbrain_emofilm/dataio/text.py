@@ -11,6 +11,7 @@ Authors
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import torch
 
@@ -213,6 +214,58 @@ def map_tokens_to_words(
     return token_words
 
 
+def map_rewritten_words(
+    words: Sequence[str], rewritten: Sequence[str]
+) -> list[int]:
+    """Finds from which word of a text each word of a rewritten text comes.
+
+    Text normalisation writes one word as several ("21" as "twenty one"); what
+    a label says of the first then holds for all of them. Words that did not
+    change anchor the others; between two anchors words follow each other by
+    their numbers if those are equal, otherwise by their shares of the
+    letters. A word that was put in ("&" as "and") belongs to the word before
+    it, or to the first.
+
+    Arguments
+    ---------
+    words : list of str
+        Words of the text.
+    rewritten : list of str
+        Words of the rewritten text.
+
+    Returns
+    -------
+    list of int
+        For each rewritten word the index of a word, never falling; -1 if
+        there are no words.
+
+    Example
+    -------
+    >>> map_rewritten_words(
+    ...     ["I", "paid", "5", "now"], ["I", "paid", "five", "dollars", "now"]
+    ... )
+    [0, 1, 2, 2, 3]
+    """
+    if not words:
+        return [-1] * len(rewritten)
+    matcher = SequenceMatcher(
+        None,
+        [_letters(word) for word in words],
+        [_letters(word) for word in rewritten],
+        autojunk=False,
+    )
+    origin = []
+    for kind, start, end, first, last in matcher.get_opcodes():
+        if kind == "insert":
+            origin += [max(start - 1, 0)] * (last - first)
+        elif end - start == last - first:
+            origin += range(start, end)
+        elif kind == "replace":
+            shares = _share_letters(words[start:end], rewritten[first:last])
+            origin += [start + share for share in shares]
+    return origin
+
+
 def spread(
     word_values: torch.Tensor, word_of_position: torch.Tensor
 ) -> torch.Tensor:
@@ -337,6 +390,14 @@ def _attach_punctuation(
             owner[position] = current + 1
         else:
             owner[position] = current
+
+
+def _share_letters(words: Sequence[str], rewritten: Sequence[str]) -> list[int]:
+    """Divides rewritten words between words in proportion to their letters."""
+    ends = torch.tensor([len(word) for word in words]).cumsum(0)
+    sizes = torch.tensor([len(word) for word in rewritten])
+    middles = (sizes.cumsum(0) - sizes / 2) / sizes.sum()
+    return torch.searchsorted(ends / ends[-1], middles).tolist()
 
 
 def _letters(word: str) -> str:

@@ -1,0 +1,159 @@
+"""Voices to be cloned: speaker vectors and prompts, in one file.
+
+The file is safetensors: ``<name>.xvector`` (D,), ``<name>.prompt_tokens``
+(P,) and ``<name>.prompt_mel`` (2P, mels) for each voice.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+
+from speechbrain_emofilm.utils.assets import load_tensors
+from speechbrain_emofilm.utils.files import atomic_path
+
+import safetensors.torch
+import torch
+
+PathLike = Union[str, Path]
+
+_PARTS = ("xvector", "prompt_tokens", "prompt_mel")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What a reference recording gives to the flow.
+
+    Arguments
+    ---------
+    xvector : torch.Tensor
+        Speaker vector (D,).
+    prompt_tokens : torch.Tensor
+        Speech tokens of the recording (P,), long.
+    prompt_mel : torch.Tensor
+        Its log-mel (2P, mels).
+
+    Raises
+    ------
+    ValueError
+        If there are not two mel frames per token.
+    """
+
+    xvector: torch.Tensor
+    prompt_tokens: torch.Tensor
+    prompt_mel: torch.Tensor
+
+    def __post_init__(self):
+        if len(self.prompt_mel) != 2 * len(self.prompt_tokens):
+            raise ValueError(
+                f"A voice has {len(self.prompt_tokens)} speech tokens and "
+                f"{len(self.prompt_mel)} mel frames: cut both to two frames "
+                "per token."
+            )
+
+    @classmethod
+    def cut(
+        cls, xvector: torch.Tensor, tokens: torch.Tensor, mel: torch.Tensor
+    ) -> "Voice":
+        """Makes a voice of tokens and mel whose ends differ a little.
+
+        Arguments
+        ---------
+        xvector : torch.Tensor
+            Speaker vector (D,).
+        tokens : torch.Tensor
+            Speech tokens (S,).
+        mel : torch.Tensor
+            Log-mel (N, mels) of the same recording.
+
+        Returns
+        -------
+        Voice
+
+        Example
+        -------
+        >>> voice = Voice.cut(
+        ...     torch.zeros(192), torch.zeros(26).long(), torch.zeros(51, 80)
+        ... )
+        >>> voice.prompt_tokens.shape, voice.prompt_mel.shape
+        (torch.Size([25]), torch.Size([50, 80]))
+        """
+        n_tokens = min(len(tokens), len(mel) // 2)
+        return cls(xvector, tokens[:n_tokens], mel[: 2 * n_tokens])
+
+
+def write_voices(path: PathLike, voices: Mapping[str, Voice]) -> None:
+    """Writes voices; the old file stays until the new one is whole.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write.
+    voices : dict
+        Name to voice.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "voices.safetensors"
+    >>> voice = Voice(
+    ...     torch.zeros(192), torch.arange(3), torch.zeros(6, 80)
+    ... )
+    >>> write_voices(path, {"0011": voice, "0011/happy": voice})
+    >>> list(read_voices(path))
+    ['0011', '0011/happy']
+    """
+    tensors = {
+        f"{name}.{part}": getattr(voice, part).cpu().contiguous()
+        for name, voice in voices.items()
+        for part in _PARTS
+    }
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
+
+
+def read_voices(path: PathLike) -> dict[str, Voice]:
+    """Reads voices.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Name to voice, by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no file of voices.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: make it with "
+            "extract_speaker_embeddings.py."
+        )
+    tensors = load_tensors(path)
+    names = sorted({name.rpartition(".")[0] for name in tensors})
+    missing = [
+        f"{name}.{part}"
+        for name in names
+        for part in _PARTS
+        if f"{name}.{part}" not in tensors
+    ]
+    if missing or not names:
+        raise ValueError(
+            f"{path} is no file of voices (it has no "
+            f"{missing[0] if missing else 'voice'}): make it with "
+            "extract_speaker_embeddings.py."
+        )
+    return {
+        name: Voice(*(tensors[f"{name}.{part}"] for part in _PARTS))
+        for name in names
+    }

@@ -1,0 +1,138 @@
+"""CosyVoice2's speaker encoder CAM++, as an ONNX model.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Union
+
+import torch
+from torchaudio.compliance import kaldi
+
+SAMPLE_RATE = 16000
+_MIN_SECONDS = 0.1
+
+
+class CAMPPlus:
+    """Speaker vectors (x-vectors) of speech.
+
+    The model is read when the first speech comes.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``campplus.onnx`` of a CosyVoice2 snapshot.
+    n_threads : int
+        Threads on the CPU; 0 leaves it to onnxruntime.
+
+    Example
+    -------
+    >>> encoder = CAMPPlus(
+    ...     "pretrained/CosyVoice2-0.5B/campplus.onnx"
+    ... )  # doctest: +SKIP
+    >>> encoder.embed([torch.randn(16000)]).shape  # doctest: +SKIP
+    torch.Size([1, 192])
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, path: Union[str, Path], n_threads: int = 1):
+        self.path = Path(path)
+        self.n_threads = n_threads
+        self._session = None
+
+    def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeds utterances.
+
+        Arguments
+        ---------
+        wavs : sequence of torch.Tensor
+            Waves at 16 kHz in -1..1, (T_i,), of at least 0.1 s.
+
+        Returns
+        -------
+        torch.Tensor
+            Speaker vectors, (B, 192).
+
+        Raises
+        ------
+        ImportError
+            If onnxruntime is missing; the message names the extra.
+        FileNotFoundError
+            If there is no such model.
+        ValueError
+            If a wave is too short or the file is no such model.
+        """
+        if self._session is None:
+            self._session = self._open()
+        name = self._session.get_inputs()[0].name
+        vectors = []
+        for index, wav in enumerate(wavs):
+            if len(wav) < _MIN_SECONDS * SAMPLE_RATE:
+                raise ValueError(
+                    f"Item {index} of the batch lasts "
+                    f"{len(wav) / SAMPLE_RATE:.2f} s: a speaker vector needs "
+                    f"at least {_MIN_SECONDS} s."
+                )
+            features = {name: speaker_features(wav)[None].numpy()}
+            output = self._session.run(None, features)[0]
+            vectors.append(torch.from_numpy(output).float().flatten())
+        return torch.stack(vectors)
+
+    def _open(self):
+        """Opens the model."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(
+                f"Speaker vectors need the package {error.name}: "
+                "pip install 'speechbrain-emofilm[cosyvoice]'."
+            ) from error
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"{self.path} does not exist: give campplus.onnx of a "
+                "CosyVoice2-0.5B snapshot."
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.n_threads
+        try:
+            return onnxruntime.InferenceSession(
+                str(self.path), options, providers=["CPUExecutionProvider"]
+            )
+        # onnxruntime's errors share no public class.
+        except Exception as error:
+            raise ValueError(
+                f"{self.path} is not an ONNX model "
+                f"({' '.join(str(error).split())[:200]}): get campplus.onnx "
+                "of a CosyVoice2-0.5B snapshot again."
+            ) from error
+
+
+def speaker_features(wav: torch.Tensor) -> torch.Tensor:
+    """What CAM++ reads: Kaldi's log-mels, their mean over time removed.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        Wave at 16 kHz in -1..1, (T,).
+
+    Returns
+    -------
+    features : torch.Tensor
+        (frames, 80), 100 frames per second.
+
+    Example
+    -------
+    >>> features = speaker_features(torch.randn(16000))
+    >>> features.shape, bool(features.mean(0).abs().max() < 1e-4)
+    (torch.Size([98, 80]), True)
+    """
+    features = kaldi.fbank(
+        wav[None].float().cpu(),
+        num_mel_bins=80,
+        sample_frequency=SAMPLE_RATE,
+        dither=0.0,
+    )
+    return features - features.mean(0, keepdim=True)

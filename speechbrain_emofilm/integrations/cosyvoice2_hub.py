@@ -1,0 +1,269 @@
+"""The files of CosyVoice2-0.5B, from the hub or from a folder.
+
+Only weights, the tokenizer's tables and its settings are fetched; the
+snapshot's own YAML, which would construct objects, is not. Loaders read
+tensors alone.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Optional, Sequence, Union
+
+from speechbrain_emofilm.utils.files import read_json, write_json
+
+from speechbrain.utils.fetching import FetchConfig, fetch
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+PathLike = Union[str, Path]
+
+REPOSITORY = "FunAudioLLM/CosyVoice2-0.5B"
+#: The commit whose files the table below describes.
+REVISION = "eec1ae6c79877dbd9379285cf8789c9e0879293d"
+TOKENIZER_FOLDER = "CosyVoice-BlankEN"
+#: Size in bytes and SHA-256 of each file that is used.
+FILES = {
+    "llm.pt": (
+        2023316821,
+        "b144ef55b51ce8cfb79a73c90dbba0bdaba4e451c0ebcfab20f769264f84a608",
+    ),
+    "flow.pt": (
+        450575567,
+        "ff4c2f867674411e0a08cee702996df13fa67c1cd864c06108da88d16d088541",
+    ),
+    "hift.pt": (
+        83390254,
+        "3386cc880324d4e98e05987b99107f49e40ed925b8ecc87c1f4939432d429879",
+    ),
+    "speech_tokenizer_v2.onnx": (
+        496082973,
+        "d43342aa12163a80bf07bffb94c9de2e120a8df2f9917cd2f642e7f4219c6f71",
+    ),
+    "campplus.onnx": (
+        28303423,
+        "a6ac6a63997761ae2997373e2ee1c47040854b4b759ea41ec48e4e42df0f4d73",
+    ),
+    "CosyVoice-BlankEN/config.json": (
+        659,
+        "168aa1bd401abc3bc262ba15ba4e499627a8b4e006e9d050b47c22de20660185",
+    ),
+    "CosyVoice-BlankEN/tokenizer_config.json": (
+        1287,
+        "482bd979881423375ca5414e4e0d94cd7c5349dbb17fffd46b4d36d71e62a1bc",
+    ),
+    "CosyVoice-BlankEN/vocab.json": (
+        2776833,
+        "ca10d7e9fb3ed18575dd1e277a2579c16d108e32f27439684afa0e10b1440910",
+    ),
+    "CosyVoice-BlankEN/merges.txt": (
+        1402109,
+        "ac8ff86a72bee70828fbc1119bc4398c6f3a9a6e490d7b0dbe917be025478bd0",
+    ),
+}
+#: Tokenizer files that a folder may lack.
+OPTIONAL = ("CosyVoice-BlankEN/tokenizer_config.json",)
+#: Settings by which the other CosyVoice models are known.
+OTHER_MODELS = {
+    "cosyvoice.yaml": "CosyVoice-1",
+    "cosyvoice3.yaml": "CosyVoice-3",
+}
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
+#: Which of the fetched files have been checked.
+RECEIPT = "verified.json"
+
+
+def fetch_file(
+    name: str,
+    source: PathLike = REPOSITORY,
+    savedir: Optional[PathLike] = None,
+) -> Path:
+    """Finds one file of CosyVoice2-0.5B, fetching it if need be.
+
+    An interrupted download goes on where it stopped. A file from the hub is
+    compared with its known size and SHA-256, once. Files of a folder are
+    taken as they are, since they may have been fine-tuned.
+
+    Arguments
+    ---------
+    name : str
+        One of ``FILES``.
+    source : str or Path
+        The hub's name, or a folder that holds a snapshot.
+    savedir : str or Path, optional
+        Where files from the hub are linked.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or the file does not exist.
+    ValueError
+        If the folder holds another model, the hub cannot be reached, or the
+        file that came is not the one that was asked for.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "hift.pt").write_bytes(b"weights")
+    >>> fetch_file("hift.pt", folder).name
+    'hift.pt'
+    """
+    if _is_local(source):
+        return _find_local(Path(source), name)
+    if savedir is None:
+        raise ValueError(
+            f"{name} is to come from the hub ({source}): give the folder "
+            "`savedir` to put it."
+        )
+    savedir = Path(savedir)
+    (savedir / name).parent.mkdir(parents=True, exist_ok=True)
+    revision = REVISION if str(source) == REPOSITORY else None
+    try:
+        path = fetch(
+            name,
+            str(source),
+            savedir=savedir,
+            fetch_config=FetchConfig(revision=revision),
+        )
+    # Hub, network and disk each raise errors of their own.
+    except Exception as error:
+        raise ValueError(
+            f"{name} of {source} could not be fetched "
+            f"({' '.join(str(error).split())}): check the connection and run "
+            "the same command again, which goes on where it stopped; or give "
+            "as source a folder that holds a snapshot."
+        ) from error
+    if str(source) == REPOSITORY:
+        _verify(Path(path), name, savedir)
+    return Path(path)
+
+
+def fetch_tokenizer(
+    source: PathLike = REPOSITORY, savedir: Optional[PathLike] = None
+) -> Path:
+    """Finds the folder of the text tokenizer.
+
+    Arguments
+    ---------
+    source : str or Path
+        As in :func:`fetch_file`.
+    savedir : str or Path, optional
+        As in :func:`fetch_file`.
+
+    Returns
+    -------
+    Path
+        A folder for
+        :class:`~speechbrain_emofilm.integrations.qwen2_tokenizer.Qwen2TextFrontend`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        As :func:`fetch_file`.
+    """
+    names = [name for name in FILES if name.startswith(TOKENIZER_FOLDER)]
+    return fetch_files(names, source, savedir) / TOKENIZER_FOLDER
+
+
+def fetch_files(
+    names: Sequence[str] = tuple(FILES),
+    source: PathLike = REPOSITORY,
+    savedir: Optional[PathLike] = None,
+) -> Path:
+    """Finds several files, by default all, before any work starts.
+
+    Arguments
+    ---------
+    names : sequence of str
+        Some of ``FILES``.
+    source : str or Path
+        As in :func:`fetch_file`.
+    savedir : str or Path, optional
+        As in :func:`fetch_file`.
+
+    Returns
+    -------
+    Path
+        The folder that they are in.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        As :func:`fetch_file`.
+    """
+    local = _is_local(source)
+    for name in names:
+        if local and name in OPTIONAL and not (Path(source) / name).is_file():
+            continue
+        fetch_file(name, source, savedir)
+    return Path(source) if local else Path(savedir)
+
+
+def _is_local(source: PathLike) -> bool:
+    """Whether a source is meant as a folder: any path but ``owner/name``."""
+    return Path(source).exists() or not _HUB_NAME.fullmatch(str(source))
+
+
+def _find_local(folder: Path, name: str) -> Path:
+    """A file of a folder that holds CosyVoice2."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is no folder: give one that holds a snapshot of "
+            f"CosyVoice2-0.5B, or the hub's name {REPOSITORY}."
+        )
+    for settings, model in OTHER_MODELS.items():
+        if (folder / settings).is_file():
+            raise ValueError(
+                f"{folder} holds {model} (it has {settings}), whose parts "
+                f"differ: give a snapshot of {REPOSITORY}."
+            )
+    if not (folder / name).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {name}: give a whole snapshot of {REPOSITORY}."
+        )
+    return folder / name
+
+
+def _verify(path: Path, name: str, savedir: Path) -> None:
+    """Compares a file with its known size and checksum, and remembers it."""
+    size, checksum = FILES[name]
+    found = path.stat()
+    remedy = f"delete {path.resolve()} and run the same command again"
+    if found.st_size != size:
+        raise ValueError(
+            f"{path} has {found.st_size} bytes instead of {size}: {remedy}."
+        )
+    receipt = savedir / RECEIPT
+    verified = read_json(receipt) if receipt.is_file() else {}
+    mark = f"{checksum} {found.st_mtime_ns}"
+    if verified.get(name) == mark:
+        return
+    logger.info("Checking %s", path)
+    actual = _sha256(path)
+    if actual != checksum:
+        raise ValueError(
+            f"{path} is not the published file (SHA-256 {actual} instead of "
+            f"{checksum}): {remedy}."
+        )
+    write_json(receipt, {**verified, name: mark})
+
+
+def _sha256(path: Path) -> str:
+    """Checksum of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

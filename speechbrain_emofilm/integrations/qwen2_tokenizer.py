@@ -1,0 +1,181 @@
+"""CosyVoice2's text front end: Qwen2's tokenizer and what CosyVoice2 adds.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Optional, Union
+
+from speechbrain_emofilm.dataio.text import (
+    TextUnits,
+    map_rewritten_words,
+    map_tokens_to_words,
+    split_words,
+)
+
+from transformers import AutoTokenizer
+
+#: Tokens that CosyVoice2 adds to Qwen2's, in the order of their ids.
+SPECIAL_TOKENS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endofprompt|>",
+    "[breath]",
+    "<strong>",
+    "</strong>",
+    "[noise]",
+    "[laughter]",
+    "[cough]",
+    "[clucking]",
+    "[accent]",
+    "[quick_breath]",
+    "<laughter>",
+    "</laughter>",
+    "[hissing]",
+    "[sigh]",
+    "[vocalized-noise]",
+    "[lipsmack]",
+    "[mn]",
+)
+END_OF_TEXT = "<|endoftext|>"
+END_OF_INSTRUCTION = "<|endofprompt|>"
+#: What Qwen2's tokenizer consists of; transformers needs the first to know it.
+TOKENIZER_FILES = ("config.json", "vocab.json", "merges.txt")
+
+
+class Qwen2TextFrontend:
+    """Text to the tokens of CosyVoice2's language model.
+
+    The text is tokenized as a whole and each token given to the word whose
+    letters it holds: word by word, the tokens would be others. An instruction
+    (``"Speak softly.<|endofprompt|>We won."``) belongs to no word.
+
+    Arguments
+    ---------
+    folder : str or Path
+        ``CosyVoice-BlankEN`` of a CosyVoice2 snapshot, or another folder with
+        ``config.json``, ``vocab.json`` and ``merges.txt``.
+    normalizer : callable, optional
+        Rewrites text as it is spoken, str to str; see
+        :class:`~speechbrain_emofilm.integrations.text_normalization.WeTextNormalizer`.
+        A word that becomes several keeps them all.
+    language : str
+        ``"en"`` or ``"zh"``: what an aligner takes the speech for. The
+        tokenizer reads both, also mixed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is no tokenizer's.
+    ValueError
+        If its files cannot be read.
+
+    Example
+    -------
+    >>> frontend = Qwen2TextFrontend(
+    ...     "pretrained/CosyVoice2-0.5B/CosyVoice-BlankEN"
+    ... )  # doctest: +SKIP
+    >>> units = frontend.encode("We won, 我们赢了!")  # doctest: +SKIP
+    >>> units.words  # doctest: +SKIP
+    ['We', 'won', '我', '们', '赢', '了']
+    """
+
+    def __init__(
+        self,
+        folder: Union[str, Path],
+        normalizer: Optional[Callable[[str], str]] = None,
+        language: str = "en",
+    ):
+        self.language = language
+        self._normalize = normalizer
+        self._tokenizer = _load(Path(folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different token ids, the added ones included."""
+        return len(self._tokenizer)
+
+    def encode(self, text: str) -> TextUnits:
+        """Converts text to tokens.
+
+        Arguments
+        ---------
+        text : str
+            English, Mandarin or both, optionally with an instruction and
+            special tokens.
+
+        Returns
+        -------
+        TextUnits
+            ids (list of int), word_of_unit (list of int, -1 = no word) and
+            words (list of str): those of the text, not of the normalised one.
+
+        Raises
+        ------
+        ValueError
+            If there is no word to speak.
+        """
+        instruction, mark, spoken = text.rpartition(END_OF_INSTRUCTION)
+        words = [word.text for word in split_words(spoken)]
+        if not words:
+            raise ValueError(
+                f"The text {text!r} has no word to speak: give at least one."
+            )
+        ids, _ = self._tokenize(instruction + mark)
+        word_of_unit = [-1] * len(ids)
+        if self._normalize is not None:
+            spoken = self._normalize(spoken)
+        # The tokenizer would compose letters itself, and then lose the
+        # places of the characters behind the first.
+        spoken = unicodedata.normalize("NFC", spoken)
+        new_ids, offsets = self._tokenize(spoken)
+        origin = map_rewritten_words(
+            words, [word.text for word in split_words(spoken)]
+        )
+        for word in map_tokens_to_words(offsets, spoken):
+            word_of_unit.append(-1 if word < 0 else origin[word])
+        return TextUnits(ids + new_ids, word_of_unit, words)
+
+    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids, and the characters that each stands for."""
+        tokens = self._tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True
+        )
+        return tokens["input_ids"], tokens["offset_mapping"]
+
+
+def _load(folder: Path):
+    """Reads the tokenizer's files and adds CosyVoice2's tokens."""
+    missing = [n for n in TOKENIZER_FILES if not (folder / n).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no {' and no '.join(missing)}: give the folder "
+            "CosyVoice-BlankEN of a CosyVoice2-0.5B snapshot."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    # Whatever the tokenizers library says: it has no class of errors.
+    except Exception as error:
+        raise ValueError(
+            f"{folder} has no readable tokenizer "
+            f"({' '.join(str(error).split())}): get its files again."
+        ) from error
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{folder} has a tokenizer that does not tell where its tokens "
+            "stand in the text: give the folder CosyVoice-BlankEN of a "
+            "CosyVoice2-0.5B snapshot."
+        )
+    tokenizer.add_special_tokens(
+        {
+            "eos_token": END_OF_TEXT,
+            "pad_token": END_OF_TEXT,
+            "additional_special_tokens": list(SPECIAL_TOKENS),
+        }
+    )
+    return tokenizer
