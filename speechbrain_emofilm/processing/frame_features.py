@@ -11,6 +11,7 @@ Authors
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, Optional
 
 import torch
@@ -50,6 +51,9 @@ class FrameFeatureExtractor(torch.nn.Module):
         Whether frames should be normalised by the statistics of their
         speaker before a classifier sees them. It is done when the cache is
         read, since it takes all utterances of a speaker.
+    padded_batches : bool
+        Whether :meth:`encode` may get utterances of different lengths.
+        Otherwise they go through one by one.
     shortest : int, optional
         Fewest samples of an utterance; by default ``receptive_field``.
     max_duration : float
@@ -85,6 +89,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         sample_rate: int = 16000,
         normalize_wav: bool = False,
         speaker_normalization: bool = False,
+        padded_batches: bool = True,
         shortest: Optional[int] = None,
         max_duration: float = 30.0,
         context: float = 1.0,
@@ -110,6 +115,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         self.sample_rate = sample_rate
         self.normalize_wav = normalize_wav
         self.speaker_normalization = speaker_normalization
+        self.padded_batches = padded_batches
         self.shortest = shortest or receptive_field
         self.max_frames = int(max_duration * sample_rate) // hop
         self.context_frames = int(context * sample_rate) // hop
@@ -146,13 +152,14 @@ class FrameFeatureExtractor(torch.nn.Module):
         wavs : torch.Tensor
             Waveforms (B, T), 0 after their end.
         n_samples : torch.Tensor
-            Their numbers of samples (B,), long, the longest T.
+            Their numbers of samples (B,), long, on the CPU; the longest T.
 
         Returns
         -------
         torch.Tensor
-            Frames (B, F, D). Those after an utterance's end may hold
-            anything, the others may not depend on the batch.
+            Frames (B, F, D), as many as the longest has. Those after an
+            utterance's end may hold anything, the others may not depend on
+            the batch.
         """
         raise NotImplementedError
 
@@ -183,7 +190,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         """
         if lens is None:
             lens = torch.ones(len(wavs), device=wavs.device)
-        n_samples = torch.round(lens.float() * wavs.shape[1]).long()
+        n_samples = torch.round(lens.float() * wavs.shape[1]).long().cpu()
         n_frames = self.n_frames(n_samples)
         if n_samples.min() < self.shortest:
             raise ValueError(
@@ -193,8 +200,10 @@ class FrameFeatureExtractor(torch.nn.Module):
                 "utterance out."
             )
         wavs = self._prepared(wavs, n_samples)
-        if n_frames.max() <= self.max_frames:
-            features = self.encode(wavs, n_samples)[:, : n_frames.max()]
+        equal = n_samples.min() == n_samples.max()
+        together = self.padded_batches or equal
+        if together and n_frames.max() <= self.max_frames:
+            features = self.encode(wavs, n_samples)
         else:
             features = torch.nn.utils.rnn.pad_sequence(
                 [
@@ -206,7 +215,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         frame = torch.arange(features.shape[1], device=features.device)
         padding = frame >= n_frames.to(features.device)[:, None]
         features = features.masked_fill(padding[..., None], 0.0)
-        return features, n_frames / n_frames.max()
+        return features, (n_frames / n_frames.max()).to(lens.device)
 
     def _prepared(self, wavs, n_samples):
         """Waveforms that end with zeros, normalised if the model wants it."""
@@ -221,9 +230,9 @@ class FrameFeatureExtractor(torch.nn.Module):
 
     def _encode_in_pieces(self, wav, n_frames):
         """Frames (F, D) of one utterance of any length."""
-        step = self.max_frames - 2 * self.context_frames
         if n_frames <= self.max_frames:
-            step = n_frames
+            return self.encode(wav[None], torch.tensor([len(wav)]))[0]
+        step = self.max_frames - 2 * self.context_frames
         pieces = []
         for start in range(0, n_frames, step):
             first = max(0, start - self.context_frames)
@@ -232,10 +241,40 @@ class FrameFeatureExtractor(torch.nn.Module):
             if self.receptive_field > self.hop:
                 end += self.receptive_field - self.hop
             piece = wav[None, first * self.hop : end]
-            samples = torch.tensor([piece.shape[1]], device=wav.device)
-            frames = self.encode(piece, samples)[0]
+            frames = self.encode(piece, torch.tensor([piece.shape[1]]))[0]
             pieces.append(frames[start - first : start - first + step])
-        return torch.cat(pieces)[:n_frames]
+        return torch.cat(pieces)
+
+
+def convolution_span(
+    kernels: Iterable[int], strides: Iterable[int]
+) -> tuple[int, int]:
+    """Adds up a stack of convolutions.
+
+    Arguments
+    ---------
+    kernels : iterable of int
+        Kernel size of each layer.
+    strides : iterable of int
+        Stride of each layer.
+
+    Returns
+    -------
+    receptive_field : int
+        Samples that one frame spans.
+    hop : int
+        Samples from one frame to the next.
+
+    Example
+    -------
+    >>> convolution_span([10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2])
+    (400, 320)
+    """
+    receptive_field, hop = 1, 1
+    for kernel, stride in zip(kernels, strides):
+        receptive_field += (kernel - 1) * hop
+        hop *= stride
+    return receptive_field, hop
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:

@@ -38,6 +38,7 @@ from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import (
+    ddp_barrier,
     ddp_init_group,
     if_main_process,
     run_on_main,
@@ -368,7 +369,7 @@ if __name__ == "__main__":
         hparams,
         run_opts.get("device") or "cpu",
     )
-    sb.utils.distributed.ddp_barrier()
+    ddp_barrier()
     skipped = run_on_main(
         merge_parts, args=[hparams["feature_cache"], identity, set(wavs)]
     )

@@ -1,0 +1,286 @@
+"""Emotion features of emotion2vec, by funasr's implementation of it.
+
+emotion2vec: Self-Supervised Pre-Training for Speech Emotion Representation
+(https://arxiv.org/abs/2312.15185). The models that carry a classifier also
+give each frame's emotion, which funasr computes for whole utterances only.
+
+funasr pads no batches, for good reason: its positional convolutions read the
+padding, and the last frames of the shorter utterances come out wrong. Here
+the padding is set to zero before each of them, as if the utterance ended
+there, and batches give the frames of single utterances.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Optional
+
+from speechbrain_emofilm.processing.frame_features import (
+    FrameFeatureExtractor,
+    convolution_span,
+    weights_fingerprint,
+)
+from speechbrain_emofilm.utils.files import read_json
+
+import torch
+import yaml
+from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.utils.fetching import FetchConfig, fetch
+
+SAMPLE_RATE = 16000
+#: What the configuration's list of convolutions may be written with; funasr
+#: evaluates it as Python.
+CONVOLUTIONS = re.compile(r"[\d\s()\[\],+*]+")
+
+
+class Emotion2vec(FrameFeatureExtractor):
+    """Frames of emotion2vec, 50 Hz.
+
+    Arguments
+    ---------
+    source : str
+        A local folder as funasr keeps it, with ``configuration.json``,
+        ``config.yaml``, the weights and, for a model with a classifier,
+        ``tokens.txt``; or the name of such a model on the Hugging Face hub.
+    revision : str, optional
+        Revision on the hub.
+    max_duration : float
+        Longest piece that is encoded at once, in seconds. Attention takes
+        memory with its square.
+    speaker_normalization : bool
+        As in the base class.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder lacks a file.
+    ImportError
+        If funasr is missing.
+    ValueError
+        If a file does not hold what it should.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        revision: Optional[str] = None,
+        max_duration: float = 30.0,
+        speaker_normalization: bool = False,
+    ):
+        def path(filename):
+            return _fetch(filename, source, revision)
+
+        names = _read_file_names(path("configuration.json"))
+        config = _read_config(path(names["config"]))
+        labels = []
+        if names["labels"]:
+            labels = path(names["labels"]).read_text("utf-8").splitlines()
+        model = _build_model(config, len(labels))
+        _load_weights(model, path(names["weights"]))
+        encoder = model.modality_encoders["AUDIO"]
+        _, kernels, strides = zip(*encoder.feature_enc_layers)
+        receptive_field, hop = convolution_span(kernels, strides)
+        super().__init__(
+            model_name="emotion2vec",
+            revision=weights_fingerprint(model),
+            config={"model_conf": config},
+            dim=config["embed_dim"],
+            receptive_field=receptive_field,
+            # A frame's samples begin at its first and end at its last: the
+            # centre is in the middle of that stretch of time.
+            frame_offset=receptive_field / 2 / SAMPLE_RATE,
+            hop=hop,
+            sample_rate=SAMPLE_RATE,
+            normalize_wav=bool(config.get("normalize", False)),
+            speaker_normalization=speaker_normalization,
+            # The other mode normalises over time, padding included.
+            padded_batches=encoder.modality_cfg.extractor_mode == "layer_norm",
+            max_duration=max_duration,
+        )
+        self.labels = [label for label in labels if not _unused(label)]
+        used = [i for i, label in enumerate(labels) if not _unused(label)]
+        self.register_buffer(
+            "_used_classes", torch.tensor(used), persistent=False
+        )
+        self.model = model.eval().requires_grad_(False)
+        self._valid_frames = None
+        self._alibi = torch.zeros(1, 0, 0, 0)
+        self._adapt(encoder)
+
+    def _adapt(self, encoder):
+        """Makes funasr's encoder fit for padded batches."""
+        for module in encoder.relative_positional_encoder.modules():
+            if isinstance(module, torch.nn.Conv1d):
+                module.register_forward_pre_hook(self._without_padding)
+        learned = encoder.modality_cfg.learned_alibi
+        if encoder.modality_cfg.use_alibi_encoder and not learned:
+            encoder.get_alibi_bias = self._alibi_bias
+
+    def _without_padding(self, convolution, inputs):
+        """Sets padded frames (B, C, F) to 0, as behind an utterance."""
+        return (inputs[0] * self._valid_frames[:, None],)
+
+    def _alibi_bias(self, batch_size, time_steps, heads, dtype, device):
+        """Attention's bias by distance, one for the whole batch.
+
+        funasr keeps a copy for each item of the largest batch and for the
+        longest utterance that it has seen.
+        """
+        from funasr.models.emotion2vec.base import get_alibi
+
+        if self._alibi.shape[-1] < time_steps or self._alibi.device != device:
+            bias = get_alibi(time_steps, heads)[None]
+            self._alibi = bias.to(device=device, dtype=dtype)
+        return self._alibi[..., :time_steps, :time_steps]
+
+    def train(self, mode: bool = True):
+        """Keeps the model in evaluation mode: it is frozen."""
+        return super().train(False)
+
+    def encode(
+        self, wavs: torch.Tensor, n_samples: torch.Tensor
+    ) -> torch.Tensor:
+        """Computes frames, see the base class.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, T), 0 after their end.
+        n_samples : torch.Tensor
+            Their numbers of samples (B,).
+
+        Returns
+        -------
+        torch.Tensor
+            Frames (B, F, D).
+        """
+        n_frames = self.n_frames(n_samples).to(wavs.device)
+        self._valid_frames = length_to_mask(n_frames, dtype=wavs.dtype)
+        padding = None
+        if n_samples.min() < wavs.shape[1]:
+            padding = ~length_to_mask(n_samples.to(wavs.device)).bool()
+        return self.model.extract_features(wavs, padding_mask=padding)["x"]
+
+    @torch.inference_mode()
+    def class_posteriors(self, features: torch.Tensor) -> torch.Tensor:
+        """Emotion of each frame, by the model's own classifier.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Frames (B, F, D), as :meth:`forward` gives them or a cache has
+            kept them.
+
+        Returns
+        -------
+        torch.Tensor
+            Probabilities (B, F, C), in the order of ``labels``.
+
+        Raises
+        ------
+        ValueError
+            If the model has no classifier.
+        """
+        if self.model.proj is None:
+            raise ValueError(
+                "This emotion2vec has no classifier: take one of the models "
+                "with emotion classes, such as emotion2vec_plus_large."
+            )
+        logits = self.model.proj(features)[..., self._used_classes]
+        return logits.softmax(-1)
+
+
+def _fetch(filename: str, source: str, revision: Optional[str]) -> Path:
+    """Path of a file of a local folder or of the Hugging Face hub."""
+    path = fetch(filename, source, fetch_config=FetchConfig(revision=revision))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: give a folder of emotion2vec as funasr "
+            "keeps it, or the name of one on the Hugging Face hub."
+        )
+    return path
+
+
+def _read_file_names(path: Path) -> dict[str, Optional[str]]:
+    """Names of the files of the model; None for labels that it lacks."""
+    files = read_json(path).get("file_path_metas", {})
+    return {
+        "config": files.get("config", "config.yaml"),
+        "weights": files.get("init_param", "model.pt"),
+        "labels": files.get("tokenizer_conf", {}).get("token_list"),
+    }
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The model's configuration."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not YAML ({error}): get the file again."
+        ) from error
+    if not isinstance(content, dict) or content.get("model") != "Emotion2vec":
+        raise ValueError(
+            f"{path} is not the configuration of an Emotion2vec: give the "
+            "folder or the name of one."
+        )
+    config = content["model_conf"]
+    convolutions = config["modalities"]["audio"]["feature_encoder_spec"]
+    if not CONVOLUTIONS.fullmatch(convolutions):
+        raise ValueError(
+            f"{path}: feature_encoder_spec is {convolutions!r}, but only a "
+            "list of (channels, kernel, stride) may stand there."
+        )
+    return config
+
+
+def _unused(label: str) -> bool:
+    """Whether a label stands for a class that the model was not taught."""
+    return label.startswith("unuse")
+
+
+def _build_model(config: dict[str, Any], n_classes: int) -> torch.nn.Module:
+    """An emotion2vec without the modules that only pretraining needs."""
+    try:
+        from funasr.models.emotion2vec.model import Emotion2vec as FunASRModel
+    except ImportError as error:
+        raise ImportError(
+            f"emotion2vec needs the package {error.name}: "
+            "pip install 'speechbrain-emofilm[emotion2vec]'."
+        ) from error
+    model = FunASRModel(model_conf=config, vocab_size=n_classes or -1)
+    model.modality_encoders["AUDIO"].remove_pretraining_modules()
+    return model
+
+
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Loads a checkpoint of funasr, which may hold more than the model."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors ({error}): get "
+            "it again, or save its state dict alone."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        state = state.get(key, state)
+    state = {
+        name.removeprefix("d2v_model."): values
+        for name, values in state.items()
+    }
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:  # shapes
+        raise ValueError(
+            f"{path} does not fit its config.yaml ({error}): take both from "
+            "the same model."
+        ) from error
+    if missing:
+        raise ValueError(
+            f"{path} lacks {len(missing)} tensors of the model of its "
+            f"config.yaml, such as {missing[0]}: take both from the same "
+            "model."
+        )

@@ -1,0 +1,110 @@
+"""Emotion features of any self-supervised model that SpeechBrain wraps.
+
+SpeechBrain's wrappers of WavLM, wav2vec 2.0 and HuBERT return frames without
+saying where they lie, and normalise waveforms and outputs over their padding,
+so that an utterance's frames depend on its batch. The adapter here says the
+one and avoids the other.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from typing import Optional
+
+from speechbrain_emofilm.processing.frame_features import (
+    FrameFeatureExtractor,
+    convolution_span,
+    weights_fingerprint,
+)
+
+import torch
+
+SAMPLE_RATE = 16000
+
+
+class SSLFeatures(FrameFeatureExtractor):
+    """Frames of a SpeechBrain wrapper such as ``WavLM`` or ``Wav2Vec2``.
+
+    Arguments
+    ---------
+    wrapper : torch.nn.Module
+        A ``speechbrain.integrations.huggingface.wav2vec2.Wav2Vec2`` or a
+        subclass of it.
+    layer : int, optional
+        Layer whose frames are taken, 0 being what enters the transformer; by
+        default the last. A layer takes a wrapper made with
+        ``output_all_hiddens=True``.
+    max_duration : float
+        Longest piece that is encoded at once, in seconds.
+    speaker_normalization : bool
+        As in the base class.
+
+    Raises
+    ------
+    ValueError
+        If the wrapper's options do not fit.
+    """
+
+    def __init__(
+        self,
+        wrapper: torch.nn.Module,
+        layer: Optional[int] = None,
+        max_duration: float = 30.0,
+        speaker_normalization: bool = False,
+    ):
+        if wrapper.output_norm:
+            raise ValueError(
+                "The wrapper's output_norm normalises over the padding: set "
+                "it to False."
+            )
+        if wrapper.output_all_hiddens != (layer is not None):
+            raise ValueError(
+                f"layer is {layer}, but the wrapper's output_all_hiddens is "
+                f"{wrapper.output_all_hiddens}: set it to True for a layer, "
+                "to False for the last one."
+            )
+        config = wrapper.config
+        span, hop = convolution_span(config.conv_kernel, config.conv_stride)
+        super().__init__(
+            model_name=config.model_type,
+            revision=weights_fingerprint(wrapper.model),
+            config={"layer": layer},
+            dim=config.hidden_size,
+            receptive_field=span,
+            frame_offset=span / 2 / SAMPLE_RATE,
+            hop=hop,
+            sample_rate=SAMPLE_RATE,
+            normalize_wav=wrapper.normalize_wav,
+            speaker_normalization=speaker_normalization,
+            # A group norm takes its statistics over time, padding included.
+            padded_batches=config.feat_extract_norm != "group",
+            max_duration=max_duration,
+        )
+        wrapper.normalize_wav = False  # done here, without the padding
+        self.layer = layer
+        self.wrapper = wrapper.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """Keeps the model in evaluation mode: it is frozen."""
+        return super().train(False)
+
+    def encode(
+        self, wavs: torch.Tensor, n_samples: torch.Tensor
+    ) -> torch.Tensor:
+        """Computes frames, see the base class.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, T), 0 after their end.
+        n_samples : torch.Tensor
+            Their numbers of samples (B,).
+
+        Returns
+        -------
+        torch.Tensor
+            Frames (B, F, D).
+        """
+        lens = (n_samples / wavs.shape[1]).to(wavs.device)
+        hidden = self.wrapper.extract_features(wavs, lens)
+        return hidden if self.layer is None else hidden[self.layer]
