@@ -4,9 +4,15 @@ Authors
  * speechbrain-emofilm contributors, 2026
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.dataio.alignments import (
+    Word,
+    find_textgrid,
+    match_words,
+    read_alignment,
+)
 from speechbrain_emofilm.processing.pooling import word_average_pooling
 
 import torch
@@ -18,6 +24,39 @@ N_TIMING = 2
 _TIMING_MEAN = (-1.4, -2.8)
 _TIMING_STD = (0.5, 0.4)
 _SHORTEST = 0.02  # s
+
+
+def aligned_words(
+    alignment_folder: str | Path, utterance: str, item: Mapping
+) -> list[Word]:
+    """Reads the words of an utterance and when they are spoken.
+
+    Arguments
+    ---------
+    alignment_folder : str or Path
+        An aligner's output folder.
+    utterance : str
+        The utterance id.
+    item : mapping
+        Its entry in the manifest, with ``speaker`` and ``text``.
+
+    Returns
+    -------
+    list of Word
+        Spelled as in the text.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it has no TextGrid.
+    ValueError
+        If that cannot be read, has no words, or others than the text.
+    """
+    path = find_textgrid(alignment_folder, utterance, item["speaker"])
+    words = match_words(read_alignment(path), item["text"], path)
+    if not words:
+        raise ValueError(f"{path} has no words: leave the utterance out.")
+    return words
 
 
 def word_features(

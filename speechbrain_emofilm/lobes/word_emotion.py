@@ -103,11 +103,17 @@ class WordEmotionTransformer(nn.Module):
         Of the features' projection and the transformer.
     context : Optional[int]
         How many words to either side a layer may attend to; all if None.
+    group_dims : Optional[list of int]
+        Sizes of the groups of features, in their order, for instance of a
+        speech model's frames, of prosody and of timing. Each is scaled by
+        the inverse root of its size, so that a wide group does not drown a
+        narrow one. One group of all if None.
 
     Raises
     ------
     ValueError
-        If there are fewer than two emotions or no attribute.
+        If there are fewer than two emotions or no attribute, or the groups
+        do not make up the features.
 
     Example
     -------
@@ -128,8 +134,15 @@ class WordEmotionTransformer(nn.Module):
         d_ffn: int = 256,
         dropout: float = 0.2,
         context: Optional[int] = None,
+        group_dims: Optional[list] = None,
     ):
         super().__init__()
+        group_dims = group_dims or [input_dim]
+        if sum(group_dims) != input_dim or min(group_dims) < 1:
+            raise ValueError(
+                f"group_dims {group_dims} sum to {sum(group_dims)}, and "
+                f"input_dim is {input_dim}: give the sizes of all groups."
+            )
         if n_emotions < 2 or n_attributes < 1:
             raise ValueError(
                 f"{n_emotions} emotions and {n_attributes} attributes: give "
@@ -137,6 +150,11 @@ class WordEmotionTransformer(nn.Module):
             )
         self.nhead = nhead
         self.context = context
+        mean_dim = input_dim / len(group_dims)
+        scale = torch.cat(
+            [torch.full((dim,), (mean_dim / dim) ** 0.5) for dim in group_dims]
+        )
+        self.register_buffer("scale", scale, persistent=False)
         self.projection = nn.Linear(input_dim, d_model)
         self.positions = PositionalEncoding(d_model)
         self.dropout = nn.Dropout(dropout)
@@ -172,7 +190,7 @@ class WordEmotionTransformer(nn.Module):
         words = word_mask(features, lens)
         # Zero times what stands in the padding need not be zero.
         features = features.masked_fill(~words.unsqueeze(-1), 0.0)
-        hidden = self.projection(features)
+        hidden = self.projection(features * self.scale)
         hidden = self.dropout(hidden + self.positions(hidden))
         hidden, _ = self.encoder(hidden, src_mask=self._blocked(words))
         return WordEmotionOutput(
@@ -380,35 +398,28 @@ class MultipleInstanceLoss(nn.Module):
         """
         known = (targets.bags >= 0) & (targets.emotions >= 0)
         emotions = targets.emotions.clamp(min=0)
-        log_probs = output.logits.log_softmax(-1)
-        probs = log_probs.exp()
-        found = probs.gather(-1, emotions.unsqueeze(-1)).squeeze(-1)
         weights = known.float()
         if self.class_weights is not None:
             weights = weights * self.class_weights[emotions]
-        n_known = weights.sum().clamp(min=_TINY)
+        log_probs = output.logits.log_softmax(-1)
+        probs = log_probs.exp()
+        found = probs.gather(-1, emotions.unsqueeze(-1)).squeeze(-1)
 
-        smoothing = self.label_smoothing
-        mixture = -(self._mixture(probs, found, emotions) + _TINY).log()
-        word_losses = (1 - smoothing) * mixture - smoothing * log_probs.mean(-1)
-        loss = self.mixture_weight * (weights * word_losses).sum() / n_known
-
-        total = n_bags = 0.0
-        errors = output.attributes.new_zeros(())
-        n_rated = 0
-        for bag in range(int(targets.bags.max()) + 1):
-            inside = known & (targets.bags == bag)
-            attention = bag_attention(output.attention, inside)
-            weight = (attention * weights).sum(1)
-            average = (attention * found).sum(1)
-            total = total - (weight * (average + _TINY).log()).sum()
-            n_bags = n_bags + weight.sum()
-            error, n = self._attribute_error(
-                output.attributes, targets, bag, output.attention
-            )
-            errors, n_rated = errors + error, n_rated + n
-        loss = loss + self.attention_weight * total / max(n_bags, _TINY)
-        return loss + self.attribute_weight * errors / max(n_rated, 1)
+        word_losses = -(self._mixture(probs, found, emotions) + _TINY).log()
+        spread = -log_probs.mean(-1)
+        word_losses = torch.lerp(word_losses, spread, self.label_smoothing)
+        mixture_loss = _mean([weights * word_losses], [weights])
+        bags = [
+            known & (targets.bags == bag)
+            for bag in range(int(targets.bags.max()) + 1)
+        ]
+        return (
+            self.mixture_weight * mixture_loss
+            + self.attention_weight
+            * self._attention_loss(output.attention, bags, found, weights)
+            + self.attribute_weight
+            * self._attribute_loss(output, targets.attributes, bags)
+        )
 
     def _mixture(self, probs, found, emotions):
         """Likelihood of each word in its sentence, (B, W)."""
@@ -419,16 +430,37 @@ class MultipleInstanceLoss(nn.Module):
         return torch.where(emotions == self.background, found, mixture)
 
     @staticmethod
-    def _attribute_error(attributes, targets, bag, attention_logits):
-        """Squared errors of a bag's attributes: their sum and number."""
-        inside = targets.bags == bag
-        attention = bag_attention(attention_logits.detach(), inside)
-        found = (attention.unsqueeze(-1) * attributes).sum(1)
-        rated = inside.any(1)
-        first = inside.float().argmax(1)
-        wanted = targets.attributes[torch.arange(len(first)), first]
-        known = rated.unsqueeze(-1) & wanted.isfinite()
-        return ((found - wanted)[known] ** 2).sum(), int(known.sum())
+    def _attention_loss(attention, bags, found, weights):
+        """What the average over a bag gives its emotion, 0-d."""
+        losses, shares = [], []
+        for inside in bags:
+            attended = bag_attention(attention, inside)
+            shares.append((attended * weights).sum(1))
+            average = (attended * found).sum(1)
+            losses.append(-shares[-1] * (average + _TINY).log())
+        return _mean(losses, shares)
+
+    @staticmethod
+    def _attribute_loss(output, attributes, bags):
+        """Squared error of the average attributes of a bag, 0-d."""
+        errors, counts = [], []
+        for inside in bags:
+            attended = bag_attention(output.attention.detach(), inside)
+            found = (attended.unsqueeze(-1) * output.attributes).sum(1)
+            # Those of a bag are the same for all of its words.
+            first = inside.float().argmax(1)
+            wanted = attributes[torch.arange(len(first)), first]
+            rated = wanted.isfinite() & inside.any(1, keepdim=True)
+            errors.append(((found - wanted) ** 2)[rated])
+            counts.append(rated)
+        return _mean(errors, counts)
+
+
+def _mean(sums, counts):
+    """Sum of all sums, divided by that of all counts; 0 of nothing."""
+    total = torch.cat([item.flatten() for item in sums]).sum()
+    count = torch.cat([item.flatten() for item in counts]).sum()
+    return total / count.clamp(min=1 if count.dtype == torch.long else _TINY)
 
 
 def word_mask(

@@ -7,6 +7,7 @@ Authors
  * speechbrain-emofilm contributors, 2026
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -227,7 +228,9 @@ def expected_calibration_error(
 
     Example
     -------
-    >>> expected_calibration_error(np.array([0.9, 0.9]), np.array([True, False]))
+    >>> expected_calibration_error(
+    ...     np.array([0.9, 0.9]), np.array([True, False])
+    ... )
     0.4
     """
     if len(confidence) == 0:
@@ -423,6 +426,22 @@ def majority_labels(
         )
         for utterance, labels in truth.items()
     }
+
+
+def majority_emotion(truth: Mapping[str, UtteranceLabels]) -> str:
+    """The most frequent emotion of words.
+
+    Arguments
+    ---------
+    truth : mapping
+        Utterance id to labels.
+
+    Returns
+    -------
+    str
+    """
+    emotions = [w.emotion for labels in truth.values() for w in labels.words]
+    return Counter(emotions).most_common(1)[0][0]
 
 
 def _intensities(labels):

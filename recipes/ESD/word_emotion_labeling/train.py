@@ -12,8 +12,9 @@ emotion of the sentence; `supervision` says how it is used:
 
 To run this recipe, align the corpus and extract its emotion features, then
 train:
-> python extract_features.py hparams/extract_features.yaml --data_folder /path/to/ESD
-> python train.py hparams/train_mini.yaml --data_folder /path/to/ESD
+> python align.py hparams/align.yaml --data_folder CORPUS
+> python extract_features.py hparams/extract_features.yaml --data_folder CORPUS
+> python train.py hparams/train_mini.yaml --data_folder CORPUS
 
 The output folder can then be given to label.py and to `WordEmotionLabeler`.
 
@@ -28,10 +29,6 @@ from collections import Counter
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
-from speechbrain_emofilm.dataio.alignments import (
-    find_textgrid,
-    read_alignment,
-)
 from speechbrain_emofilm.dataio.feature_cache import (
     EmotionFeatureCache,
     extractor_identity,
@@ -43,8 +40,10 @@ from speechbrain_emofilm.dataio.labels import (
     sentence_labels,
     words_to_tensors,
 )
-from speechbrain_emofilm.dataio.text import split_words
-from speechbrain_emofilm.dataio.word_features import word_features
+from speechbrain_emofilm.dataio.word_features import (
+    aligned_words,
+    word_features,
+)
 from speechbrain_emofilm.lobes.word_emotion import (
     WordTargets,
     bag_attention,
@@ -237,33 +236,6 @@ class Corpus:
         if hparams["supervision"] == "words":
             self.truth = read_word_labels(options["truth_file"], self.emotions)
 
-    def words(self, utterance, item):
-        """Words of an utterance and their times, checked against its text.
-
-        Arguments
-        ---------
-        utterance : str
-            Its id.
-        item : dict
-            Its entry in the manifest.
-
-        Returns
-        -------
-        list of Word
-        """
-        path = find_textgrid(
-            self.options["alignment_folder"], utterance, item["speaker"]
-        )
-        words = read_alignment(path)
-        check_words(
-            sentence_labels(words, item["emotion"]),
-            [word.text for word in split_words(item["text"])],
-            utterance,
-        )
-        if not words:
-            raise ValueError(f"{path} has no words: align it again.")
-        return words
-
     def example(self, utterance, item):
         """What the model is given, and what is known.
 
@@ -290,7 +262,7 @@ class Corpus:
         ValueError
             If it has no features, or something does not fit.
         """
-        words = self.words(utterance, item)
+        words = aligned_words(self.options["alignment_folder"], utterance, item)
         features = word_features(
             self.cache[utterance],
             words,

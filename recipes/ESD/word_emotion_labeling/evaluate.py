@@ -1,0 +1,305 @@
+#!/usr/bin/env python3
+"""Recipe for judging word labels by the truth of each word.
+
+> python evaluate.py hparams/evaluate.yaml --data_folder /path/to/MiniESD \
+    --label_files "{broadcast: b/word_labels.json, words: w/word_labels.json}"
+
+Any number of labelings is compared, each on its own or, as a list of files,
+as the mean over several (seeds). Ordinary utterances, which keep one emotion
+by and large, and those whose emotion changes are judged apart. What comes
+out: ``summary.json`` with all figures, ``utterances.json`` with a row for
+each utterance, ``confusion.png``, and a table on the terminal.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import sys
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.labels import read_word_labels
+from speechbrain_emofilm.metrics.labels import (
+    WordLabelMetrics,
+    majority_emotion,
+    majority_labels,
+)
+from speechbrain_emofilm.utils.files import atomic_path, write_json
+
+import numpy as np
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataio import load_data_json
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+MAJORITY = "majority"
+EVERYTHING = "all"
+#: What the table on the terminal shows.
+COLUMNS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "intensity_correlation": "intensity r",
+    "ece": "ECE",
+    "eder": "EDER",
+}
+
+
+def select_utterances(hparams):
+    """Finds the utterances of each part.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    dict
+        Part to a list of utterance ids; ``all`` has those of all parts.
+    """
+    parts = {}
+    for part, manifests in hparams["parts"].items():
+        items = {}
+        for manifest in manifests:
+            items.update(
+                load_data_json(manifest, {"data_root": hparams["data_folder"]})
+            )
+        parts[part] = [
+            utterance
+            for utterance, item in sorted(items.items())
+            if hparams["speakers"] is None
+            or item["speaker"] in hparams["speakers"]
+        ]
+        if not parts[part]:
+            raise ValueError(
+                f"The part {part!r} has no utterance of the speakers "
+                f"{hparams['speakers']}: check {', '.join(manifests)}."
+            )
+    parts[EVERYTHING] = [u for names in parts.values() for u in names]
+    return parts
+
+
+def compare(name, path, labels, truth, parts, emotions):
+    """Compares one labeling with the truth.
+
+    Arguments
+    ---------
+    name : str
+        Of the labeling.
+    path : str
+        Its file, for messages.
+    labels : dict
+        Utterance id to UtteranceLabels.
+    truth : dict
+        Utterance id to UtteranceLabels.
+    parts : dict
+        Part to a list of utterance ids.
+    emotions : list of str
+        The taxonomy.
+
+    Returns
+    -------
+    dict
+        Part to its WordLabelMetrics.
+
+    Raises
+    ------
+    ValueError
+        If an utterance has no labels, or other words than the truth.
+    """
+    found = {}
+    for part, utterances in parts.items():
+        found[part] = WordLabelMetrics(emotions)
+        for utterance in utterances:
+            if utterance not in labels:
+                raise ValueError(
+                    f"{path} ({name}) has no labels of {utterance}: label "
+                    "the whole corpus."
+                )
+            found[part].append(utterance, truth[utterance], labels[utterance])
+    return found
+
+
+def mean_of(summaries):
+    """Means of the numbers of several summaries.
+
+    Arguments
+    ---------
+    summaries : list of dict
+        With the same keys.
+
+    Returns
+    -------
+    dict
+        The means; None where one is not defined. Where there are several,
+        ``accuracy_std`` is the standard deviation of the accuracies.
+    """
+    means = {}
+    for key, value in summaries[0].items():
+        values = [summary[key] for summary in summaries]
+        if isinstance(value, dict):
+            means[key] = mean_of(values)
+        elif None in values:
+            means[key] = None
+        elif len(set(values)) == 1:
+            means[key] = value
+        else:
+            means[key] = float(np.mean(values))
+    if len(summaries) > 1 and "accuracy" in means:
+        accuracies = [summary["accuracy"] for summary in summaries]
+        means["accuracy_std"] = float(np.std(accuracies, ddof=1))
+    return means
+
+
+def draw_confusions(metrics, emotions, path):
+    """Draws the confusions of each labeling, a row of pictures per part.
+
+    Arguments
+    ---------
+    metrics : dict
+        Labeling to part to WordLabelMetrics.
+    emotions : list of str
+        The taxonomy.
+    path : Path
+        The picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    parts = [p for p in next(iter(metrics.values())) if p != EVERYTHING]
+    shape = (len(parts), len(metrics))
+    figure = Figure(figsize=(3.2 * shape[1], 3.2 * shape[0]))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(*shape, squeeze=False)
+    for column, (name, of_parts) in enumerate(metrics.items()):
+        for row, part in enumerate(parts):
+            counts = of_parts[part].confusion()
+            shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+            axis = axes[row, column]
+            axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+            for (i, j), share in np.ndenumerate(shares):
+                color = "white" if share > 0.5 else "black"
+                axis.text(
+                    *(j, i, f"{share:.2f}"[1:] if share < 1 else "1"),
+                    color=color,
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                )
+            axis.set_title(f"{name}, {part}", fontsize=9)
+            axis.set_xticks(
+                range(len(emotions) + 1),
+                [*emotions, "none"],
+                rotation=60,
+                fontsize=7,
+            )
+            axis.set_yticks(range(len(emotions)), emotions, fontsize=7)
+    axes[0, 0].set_ylabel("true emotion", fontsize=8)
+    axes[-1, 0].set_xlabel("label", fontsize=8)
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def print_table(systems):
+    """Prints the main figures.
+
+    Arguments
+    ---------
+    systems : dict
+        Labeling to part to its summary.
+    """
+    header = ["labels", "part", *COLUMNS.values(), "boundary ms"]
+    rows = [header]
+    for name, of_parts in systems.items():
+        for part, summary in of_parts.items():
+            boundary = summary["boundary_error_ms"]["median"]
+            rows.append(
+                [
+                    name,
+                    part,
+                    *(_number(summary[key], 3) for key in COLUMNS),
+                    _number(boundary, 0),
+                ]
+            )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)))
+
+
+def _number(value, digits):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def evaluate(hparams):
+    """Compares all labelings, and writes what is found.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    dict
+        Labeling to part to its summary.
+    """
+    emotions = hparams["emotions"]
+    parts = select_utterances(hparams)
+    truth = read_word_labels(hparams["truth_file"], emotions)
+    unknown = [u for u in parts[EVERYTHING] if u not in truth]
+    if unknown:
+        raise ValueError(
+            f"{hparams['truth_file']} has no truth of {unknown[0]} and "
+            f"{len(unknown) - 1} others: only a corpus with word truth, such "
+            "as MiniESD, can be evaluated on."
+        )
+    truth = {utterance: truth[utterance] for utterance in parts[EVERYTHING]}
+    guess = majority_labels(truth, majority_emotion(truth))
+    runs = {MAJORITY: [("the truth", guess)]}
+    for name, files in hparams["label_files"].items():
+        files = [files] if isinstance(files, str) else files
+        runs[name] = [(f, read_word_labels(f, emotions)) for f in files]
+    systems, rows, first = {}, {}, {}
+    for name, labelings in runs.items():
+        found = [
+            compare(name, path, labels, truth, parts, emotions)
+            for path, labels in labelings
+        ]
+        systems[name] = {
+            part: mean_of([metrics[part].summarize() for metrics in found])
+            for part in parts
+        }
+        first[name] = found[0]
+        rows[name] = [
+            dict(zip(metrics[EVERYTHING].ids, metrics[EVERYTHING].rows))
+            for metrics in found
+        ]
+    folder = Path(hparams["output_folder"])
+    write_json(
+        folder / "summary.json",
+        {
+            "label_accuracy": {
+                name: summary[EVERYTHING]["accuracy"]
+                for name, summary in systems.items()
+            },
+            "n_runs": {
+                name: len(labelings) for name, labelings in runs.items()
+            },
+            "speakers": hparams["speakers"],
+            "systems": systems,
+        },
+    )
+    write_json(folder / "utterances.json", rows)
+    draw_confusions(first, emotions, folder / "confusion.png")
+    return systems
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    print_table(evaluate(hparams))
+    print(f"{hparams['output_folder']}/summary.json has all figures.")

@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""Recipe for labelling the words of a corpus: emotion, intensity, confidence.
+
+> python label.py hparams/label.yaml --data_folder /path/to/ESD \
+    --labeler_folder results/word_emotion_labeling/mini/multiple_instance/1986
+
+The words' times are read from TextGrids (align.py or the Montreal Forced
+Aligner writes them), the emotion features from their cache
+(extract_features.py). What comes out are a JSON file, which
+recipes/ESD/emotional_tts takes as `label_file`, and a TextGrid for each
+utterance, to be opened in Praat.
+
+The same command goes on where an interrupted one stopped, and ends with the
+same files. An utterance that cannot be labelled is skipped, logged and
+listed; if more than `max_bad_share` are, the script fails.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.feature_cache import (
+    EmotionFeatureCache,
+    extractor_identity,
+)
+from speechbrain_emofilm.dataio.labels import (
+    read_word_labels,
+    write_label_textgrid,
+    write_word_labels,
+)
+from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
+from speechbrain_emofilm.dataio.word_features import aligned_words
+from speechbrain_emofilm.inference.labeler import WordEmotionLabeler
+from speechbrain_emofilm.utils.files import read_json, write_json
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataio import load_data_json
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+logger = get_logger(__name__)
+
+
+def label_batch(labeler, cache, items, alignment_folder, source):
+    """Labels some utterances.
+
+    Arguments
+    ---------
+    labeler : WordEmotionLabeler
+        The labeler.
+    cache : EmotionFeatureCache
+        Frames by utterance id.
+    items : dict
+        Utterance id to its entry in the manifest.
+    alignment_folder : str
+        The aligner's output.
+    source : dict
+        Where the labels come from.
+
+    Returns
+    -------
+    labels : dict
+        Utterance id to UtteranceLabels.
+    skipped : dict
+        Utterance id to the reason.
+    """
+    frames, words, skipped = {}, {}, {}
+    for utterance, item in items.items():
+        try:
+            words[utterance] = aligned_words(alignment_folder, utterance, item)
+            frames[utterance] = cache[utterance]
+            labeler.word_features(frames[utterance], words[utterance])
+        except (ValueError, FileNotFoundError) as error:
+            skipped[utterance] = str(error)
+            logger.warning(f"{utterance} skipped. {error}")
+    usable = [name for name in items if name not in skipped]
+    if not usable:
+        return {}, skipped
+    labels = labeler.label_frames(
+        [frames[name] for name in usable],
+        [words[name] for name in usable],
+        source,
+    )
+    return dict(zip(usable, labels)), skipped
+
+
+def label_corpus(labeler, hparams):
+    """Labels all utterances; a batch whose part is there is not done again.
+
+    Arguments
+    ---------
+    labeler : WordEmotionLabeler
+        The labeler.
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    labels : dict
+        Utterance id to UtteranceLabels.
+    skipped : dict
+        Utterance id to the reason.
+    """
+    items = read_manifests(hparams)
+    cache = EmotionFeatureCache(
+        hparams["feature_cache"],
+        extractor_identity(labeler.mods["emotion_features"]),
+        {utterance: item["speaker"] for utterance, item in items.items()},
+    )
+    parts = open_parts(labeler, items, hparams)
+    names, size = sorted(items), hparams["batch_size"]
+    source = {
+        "labeler": type(labeler).__name__,
+        "model": file_fingerprint(
+            Path(hparams["labeler_folder"]) / "word_emotion.ckpt"
+        ),
+        "features": cache.identity["model"],
+    }
+    labels, skipped = {}, {}
+    for start in tqdm(range(0, len(names), size), desc="Labelling"):
+        # Batches depend on the corpus alone, and so does the last bit of
+        # every number.
+        batch = {name: items[name] for name in names[start : start + size]}
+        part = parts / f"{start:08d}.json"
+        reasons = parts / f"{start:08d}.skipped.json"
+        if not reasons.is_file():
+            made, failed = label_batch(
+                labeler, cache, batch, hparams["alignment_folder"], source
+            )
+            write_textgrids(made, batch, hparams["textgrid_folder"])
+            write_word_labels(part, made, labeler.emotions)
+            write_json(reasons, failed)  # the last: the part is complete
+        labels.update(read_word_labels(part, labeler.emotions))
+        skipped.update(read_json(reasons))
+    return labels, skipped
+
+
+def read_manifests(hparams):
+    """All utterances of the corpus, by id."""
+    items = {}
+    manifests = list(hparams["manifests"].values())
+    if hparams["use_transitions"]:
+        manifests += hparams["transitions_manifests"].values()
+    for manifest in manifests:
+        items.update(
+            load_data_json(manifest, {"data_root": hparams["data_folder"]})
+        )
+    if not items:
+        raise ValueError(
+            f"{', '.join(manifests)}: no utterance; prepare the corpus again."
+        )
+    return items
+
+
+def open_parts(labeler, items, hparams):
+    """Folder of what is done; emptied if it was done in another way.
+
+    Arguments
+    ---------
+    labeler : WordEmotionLabeler
+        The labeler.
+    items : dict
+        Utterance id to its entry in the manifest.
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    Path
+    """
+    folder = Path(hparams["labeler_folder"])
+    way = {
+        "items": items,
+        "model": file_fingerprint(folder / "word_emotion.ckpt"),
+        "hparams": file_fingerprint(folder / "labeler.yaml"),
+        "overrides": hparams["labeler_overrides"],
+        "features": labeler.mods["emotion_features"].revision,
+        "alignment_folder": str(hparams["alignment_folder"]),
+        "batch_size": hparams["batch_size"],
+    }
+    key = hashlib.sha256(json.dumps(way, sort_keys=True).encode()).hexdigest()
+    parts = Path(f"{hparams['label_file']}.parts")
+    state = parts / "way.json"
+    if not state.is_file() or read_json(state) != key:
+        shutil.rmtree(parts, ignore_errors=True)
+        write_json(state, key)
+    return parts
+
+
+def write_textgrids(labels, items, folder):
+    """Writes a TextGrid for each utterance.
+
+    Arguments
+    ---------
+    labels : dict
+        Utterance id to UtteranceLabels.
+    items : dict
+        Utterance id to its entry in the manifest.
+    folder : str
+        Where they go, in a folder for each speaker.
+    """
+    for utterance, entry in labels.items():
+        item = items[utterance]
+        path = Path(folder) / item["speaker"] / f"{utterance}.TextGrid"
+        write_label_textgrid(path, entry, item["duration"])
+
+
+def check_skipped(skipped, n_utterances, hparams):
+    """Lists the utterances that were skipped; fails if they are too many.
+
+    Arguments
+    ---------
+    skipped : dict
+        Utterance id to the reason.
+    n_utterances : int
+        Of the corpus.
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Raises
+    ------
+    ValueError
+        If more are than `max_bad_share` allows.
+    """
+    write_json(hparams["skipped_file"], skipped)
+    if len(skipped) > hparams["max_bad_share"] * n_utterances:
+        utterance, reason = next(iter(skipped.items()))
+        raise ValueError(
+            f"{len(skipped)} of {n_utterances} utterances have no labels, "
+            f"more than max_bad_share {hparams['max_bad_share']:g} allows. "
+            f"The first, {utterance}: {reason} All are listed in "
+            f"{hparams['skipped_file']}; run the same command again when "
+            "they are mended."
+        )
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    labeler = WordEmotionLabeler.from_hparams(
+        hparams["labeler_folder"],
+        overrides=hparams["labeler_overrides"],
+        savedir=hparams["labeler_folder"],
+        run_opts={"device": run_opts.get("device") or "cpu"},
+    )
+    labels, skipped = label_corpus(labeler, hparams)
+    check_skipped(skipped, len(labels) + len(skipped), hparams)
+    write_word_labels(hparams["label_file"], labels, labeler.emotions)
+    shutil.rmtree(f"{hparams['label_file']}.parts")
+    n_words = sum(len(entry.words) for entry in labels.values())
+    print(
+        f"{hparams['label_file']}: labels of {n_words} words in "
+        f"{len(labels)} utterances"
+    )
