@@ -23,6 +23,7 @@ from speechbrain_emofilm.processing.alignment import (
     AlignmentError,
     UnusableInputError,
     check_alignment_input,
+    fit_times,
     resample,
 )
 
@@ -224,10 +225,15 @@ aligner a `pronounce` function.
             )
         keys = self._dictionary_keys(words, text)
         segments = self._segments(_pcm16(wav, sample_rate), keys, text)
-        duration = len(wav) / sample_rate
+        times = fit_times(
+            [(start, end) for start, end, _ in segments],
+            len(wav) / sample_rate,
+        )
         return [
-            Word(word, start, min(end, duration), confidence)
-            for word, (start, end, confidence) in zip(words, segments)
+            Word(word, start, end, confidence)
+            for word, (start, end), (_, _, confidence) in zip(
+                words, times, segments
+            )
         ]
 
     def _dictionary_keys(self, words: list[str], text: str) -> list[str]:
@@ -280,7 +286,7 @@ aligner a `pronounce` function.
             )
         return [
             (
-                max(0, segment.start_frame - PADDING) / FRAME_RATE,
+                (segment.start_frame - PADDING) / FRAME_RATE,
                 (segment.end_frame + 1 - PADDING) / FRAME_RATE,
                 self._confidence(segment),
             )

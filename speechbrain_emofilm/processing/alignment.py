@@ -3,7 +3,9 @@
 An aligner has ``align(wav, sample_rate, text, language) -> [Word]``: one
 :class:`~speechbrain_emofilm.dataio.alignments.Word` for each of
 :func:`~speechbrain_emofilm.dataio.text.split_words` of the text, in order of
-time, with a confidence from 0 to 1.
+time, with a confidence from 0 to 1. One that works on whole corpora has
+``align_corpus(utterances, folder)`` beside it, which yields an id with its
+words, or with the error, for each :class:`Utterance`.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -11,6 +13,7 @@ Authors
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.text import split_words
@@ -20,6 +23,8 @@ from scipy.signal import resample_poly
 
 #: Shortest sound that can be aligned, in seconds.
 MIN_DURATION = 0.05
+#: Shortest time that a word is given, in seconds.
+MIN_WORD_DURATION = 0.01
 #: Sound that stays below this share of full scale is silence (-80 dB).
 SILENCE_LEVEL = 1e-4
 
@@ -30,6 +35,34 @@ class AlignmentError(ValueError):
 
 class UnusableInputError(AlignmentError):
     """A sound or a text that says nothing about when a word is spoken."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What a corpus knows about an utterance to be aligned.
+
+    Arguments
+    ---------
+    id : str
+        Its id, the name of its files.
+    wav : str
+        Path of its audio file.
+    text : str
+        Its transcript.
+    speaker : str
+        Its speaker, the name of its folder.
+    language : str
+        For instance ``"en"``.
+    duration : float
+        In seconds.
+    """
+
+    id: str
+    wav: str
+    text: str
+    speaker: str
+    language: str
+    duration: float
 
 
 def check_alignment_input(
@@ -114,6 +147,44 @@ def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         return wav
     step = math.gcd(from_rate, to_rate)
     return resample_poly(wav, to_rate // step, from_rate // step)
+
+
+def fit_times(
+    times: Sequence[tuple[float, float]], duration: float
+) -> list[tuple[float, float]]:
+    """Moves words as little as needed to lie inside an utterance.
+
+    Arguments
+    ---------
+    times : list of (float, float)
+        Start and end of each word in seconds, in order.
+    duration : float
+        Of the utterance, in seconds.
+
+    Returns
+    -------
+    list of (float, float)
+        Start and end of each word, at least 10 ms apart unless the utterance
+        is too short for that, without overlap.
+
+    Example
+    -------
+    >>> fit_times([(-0.2, -0.1), (-0.1, 0.5), (1.0, 1.2)], duration=1.0)
+    [(0.0, 0.01), (0.01, 0.5), (0.99, 1.0)]
+    """
+    shortest = min(MIN_WORD_DURATION, duration / max(1, len(times)))
+    fitted, free = [], 0.0
+    for start, end in times:
+        start = max(start, free)
+        free = max(end, start + shortest)
+        fitted.append((start, free))
+    limit = duration
+    for index in reversed(range(len(fitted))):
+        start, end = fitted[index]
+        end = min(end, limit)
+        limit = max(0.0, min(start, end - shortest))
+        fitted[index] = (limit, end)
+    return fitted
 
 
 def proportional_alignment(words: Sequence[str], duration: float) -> list[Word]:

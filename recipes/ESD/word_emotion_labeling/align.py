@@ -1,0 +1,348 @@
+#!/usr/bin/env python3
+"""When each word of a corpus is spoken: TextGrids in MFA's folder layout.
+
+> python align.py hparams/align.yaml --data_folder /path/to/ESD
+
+Each utterance gets ``<alignment_folder>/<speaker>/<utterance>.TextGrid`` with
+the tiers ``words`` and ``confidence`` (0 to 1). The same command goes on where
+an interrupted one stopped. An utterance that the aligner cannot align gets
+times in proportion to its letters, with confidence 0; one whose sound or text
+cannot be used gets none. Both are counted and listed, with the reason, in
+``<alignment_folder>/alignment.json``, and tried again by the next run; if they
+are more than `max_bad_share`, the script fails.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import functools
+import multiprocessing
+import sys
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.alignments import (
+    match_words,
+    read_alignment,
+    write_alignment,
+)
+from speechbrain_emofilm.dataio.audio import load_audio
+from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.processing.alignment import (
+    AlignmentError,
+    UnusableInputError,
+    Utterance,
+    proportional_alignment,
+)
+from speechbrain_emofilm.utils.files import read_json, write_json
+
+import speechbrain as sb
+import torch
+from esd_prepare import prepare_esd
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataio import load_data_json
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+from transitions_prepare import prepare_transitions
+
+logger = get_logger(__name__)
+
+REPORT_FILE = "alignment.json"
+SAMPLE_RATE = 16000  # Hz, of the sound that an aligner is given
+
+
+def read_utterances(manifests, data_folder):
+    """Lists the utterances of a corpus.
+
+    Arguments
+    ---------
+    manifests : list of str
+        The corpus's manifests.
+    data_folder : str
+        The corpus.
+
+    Returns
+    -------
+    list of Utterance
+    """
+    return [
+        Utterance(
+            id=name,
+            wav=item["wav"],
+            text=item["text"],
+            speaker=item["speaker"],
+            language=item["language"],
+            duration=item["duration"],
+        )
+        for manifest in manifests
+        for name, item in load_data_json(
+            manifest, {"data_root": data_folder}
+        ).items()
+    ]
+
+
+def textgrid_path(folder, utterance):
+    """Where the TextGrid of an utterance goes."""
+    return Path(folder) / utterance.speaker / f"{utterance.id}.TextGrid"
+
+
+def is_aligned(folder, utterance):
+    """Whether an utterance has an alignment of its present text and wav.
+
+    One that was only guessed counts for nothing.
+    """
+    path = textgrid_path(folder, utterance)
+    try:
+        words = match_words(read_alignment(path), utterance.text, path)
+        newer = path.stat().st_mtime >= Path(utterance.wav).stat().st_mtime
+    except (ValueError, FileNotFoundError):
+        return False
+    return newer and any(word.confidence > 0 for word in words)
+
+
+def describe(value):
+    """Like repr, but the same in every process, for a folder's report."""
+    if isinstance(value, functools.partial):
+        options = {k: describe(v) for k, v in sorted(value.keywords.items())}
+        return {"aligner": describe(value.func), **options}
+    if callable(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value
+
+
+def open_folder(folder, make_aligner):
+    """Makes sure that a folder is empty, or holds work of the same aligner.
+
+    Arguments
+    ---------
+    folder : str
+        Where the TextGrids go.
+    make_aligner : callable
+        The aligner's class with its options.
+
+    Returns
+    -------
+    dict
+        What describes the aligner.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds alignments of another one.
+    """
+    aligner = describe(make_aligner)
+    path = Path(folder) / REPORT_FILE
+    if path.is_file():
+        known = read_json(path).get("aligner")
+        if known != aligner:
+            raise ValueError(
+                f"{path}: the alignments in this folder are of {known}, not "
+                f"of {aligner}; give another alignment_folder, or remove this "
+                "one."
+            )
+    else:
+        write_json(path, {"aligner": aligner})
+    return aligner
+
+
+def align_utterance(aligner, utterance):
+    """Aligns one utterance.
+
+    Arguments
+    ---------
+    aligner : object
+        With `align`.
+    utterance : Utterance
+        What to align.
+
+    Returns
+    -------
+    utterance : str
+        The id.
+    words : list of Word or Exception
+        The words, or why there are none.
+    """
+    try:
+        wav = load_audio(utterance.wav, SAMPLE_RATE)
+        words = aligner.align(
+            wav, SAMPLE_RATE, utterance.text, utterance.language
+        )
+    except (ValueError, FileNotFoundError) as error:
+        return utterance.id, error
+    return utterance.id, words
+
+
+_worker = {}
+
+
+def start_worker(make_aligner):
+    """Makes the aligner of this process."""
+    torch.set_num_threads(1)  # one for each process
+    _worker["aligner"] = make_aligner()
+
+
+def align_in_worker(utterance):
+    """Aligns one utterance with the aligner of this process."""
+    return align_utterance(_worker["aligner"], utterance)
+
+
+def align_utterances(make_aligner, utterances, folder, n_workers):
+    """Aligns utterances.
+
+    Arguments
+    ---------
+    make_aligner : callable
+        The aligner's class with its options. One with `align_corpus` gets
+        all utterances at once; any other is made in each process.
+    utterances : list of Utterance
+        What to align.
+    folder : str
+        Where an aligner of corpora may put its files meanwhile.
+    n_workers : int
+        Processes.
+
+    Yields
+    ------
+    utterance : str
+        The id.
+    words : list of Word or Exception
+        The words, or why there are none.
+    """
+    if hasattr(getattr(make_aligner, "func", make_aligner), "align_corpus"):
+        yield from make_aligner().align_corpus(utterances, folder)
+    elif n_workers > 1:
+        with multiprocessing.Pool(
+            n_workers, start_worker, (make_aligner,)
+        ) as pool:
+            yield from pool.imap_unordered(
+                align_in_worker, utterances, chunksize=4
+            )
+    else:
+        aligner = make_aligner()
+        for utterance in utterances:
+            yield align_utterance(aligner, utterance)
+
+
+def too_long(utterance, max_duration):
+    """Why an utterance is not aligned at all, None if it is."""
+    if utterance.duration <= max_duration:
+        return None
+    return (
+        f"{utterance.wav}: {utterance.duration:.1f} s is longer than "
+        f"max_duration = {max_duration:g} s; cut it, or raise max_duration."
+    )
+
+
+def align_corpus(make_aligner, utterances, hparams):
+    """Writes the TextGrids that are missing.
+
+    Arguments
+    ---------
+    make_aligner : callable
+        The aligner's class with its options.
+    utterances : list of Utterance
+        The corpus.
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    guessed : dict
+        Utterance id to the reason why its times are only guessed.
+    skipped : dict
+        Utterance id to the reason why it has no TextGrid.
+    """
+    folder = hparams["alignment_folder"]
+    skipped = {u.id: too_long(u, hparams["max_duration"]) for u in utterances}
+    skipped = {name: reason for name, reason in skipped.items() if reason}
+    pending = {
+        utterance.id: utterance
+        for utterance in utterances
+        if utterance.id not in skipped and not is_aligned(folder, utterance)
+    }
+    guessed = {}
+    outcomes = align_utterances(
+        make_aligner, list(pending.values()), folder, hparams["n_workers"]
+    )
+    for name, words in tqdm(outcomes, "Alignment", len(pending), unit="utt"):
+        path = textgrid_path(folder, pending[name])
+        if isinstance(words, UnusableInputError) or not isinstance(
+            words, (AlignmentError, list)
+        ):
+            skipped[name] = str(words)
+            path.unlink(missing_ok=True)  # of another text or sound
+            logger.warning(f"{name} skipped. {words}")
+            continue
+        if isinstance(words, AlignmentError):
+            guessed[name] = str(words)
+            logger.warning(f"{name} has guessed times. {words}")
+            words = proportional_alignment(
+                [word.text for word in split_words(pending[name].text)],
+                pending[name].duration,
+            )
+        write_alignment(path, words, pending[name].duration)
+    return guessed, skipped
+
+
+def report_bad(aligner, utterances, guessed, skipped, hparams):
+    """Writes the report; fails if too many utterances are bad.
+
+    Arguments
+    ---------
+    aligner : dict
+        What describes the aligner.
+    utterances : list of Utterance
+        The corpus.
+    guessed : dict
+        Utterance id to the reason why its times are only guessed.
+    skipped : dict
+        Utterance id to the reason why it has no TextGrid.
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Raises
+    ------
+    ValueError
+        If more than `max_bad_share` are guessed or skipped.
+    """
+    path = Path(hparams["alignment_folder"]) / REPORT_FILE
+    report = {
+        "aligner": aligner,
+        "n_utterances": len(utterances),
+        "n_aligned": len(utterances) - len(guessed) - len(skipped),
+        "guessed": dict(sorted(guessed.items())),
+        "skipped": dict(sorted(skipped.items())),
+    }
+    write_json(path, report)
+    bad = {**report["skipped"], **report["guessed"]}
+    if len(bad) > hparams["max_bad_share"] * len(utterances):
+        name, reason = next(iter(bad.items()))
+        raise ValueError(
+            f"{len(bad)} of {len(utterances)} utterances are not aligned, "
+            f"more than max_bad_share {hparams['max_bad_share']:g} allows. "
+            f"The first, {name}: {reason} All are listed in {path}; run the "
+            "same command again when they are mended."
+        )
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    if not hparams["skip_prep"]:
+        prepare_esd(**hparams["prepare_opts"])
+        if hparams["use_transitions"]:
+            prepare_transitions(
+                hparams["data_folder"], hparams["prepared_folder"]
+            )
+    manifests = list(hparams["manifests"].values())
+    if hparams["use_transitions"]:
+        manifests += hparams["transitions_manifests"].values()
+    utterances = read_utterances(manifests, hparams["data_folder"])
+    aligner = open_folder(hparams["alignment_folder"], hparams["aligner"])
+    guessed, skipped = align_corpus(hparams["aligner"], utterances, hparams)
+    report_bad(aligner, utterances, guessed, skipped, hparams)
+    print(
+        f"{hparams['alignment_folder']}: alignments of "
+        f"{len(utterances) - len(guessed) - len(skipped)} utterances"
+    )

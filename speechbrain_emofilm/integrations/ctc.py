@@ -1,0 +1,354 @@
+"""Forced alignment by a CTC speech recogniser.
+
+Any model that gives log probabilities of characters (or word pieces) and the
+CTC blank aligns the words of its language; for Mandarin every character is a
+word. The search is ``torchaudio.functional.forced_align``, which is compiled:
+torch and torchaudio have to come from one and the same index.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.processing.alignment import (
+    AlignmentError,
+    UnusableInputError,
+    check_alignment_input,
+    resample,
+)
+
+import torch
+import torchaudio
+
+
+class HuggingFaceCTC:
+    """A CTC recogniser of ``transformers``, such as a fine-tuned wav2vec 2.0.
+
+    Arguments
+    ---------
+    source : str
+        Name on the hub, or a folder.
+    revision : str, optional
+        Commit or tag on the hub.
+    """
+
+    def __init__(self, source: str, revision: str | None = None):
+        from transformers import (
+            AutoFeatureExtractor,
+            AutoModelForCTC,
+            AutoTokenizer,
+        )
+
+        names = {"pretrained_model_name_or_path": source, "revision": revision}
+        self.extractor = AutoFeatureExtractor.from_pretrained(**names)
+        tokenizer = AutoTokenizer.from_pretrained(**names)
+        self.model = AutoModelForCTC.from_pretrained(**names).eval()
+        self.sample_rate = self.extractor.sampling_rate
+        self.vocabulary = tokenizer.get_vocab()
+        self.blank = self.model.config.pad_token_id
+        self.separator = self.vocabulary.get(
+            getattr(tokenizer, "word_delimiter_token", None)
+        )
+
+    def log_probs(self, wav: torch.Tensor) -> torch.Tensor:
+        """Log probabilities of the tokens.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            Sound (T,).
+
+        Returns
+        -------
+        torch.Tensor
+            (F, V).
+        """
+        inputs = self.extractor(
+            wav.numpy(), sampling_rate=self.sample_rate, return_tensors="pt"
+        )
+        return self.model(inputs.input_values).logits[0].log_softmax(-1)
+
+    def token_ids(self, word: str) -> list[int]:
+        """Ids of a word's characters, without those the model lacks.
+
+        Arguments
+        ---------
+        word : str
+            The word.
+
+        Returns
+        -------
+        list of int
+        """
+        return character_ids(word, self.vocabulary)
+
+
+class SpeechBrainCTC:
+    """A CTC recogniser of SpeechBrain, an ``EncoderASR``.
+
+    Arguments
+    ---------
+    source : str or Path
+        Folder with ``hyperparams.yaml`` and the checkpoints. It has to be
+        here already, and to be trusted: SpeechBrain constructs whatever the
+        file names.
+    sample_rate : int
+        Of the sound that the model takes, in Hz.
+    blank : int
+        Id of the CTC blank.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    """
+
+    def __init__(
+        self, source: str | Path, sample_rate: int = 16000, blank: int = 0
+    ):
+        from speechbrain.inference.ASR import EncoderASR
+
+        if not Path(source, "hyperparams.yaml").is_file():
+            raise FileNotFoundError(
+                f"{source} holds no hyperparams.yaml: download the model, "
+                "read that file, and give its folder."
+            )
+        self.model = EncoderASR.from_hparams(
+            source=str(source), savedir=str(source)
+        )
+        self.sample_rate = sample_rate
+        self.blank = blank
+        self.separator = None
+
+    def log_probs(self, wav: torch.Tensor) -> torch.Tensor:
+        """Log probabilities of the tokens.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            Sound (T,).
+
+        Returns
+        -------
+        torch.Tensor
+            (F, V).
+        """
+        return self.model.encode_batch(wav[None], torch.ones(1))[0]
+
+    def token_ids(self, word: str) -> list[int]:
+        """Ids of a word's characters or pieces, without those it lacks.
+
+        Arguments
+        ---------
+        word : str
+            The word.
+
+        Returns
+        -------
+        list of int
+        """
+        tokenizer = self.model.tokenizer
+        if hasattr(tokenizer, "lab2ind"):  # a CTCTextEncoder of characters
+            return character_ids(word, tokenizer.lab2ind)
+        ids = tokenizer.encode_as_ids(word)  # SentencePiece
+        if ids and tokenizer.unk_id() in ids:
+            ids = tokenizer.encode_as_ids(word.upper())
+        return [i for i in ids if i != tokenizer.unk_id()]
+
+
+def character_ids(word: str, vocabulary: dict[str, int]) -> list[int]:
+    """Looks characters up, in upper or lower case if not as they are.
+
+    Arguments
+    ---------
+    word : str
+        The word.
+    vocabulary : dict
+        Character to id.
+
+    Returns
+    -------
+    list of int
+        Without the characters that the vocabulary lacks.
+
+    Example
+    -------
+    >>> character_ids("We’ll", {"W": 3, "E": 4, "L": 5, "'": 6})
+    [3, 4, 6, 5, 5]
+    """
+    ids = []
+    for character in word.replace("’", "'"):
+        for form in (character, character.upper(), character.lower()):
+            if form in vocabulary:
+                ids.append(vocabulary[form])
+                break
+    return ids
+
+
+class CTCAligner:
+    """Aligns words with the tokens of a CTC recogniser.
+
+    Arguments
+    ---------
+    model : callable
+        Makes the recogniser, for instance :class:`HuggingFaceCTC` with its
+        arguments (in hparams: ``!name:``). It has ``sample_rate``, ``blank``,
+        ``separator`` (id of the token between words, or None),
+        ``log_probs(wav) -> (F, V)`` and ``token_ids(word) -> list of int``.
+    language : str
+        Language of the recogniser.
+    max_extension : float
+        CTC models mark a token by a short peak. The blank frames between two
+        words are divided between them, so many seconds for each at most.
+
+    Raises
+    ------
+    ImportError
+        If torchaudio's compiled library is missing.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[], object],
+        language: str = "zh",
+        max_extension: float = 0.1,
+    ):
+        _check_forced_align()
+        self.model = model()
+        self.language = language
+        self.max_extension = max_extension
+
+    @torch.inference_mode()
+    def align(
+        self, wav, sample_rate: int, text: str, language: str = "zh"
+    ) -> list[Word]:
+        """Finds where each word of the transcript is spoken.
+
+        Arguments
+        ---------
+        wav : numpy.ndarray or torch.Tensor
+            Sound (T,), within -1 and 1.
+        sample_rate : int
+            Its samples per second.
+        text : str
+            Transcript.
+        language : str
+            That of the recogniser.
+
+        Returns
+        -------
+        list of Word
+            One for each word of the text. The confidence is the mean
+            posterior of its tokens; 0 for a word without any that the model
+            knows, which lies between its neighbours.
+
+        Raises
+        ------
+        UnusableInputError
+            If the sound or the text cannot be used.
+        AlignmentError
+            If the sound is too short for the text.
+        """
+        if language != self.language:
+            raise UnusableInputError(
+                f"The CTC model is for the language {self.language!r}, but "
+                f"{text!r} is {language!r}: use another model."
+            )
+        wav, words = check_alignment_input(wav, sample_rate, text)
+        ids = [self.model.token_ids(word) for word in words]
+        if not any(ids):
+            raise UnusableInputError(
+                f"The CTC model knows no character of {text!r}: use a model "
+                "of its language, and write numbers as words."
+            )
+        duration = len(wav) / sample_rate
+        wav = resample(wav, sample_rate, self.model.sample_rate)
+        log_probs = self.model.log_probs(torch.from_numpy(wav).float())
+        spans = self._word_spans(log_probs, ids, text)
+        rate = len(log_probs) / duration
+        _extend(spans, self.max_extension * rate, len(log_probs))
+        return [
+            Word(word, start / rate, end / rate, confidence)
+            for word, (start, end, confidence) in zip(words, spans)
+        ]
+
+    def _word_spans(
+        self, log_probs: torch.Tensor, ids: list[list[int]], text: str
+    ) -> list[list]:
+        """First frame, frame after the last, and confidence of each word."""
+        wildcard = log_probs.shape[-1]
+        targets, owner = [], []
+        for word, tokens in enumerate(ids):
+            if targets and self.model.separator is not None:
+                targets.append(self.model.separator)
+                owner.append(None)
+            tokens = tokens or [wildcard]
+            targets += tokens
+            owner += [word] * len(tokens)
+        repeats = sum(a == b for a, b in zip(targets, targets[1:]))
+        if len(targets) + repeats > len(log_probs):
+            raise AlignmentError(
+                f"The sound has {len(log_probs)} frames, too few for the "
+                f"{len(targets)} tokens of {text!r}: check that the "
+                "transcript is the utterance's own."
+            )
+        path, scores = torchaudio.functional.forced_align(
+            _with_wildcard(log_probs)[None],
+            torch.tensor([targets]),
+            blank=self.model.blank,
+        )
+        spans = torchaudio.functional.merge_tokens(
+            path[0], scores[0].exp(), blank=self.model.blank
+        )
+        by_word = [[] for _ in ids]
+        for span, word in zip(spans, owner):
+            if word is not None:
+                by_word[word].append(span)
+        return [
+            [
+                own[0].start,
+                own[-1].end,
+                _mean_score(own) if tokens else 0.0,
+            ]
+            for own, tokens in zip(by_word, ids)
+        ]
+
+
+def _with_wildcard(log_probs: torch.Tensor) -> torch.Tensor:
+    """Adds a token that fits any frame, half as well as the best one."""
+    best = log_probs.max(dim=-1, keepdim=True).values
+    return torch.cat([log_probs, best - math.log(2)], dim=-1)
+
+
+def _mean_score(spans: Sequence) -> float:
+    return min(1.0, sum(span.score for span in spans) / len(spans))
+
+
+def _extend(spans: list[list], most: float, n_frames: int) -> None:
+    """Gives words, in place, the blank frames beside them."""
+    for left, right in zip(spans, spans[1:]):
+        share = min((right[0] - left[1]) / 2, most)
+        left[1] += share
+        right[0] -= share
+    spans[0][0] = max(0, spans[0][0] - most)
+    spans[-1][1] = min(n_frames, spans[-1][1] + most)
+
+
+def _check_forced_align() -> None:
+    """Refuses a torchaudio without its compiled library."""
+    try:
+        torchaudio.functional.forced_align(
+            torch.zeros(1, 2, 2).log_softmax(-1), torch.ones(1, 1).long()
+        )
+    except (RuntimeError, AttributeError) as error:
+        raise ImportError(
+            "CTC alignment needs torchaudio's compiled library, which does "
+            "not load beside this build of torch: install the torch and "
+            "torchaudio wheels of one and the same index, or use another "
+            "aligner."
+        ) from error
