@@ -139,7 +139,7 @@ def prepare_iemocap(
     if skip_prep:
         return
     data_folder, save_folder = Path(data_folder), Path(save_folder)
-    if valid_session is None:
+    if valid_session is None and test_session in SESSIONS:
         valid_session = SESSIONS[SESSIONS.index(test_session) - 1]
     _check_options(test_session, valid_session, emotions)
     options = {

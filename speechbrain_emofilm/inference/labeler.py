@@ -38,7 +38,8 @@ class WordEmotionLabeler(Pretrained):
       :class:`~speechbrain_emofilm.lobes.word_emotion.WordEmotionTransformer`,
       ``frame_normalization``, a
       :class:`~speechbrain_emofilm.lobes.word_emotion.FrameNormalization`,
-      and ``emotion_features``, an extractor;
+      and ``emotion_features``, a
+      :class:`~speechbrain_emofilm.processing.frame_features.FrameFeatureExtractor`;
     * ``emotions``: the taxonomy, a list;
     * ``background`` (optional): the emotion of intensity 0, ``neutral``;
     * ``attributes`` (optional): names of the regression head's outputs;
@@ -72,7 +73,11 @@ class WordEmotionLabeler(Pretrained):
     'happy'
     """
 
-    MODULES_NEEDED = ["word_emotion", "frame_normalization"]
+    MODULES_NEEDED = [
+        "word_emotion",
+        "frame_normalization",
+        "emotion_features",
+    ]
     HPARAMS_NEEDED = [
         "emotions",
         "intensity_source",
@@ -89,7 +94,7 @@ class WordEmotionLabeler(Pretrained):
             raise ValueError(
                 f"The hparams have no modules[{missing[0]!r}]: "
                 "WordEmotionLabeler needs "
-                f"{' and '.join(self.MODULES_NEEDED)}."
+                f"{', '.join(self.MODULES_NEEDED)}."
             )
         self.emotions = list(self.hparams.emotions)
         self.background = getattr(self.hparams, "background", None)
@@ -301,7 +306,7 @@ class WordEmotionLabeler(Pretrained):
 
     def _frames(self, path):
         """Frames (F, D) that are not normalised, and the wave (T,)."""
-        extractor = self.mods["emotion_features"]
+        extractor = self.mods.emotion_features
         wav = load_audio(path, extractor.sample_rate)
         with torch.no_grad(), self.inference_ctx:
             frames, _ = extractor(
@@ -327,7 +332,7 @@ class WordEmotionLabeler(Pretrained):
         torch.Tensor
             (W, D) or (W, D + 2).
         """
-        extractor = self.mods["emotion_features"]
+        extractor = self.mods.emotion_features
         return word_features(
             frames.cpu(),
             words,
@@ -346,12 +351,10 @@ class WordEmotionLabeler(Pretrained):
             output = self.mods.word_emotion(padded, lens)
         probs = output.logits.float().softmax(-1).cpu()
         attributes = output.attributes.float().cpu()
+        share, n_words = self.hparams.smoothing, n_words.tolist()
         return (
-            [
-                smooth(p[:n], self.hparams.smoothing)
-                for p, n in zip(probs, n_words)
-            ],
-            [a[:n] for a, n in zip(attributes, n_words)],
+            [smooth(item[:n], share) for item, n in zip(probs, n_words)],
+            [item[:n] for item, n in zip(attributes, n_words)],
         )
 
     def _labels(self, words, probs, attributes):

@@ -411,7 +411,7 @@ class MultipleInstanceLoss(nn.Module):
         mixture_loss = _mean([weights * word_losses], [weights])
         bags = [
             known & (targets.bags == bag)
-            for bag in range(int(targets.bags.max()) + 1)
+            for bag in range(max(int(targets.bags.max()), 0) + 1)
         ]
         return (
             self.mixture_weight * mixture_loss
