@@ -20,6 +20,7 @@ turns. The same corpus, options and seed give the same bytes.
 It writes into `save_folder`::
 
     strong.json, mild.json     manifests, the emotion null
+    items.csv                  speaker and marked-up text of each item
     word_labels.json           emotion of each word
     textgrids/<speaker>/       words, emotions and intensities, for Praat
     wavs/<id>.wav
@@ -42,6 +43,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import permutations
 from pathlib import Path
 
@@ -60,6 +62,7 @@ from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.metrics.row_stats import write_csv
+from speechbrain_emofilm.metrics.transitions import emotion_runs
 from speechbrain_emofilm.utils.files import (
     atomic_path,
     read_json,
@@ -96,7 +99,8 @@ N_NATURAL = 600
 #: A jump is natural up to this quantile of the natural boundaries' jumps.
 NATURAL_QUANTILE = 0.95
 STATE_FILE = "fedd_prepare.json"
-PARTS = ("strong", "mild")
+#: Raise it when the same corpus and options give other items.
+SET_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -605,7 +609,7 @@ def prepare_emosplice(
         "alignment_folder": str(alignment_folder),
         "word_labels": str(word_labels),
         "seed": seed,
-        "version": speechbrain_emofilm.__version__,
+        "version": [speechbrain_emofilm.__version__, SET_VERSION],
     }
     state_file = save_folder / STATE_FILE
     if state_file.is_file() and read_json(state_file) == state:
@@ -725,11 +729,83 @@ class _Maker:
         return spliced
 
 
+def mark_text(text: str, labels: UtteranceLabels) -> str:
+    """Writes an item's emotions as marks in its text.
+
+    Arguments
+    ---------
+    text : str
+        Plain text.
+    labels : UtteranceLabels
+        One label for each of its words.
+
+    Returns
+    -------
+    str
+        Neighbours of one emotion share a mark, with their mean intensity.
+
+    Example
+    -------
+    >>> words = [WordLabel("We", 0, 1, "happy", intensity=0.4)]
+    >>> words += [WordLabel("won", 1, 2, "happy", intensity=0.6)]
+    >>> words += [WordLabel("it", 2, 3, "sad")]
+    >>> mark_text("We won it!", UtteranceLabels(words))
+    '<happy intensity=0.5>We won</> <sad>it!</>'
+    """
+    starts = [word.start for word in split_words(text)] + [len(text)]
+    starts[0] = 0
+    marked = []
+    for emotion, run in emotion_runs([word.emotion for word in labels.words]):
+        inside = escape(text[starts[run[0]] : starts[run[-1] + 1]], quote=False)
+        spoken = inside.rstrip()
+        space = inside[len(spoken) :]
+        levels = [labels.words[index].intensity for index in run]
+        opening = emotion
+        if emotion and None not in levels:
+            opening = f"{emotion} intensity={np.mean(levels):.3g}"
+        marked.append(f"<{opening}>{spoken}</>{space}" if emotion else inside)
+    return "".join(marked)
+
+
+def write_items(
+    path: str | Path,
+    manifests: Mapping[str, Mapping],
+    labels: Mapping[str, UtteranceLabels],
+) -> None:
+    """Writes what is asked of each item, for what speaks or plays them.
+
+    Arguments
+    ---------
+    path : str or Path
+        A CSV file: id, part, speaker, asked.
+    manifests : dict
+        Part to id to manifest entry.
+    labels : dict
+        Id to word labels.
+    """
+    write_csv(
+        path,
+        (
+            {
+                "id": name,
+                "part": part,
+                "speaker": entry["speaker"],
+                "asked": mark_text(
+                    entry["text"].replace("{{", "{").replace("}}", "}"),
+                    labels[name],
+                ),
+            }
+            for part, manifest in manifests.items()
+            for name, entry in manifest.items()
+        ),
+    )
+
+
 def _write_set(save_folder, items, emotions, natural):
     """Writes sounds, manifests, labels and join figures."""
-    labels, rows = {}, []
+    labels, rows, manifests = {}, [], {}
     for part, content in items.items():
-        manifest = {}
+        manifests[part] = manifest = {}
         for name, spliced in content.items():
             source = spliced.sources[0]
             utterance = UtteranceLabels(
@@ -744,6 +820,7 @@ def _write_set(save_folder, items, emotions, natural):
             rows += _join_rows(name, part, spliced)
         write_json(save_folder / f"{part}.json", manifest)
     write_word_labels(save_folder / "word_labels.json", labels, emotions)
+    write_items(save_folder / "items.csv", manifests, labels)
     write_csv(save_folder / "joins.csv", rows)
     write_json(
         save_folder / "join_quality.json", _quality_summary(rows, natural)
@@ -893,6 +970,7 @@ def prepare_own_set(
             item["duration"],
         )
     write_word_labels(save_folder / "word_labels.json", labels, emotions)
+    write_items(save_folder / "items.csv", {"own": manifest}, labels)
     write_json(save_folder / "own.json", manifest)
 
 

@@ -60,7 +60,7 @@ class JoinQuality:
         """
         jumps = {name: getattr(self, name) for name in MEASURES}
         return max(
-            jump / natural[name]
+            jump / max(natural[name], 1e-6)
             for name, jump in jumps.items()
             if jump is not None
         )

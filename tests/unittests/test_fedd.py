@@ -1,0 +1,612 @@
+"""EmoSplice: what is in it, and what its evaluation finds."""
+
+import csv
+import hashlib
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.alignments import Word, write_alignment
+from speechbrain_emofilm.dataio.audio import load_audio
+from speechbrain_emofilm.dataio.labels import (
+    read_label_textgrid,
+    read_word_labels,
+)
+from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.utils.files import read_json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "FEDD"
+RATE = 24000
+WORD = 0.2  # s
+EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
+PITCH = dict(zip(EMOTIONS, (100, 200, 300, 150, 400)))
+SENTENCES = {
+    "train": ["We won the old game.", "He left us here now."],
+    "evaluation": ["Come and see it today."],
+    "test": ["The dog ran far away.", "She sang one more song."],
+}
+
+
+def load(name):
+    """A script of the recipe under a name of its own."""
+    sys.path.insert(0, str(RECIPE))
+    try:
+        spec = spec_from_file_location(f"fedd_{name}", RECIPE / f"{name}.py")
+        module = sys.modules[spec.name] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(RECIPE))
+    return module
+
+
+fedd_prepare = load("fedd_prepare")
+measuring = load("measuring")
+evaluate = load("evaluate")
+synthesise = load("synthesise")
+
+
+def read(text, emotion):
+    """A reading: each word a tone whose pitch is the emotion."""
+    words = text.strip(".").split()
+    wav = [np.zeros(int(0.1 * RATE))]
+    time = np.arange(int(WORD * RATE)) / RATE
+    for word in words:
+        timbre = np.random.default_rng(len(word)).uniform(0.3, 1, (8, 1))
+        harmonics = np.arange(1, 9)[:, None]
+        tone = timbre * np.sin(2 * np.pi * PITCH[emotion] * harmonics * time)
+        wav.append(0.05 * tone.sum(0))
+    wav = np.concatenate([*wav, np.zeros(int(0.1 * RATE))])
+    return wav, [
+        Word(word, round(0.1 + WORD * i, 3), round(0.1 + WORD * (i + 1), 3))
+        for i, word in enumerate(words)
+    ]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Two speakers, five emotions, in ESD's layout with TextGrids."""
+    root = tmp_path_factory.mktemp("corpus")
+    for speaker in ("0011", "0012"):
+        lines, number = [], 0
+        for emotion in EMOTIONS:
+            for split, sentences in SENTENCES.items():
+                for text in sentences:
+                    number += 1
+                    name = f"{speaker}_{number:06d}"
+                    wav, words = read(text, emotion)
+                    folder = root / speaker / emotion.capitalize() / split
+                    folder.mkdir(parents=True, exist_ok=True)
+                    soundfile.write(folder / f"{name}.wav", wav, RATE)
+                    write_alignment(
+                        root / "textgrids" / speaker / f"{name}.TextGrid",
+                        words,
+                        len(wav) / RATE,
+                    )
+                    lines.append(f"{name}\t{text}\t{emotion.capitalize()}\n")
+        (root / speaker / f"{speaker}.txt").write_text("".join(lines))
+    return root
+
+
+def make(corpus, folder, **options):
+    options = {"n_strong": 20, "n_mild": 6, **options}
+    fedd_prepare.prepare_emosplice(
+        corpus, folder, corpus / "textgrids", **options
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def splices(corpus, tmp_path_factory):
+    return make(corpus, tmp_path_factory.mktemp("set"))
+
+
+def labels_of(folder):
+    return read_word_labels(folder / "word_labels.json", EMOTIONS)
+
+
+def digest(folder):
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in files
+        if "corpus" not in p.parts
+    }
+
+
+# --- The set --------------------------------------------------------------
+
+
+def test_the_set_has_as_many_items_as_asked(splices):
+    assert len(read_json(splices / "strong.json")) == 20
+    assert len(read_json(splices / "mild.json")) == 6
+
+
+def test_speakers_and_ordered_pairs_take_turns(splices):
+    pairs = {}
+    for name, utterance in labels_of(splices).items():
+        speaker, part, _ = name.split("_")
+        emotions = [word.emotion for word in utterance.words]
+        pairs.setdefault(part, []).append((emotions[0], emotions[-1], speaker))
+    assert len({pair[:2] for pair in pairs["strong"]}) == 20
+    assert {pair[:2] for pair in pairs["mild"]} == {
+        ("happy", "surprise"), ("surprise", "happy"),
+        ("surprise", "angry"), ("angry", "surprise"),
+        ("angry", "sad"), ("sad", "angry"),
+    }  # fmt: skip
+    for part in pairs.values():
+        counts = [pair[2] for pair in part].count("0011")
+        assert abs(2 * counts - len(part)) <= 1
+
+
+def test_the_truth_is_in_the_sound(splices):
+    """Each word has the pitch of the emotion its label says."""
+    checked = 0
+    for name, utterance in labels_of(splices).items():
+        wav = load_audio(splices / "wavs" / f"{name}.wav", RATE).numpy()
+        for word in utterance.words:
+            middle = int((word.start + word.end) / 2 * RATE)
+            period = fedd_prepare.join_quality.__globals__["pitch_period"](
+                wav[middle - 480 : middle + 480], RATE
+            )
+            assert RATE / period == pytest.approx(PITCH[word.emotion], rel=0.03)
+            checked += 1
+    assert checked > 100
+
+
+def test_a_mild_item_has_a_neutral_bridge(splices):
+    for name, utterance in labels_of(splices).items():
+        emotions = [word.emotion for word in utterance.words]
+        runs = list(dict.fromkeys(emotions))
+        if "_mild_" in name:
+            assert len(runs) == 3 and runs[1] == "neutral"
+            assert 1 <= emotions.count("neutral") <= 3
+        else:
+            assert len(runs) == 2
+
+
+def test_manifest_labels_textgrid_and_marked_text_agree(splices):
+    labels = labels_of(splices)
+    with open(splices / "items.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    for part in ("strong", "mild"):
+        for name, item in read_json(splices / f"{part}.json").items():
+            path = item["wav"].replace("{data_root}", str(splices))
+            assert len(load_audio(path, RATE)) / RATE == pytest.approx(
+                item["duration"], abs=1e-3
+            )
+            grid = splices / "textgrids" / item["speaker"] / f"{name}.TextGrid"
+            words = read_label_textgrid(grid, EMOTIONS).words
+            asked = [word.emotion for word in labels[name].words]
+            assert [word.emotion for word in words] == asked
+            marked = parse_markup(rows[name]["asked"], EMOTIONS)
+            assert marked.text == item["text"]
+            assert [
+                EMOTIONS[word.probs.index(1.0)] for word in marked.words
+            ] == asked
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
+    corpus, splices, tmp_path
+):
+    again = digest(make(corpus, tmp_path / "again"))
+    assert again == digest(splices)
+    other = digest(make(corpus, tmp_path / "other", seed=1))
+    assert other["word_labels.json"] != again["word_labels.json"]
+
+
+def test_nothing_is_done_twice(corpus, tmp_path):
+    folder = make(corpus, tmp_path, n_strong=2, n_mild=0)
+    (folder / "joins.csv").unlink()
+    make(corpus, tmp_path, n_strong=2, n_mild=0)
+    assert not (folder / "joins.csv").exists()
+    make(corpus, tmp_path, n_strong=3, n_mild=0)
+    assert len(read_json(folder / "strong.json")) == 3
+
+
+def test_join_quality_stands_beside_natural_boundaries(splices):
+    quality = read_json(splices / "join_quality.json")
+    assert set(quality) == {"spectral_jump", "f0_jump", "level_jump"}
+    assert quality["level_jump"]["joins"] == 20 + 2 * 6
+    assert quality["level_jump"]["natural_boundaries"] > 1
+    with open(splices / "joins.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 32
+    assert {"id", "word", "time", "before", "after"} <= rows[0].keys()
+
+
+def test_too_many_items_are_refused(corpus, tmp_path):
+    with pytest.raises(ValueError, match="no further sentence.*ask for fewer"):
+        make(corpus, tmp_path, n_strong=100, n_mild=0)
+
+
+def test_a_corpus_without_alignments_is_refused(corpus, tmp_path):
+    with pytest.raises(ValueError, match="none of its utterances.*Align"):
+        fedd_prepare.prepare_emosplice(
+            corpus, tmp_path / "set", tmp_path / "nowhere", 2, 0
+        )
+
+
+def test_a_wrong_alignment_leaves_that_reading_out(corpus, tmp_path):
+    grids = tmp_path / "textgrids"
+    for path in (corpus / "textgrids").rglob("*.TextGrid"):
+        target = grids / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    wrong = sorted((grids / "0011").iterdir())[3]  # of the test split
+    write_alignment(wrong, [Word("other", 0.1, 0.5)], 1.0)
+    fedd_prepare.prepare_emosplice(corpus, tmp_path / "set", grids, 4, 0)
+    (skipped,) = read_json(tmp_path / "set" / "skipped.json")
+    assert skipped["id"] == wrong.stem and "other" in skipped["reason"]
+
+
+def test_emotions_without_neighbours_make_no_mild_items(corpus, tmp_path):
+    with pytest.raises(ValueError, match="need neighbours"):
+        make(
+            corpus,
+            tmp_path,
+            valence_arousal={"happy": (1, 0), "sad": (-1, 0)},
+        )
+    with pytest.raises(ValueError, match="which the taxonomy lacks"):
+        make(corpus, tmp_path, valence_arousal={"bored": (0, -1)})
+
+
+# --- One's own set --------------------------------------------------------
+
+
+def write_list(folder, *rows):
+    with open(folder / "list.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "wav", "speaker", "text"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "list.csv"
+
+
+@pytest.fixture
+def own(tmp_path):
+    wav, words = read("We won again", "happy")
+    soundfile.write(tmp_path / "a.wav", wav, RATE)
+    write_alignment(tmp_path / "grids" / "s1" / "a.TextGrid", words, 1.0)
+    return {
+        "id": "a",
+        "wav": "a.wav",
+        "speaker": "s1",
+        "text": "<happy intensity=0.5>We won</> <sad>again!</>",
+    }
+
+
+def test_an_own_set_is_read(tmp_path, own):
+    fedd_prepare.prepare_own_set(
+        write_list(tmp_path, own),
+        tmp_path / "set",
+        EMOTIONS,
+        tmp_path / "grids",
+    )
+    words = labels_of(tmp_path / "set")["a"].words
+    assert [word.emotion for word in words] == ["happy", "happy", "sad"]
+    assert [word.intensity for word in words] == [0.5, 0.5, None]
+    assert words[1].start == pytest.approx(0.3)
+    item = read_json(tmp_path / "set" / "own.json")["a"]
+    assert item["text"] == "We won again!" and item["emotion"] is None
+    assert (
+        "<happy intensity=0.5>We won</>"
+        in (tmp_path / "set" / "items.csv").read_text()
+    )
+
+
+def test_an_own_set_can_be_aligned(tmp_path, own):
+    fedd_prepare.prepare_own_set(
+        write_list(tmp_path, own),
+        tmp_path / "set",
+        EMOTIONS,
+        make_aligner=EvenAligner,
+    )
+    assert len(labels_of(tmp_path / "set")["a"].words) == 3
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"text": "<furious>We won again</>"}, "line 2, text: .*furious"),
+        ({"text": "<sad>We lost</>"}, "a: word 1|line 2: word"),
+        ({"wav": "b.wav"}, "b.wav: no such audio file"),
+        ({"speaker": ""}, "line 2: speaker is missing"),
+        ({"id": "c"}, "Utterance c has no alignment"),
+    ],
+)
+def test_a_bad_entry_is_named(tmp_path, own, change, message):
+    listing = write_list(tmp_path, {**own, **change})
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        fedd_prepare.prepare_own_set(
+            listing, tmp_path / "set", EMOTIONS, tmp_path / "grids"
+        )
+    assert not (tmp_path / "set").exists()
+
+
+def test_empty_lists_doubles_and_unaligned_items_are_refused(tmp_path, own):
+    with pytest.raises(ValueError, match="the list is empty"):
+        fedd_prepare.prepare_own_set(write_list(tmp_path), tmp_path / "set")
+    with pytest.raises(ValueError, match="line 3: a occurs twice"):
+        fedd_prepare.prepare_own_set(
+            write_list(tmp_path, own, own), tmp_path / "set", EMOTIONS,
+            tmp_path / "grids",
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="words have no times"):
+        fedd_prepare.prepare_own_set(
+            write_list(tmp_path, own), tmp_path / "set", EMOTIONS
+        )
+    with pytest.raises(FileNotFoundError, match="no such list"):
+        fedd_prepare.prepare_own_set(tmp_path / "no.csv", tmp_path / "set")
+
+
+# --- The evaluation -------------------------------------------------------
+
+
+class EvenAligner:
+    """Knows that all words last equally long."""
+
+    def align(self, wav, sample_rate, text):
+        words = text.strip(".!").split()
+        seconds = len(wav) / sample_rate - 0.2
+        if abs(seconds - WORD * len(words)) > 0.1:
+            raise ValueError("other words")
+        return [
+            Word(word, 0.1 + WORD * i, 0.1 + WORD * (i + 1))
+            for i, word in enumerate(words)
+        ]
+
+
+class Spectrum(torch.nn.Module):
+    """Log magnitudes below 2 kHz, 50 frames a second."""
+
+    sample_rate, frame_rate, frame_offset = 16000, 50.0, 0.01
+    speaker_normalization = True
+
+    def forward(self, wavs, lens):
+        frames = wavs.unfold(1, 320, 320)
+        return torch.fft.rfft(frames).abs()[..., 1:40].add(1e-3).log(), lens
+
+
+class Recogniser:
+    """Understands everything as the same words."""
+
+    def transcribe(self, wavs, sample_rate):
+        return ["the dog ran far away"] * len(wavs)
+
+
+def hparams_of(corpus, splices, output, systems, **measuring_tools):
+    return {
+        "data_folder": str(corpus),
+        "alignment_folder": corpus / "textgrids",
+        "set_folder": splices,
+        "manifests": [splices / "strong.json", splices / "mild.json"],
+        "word_labels": splices / "word_labels.json",
+        "emotions": EMOTIONS,
+        "classifier_manifest": splices / "corpus" / "train.json",
+        "reading_manifest": splices / "corpus" / "test.json",
+        "n_classifier": 20,
+        "window": 0.1,
+        "output_folder": output,
+        "systems": systems,
+        "topline": "copy",
+        "floor": "monotone",
+        "intensity_folders": {},
+        "measurer": measuring.Measurer(
+            output / "measures",
+            **{
+                "emotion_features": Spectrum(),
+                "aligner": EvenAligner(),
+                "asr": Recogniser(),
+                **measuring_tools,
+            },
+        ),
+    }
+
+
+def write_monotone(splices, folder):
+    """A system that speaks everything in the neutral voice."""
+    folder.mkdir()
+    for part in ("strong", "mild"):
+        for name, item in read_json(splices / f"{part}.json").items():
+            wav, _ = read(item["text"], "neutral")
+            soundfile.write(folder / f"{name}.wav", wav, RATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(corpus, splices, tmp_path_factory):
+    output = tmp_path_factory.mktemp("evaluation")
+    systems = {
+        "copy": splices / "wavs",
+        "monotone": write_monotone(splices, output / "monotone"),
+        "again": splices / "wavs",
+    }
+    return output, evaluate.evaluate(
+        hparams_of(corpus, splices, output, systems)
+    )
+
+
+def test_the_reference_itself_is_perfect(evaluated):
+    figures = evaluated[1]["systems"]["copy"]
+    assert figures["emo_sim"]["emo_sim"] == pytest.approx(100)
+    assert figures["dtw"]["cosine"]["dtw"] == pytest.approx(0, abs=1e-6)
+    assert figures["f0_dtw"]["euclidean"]["dtw"] == pytest.approx(0, abs=1e-6)
+    assert figures["utterance_discrimination"]["accuracy"] == 1.0
+    assert figures["word_discrimination"]["accuracy"] > 0.9
+    assert figures["word_emotion_accuracy"]["accuracy"] > 0.9
+    assert figures["transitions"]["accuracy"] > 0.9
+    assert figures["transitions"]["boundary_error_ms"]["mean"] < 30
+    assert abs(figures["leakage"]["leakage"]) < 0.1
+    prosody = figures["prosody"]["duration_ratio"]
+    assert prosody["duration_ratio"] == pytest.approx(1)
+
+
+def test_a_monotone_voice_is_seen_through(evaluated):
+    systems = evaluated[1]["systems"]
+    figures = systems["monotone"]
+    assert figures["word_emotion_accuracy"]["accuracy"] < 0.4
+    assert figures["transitions"]["accuracy"] < 0.1
+    assert figures["utterance_discrimination"]["accuracy"] < 0.2
+    assert figures["emo_sim"]["emo_sim"] < systems["copy"]["emo_sim"]["emo_sim"]
+    assert figures["f0_dtw"]["euclidean"]["normalized"] > 1
+
+
+def test_what_was_not_measured_is_said(evaluated):
+    figures = evaluated[1]["systems"]["copy"]
+    assert figures["mos"]["mos"] is None and figures["mos"]["measured"] == 0
+    assert figures["speaker_similarity"]["measured"] == 0
+    assert 0 < figures["wer"]["wer"] < 1
+
+
+def test_only_systems_in_between_are_diagnosed(evaluated):
+    diagnosis = evaluated[1]["diagnosis"]
+    assert set(diagnosis) == {"again"}
+    assert diagnosis["again"]["failures"] == []
+    assert "copy: Emo SIM 100" in "\n".join(evaluate.headline(evaluated[1]))
+
+
+def test_there_is_a_row_for_each_utterance_word_and_transition(evaluated):
+    folder, _ = evaluated
+    rows = {}
+    for name in ("utterances", "words", "transitions"):
+        with open(folder / f"{name}.csv", newline="") as file:
+            rows[name] = list(csv.DictReader(file))
+    assert len(rows["utterances"]) == 4 * 26
+    assert len(rows["words"]) == 4 * 26 * 5
+    assert len(rows["transitions"]) == 4 * 32
+    assert float(rows["utterances"][0]["emo_sim.emo_sim"]) > 99
+    assert rows["words"][0]["heard"] in EMOTIONS
+    assert read_json(folder / "summary.json")["systems"]["copy"]
+
+
+def test_silent_nan_and_unaligned_speech_is_counted(corpus, splices, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    files = sorted((splices / "wavs").iterdir())
+    for index, path in enumerate(files):
+        wav, _ = soundfile.read(path)
+        if index == 0:
+            wav = 0 * wav
+        if index == 1:
+            wav[100] = np.nan
+        if index == 2:
+            wav = np.concatenate([wav, wav])
+        soundfile.write(folder / path.name, wav, RATE, "FLOAT")
+    result = evaluate.evaluate(
+        hparams_of(corpus, splices, tmp_path, {"broken": folder})
+    )
+    figures = result["systems"]["broken"]
+    silent, nan, unaligned = (path.stem for path in files[:3])
+    assert figures["emo_sim"]["failures"].keys() == {silent, nan}
+    assert figures["emo_sim"]["failures"][silent] == "silent"
+    assert "NaN" in figures["emo_sim"]["failures"][nan]
+    assert figures["emo_sim"]["measured"] == len(files) - 2
+    lost = {silent, nan, unaligned}
+    assert set(figures["word_emotion_accuracy"]["failures"]) == lost
+    assert set(figures["transitions"]["failures"]) == lost
+    assert figures["wer"]["utterances"] == len(files)
+    assert result["systems"]["reference"]["emo_sim"]["measured"] == len(files)
+
+
+def test_a_missing_recording_stops_before_work(corpus, splices, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match="26 of 26 .* are missing"):
+        evaluate.evaluate(
+            hparams_of(corpus, splices, tmp_path, {"some": folder})
+        )
+
+
+def test_measures_are_kept_until_the_sound_changes(tmp_path):
+    wav, _ = read("We won again", "sad")
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wav, RATE)
+
+    class Counting(Spectrum):
+        calls = 0
+
+        def forward(self, wavs, lens):
+            Counting.calls += 1
+            return super().forward(wavs, lens)
+
+    measurer = measuring.Measurer(tmp_path / "m", Counting(), EvenAligner())
+    recording = measuring.Recorded(str(path), "We won again")
+    first = measurer.measure_all({"a": recording}, "")["a"]
+    again = measurer.measure_all({"a": recording}, "")["a"]
+    assert Counting.calls == 1
+    assert torch.equal(first.features, again.features)
+    assert first.words == again.words and len(first.words) == 3
+    soundfile.write(path, 0.5 * wav, RATE)
+    measurer.measure_all({"a": recording}, "")
+    assert Counting.calls == 2
+
+
+def test_rising_intensities_are_heard(corpus, splices, tmp_path):
+    """From a neutral to an emotional pitch, in three steps."""
+    items = evaluate.load_items(hparams_of(corpus, splices, tmp_path, {}))
+    name = next(n for n, i in items.items() if i.asked[-1] == "surprise")
+    folders = {}
+    for intensity, emotion in (
+        (0.2, "neutral"),
+        (0.5, "happy"),
+        (1, "surprise"),
+    ):
+        folder = folders[intensity] = tmp_path / f"i{intensity}"
+        folder.mkdir()
+        wav, _ = read(items[name].text, emotion)
+        soundfile.write(folder / f"{name}.wav", wav, RATE)
+
+    class PitchListener(evaluate.Listener):
+        def posteriors(self, vectors):
+            loud = vectors > vectors.max(1, keepdim=True).values - 3
+            pitch = loud.float().argmax(1).numpy() / vectors.shape[1]
+            return np.repeat(pitch[:, None], len(EMOTIONS), 1)
+
+    listener = PitchListener(Spectrum(), EMOTIONS, 0.1)
+    measurer = measuring.Measurer(tmp_path / "m", Spectrum(), EvenAligner())
+
+    def share(folders):
+        return evaluate.measure_intensities(
+            folders, items, measurer, listener, evaluate.spoken_emotion
+        ).summarize()["share"]
+
+    assert share(folders) == 1.0
+    assert share({0.2: folders[1], 0.5: folders[0.5], 1: folders[0.2]}) == 0.0
+
+
+# --- Speaking -------------------------------------------------------------
+
+
+def test_only_what_changed_is_spoken_again(tmp_path):
+    spoken = []
+
+    def speak(names, requests):
+        spoken.extend(names)
+        return [torch.zeros(2400) for _ in names]
+
+    hparams = {"batch_size": 2, "sample_rate": RATE}
+    requests = {"a": ("We won", "s1"), "b": ("He left", "s1")}
+    synthesise.speak_pending(tmp_path, requests, "1", speak, hparams)
+    synthesise.speak_pending(tmp_path, requests, "1", speak, hparams)
+    assert sorted(spoken) == ["a", "b"]
+    requests["b"] = ("He left us", "s1")
+    synthesise.speak_pending(tmp_path, requests, "1", speak, hparams)
+    assert sorted(spoken) == ["a", "b", "b"]
+    synthesise.speak_pending(tmp_path, requests, "2", speak, hparams)
+    assert len(spoken) == 5
+
+
+def test_marked_text_is_read_for_speaking():
+    asked = "<happy>We won</> <sad intensity=0.4>again.</>"
+    assert synthesise.plain_text(asked, EMOTIONS) == "We won again."
+    assert synthesise.last_emotion(asked, EMOTIONS) == "sad"
+
+
+def test_a_set_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="fedd_prepare.py first"):
+        synthesise.read_items({"set_folder": tmp_path})
