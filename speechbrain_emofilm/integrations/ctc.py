@@ -118,9 +118,7 @@ class SpeechBrainCTC:
                 f"{source} holds no hyperparams.yaml: download the model, "
                 "read that file, and give its folder."
             )
-        self.model = EncoderASR.from_hparams(
-            source=str(source), savedir=str(source)
-        )
+        self.model = EncoderASR.from_hparams(source=str(source))
         self.sample_rate = sample_rate
         self.blank = blank
         self.separator = None

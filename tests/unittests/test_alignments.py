@@ -5,9 +5,11 @@ import random
 from speechbrain_emofilm.dataio.alignments import (
     Word,
     find_textgrid,
+    match_words,
     read_alignment,
     word_of_speech,
     write_alignment,
+    write_tiers,
 )
 
 import pytest
@@ -97,6 +99,44 @@ def test_written_alignments_come_back(tmp_path):
     write_alignment(path, words, duration=1.0)
     assert read_alignment(path) == words
     assert [p.name for p in path.parent.iterdir()] == ["a.TextGrid"]
+
+
+def test_confidences_come_back(tmp_path):
+    words = [Word("we", 0.1, 0.2, 0.75), Word("won", 0.5, 0.625, 0.0)]
+    path = tmp_path / "a.TextGrid"
+    write_alignment(path, words, duration=1.0)
+    assert read_alignment(path) == words
+
+
+@pytest.mark.parametrize("label", ["1.5", "nan", "high"])
+def test_confidences_that_are_none_are_refused(tmp_path, label):
+    path = tmp_path / "a.TextGrid"
+    words = [(0.1, 0.2, "we"), (0.5, 0.7, "won")]
+    tier = [(0.1, 0.2, "1.0"), (0.5, 0.7, label)]
+    write_tiers(path, {"words": words, "confidence": tier}, 1.0)
+    with pytest.raises(ValueError, match="a.TextGrid: the tier 'confidence'"):
+        read_alignment(path)
+
+
+@pytest.mark.parametrize("times", [(0.2, 0.6, 0.5, 0.9), (0.6, 0.2, 0.6, 0.9)])
+def test_overlapping_and_reversed_intervals_are_refused(tmp_path, times):
+    path = tmp_path / "a.TextGrid"
+    lines = SHORT.splitlines()
+    place = lines.index('"we"')
+    lines[place - 2 : place] = [str(times[0]), str(times[1])]
+    lines[place + 1 : place + 3] = [str(times[2]), str(times[3])]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="a.TextGrid cannot be read") as error:
+        read_alignment(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_alignment_of_another_text_is_refused():
+    with pytest.raises(ValueError, match="a.TextGrid has 2 words, .* 3"):
+        match_words(WORDS, "We won it.", "a.TextGrid")
+    with pytest.raises(ValueError, match="word 1 is 'won', but 'lost'"):
+        match_words(WORDS, "We lost.", "a.TextGrid")
+    assert [w.text for w in match_words(WORDS, "We WON!", "a")] == ["We", "WON"]
 
 
 def test_overlapping_words_are_not_written(tmp_path):

@@ -1,10 +1,15 @@
 """Forced alignment by PocketSphinx."""
 
+from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.integrations.pocketsphinx import (
-    AlignmentError,
     PocketsphinxAligner,
     arpabet,
     hibari_pronunciation,
+)
+from speechbrain_emofilm.processing.alignment import (
+    AlignmentError,
+    UnusableInputError,
+    resample,
 )
 
 import numpy as np
@@ -80,6 +85,57 @@ def test_a_word_without_pronunciation_is_named(spoken):
 def test_a_sound_that_holds_no_words_is_refused(aligner, wav):
     with pytest.raises(AlignmentError, match="soft cushion"):
         aligner.align(wav, 24000, "the soft cushion broke the old fall")
+
+
+def test_a_word_that_is_not_spoken_has_low_confidence(aligner, spoken):
+    found = aligner.align(spoken.wav, 24000, " ".join(WORDS))
+    assert min(word.confidence for word in found) > 0.5
+    swapped = " ".join(WORDS).replace("cushion", "elephant")
+    found = aligner.align(spoken.wav, 24000, swapped)
+    assert found[2].confidence < 0.1
+    assert min(found[i].confidence for i in (0, 4, 5, 6)) > 0.5
+
+
+@pytest.mark.parametrize("confident", [True, False])
+def test_every_word_gets_times_where_the_search_is_not_strict(
+    spoken, confident
+):
+    lenient = PocketsphinxAligner(hibari_pronunciation, strict=False)
+    text = "Glue the sheet to the dark blue background it is easy to tell."
+    if confident:
+        text = " ".join(WORDS)
+    found = lenient.align(spoken.wav, 24000, text)
+    assert len(found) == len(split_words(text))
+    times = [time for word in found for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert all(word.end > word.start for word in found)
+    assert (np.median([w.confidence for w in found]) > 0.5) == confident
+
+
+def test_a_strict_search_refuses_another_text(aligner, spoken):
+    text = "Glue the sheet to the dark blue background it is easy to tell."
+    with pytest.raises(AlignmentError, match="does not fit"):
+        aligner.align(spoken.wav, 24000, text)
+
+
+def test_telephone_speech_is_aligned(aligner, spoken):
+    wav = resample(spoken.wav.astype(float), 24000, 8000)
+    found = aligner.align(wav, 8000, " ".join(WORDS))
+    starts = np.array([word.start for word in found])
+    errors = np.abs(starts - [start for start, _ in spoken.words])
+    assert np.median(errors) < 0.06
+
+
+@pytest.mark.parametrize("text", ["我们赢了。", "42 1,000.5", "We 赢"])
+def test_a_text_that_is_not_english_words_is_refused(aligner, spoken, text):
+    with pytest.raises(UnusableInputError, match="another aligner|as words"):
+        aligner.align(spoken.wav, 24000, text)
+
+
+def test_one_number_in_a_sentence_is_no_reason_to_skip_it(aligner, spoken):
+    with pytest.raises(AlignmentError, match="'42'") as error:
+        aligner.align(spoken.wav, 24000, "the soft 42")
+    assert not isinstance(error.value, UnusableInputError)
 
 
 def test_another_language_and_an_empty_text_are_refused(aligner):
