@@ -103,8 +103,12 @@ def is_aligned(folder, utterance):
 def describe(value):
     """Like repr, but the same in every process, for a folder's report."""
     if isinstance(value, functools.partial):
-        options = {k: describe(v) for k, v in sorted(value.keywords.items())}
-        return {"aligner": describe(value.func), **options}
+        described = {"name": describe(value.func)}
+        if value.args:
+            described["arguments"] = [describe(v) for v in value.args]
+        for key, option in sorted(value.keywords.items()):
+            described[key] = describe(option)
+        return described
     if callable(value):
         return f"{value.__module__}.{value.__qualname__}"
     return value
