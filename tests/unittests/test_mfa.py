@@ -124,7 +124,7 @@ def test_a_failing_command_is_shown(mfa, tmp_path):
 
 def test_a_missing_program_is_named_with_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="'mfa' .* conda install"):
+    with pytest.raises(FileNotFoundError, match="'mfa' .*conda install"):
         MFAAligner("my.dict", "my_model")
 
 
