@@ -21,16 +21,16 @@ was before training):
   intensity sounds like more;
 * by itself: word errors, predicted naturalness, prosody.
 
-It writes `summary.json`, `utterances.csv`, `words.csv` and `transitions.csv`
-into `output_folder`. What could not be measured is counted in each figure. The
-same command measures only what has changed.
+It writes `summary.json`, `utterances.csv`, `words.csv`, `transitions.csv` and
+`intensities.csv` into `output_folder`. What could not be measured is counted
+in each figure. The same command measures only what has changed.
 
 Authors
  * speechbrain-emofilm contributors, 2026
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
@@ -39,10 +39,7 @@ from speechbrain_emofilm.dataio.labels import (
     WordLabel,
     read_word_labels,
 )
-from speechbrain_emofilm.metrics.control import (
-    WordEmotionAccuracy,
-    WordEmotionClassifier,
-)
+from speechbrain_emofilm.metrics.control import WordEmotionAccuracy
 from speechbrain_emofilm.metrics.diagnosis import diagnose, untested
 from speechbrain_emofilm.metrics.dtw import DynamicTimeWarping, contours
 from speechbrain_emofilm.metrics.emotion_similarity import (
@@ -59,15 +56,13 @@ from speechbrain_emofilm.metrics.transitions import (
     EmotionLeakage,
     EmotionTransitions,
 )
-from speechbrain_emofilm.processing.pooling import word_average_pooling
 from speechbrain_emofilm.utils.files import write_json
 
 import speechbrain as sb
-import torch
 from esd_prepare import sentence_key
-from fedd_prepare import read_recordings
 from hyperpyyaml import load_hyperpyyaml
 from measuring import Recorded
+from natural_speech import measured_readings, natural_speech
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import run_on_main
 
@@ -142,178 +137,6 @@ def load_items(hparams):
     return items
 
 
-# --- Natural speech -------------------------------------------------------
-
-
-class Listener:
-    """What was learnt from natural readings: scales, and words' emotions.
-
-    Arguments
-    ---------
-    extractor : object
-        The emotion features, with ``frame_rate`` and ``frame_offset``.
-    emotions : list of str
-        The taxonomy.
-    window : float
-        Seconds of frames that are judged together, like a word's.
-    """
-
-    def __init__(self, extractor, emotions, window):
-        self.extractor = extractor
-        self.emotions = list(emotions)
-        self.window = window
-        self.classifier = None
-        self.scales = {}
-
-    def learn(self, recordings, measured):
-        """Takes the speakers' scales and trains the classifier.
-
-        Arguments
-        ---------
-        recordings : list of Recording
-            Natural training speech.
-        measured : dict
-            Recording id to Measures.
-        """
-        by_speaker = {}
-        for r in recordings:
-            frames = measured[r.id].features
-            by_speaker.setdefault(r.speaker, []).append(frames)
-        if getattr(self.extractor, "speaker_normalization", False):
-            for speaker, frames in by_speaker.items():
-                frames = torch.cat([f for f in frames if f.numel()])
-                self.scales[speaker] = frames.mean(0), frames.std(0) + 1e-6
-        vectors, emotions = [], []
-        for r in recordings:
-            if measured[r.id].failure:
-                continue
-            frames = self.scaled(measured[r.id].features, r.speaker)
-            vectors.append(self.words(frames, r.words))
-            emotions += [r.emotion] * len(r.words)
-        # A classifier with a classless emotion could never be right on it.
-        missing = set(self.emotions) - set(emotions)
-        if missing:
-            raise ValueError(
-                f"The training speech has no {', '.join(sorted(missing))}: "
-                "the classifier of words needs all emotions; give another "
-                "classifier_split or shorten `emotions`."
-            )
-        vectors = torch.cat(vectors).numpy()
-        self.classifier = WordEmotionClassifier.fit(vectors, emotions)
-
-    def scaled(self, frames, speaker):
-        """Frames in the scale of their speaker.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            (F, D).
-        speaker : str
-            Who speaks.
-
-        Returns
-        -------
-        torch.Tensor
-            (F, D).
-        """
-        if speaker not in self.scales or not frames.numel():
-            return frames
-        mean, std = self.scales[speaker]
-        return (frames - mean) / std
-
-    def words(self, frames, words):
-        """Mean features of words.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            (F, D).
-        words : sequence
-            With ``start`` and ``end``.
-
-        Returns
-        -------
-        torch.Tensor
-            (W, D).
-        """
-        times = torch.tensor([[[w.start, w.end] for w in words]])
-        pooled, _ = word_average_pooling(
-            frames[None],
-            times,
-            self.extractor.frame_rate,
-            self.extractor.frame_offset,
-        )
-        return pooled[0]
-
-    def posteriors(self, vectors):
-        """Probabilities of the taxonomy's emotions.
-
-        Arguments
-        ---------
-        vectors : torch.Tensor
-            Of words or frames (N, D).
-
-        Returns
-        -------
-        numpy.ndarray
-            (N, K).
-        """
-        order = [self.classifier.emotions.index(e) for e in self.emotions]
-        return self.classifier.probabilities(vectors.numpy())[:, order]
-
-    def frame_posteriors(self, frames):
-        """Probabilities around each frame.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            (F, D).
-
-        Returns
-        -------
-        numpy.ndarray
-            (F, K).
-        """
-        half = max(1, round(self.window * self.extractor.frame_rate / 2))
-        sums = torch.cat(
-            [frames.new_zeros(1, frames.shape[1]), frames.cumsum(0)]
-        )
-        places = torch.arange(len(frames))
-        start = (places - half).clamp(min=0)
-        end = (places + half + 1).clamp(max=len(frames))
-        means = (sums[end] - sums[start]) / (end - start)[:, None]
-        return self.posteriors(means)
-
-
-def choose_training(sentences, n):
-    """Natural readings for the classifier: emotions and speakers take turns.
-
-    Arguments
-    ---------
-    sentences : dict
-        From `read_recordings`.
-    n : int
-        How many at most.
-
-    Returns
-    -------
-    list of Recording
-    """
-    groups = {}
-    for _, readings in sorted(sentences.items()):
-        for emotion, recording in sorted(readings.items()):
-            groups.setdefault((emotion, recording.speaker), []).append(
-                recording
-            )
-    chosen = []
-    longest = max(map(len, groups.values()), default=0)
-    for index in range(longest):
-        chosen += [
-            group[index] for group in groups.values() if index < len(group)
-        ]
-    return chosen[:n]
-
-
 # --- The measures of one system -------------------------------------------
 
 
@@ -337,9 +160,17 @@ class Evaluation:
         self.references = references
         self.readings = readings
         self.listener = listener
-        self.recognises = any(
-            measures.recognised is not None for measures in references.values()
-        )
+        # What no tool measures has no figure, rather than one of nothing.
+        found = references.values()
+        self.unmeasured = {
+            name
+            for name, field in (
+                ("wer", "recognised"),
+                ("mos", "mos"),
+                ("speaker_similarity", "speaker"),
+            )
+            if all(getattr(measures, field) is None for measures in found)
+        }
         extractor, emotions = listener.extractor, listener.emotions
         self.metrics = {
             "emo_sim": EmotionSimilarity(),
@@ -371,6 +202,9 @@ class Evaluation:
             Of the system's speech.
         """
         reference = self.references[name]
+        n_words = len(self.items[name].labels.words)
+        if measures.words is not None and len(measures.words) != n_words:
+            measures = replace(measures, words=None)
         reason = measures.failure or (
             reference.failure and f"reference: {reference.failure}"
         )
@@ -485,7 +319,7 @@ class Evaluation:
     def _alone(self, name, measures):
         """What needs no emotion."""
         reference = self.references[name]
-        if self.recognises:
+        if "wer" not in self.unmeasured:
             recognised = measures.recognised or ""  # silence says nothing
             self.metrics["wer"].append(
                 [name], [recognised], [self.items[name].text]
@@ -510,11 +344,29 @@ class Evaluation:
             predictor or encoder.
         """
         return {
-            name: metric.summarize()
-            if name != "wer" or metric.stats.scores
-            else None
+            name: None if name in self.unmeasured else metric.summarize()
             for name, metric in self.metrics.items()
         }
+
+    def all_word_rows(self):
+        """One row for each labelled word.
+
+        Returns
+        -------
+        list of dict
+            What the classifier heard, and which reading it is nearest to.
+        """
+        nearest = {
+            row["id"]: {
+                "nearest": row.get("nearest", ""),
+                "margin": row.get("margin", ""),
+            }
+            for row in self.metrics["word_discrimination"].rows
+        }
+        return [
+            {**row, **nearest.get(f"{row['id']}/{row['index']}", {})}
+            for row in self.word_rows
+        ]
 
     def utterance_rows(self):
         """One row for each item with every metric's columns.
@@ -528,8 +380,11 @@ class Evaluation:
             for name, item in self.items.items()
         }
         for key, metric in self.metrics.items():
+            # These have rows for words.
             if key in ("word_discrimination", "word_emotion_accuracy"):
-                continue  # they have rows for words
+                continue
+            if key in self.unmeasured:
+                continue
             for row in metric.rows:
                 rows[row["id"]].update(
                     {f"{key}.{k}": v for k, v in row.items() if k != "id"}
@@ -683,84 +538,6 @@ def diagnoses(summaries, topline, floor):
 # --- All ------------------------------------------------------------------
 
 
-def natural_speech(hparams, measurer):
-    """Learns from the corpus's own speech.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-    measurer : Measurer
-        What measures.
-
-    Returns
-    -------
-    listener : Listener
-        Trained on the split `classifier_split`.
-    readings : dict
-        (speaker, sentence) to emotion to (features (F, D), words (W, D)), of
-        the split the set is made of.
-    """
-    sets = {}
-    for split in ("classifier_manifest", "reading_manifest"):
-        sets[split], _ = read_recordings(
-            hparams["data_folder"],
-            [hparams[split]],
-            hparams["alignment_folder"],
-            hparams["emotions"],
-        )
-    listener = Listener(
-        measurer.emotion_features, hparams["emotions"], hparams["window"]
-    )
-    training = choose_training(
-        sets["classifier_manifest"], hparams["n_classifier"]
-    )
-    measured = measurer.measure_all(
-        {r.id: Recorded(r.wav, r.text) for r in training},
-        "Measuring, natural training speech",
-    )
-    listener.learn(training, measured)
-    return listener, sets["reading_manifest"]
-
-
-def measured_readings(sentences, wanted, measurer, listener):
-    """Features of the corpus's readings of some sentences.
-
-    Arguments
-    ---------
-    sentences : dict
-        From `read_recordings`.
-    wanted : set
-        (speaker, sentence).
-    measurer : Measurer
-        What measures.
-    listener : Listener
-        For the speakers' scales.
-
-    Returns
-    -------
-    dict
-        As `natural_speech` says.
-    """
-    recordings = {
-        (key, emotion): r
-        for key in sorted(wanted & sentences.keys())
-        for emotion, r in sorted(sentences[key].items())
-    }
-    measured = measurer.measure_all(
-        {place: Recorded(r.wav, r.text) for place, r in recordings.items()},
-        "Measuring, readings of the same sentences",
-    )
-    readings = {}
-    for (key, emotion), r in recordings.items():
-        m = measured[key, emotion]
-        if not m.failure:
-            frames = listener.scaled(m.features, r.speaker)
-            words = listener.words(frames, r.words)
-            readings.setdefault(key, {})[emotion] = frames, words
-    return readings
-
-
 def evaluate(hparams):
     """Measures all systems and writes the results.
 
@@ -800,7 +577,7 @@ def evaluate(hparams):
         summaries[system] = evaluation.summarize()
         for name, own in (
             ("utterances", evaluation.utterance_rows()),
-            ("words", evaluation.word_rows),
+            ("words", evaluation.all_word_rows()),
             ("transitions", evaluation.metrics["transitions"].transition_rows),
         ):
             rows[name] += [{"system": system, **row} for row in own]
@@ -814,6 +591,7 @@ def evaluate(hparams):
             spoken_emotion,
         )
         result["intensity_monotonicity"] = monotonicity.summarize()
+        rows["intensities"] = monotonicity.rows
     result["diagnosis"] = diagnoses(
         summaries, hparams["topline"], hparams["floor"]
     )

@@ -27,29 +27,25 @@ It writes into `save_folder`::
     joins.csv                  one row per join: how far speech jumps there
     join_quality.json          the same beside natural word boundaries
 
-With ``--own``, the set is read from a list of one's own instead
-(:func:`prepare_own_set`).
+own_set_prepare.py reads a set of one's own into the same form.
 
 Authors
  * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
-import csv
-import functools
+import hashlib
 import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import permutations
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import find_textgrid, read_alignment
-from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,
@@ -58,7 +54,6 @@ from speechbrain_emofilm.dataio.labels import (
     write_label_textgrid,
     write_word_labels,
 )
-from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.metrics.row_stats import write_csv
@@ -72,14 +67,21 @@ from speechbrain_emofilm.utils.files import (
 import numpy as np
 import soundfile
 from esd_prepare import prepare_esd, sentence_key
-from joining import MEASURES, JoinQuality, join, join_quality
+from joining import MEASURES
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.logger import get_logger
+from splicing import (
+    SAMPLE_RATE,
+    Recording,
+    best_splice,
+    mild_cuts,
+    natural_jumps,
+    strong_cuts,
+)
 from tqdm import tqdm
 
 logger = get_logger(__name__)
 
-SAMPLE_RATE = 24000
 EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 #: Where emotions lie (valence, arousal), -1 to 1, after Russell's circumplex.
 VALENCE_AROUSAL = {
@@ -90,8 +92,6 @@ VALENCE_AROUSAL = {
 }
 #: Neighbours lie at most so many degrees apart, seen from neutral.
 LARGEST_ANGLE = 90.0
-#: Words of the bridge of a mild item.
-LONGEST_BRIDGE = 3
 #: Sentences that are tried for an item before the best join is taken.
 MOST_TRIALS = 12
 #: Natural word boundaries that joins are compared with.
@@ -101,84 +101,6 @@ NATURAL_QUANTILE = 0.95
 STATE_FILE = "fedd_prepare.json"
 #: Raise it when the same corpus and options give other items.
 SET_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A reading of a sentence with its words.
-
-    Arguments
-    ---------
-    id : str
-        Utterance id.
-    wav : str
-        Its file.
-    speaker : str
-        Who reads.
-    language : str
-        Of the text.
-    text : str
-        What is read.
-    emotion : str
-        How it is read.
-    words : tuple of WordLabel
-        When each word is spoken.
-    """
-
-    id: str
-    wav: str
-    speaker: str
-    language: str
-    text: str
-    emotion: str
-    words: tuple[WordLabel, ...]
-
-    def boundary(self, word: int) -> int:
-        """The sample before a word where speech is cut.
-
-        Arguments
-        ---------
-        word : int
-            Index of a word, not of the first.
-
-        Returns
-        -------
-        int
-            In the middle of the pause, if there is one.
-        """
-        seconds = (self.words[word - 1].end + self.words[word].start) / 2
-        return round(seconds * SAMPLE_RATE)
-
-    def sound(self) -> np.ndarray:
-        """The samples (T,)."""
-        return _sound(self.wav)
-
-
-@functools.lru_cache(maxsize=64)
-def _sound(path):
-    return load_audio(path, SAMPLE_RATE).numpy()
-
-
-@dataclass(frozen=True)
-class Spliced:
-    """An item in the making.
-
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        (T,).
-    words : list of WordLabel
-        All words with their emotions.
-    joins : list of (int, int, JoinQuality)
-        Index of the word behind each join, its sample, and how it jumps.
-    sources : list of Recording
-        What it is made of.
-    """
-
-    wav: np.ndarray
-    words: list[WordLabel]
-    joins: list[tuple[int, int, JoinQuality]]
-    sources: list[Recording]
 
 
 # --- The corpus -----------------------------------------------------------
@@ -338,206 +260,6 @@ def plan_turns(
     ]
 
 
-# --- Splicing -------------------------------------------------------------
-
-
-def splice(
-    parts: Sequence[tuple[Recording, int, int]],
-) -> Spliced:
-    """Puts parts of readings of one sentence together.
-
-    Arguments
-    ---------
-    parts : sequence of (Recording, int, int)
-        A reading, its first word to take and the first one not to take.
-        Together they are the whole sentence, in order.
-
-    Returns
-    -------
-    Spliced
-    """
-    recording, _, last = parts[0]
-    wav, offset = recording.sound(), 0
-    words, places = list(recording.words[:last]), []
-    for following, first, last in parts[1:]:
-        cut = recording.boundary(first) + offset
-        wav, offset = join(
-            wav,
-            following.sound(),
-            cut,
-            following.boundary(first),
-            SAMPLE_RATE,
-        )
-        places.append((first, cut))
-        words += [
-            _moved(word, offset / SAMPLE_RATE, cut / SAMPLE_RATE)
-            for word in following.words[first:last]
-        ]
-        recording = following
-    joins = [
-        (first, cut, join_quality(wav, cut, SAMPLE_RATE))
-        for first, cut in places
-    ]
-    return Spliced(wav, _in_order(words), joins, [part[0] for part in parts])
-
-
-def _moved(word, seconds, earliest):
-    """A word at its time in the item."""
-    start = max(word.start + seconds, earliest)
-    return WordLabel(
-        word.word,
-        round(start, 4),
-        round(max(word.end + seconds, start + 0.01), 4),
-        word.emotion,
-        intensity=word.intensity,
-    )
-
-
-def _in_order(words):
-    """Ends a word before a join where the next one begins."""
-    ordered = []
-    for word, following in zip(words, [*words[1:], None]):
-        end = word.end if following is None else min(word.end, following.start)
-        ordered.append(
-            WordLabel(
-                word.word,
-                word.start,
-                end,
-                word.emotion,
-                intensity=word.intensity,
-            )
-        )
-    return ordered
-
-
-def strong_cuts(n_words: int) -> list[tuple[int, ...]]:
-    """Where a sentence may be cut once.
-
-    Arguments
-    ---------
-    n_words : int
-        Its words.
-
-    Returns
-    -------
-    list of tuple of int
-        Index of the word behind the cut: two words at least on either side,
-        if the sentence has four.
-
-    Example
-    -------
-    >>> strong_cuts(5), strong_cuts(2)
-    ([(2,), (3,)], [(1,)])
-    """
-    margin = 2 if n_words >= 4 else 1
-    return [(cut,) for cut in range(margin, n_words - margin + 1)]
-
-
-def mild_cuts(n_words: int) -> list[tuple[int, ...]]:
-    """Where a sentence may be cut for a bridge.
-
-    Arguments
-    ---------
-    n_words : int
-        Its words.
-
-    Returns
-    -------
-    list of tuple of int
-        Indices of the words behind the two cuts.
-
-    Example
-    -------
-    >>> mild_cuts(4)
-    [(1, 2), (1, 3), (2, 3)]
-    """
-    margin = 2 if n_words >= 5 else 1
-    return [
-        (first, second)
-        for first in range(margin, n_words - margin)
-        for second in range(first + 1, n_words - margin + 1)
-        if second - first <= LONGEST_BRIDGE
-    ]
-
-
-def best_splice(
-    readings: Sequence[Recording],
-    cuts: Sequence[tuple[int, ...]],
-    natural: Mapping[str, float],
-) -> tuple[float, Spliced] | None:
-    """Splices a sentence where it shows least.
-
-    Arguments
-    ---------
-    readings : sequence of Recording
-        In the order of their emotions in the item.
-    cuts : sequence of tuple of int
-        Where it may be cut.
-    natural : dict
-        Measure to the limit of what is natural.
-
-    Returns
-    -------
-    (float, Spliced) or None
-        The largest jump, where 1 is the limit; None if no cut is possible.
-    """
-    best = None
-    for cut in cuts:
-        ends = [0, *cut, len(readings[0].words)]
-        parts = list(zip(readings, ends, ends[1:]))
-        spliced = splice(parts)
-        if any(quality is None for _, _, quality in spliced.joins):
-            continue
-        worst = max(q.relative_to(natural) for _, _, q in spliced.joins)
-        if best is None or worst < best[0]:
-            best = worst, spliced
-    return best
-
-
-def natural_jumps(
-    recordings: Sequence[Recording], n: int, seed: int
-) -> dict[str, list[float]]:
-    """How far natural speech jumps at its word boundaries.
-
-    Arguments
-    ---------
-    recordings : sequence of Recording
-        To choose boundaries from.
-    n : int
-        How many.
-    seed : int
-        Of the choice.
-
-    Returns
-    -------
-    dict
-        Measure to its values.
-
-    Raises
-    ------
-    ValueError
-        If too few boundaries can be measured.
-    """
-    rng = random.Random(seed)
-    jumps = {name: [] for name in MEASURES}
-    chosen = rng.sample(recordings, min(n, len(recordings)))
-    for recording in chosen:
-        place = recording.boundary(rng.randrange(1, len(recording.words)))
-        quality = join_quality(recording.sound(), place, SAMPLE_RATE)
-        for name in MEASURES if quality else ():
-            value = getattr(quality, name)
-            if value is not None:
-                jumps[name].append(value)
-    fewest = min(len(values) for values in jumps.values())
-    if fewest < 2:
-        raise ValueError(
-            f"Only {fewest} of {len(chosen)} natural word boundaries could be "
-            "measured, too few to judge joins by: check that the recordings "
-            "hold speech and the TextGrids are theirs."
-        )
-    return jumps
-
-
 # --- The set --------------------------------------------------------------
 
 
@@ -606,8 +328,8 @@ def prepare_emosplice(
         "corpus": file_fingerprint(manifest),
         "options": [n_strong, n_mild, split, list(emotions), bridge_emotion],
         "valence_arousal": {k: list(v) for k, v in valence_arousal.items()},
-        "alignment_folder": str(alignment_folder),
-        "word_labels": str(word_labels),
+        "alignments": _textgrids_fingerprint(alignment_folder),
+        "word_labels": word_labels and file_fingerprint(word_labels),
         "seed": seed,
         "version": [speechbrain_emofilm.__version__, SET_VERSION],
     }
@@ -647,6 +369,14 @@ def prepare_emosplice(
     }
     _write_set(save_folder, items, emotions, maker.natural)
     write_json(state_file, state)
+
+
+def _textgrids_fingerprint(folder):
+    """Changes with the names, sizes and times of the alignments."""
+    files = sorted(Path(folder).rglob("*.TextGrid"))
+    stats = [(str(path), path.stat()) for path in files]
+    stats = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
 
 def _check_neighbours(emotions, valence_arousal, bridge_emotion, n_mild):
@@ -895,141 +625,7 @@ def _quality_summary(rows, natural):
     return summary
 
 
-# --- Anyone's own set -----------------------------------------------------
-
-
-def prepare_own_set(
-    list_file: str | Path,
-    save_folder: str | Path,
-    emotions: Sequence[str] = EMOTIONS,
-    alignment_folder: str | Path | None = None,
-    make_aligner: Callable[[], object] | None = None,
-    skip_prep: bool = False,
-) -> None:
-    """Reads a set of one's own: wavs, texts and an emotion for each word.
-
-    The list is a CSV file with the columns ``id``, ``wav`` (relative to the
-    list), ``speaker`` and ``text``, perhaps ``language``. Emotions are marks
-    in the text: ``<happy>We won</happy> <sad intensity=0.4>but he left</sad>``.
-
-    Arguments
-    ---------
-    list_file : str or Path
-        The list.
-    save_folder : str or Path
-        Where ``own.json``, ``word_labels.json`` and the TextGrids go.
-    emotions : sequence of str
-        The taxonomy.
-    alignment_folder : str or Path, optional
-        TextGrids with the words' times.
-    make_aligner : callable, optional
-        Makes the aligner that times the words of items without a TextGrid.
-    skip_prep : bool
-        Do nothing.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the list or a recording is missing.
-    ValueError
-        If an entry cannot be used: one message names it and the correction.
-    """
-    if skip_prep:
-        return
-    list_file, save_folder = Path(list_file), Path(save_folder)
-    if not list_file.is_file():
-        raise FileNotFoundError(f"{list_file}: no such list; check the path.")
-    with open(list_file, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{list_file}: the list is empty; add one item.")
-    aligner = make_aligner() if make_aligner else None
-    manifest, labels = {}, {}
-    for number, row in enumerate(tqdm(rows, "Reading items"), start=2):
-        place = f"{list_file} line {number}"
-        missing = (
-            [name for name in ("id", "wav", "speaker", "text") if not row[name]]
-            if {"id", "wav", "speaker", "text"} <= row.keys()
-            else ["a column"]
-        )
-        if missing:
-            raise ValueError(
-                f"{place}: {', '.join(missing)} is missing; the columns are "
-                "id, wav, speaker and text."
-            )
-        if row["id"] in manifest:
-            raise ValueError(f"{place}: {row['id']} occurs twice; rename it.")
-        manifest[row["id"]], labels[row["id"]] = _own_item(
-            row, place, list_file.parent, emotions, alignment_folder, aligner
-        )
-    for name, utterance in labels.items():
-        item = manifest[name]
-        write_label_textgrid(
-            save_folder / "textgrids" / item["speaker"] / f"{name}.TextGrid",
-            utterance,
-            item["duration"],
-        )
-    write_word_labels(save_folder / "word_labels.json", labels, emotions)
-    write_items(save_folder / "items.csv", {"own": manifest}, labels)
-    write_json(save_folder / "own.json", manifest)
-
-
-def _own_item(row, place, folder, emotions, alignment_folder, aligner):
-    """Manifest entry and word labels of one line."""
-    try:
-        marked = parse_markup(row["text"], list(emotions))
-    except ValueError as error:
-        raise ValueError(f"{place}, text: {error}") from error
-    path = (folder / row["wav"]).resolve()
-    wav = load_audio(path, SAMPLE_RATE)
-    words = _own_words(row, place, marked, wav, alignment_folder, aligner)
-    labelled = []
-    for word, mark in zip(words, marked.words):
-        probs = dict(zip(emotions, mark.probs))
-        probs = {name: value for name, value in probs.items() if value > 0}
-        labelled.append(
-            WordLabel(
-                mark.word,
-                word.start,
-                word.end,
-                max(probs, key=probs.get) if probs else None,
-                probs=probs if len(probs) > 1 else None,
-                intensity=mark.intensity if probs else None,
-            )
-        )
-    item = {
-        "wav": str(path),
-        "duration": round(len(wav) / SAMPLE_RATE, 4),
-        "speaker": row["speaker"],
-        "language": row.get("language") or "en",
-        "text": marked.text.replace("{", "{{").replace("}", "}}"),
-        "emotion": None,
-    }
-    return item, UtteranceLabels(labelled, {"labels": place})
-
-
-def _own_words(row, place, marked, wav, alignment_folder, aligner):
-    """Times of an item's words, by its TextGrid or the aligner."""
-    if alignment_folder is not None:
-        grid = find_textgrid(alignment_folder, row["id"], row["speaker"])
-        words = read_alignment(grid)
-        timed = UtteranceLabels(
-            [WordLabel(w.text, w.start, w.end) for w in words]
-        )
-        check_words(timed, [word.word for word in marked.words], place)
-        return words
-    if aligner is None:
-        raise ValueError(
-            f"{place}: the words have no times; give alignment_folder or an "
-            "aligner."
-        )
-    try:
-        return aligner.align(wav, SAMPLE_RATE, marked.text)
-    except ValueError as error:
-        raise ValueError(
-            f"{place}: its words were not found in {row['wav']} ({error}); "
-            "check the text, or give a TextGrid."
-        ) from error
+# --- The command line ----------------------------------------------------
 
 
 def main() -> None:
@@ -1038,7 +634,7 @@ def main() -> None:
         description=__doc__.split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("data_folder", help="corpus, or list with --own")
+    parser.add_argument("data_folder", help="corpus in ESD's layout")
     parser.add_argument("save_folder", help="where the set goes")
     parser.add_argument("--alignment_folder", help="TextGrids of the corpus")
     parser.add_argument("--n_strong", type=int, default=500)
@@ -1047,24 +643,7 @@ def main() -> None:
     parser.add_argument("--emotions", nargs="+", default=list(EMOTIONS))
     parser.add_argument("--word_labels", help="of the corpus, for intensities")
     parser.add_argument("--seed", type=int, default=1986)
-    parser.add_argument(
-        "--own", action="store_true", help="data_folder is a list of items"
-    )
     args = parser.parse_args()
-    if args.own:
-        make_aligner = None
-        if args.alignment_folder is None:
-            from speechbrain_emofilm.integrations.pocketsphinx import (
-                PocketsphinxAligner as make_aligner,
-            )
-        prepare_own_set(
-            args.data_folder,
-            args.save_folder,
-            args.emotions,
-            args.alignment_folder,
-            make_aligner,
-        )
-        return
     folder = args.alignment_folder or Path(args.data_folder) / "textgrids"
     prepare_emosplice(
         args.data_folder,

@@ -403,3 +403,32 @@ class Hearing:
 
     def align(self, wav, sample_rate, text):
         return []
+
+
+# --- What is wrong --------------------------------------------------------
+
+
+def figures_of(wer, accuracy, share):
+    return {
+        "wer": {"wer": wer},
+        "word_emotion_accuracy": {"accuracy": accuracy},
+        "transitions_as_asked": {"share": share},
+    }
+
+
+def test_a_trained_model_that_loses_words_is_named(capsys):
+    figures = {
+        "original": figures_of(0.0, 0.9, 0.99),
+        "copy_synthesis": figures_of(0.1, 0.8, 0.95),
+        "backbone": figures_of(0.1, 0.2, 0.5),
+        "efilm": figures_of(0.4, 0.7, 0.4),
+    }
+    evaluate.name_failures(figures)
+    diagnosis = figures["efilm"]["diagnosis"]
+    assert [found["name"] for found in diagnosis["failures"]] == [
+        "catastrophic forgetting",
+        "noisy transitions",
+    ]
+    assert "missing dynamics" in diagnosis["untested"]
+    assert "diagnosis" not in figures["backbone"]
+    assert "efilm, catastrophic forgetting: wer 0.4" in capsys.readouterr().out

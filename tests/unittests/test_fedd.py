@@ -45,8 +45,11 @@ def load(name):
     return module
 
 
+joining = load("joining")
 fedd_prepare = load("fedd_prepare")
+own_set_prepare = load("own_set_prepare")
 measuring = load("measuring")
+natural_speech = load("natural_speech")
 evaluate = load("evaluate")
 synthesise = load("synthesise")
 
@@ -151,7 +154,7 @@ def test_the_truth_is_in_the_sound(splices):
         wav = load_audio(splices / "wavs" / f"{name}.wav", RATE).numpy()
         for word in utterance.words:
             middle = int((word.start + word.end) / 2 * RATE)
-            period = fedd_prepare.join_quality.__globals__["pitch_period"](
+            period = joining.pitch_period(
                 wav[middle - 480 : middle + 480], RATE
             )
             assert RATE / period == pytest.approx(PITCH[word.emotion], rel=0.03)
@@ -281,7 +284,7 @@ def own(tmp_path):
 
 
 def test_an_own_set_is_read(tmp_path, own):
-    fedd_prepare.prepare_own_set(
+    own_set_prepare.prepare_own_set(
         write_list(tmp_path, own),
         tmp_path / "set",
         EMOTIONS,
@@ -300,7 +303,7 @@ def test_an_own_set_is_read(tmp_path, own):
 
 
 def test_an_own_set_can_be_aligned(tmp_path, own):
-    fedd_prepare.prepare_own_set(
+    own_set_prepare.prepare_own_set(
         write_list(tmp_path, own),
         tmp_path / "set",
         EMOTIONS,
@@ -322,7 +325,7 @@ def test_an_own_set_can_be_aligned(tmp_path, own):
 def test_a_bad_entry_is_named(tmp_path, own, change, message):
     listing = write_list(tmp_path, {**own, **change})
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        fedd_prepare.prepare_own_set(
+        own_set_prepare.prepare_own_set(
             listing, tmp_path / "set", EMOTIONS, tmp_path / "grids"
         )
     assert not (tmp_path / "set").exists()
@@ -330,18 +333,18 @@ def test_a_bad_entry_is_named(tmp_path, own, change, message):
 
 def test_empty_lists_doubles_and_unaligned_items_are_refused(tmp_path, own):
     with pytest.raises(ValueError, match="the list is empty"):
-        fedd_prepare.prepare_own_set(write_list(tmp_path), tmp_path / "set")
+        own_set_prepare.prepare_own_set(write_list(tmp_path), tmp_path / "set")
     with pytest.raises(ValueError, match="line 3: a occurs twice"):
-        fedd_prepare.prepare_own_set(
+        own_set_prepare.prepare_own_set(
             write_list(tmp_path, own, own), tmp_path / "set", EMOTIONS,
             tmp_path / "grids",
         )  # fmt: skip
     with pytest.raises(ValueError, match="words have no times"):
-        fedd_prepare.prepare_own_set(
+        own_set_prepare.prepare_own_set(
             write_list(tmp_path, own), tmp_path / "set", EMOTIONS
         )
     with pytest.raises(FileNotFoundError, match="no such list"):
-        fedd_prepare.prepare_own_set(tmp_path / "no.csv", tmp_path / "set")
+        own_set_prepare.prepare_own_set(tmp_path / "no.csv", tmp_path / "set")
 
 
 # --- The evaluation -------------------------------------------------------
@@ -458,8 +461,8 @@ def test_a_monotone_voice_is_seen_through(evaluated):
 
 def test_what_was_not_measured_is_said(evaluated):
     figures = evaluated[1]["systems"]["copy"]
-    assert figures["mos"]["mos"] is None and figures["mos"]["measured"] == 0
-    assert figures["speaker_similarity"]["measured"] == 0
+    assert figures["mos"] is None
+    assert figures["speaker_similarity"] is None
     assert 0 < figures["wer"]["wer"] < 1
 
 
@@ -481,6 +484,7 @@ def test_there_is_a_row_for_each_utterance_word_and_transition(evaluated):
     assert len(rows["transitions"]) == 4 * 32
     assert float(rows["utterances"][0]["emo_sim.emo_sim"]) > 99
     assert rows["words"][0]["heard"] in EMOTIONS
+    assert rows["words"][0]["nearest"] == rows["words"][0]["asked"]
     assert read_json(folder / "summary.json")["systems"]["copy"]
 
 
@@ -561,7 +565,7 @@ def test_rising_intensities_are_heard(corpus, splices, tmp_path):
         wav, _ = read(items[name].text, emotion)
         soundfile.write(folder / f"{name}.wav", wav, RATE)
 
-    class PitchListener(evaluate.Listener):
+    class PitchListener(natural_speech.Listener):
         def posteriors(self, vectors):
             loud = vectors > vectors.max(1, keepdim=True).values - 3
             pitch = loud.float().argmax(1).numpy() / vectors.shape[1]

@@ -112,7 +112,7 @@ def test_text_cannot_end_the_script(material):
     path.write_text("id,asked\nu0,<happy>a &lt;/script> b</>\n")
     page = make_page(material, n_checks=0)
     words = data_of(page)["trials"][0]["words"]
-    assert any("</script>" in word for word, _ in words)
+    assert "".join(word for word, _ in words) == "a </script>b"
 
 
 def test_missing_recordings_and_bad_lists_are_refused(material):

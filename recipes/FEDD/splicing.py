@@ -1,0 +1,295 @@
+"""Puts one utterance together of several readings of a sentence.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import functools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from speechbrain_emofilm.dataio.audio import load_audio
+from speechbrain_emofilm.dataio.labels import WordLabel
+
+import numpy as np
+from joining import MEASURES, JoinQuality, join, join_quality
+
+SAMPLE_RATE = 24000
+#: Words of the bridge of a mild item.
+LONGEST_BRIDGE = 3
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A reading of a sentence with its words.
+
+    Arguments
+    ---------
+    id : str
+        Utterance id.
+    wav : str
+        Its file.
+    speaker : str
+        Who reads.
+    language : str
+        Of the text.
+    text : str
+        What is read.
+    emotion : str
+        How it is read.
+    words : tuple of WordLabel
+        When each word is spoken.
+    """
+
+    id: str
+    wav: str
+    speaker: str
+    language: str
+    text: str
+    emotion: str
+    words: tuple[WordLabel, ...]
+
+    def boundary(self, word: int) -> int:
+        """The sample before a word where speech is cut.
+
+        Arguments
+        ---------
+        word : int
+            Index of a word, not of the first.
+
+        Returns
+        -------
+        int
+            In the middle of the pause, if there is one.
+        """
+        seconds = (self.words[word - 1].end + self.words[word].start) / 2
+        return round(seconds * SAMPLE_RATE)
+
+    def sound(self) -> np.ndarray:
+        """The samples (T,)."""
+        return _sound(self.wav)
+
+
+@functools.lru_cache(maxsize=64)
+def _sound(path):
+    return load_audio(path, SAMPLE_RATE).numpy()
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """An item in the making.
+
+    Arguments
+    ---------
+    wav : numpy.ndarray
+        (T,).
+    words : list of WordLabel
+        All words with their emotions.
+    joins : list of (int, int, JoinQuality)
+        Index of the word behind each join, its sample, and how it jumps.
+    sources : list of Recording
+        What it is made of.
+    """
+
+    wav: np.ndarray
+    words: list[WordLabel]
+    joins: list[tuple[int, int, JoinQuality]]
+    sources: list[Recording]
+
+
+def splice(
+    parts: Sequence[tuple[Recording, int, int]],
+) -> Spliced:
+    """Puts parts of readings of one sentence together.
+
+    Arguments
+    ---------
+    parts : sequence of (Recording, int, int)
+        A reading, its first word to take and the first one not to take.
+        Together they are the whole sentence, in order.
+
+    Returns
+    -------
+    Spliced
+    """
+    recording, _, last = parts[0]
+    wav, offset = recording.sound(), 0
+    words, places = list(recording.words[:last]), []
+    for following, first, last in parts[1:]:
+        cut = recording.boundary(first) + offset
+        wav, offset = join(
+            wav,
+            following.sound(),
+            cut,
+            following.boundary(first),
+            SAMPLE_RATE,
+        )
+        places.append((first, cut))
+        words += [
+            _moved(word, offset / SAMPLE_RATE, cut / SAMPLE_RATE)
+            for word in following.words[first:last]
+        ]
+        recording = following
+    joins = [
+        (first, cut, join_quality(wav, cut, SAMPLE_RATE))
+        for first, cut in places
+    ]
+    return Spliced(wav, _in_order(words), joins, [part[0] for part in parts])
+
+
+def _moved(word, seconds, earliest):
+    """A word at its time in the item."""
+    start = max(word.start + seconds, earliest)
+    return WordLabel(
+        word.word,
+        round(start, 4),
+        round(max(word.end + seconds, start + 0.01), 4),
+        word.emotion,
+        intensity=word.intensity,
+    )
+
+
+def _in_order(words):
+    """Ends a word before a join where the next one begins."""
+    ordered = []
+    for word, following in zip(words, [*words[1:], None]):
+        end = word.end if following is None else min(word.end, following.start)
+        ordered.append(
+            WordLabel(
+                word.word,
+                word.start,
+                end,
+                word.emotion,
+                intensity=word.intensity,
+            )
+        )
+    return ordered
+
+
+def strong_cuts(n_words: int) -> list[tuple[int, ...]]:
+    """Where a sentence may be cut once.
+
+    Arguments
+    ---------
+    n_words : int
+        Its words.
+
+    Returns
+    -------
+    list of tuple of int
+        Index of the word behind the cut: two words at least on either side,
+        if the sentence has four.
+
+    Example
+    -------
+    >>> strong_cuts(5), strong_cuts(2)
+    ([(2,), (3,)], [(1,)])
+    """
+    margin = 2 if n_words >= 4 else 1
+    return [(cut,) for cut in range(margin, n_words - margin + 1)]
+
+
+def mild_cuts(n_words: int) -> list[tuple[int, ...]]:
+    """Where a sentence may be cut for a bridge.
+
+    Arguments
+    ---------
+    n_words : int
+        Its words.
+
+    Returns
+    -------
+    list of tuple of int
+        Indices of the words behind the two cuts.
+
+    Example
+    -------
+    >>> mild_cuts(4)
+    [(1, 2), (1, 3), (2, 3)]
+    """
+    margin = 2 if n_words >= 5 else 1
+    return [
+        (first, second)
+        for first in range(margin, n_words - margin)
+        for second in range(first + 1, n_words - margin + 1)
+        if second - first <= LONGEST_BRIDGE
+    ]
+
+
+def best_splice(
+    readings: Sequence[Recording],
+    cuts: Sequence[tuple[int, ...]],
+    natural: Mapping[str, float],
+) -> tuple[float, Spliced] | None:
+    """Splices a sentence where it shows least.
+
+    Arguments
+    ---------
+    readings : sequence of Recording
+        In the order of their emotions in the item.
+    cuts : sequence of tuple of int
+        Where it may be cut.
+    natural : dict
+        Measure to the limit of what is natural.
+
+    Returns
+    -------
+    (float, Spliced) or None
+        The largest jump, where 1 is the limit; None if no cut is possible.
+    """
+    best = None
+    for cut in cuts:
+        ends = [0, *cut, len(readings[0].words)]
+        parts = list(zip(readings, ends, ends[1:]))
+        spliced = splice(parts)
+        if any(quality is None for _, _, quality in spliced.joins):
+            continue
+        worst = max(q.relative_to(natural) for _, _, q in spliced.joins)
+        if best is None or worst < best[0]:
+            best = worst, spliced
+    return best
+
+
+def natural_jumps(
+    recordings: Sequence[Recording], n: int, seed: int
+) -> dict[str, list[float]]:
+    """How far natural speech jumps at its word boundaries.
+
+    Arguments
+    ---------
+    recordings : sequence of Recording
+        To choose boundaries from.
+    n : int
+        How many.
+    seed : int
+        Of the choice.
+
+    Returns
+    -------
+    dict
+        Measure to its values.
+
+    Raises
+    ------
+    ValueError
+        If too few boundaries can be measured.
+    """
+    rng = random.Random(seed)
+    jumps = {name: [] for name in MEASURES}
+    chosen = rng.sample(recordings, min(n, len(recordings)))
+    for recording in chosen:
+        place = recording.boundary(rng.randrange(1, len(recording.words)))
+        quality = join_quality(recording.sound(), place, SAMPLE_RATE)
+        for name in MEASURES if quality else ():
+            value = getattr(quality, name)
+            if value is not None:
+                jumps[name].append(value)
+    fewest = min(len(values) for values in jumps.values())
+    if fewest < 2:
+        raise ValueError(
+            f"Only {fewest} of {len(chosen)} natural word boundaries could be "
+            "measured, too few to judge joins by: check that the recordings "
+            "hold speech and the TextGrids are theirs."
+        )
+    return jumps
