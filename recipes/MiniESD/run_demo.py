@@ -149,8 +149,8 @@ def make_summary(figures: dict, log: dict) -> dict:
     Returns
     -------
     dict
-        Figure to system to value, as fractions; seconds of all steps and
-        memory of the largest process.
+        Figure to system to value, as fractions; predicted MOS if there is
+        one; seconds of all steps and memory of the largest process.
     """
     systems = [name for name in SYSTEMS if name in figures]
     names = {
@@ -172,6 +172,10 @@ def make_summary(figures: dict, log: dict) -> dict:
         }
         for s in systems
     }
+    if all("mos" in figures[s] for s in systems):  # evaluate's predict_mos
+        summary["mos"] = {
+            s: round(figures[s]["mos"]["mos"], 2) for s in systems
+        }
     summary["seconds"] = round(sum(e["seconds"] for e in log.values()), 1)
     summary["peak_memory_mb"] = max(e["peak_memory_mb"] for e in log.values())
     return summary
@@ -199,6 +203,8 @@ def as_table(summary: dict) -> str:
     for key in DIMENSIONS:
         values = {system: within[system][key] for system in within}
         rows.append((f"control within a sentence, {key}", values, "{:.2f}"))
+    if "mos" in summary:
+        rows.append(("predicted MOS, 1 to 5", summary["mos"], "{:.2f}"))
     systems = list(summary["wer"])
     lines = [" " * 36 + "".join(f"{system:>16}" for system in systems)]
     for name, values, form in rows:

@@ -47,9 +47,22 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
+        _allow_reading(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _allow_reading(path: Path) -> None:
+    """Gives a file the permissions that the umask leaves to a new one.
+
+    Some writers (safetensors) go through private temporary files.
+    """
+    if path.stat().st_mode & 0o777 == 0o600:
+        probe = path.with_name(f"{path.name}.mode")
+        probe.touch()
+        path.chmod(probe.stat().st_mode & 0o777)
+        probe.unlink()
 
 
 def write_json(path: PathLike, obj: Any) -> None:

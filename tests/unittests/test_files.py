@@ -3,10 +3,13 @@
 import errno
 import json
 import math
+import os
 
 from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -49,6 +52,22 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         with atomic_path(tmp_path / "a.txt"):
             pass
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600)])
+def test_permissions_are_those_that_the_umask_leaves(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        for name in ("a.txt", "a.safetensors"):
+            with atomic_path(tmp_path / name) as temporary:
+                if name == "a.txt":
+                    temporary.touch()
+                else:
+                    save_file({"a": torch.zeros(1)}, temporary)
+            assert (tmp_path / name).stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_json_goes_round_trip_readably(tmp_path):

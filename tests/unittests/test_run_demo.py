@@ -182,6 +182,17 @@ def test_the_summary_is_short():
     assert len(table.splitlines()) == 9
 
 
+def test_predicted_naturalness_is_told_if_there_is_one():
+    log = {"a": {"seconds": 1.0, "peak_memory_mb": 1}}
+    by_system = {s: figures(0.1) for s in run_demo.SYSTEMS}
+    assert "mos" not in run_demo.make_summary(by_system, log)
+    for entry in by_system.values():
+        entry["mos"] = {"mos": 3.456, "low": 3.0, "high": 4.0}
+    summary = run_demo.make_summary(by_system, log)
+    assert summary["mos"] == dict.fromkeys(run_demo.SYSTEMS, 3.46)
+    assert "3.46" in run_demo.as_table(summary)
+
+
 def test_the_command_line_is_the_defaults_of_the_makefile(monkeypatch):
     options = run_demo.parse([])
     assert options.output_folder == Path("results/demo")
