@@ -19,7 +19,7 @@ Authors
 import itertools
 import re
 from dataclasses import astuple, dataclass, fields
-from typing import List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 from speechbrain_emofilm.dataio.text import TextUnits, split_words
 
@@ -45,6 +45,9 @@ CUE_AXES = ("loudness", "pitch", "tempo", "contour")
 CUE_LEVELS = 3
 N_CUES = CUE_LEVELS ** len(CUE_AXES)
 
+#: Letters of a stretched place that had one, as :class:`Cues` writes it.
+_STRETCHED_SIZE = 4
+_STRETCH = re.compile(r"([A-Za-z])\1{2,}")
 _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _INSTRUCTION_END = "<|endofprompt|>"
 #: Characters that are no letters but are read aloud.
@@ -122,7 +125,8 @@ class Cues:
         if self.tempo > 0:
             vowel = re.search(r"[aeiouyAEIOUY](?=[^aeiouy]*$)", word)
             at = vowel.start() if vowel else len(word) - 1
-            word = word[:at] + word[at] * 4 + word[at + 1 :]
+            stretched = word[at] * _STRETCHED_SIZE
+            word = word[:at] + stretched + word[at + 1 :]
         if self.loudness > 0:
             word = word.upper()
         marks = {1: "!", -1: "...", 0: ""}[self.pitch]
@@ -132,19 +136,24 @@ class Cues:
         return f"({word})" if self.loudness < 0 else word
 
 
-def read_cues(token: str) -> Tuple[str, Cues]:
+def read_cues(
+    token: str, is_word: Optional[Callable[[str], bool]] = None
+) -> Tuple[str, Cues]:
     """Split one written token into its plain word and its cues.
 
     Arguments
     ---------
     token : str
         A token between spaces, e.g. ``"SOOOO!"``.
+    is_word : callable, optional
+        Whether a spelling is a word's, to tell stretched double letters
+        (``goooood``) from single ones (``sooooo``).
 
     Returns
     -------
     word : str
         Lower-cased where it was in capitals, letters that occur three or more
-        times in a row reduced to one.
+        times in a row reduced to one or to two.
     cues : Cues
 
     Example
@@ -158,9 +167,9 @@ def read_cues(token: str) -> Tuple[str, Cues]:
     if match is None:
         return "", Cues()
     word, tail = match.group(), token[match.end() :]
-    loud = len(word) > 1 and word.isupper()
-    stretched = re.search(r"([A-Za-z])\1\1", word) is not None
-    word = re.sub(r"([A-Za-z])\1{2,}", r"\1", word)
+    stretched = _STRETCH.search(word) is not None
+    word = _unstretch(word, is_word)
+    loud = len(word) > 1 and word.isupper()  # the pronoun I is not
     falling_pitch = "..." in tail or "…" in tail
     return word.lower() if loud else word, Cues(
         loudness=1 if loud else -int("(" in token[: match.start()]),
@@ -170,8 +179,34 @@ def read_cues(token: str) -> Tuple[str, Cues]:
     )
 
 
+def _unstretch(word: str, is_word: Optional[Callable[[str], bool]]) -> str:
+    """Undoes stretched spelling.
+
+    Of the spellings with one letter or two in each stretched place, one that
+    is a word is meant. Where both are, as for ``loose`` and ``lose``, a vowel
+    is double unless it is as long as :meth:`Cues.write` makes a single one.
+    """
+    places = list(_STRETCH.finditer(word))
+    choices = []
+    for place in places:
+        long = len(place.group()) != _STRETCHED_SIZE
+        prefers_double = long and place[1].lower() in "aeiou"
+        choices.append((2, 1) if prefers_double else (1, 2))
+    for sizes in itertools.product(*choices):
+        spelling, end = "", 0
+        for place, size in zip(places, sizes):
+            spelling += word[end : place.start()] + place[1] * size
+            end = place.end()
+        spelling += word[end:]
+        if is_word is not None and is_word(spelling.lower()):
+            return spelling
+    return _STRETCH.sub(r"\1", word)
+
+
 def written_tokens(text: str) -> List[str]:
     """The words of a text, each with the marks written onto it.
+
+    Parentheses around several words are written onto each of them.
 
     Arguments
     ---------
@@ -186,15 +221,22 @@ def written_tokens(text: str) -> List[str]:
     -------
     >>> written_tokens("(Well), it was well-kept!")
     ['(Well),', 'it', 'was', 'well', 'kept!']
+    >>> written_tokens("(It was) well kept.")
+    ['(It', '(was)', 'well', 'kept.']
     """
     words = split_words(text)
     edges = [0, *(word.start for word in words[1:]), len(text)]
     tokens, before = [], text[: words[0].start] if words else ""
+    closing = -1  # where the parenthesis that was opened last ends
     for word, end in zip(words, edges[1:]):
         after, *rest = re.split(r"\s", text[word.end : end])
         if not rest and end < len(text):
             after = after.rstrip("-")  # the hyphen of a compound, no cue
         opening = re.split(r"\s", before)[-1]
+        if word.start < closing and "(" not in opening:
+            opening += "("
+        elif "(" in opening:
+            closing = text.find(")", word.start)
         tokens.append(opening + text[word.start : word.end] + after)
         before = rest[-1] if rest else ""
     return tokens
@@ -248,6 +290,11 @@ class HibariTextFrontend:
         self._symbol = {symbol: index for index, symbol in enumerate(UNITS)}
 
     @property
+    def n_symbols(self) -> int:
+        """Number of different symbols, whatever their cues."""
+        return len(UNITS)
+
+    @property
     def vocab_size(self) -> int:
         """Number of different unit ids."""
         return N_CUES * len(UNITS) + len(INSTRUCTION_WORDS)
@@ -273,14 +320,16 @@ class HibariTextFrontend:
             cannot read, or an instruction uses an unknown word.
         """
         instruction, _, spoken = text.rpartition(_INSTRUCTION_END)
-        self._check(spoken)
+        self._check(text, len(text) - len(spoken))
         tokens = written_tokens(spoken)
         if not tokens:
             raise ValueError(
                 f"The text {text!r} has no word to speak: give at least one "
                 "English word."
             )
-        words, cues = zip(*(read_cues(token) for token in tokens))
+        words, cues = zip(
+            *(read_cues(token, self._is_word) for token in tokens)
+        )
         ids = self._instruction_ids(instruction)
         word_of_unit = [-1] * len(ids)
         symbols = self._phonemes(words, tokens)
@@ -300,10 +349,18 @@ class HibariTextFrontend:
         """
         return self._g2p(word).strip(" .,")
 
+    def _is_word(self, spelling: str) -> bool:
+        """Whether the pronouncing dictionary has a lower-case word."""
+        # Its second half has names and rarities: "woon", "al".
+        return spelling in self._g2p.lexicon.golds.d
+
     @staticmethod
-    def _check(text: str) -> None:
-        """Refuse what an English voice cannot read, before any work."""
-        for position, character in enumerate(text):
+    def _check(text: str, start: int) -> None:
+        """Refuse what an English voice cannot read, before any work.
+
+        What stands before `start`, an instruction, is not spoken.
+        """
+        for position, character in enumerate(text[start:], start):
             if character.isdigit():
                 raise ValueError(
                     f"The text {text!r} has the digit {character!r} at "

@@ -1,5 +1,6 @@
 """The mini world's English front end, and the voice behind its corpora."""
 
+import hashlib
 import sys
 
 from speechbrain_emofilm.dataio.text import split_words
@@ -77,6 +78,8 @@ def test_what_is_written_can_be_read(word):
         ('"won"', "won", Cues()),
         ("I", "I", Cues()),
         ("tree", "tree", Cues()),
+        ("IIII", "I", Cues(tempo=1)),
+        ("aaa", "a", Cues(tempo=1)),
     ],
 )
 def test_a_spelling_tells_how_to_speak(token, word, cues):
@@ -112,6 +115,23 @@ def test_hyphen_of_a_compound_is_no_cue():
     assert read_cues(second) == ("kept", Cues())
 
 
+@pytest.mark.parametrize(
+    "text, soft",
+    [
+        ("(we won) it", "we won"),
+        ("We (won, and - so it) goes", "won and so it"),
+        ("(well-kept) it is", "well kept"),
+        ("(we) won (it all)", "we it all"),
+        ("(we won it", "we"),  # never closed
+        ("we won) it", ""),
+        ("(we) WON", "we"),
+    ],
+)
+def test_parentheses_make_every_word_in_them_soft(text, soft):
+    cues = [read_cues(token) for token in written_tokens(text)]
+    assert " ".join(w for w, c in cues if c.loudness < 0) == soft
+
+
 # --- Text to units ---------------------------------------------------------
 
 
@@ -145,6 +165,64 @@ def test_cues_change_the_units_of_their_word_only(frontend):
     code = Cues(loudness=1, pitch=1).code
     for word, old, new in zip(plain.word_of_unit, plain.ids, cued.ids):
         assert new - old == (code * len(UNITS) if word == 1 else 0)
+
+
+@pytest.mark.parametrize(
+    "stretched, word",
+    [
+        ("goooood", "good"),
+        ("Goood", "Good"),
+        ("GOOOOOD", "good"),
+        ("soooooo", "so"),
+        ("nooo", "no"),
+        ("wellll", "well"),
+        ("hellooo", "hello"),
+        ("seeeee", "see"),
+        ("looooose", "loose"),
+        ("loooose", "lose"),  # as Cues.write stretches it
+        ("xqqqqz", "xqz"),
+    ],
+)
+def test_a_stretched_word_is_found_in_the_dictionary(frontend, stretched, word):
+    units = frontend.encode(f"a {stretched}")
+    assert units.words == ["a", word]
+    code = Cues(tempo=1, loudness=int(stretched.isupper())).code
+    plain = frontend.encode(f"a {word}")
+    assert [
+        unit - code * len(UNITS) * (place == 1)
+        for unit, place in zip(units.ids, units.word_of_unit)
+    ] == plain.ids
+
+
+@pytest.mark.parametrize("word", ["feel", "good", "keep", "so", "lose", "won"])
+def test_what_is_written_is_found_again(frontend, word):
+    for cues in ALL_CUES:
+        assert read_cues(cues.write(word), frontend._is_word) == (word, cues)
+
+
+def test_plain_texts_keep_their_units(frontend):
+    """The shipped language model was trained on them."""
+    content = repr(
+        [
+            frontend.encode(text).ids
+            for text in (
+                "We won the game today, but my old friend has left the town.",
+                "Add the sum to the product of these three.",
+                "SOOO! (well), it was well-kept; wasn't it?",
+                f"loud fast{END}We WON...",
+            )
+        ]
+    )
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    assert digest == "d7ead40da1ae10a8"
+
+
+def test_a_place_is_counted_from_the_start_of_the_text(frontend):
+    text = f"loud{END}Won 2"
+    with pytest.raises(ValueError, match=f"'2' at character {len(text) - 1}"):
+        frontend.encode(text)
+    with pytest.raises(ValueError, match="'%' at character 21"):
+        frontend.encode(f"loud{END}Wo%n")
 
 
 def test_units_are_the_pronunciation(frontend):
