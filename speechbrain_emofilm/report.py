@@ -31,7 +31,9 @@ COLORS = (
 )  # fmt: skip
 #: A grey that can be read on a light and on a dark page.
 INK = "#7d838c"
-PICTURE_SIZE = (6.4, 2.7)  # inches
+PICTURE_SIZE = (6.4, 2.8)  # inches
+N_LINES = 2  # of words above a spectrogram
+WORD_SIZE = 7.5  # points
 HIGHEST_HZ = 5000
 F0_RANGE = (60, 600)  # Hz
 DYNAMIC_RANGE = 65  # dB below the loudest
@@ -72,6 +74,8 @@ class Take:
         When each word is spoken; empty if that is not known.
     note : str
         Shown beside the name.
+    asked : sequence of AskedWord, optional
+        What was asked of this take, where it differs from its sample.
     """
 
     system: str
@@ -79,6 +83,7 @@ class Take:
     sample_rate: int
     words: Sequence[Word] = ()
     note: str = ""
+    asked: Sequence[AskedWord] | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ class Report:
     pictures : sequence of Picture
         Shown below the table.
     details : dict
-        Heading to dict of what was used; shown at the end.
+        Heading to what was used, a dict or a text; shown at the end.
     note : str
         What must not be overlooked.
     figures_note : str
@@ -200,7 +205,9 @@ class Report:
     figures: Sequence[Figure]
     samples: Sequence[Sample]
     pictures: Sequence[Picture] = ()
-    details: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    details: Mapping[str, Mapping[str, object] | str] = field(
+        default_factory=dict
+    )
     note: str = ""
     figures_note: str = ""
     samples_note: str = ""
@@ -372,12 +379,13 @@ def draw_take(sample: Sample, take: Take, colors: Mapping[str, str]) -> bytes:
 
     canvas = Canvas(figsize=PICTURE_SIZE, layout="constrained")
     band, axes = canvas.subplots(
-        2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 6]}
+        2, 1, sharex=True, gridspec_kw={"height_ratios": [N_LINES, 10]}
     )
     _draw_spectrogram(axes, take)
     _draw_f0(axes.twinx(), take)
-    _draw_words(band, axes, sample, take, colors)
+    _draw_words(band, axes, take.asked or sample.words, take, colors)
     axes.set_xlim(0, _longest(sample))
+    _write_words(canvas, band, sample.words, take)
     axes.set_xlabel("s", color=INK, fontsize=8, labelpad=0)
     return figure_png(canvas)
 
@@ -418,34 +426,75 @@ def _draw_f0(axes, take: Take) -> None:
     _quiet(axes)
 
 
-def _draw_words(band, axes, sample: Sample, take: Take, colors) -> None:
-    """A strip of the words, in the colour of their emotion."""
-    for asked, word in zip(sample.words, take.words):
+def _draw_words(band, axes, asked_words, take: Take, colors) -> None:
+    """A strip of the words' places, in the colour of their emotion."""
+    for asked, word in zip(asked_words, take.words):
         color = _pale(colors.get(asked.emotion, "#ffffff"), _strength(asked))
         band.axvspan(word.start, word.end, facecolor=color, edgecolor="white")
         for boundary in (word.start, word.end):
             axes.axvline(boundary, color="white", alpha=0.25, linewidth=0.6)
-        band.text(
-            (word.start + word.end) / 2,
-            0.5,
-            asked.text,
-            color="#1c2024",
-            fontsize=_font_size(asked.text, word, sample),
-            ha="center",
-            va="center",
-            clip_on=True,
-        )
-    band.set_ylim(0, 1)
+    band.set_ylim(N_LINES, 0)
     band.set_yticks([])
     _quiet(band)
     band.tick_params(bottom=False)
 
 
-def _font_size(text: str, word: Word, sample: Sample) -> float:
-    """Points in which a word fits into its place, as far as it can be read."""
-    share = (word.end - word.start) / _longest(sample)
-    wide = 72 * PICTURE_SIZE[0] * 0.85 * share / max(len(text), 1)
-    return min(max(wide / 0.6, 4.5), 8.0)
+def _write_words(canvas, band, words: Sequence[AskedWord], take: Take) -> None:
+    """Writes the words where they are spoken, none over another."""
+    canvas.draw_without_rendering()  # gives everything its place
+    inverse = band.transData.inverted()
+    spoken = list(zip(words, take.words))
+    texts, widths = [], []
+    for asked, _ in spoken:
+        text = band.text(
+            0, 0, asked.text, color="#1c2024", fontsize=WORD_SIZE, va="center"
+        )
+        text.set_in_layout(False)  # nothing has to make room for it
+        box = text.get_window_extent().get_points()
+        widths.append(float(np.diff(inverse.transform(box)[:, 0])[0]))
+        texts.append(text)
+    centres = [(word.start + word.end) / 2 for _, word in spoken]
+    for text, (start, line) in zip(texts, place_words(centres, widths)):
+        text.set_position((start, line + 0.5))
+
+
+def place_words(
+    centres: Sequence[float], widths: Sequence[float], n_lines: int = N_LINES
+) -> list[tuple[float, int]]:
+    """Finds room for words on a few lines.
+
+    A word that would touch the one before goes to the next line; where all
+    lines are taken, it moves to the right.
+
+    Arguments
+    ---------
+    centres : sequence of float
+        Where the words belong, ascending.
+    widths : sequence of float
+        How much room they take.
+    n_lines : int
+        Number of lines.
+
+    Returns
+    -------
+    list of tuple
+        Start and line of each word.
+
+    Example
+    -------
+    >>> place_words([1.0, 1.5, 5.0], [2.0, 2.0, 2.0])
+    [(0.0, 0), (0.5, 1), (4.0, 0)]
+    """
+    ends = [-np.inf] * n_lines
+    places = []
+    for centre, width in zip(centres, widths):
+        start = centre - width / 2
+        free = [line for line, end in enumerate(ends) if end <= start]
+        line = free[0] if free else int(np.argmin(ends))
+        start = float(max(start, ends[line]))
+        ends[line] = start + 1.1 * width  # and a space
+        places.append((start, line))
+    return places
 
 
 def _longest(sample: Sample) -> float:

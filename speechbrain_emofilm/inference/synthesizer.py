@@ -453,5 +453,7 @@ def _installed_aligner(text_frontend):
     )
 
     return PocketsphinxAligner(
-        pronounce=getattr(text_frontend, "pronounce", None)
+        pronounce=getattr(text_frontend, "pronounce", None),
+        # Times of doubtful words are better than those of no word.
+        strict=False,
     )

@@ -16,6 +16,7 @@ from speechbrain_emofilm.report import (
     audio_uri,
     draw_take,
     emotion_colors,
+    place_words,
     write_report,
 )
 
@@ -141,6 +142,41 @@ def test_the_emotion_asked_colours_the_picture():
 
     assert has_color(sample)
     assert not has_color(plain)
+
+
+def test_no_word_is_written_over_another():
+    rng = np.random.default_rng(0)
+    centres = np.sort(rng.uniform(0, 3, 40))
+    widths = rng.uniform(0.05, 0.3, 40)
+    places = place_words(centres, widths)
+    for line in (0, 1):
+        on_line = [
+            (start, start + width)
+            for (start, own), width in zip(places, widths)
+            if own == line
+        ]
+        assert len(on_line) > 10
+        assert all(a[1] < b[0] for a, b in zip(on_line, on_line[1:]))
+
+
+def test_words_with_room_stand_where_they_are_spoken():
+    places = place_words([1, 2, 3], [0.5, 0.5, 0.5])
+    assert places == [(0.75, 0), (1.75, 0), (2.75, 0)]
+
+
+def test_a_take_may_have_been_asked_for_something_else():
+    sample = a_sample()
+    neutral = [AskedWord("We", "neutral"), AskedWord("won", "neutral")]
+    other = Take("efilm", WAV, 24000, WORDS, asked=neutral)
+    colors = emotion_colors(EMOTIONS)
+    as_sample = draw_take(sample, sample.takes[0], colors)
+    assert draw_take(sample, other, colors) != as_sample
+
+
+def test_a_configuration_is_shown_as_it_is_written(tmp_path):
+    report = a_report(details={"Training": "lr: 1\nseed: <2>\n"})
+    page = write_report(tmp_path / "report.html", report).read_text()
+    assert "lr: 1\nseed: &lt;2&gt;\n</pre>" in page
 
 
 def test_colours_go_round_for_a_long_taxonomy():

@@ -5,6 +5,8 @@ Authors
 """
 
 import platform
+import re
+from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
@@ -56,6 +58,13 @@ SAMPLES_NOTE = (
     "sentences whose emotion switches, then sentences of one emotion."
 )
 DIMENSIONS = {"f0": "F0", "energy": "energy", "duration": "duration"}
+#: Curves of the training, by the panel that shows them: names in the log.
+CURVES = {
+    "loss": ("train loss", "valid loss"),
+    "speech tokens: loss": ("valid speech_loss",),
+    "emotion of words: accuracy": ("valid emotion_accuracy",),
+    "modulation relative to the text": ("valid modulation_ratio",),
+}
 UNITS = {"f0": "log F0", "energy": "dB", "duration": "log duration"}
 
 
@@ -91,6 +100,7 @@ def write_evaluation_report(
     aligner = hparams["aligner"]()
     samples = [demo_sample(synthesizer, hparams)]
     samples += [make_sample(u, wavs, aligner) for u in shown]
+    curves = read_train_log(Path(hparams["model_folder"]) / "train_log.txt")
     report = Report(
         title=TITLE,
         introduction=INTRODUCTION,
@@ -113,6 +123,14 @@ def write_evaluation_report(
                 "Rows: the emotion asked of a word; columns: the emotion "
                 "that a classifier hears, which was trained on natural words "
                 "of training sentences; last: the word was not found.",
+            ),
+            Picture(
+                "How it was trained",
+                curves_png(curves),
+                "By updates of the parameters. The accuracy is that of the "
+                "auxiliary classifier, which tells little about how well the "
+                "emotion is heard. Modulation far below 0.01 cannot be "
+                "heard; around 1 and above it hides the text.",
             ),
         ],
         details=details(figures, utterances, hparams),
@@ -229,6 +247,7 @@ def details(figures, utterances, hparams):
                 for name, entry in figures.items()
             },
         },
+        "Diagnosis": diagnoses(figures),
         "Options": {name: hparams[name] for name in options},
         "Versions": {
             "speechbrain-emofilm": speechbrain_emofilm.__version__,
@@ -237,7 +256,50 @@ def details(figures, utterances, hparams):
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         },
+        "Training": read_config(Path(hparams["model_folder"])),
     }
+
+
+def diagnoses(figures):
+    """What the figures show to be wrong, and what to turn.
+
+    Arguments
+    ---------
+    figures : dict
+        System to its figures; a trained one's may have a `diagnosis`.
+
+    Returns
+    -------
+    dict
+        Failure and system to its evidence and the hyperparameters.
+    """
+    entries = {}
+    for system, entry in figures.items():
+        for failure in entry.get("diagnosis", {}).get("failures", ()):
+            entries[f"{failure['name']}, {SYSTEMS.get(system, system)}"] = (
+                f"{'; '.join(failure['evidence'])}. "
+                f"Try {', '.join(failure['hparams'])}."
+            )
+    return entries or {"failures": "none that these figures show"}
+
+
+def read_config(folder):
+    """The hyperparameters of a training.
+
+    Arguments
+    ---------
+    folder : Path
+        Its output folder.
+
+    Returns
+    -------
+    str
+        Text of `hyperparams.yaml`, or that there is none.
+    """
+    path = folder / "hyperparams.yaml"
+    if not path.is_file():
+        return f"{path} does not exist."
+    return path.read_text(encoding="utf-8")
 
 
 # --- Samples --------------------------------------------------------------
@@ -325,25 +387,53 @@ def demo_sample(synthesizer, hparams):
         "seed": hparams["synthesis_seed"],
         "guidance": hparams["guidance"],
     }
+    neutral = parse_markup(marked.text, hparams["emotions"], "neutral")
     spoken = {
-        "every word neutral": synthesizer.synthesize(
-            marked.text, unmarked="neutral", **options
-        ),
-        "as marked": synthesizer.synthesize(text, **options),
+        "every word neutral": (neutral, {"unmarked": "neutral"}),
+        "as marked": (parse_markup(text, hparams["emotions"]), {}),
     }
-    takes = [
-        Take(
-            "efilm", result.wav.numpy(), result.sample_rate, result.words, note
+    takes = []
+    for note, (request, choice) in spoken.items():
+        result = synthesizer.synthesize(
+            marked.text if choice else text, **choice, **options
         )
-        for note, result in spoken.items()
-    ]
+        words = result.words
+        if result.word_times_source == "proportional":
+            words, note = [], f"{note}; its words were not found"
+        takes.append(
+            Take(
+                "efilm",
+                result.wav.numpy(),
+                result.sample_rate,
+                words,
+                note,
+                asked_words(request, hparams["emotions"]),
+            )
+        )
+    return Sample(f"emofilm say “{text}”", takes[-1].asked, takes)
+
+
+def asked_words(marked, emotions):
+    """What a marked-up text asks for.
+
+    Arguments
+    ---------
+    marked : MarkedText
+        The text.
+    emotions : list of str
+        The taxonomy.
+
+    Returns
+    -------
+    list of AskedWord
+        With the strongest emotion of a mixture.
+    """
     asked = []
     weights, intensities = marked.tensors()
     for word, row, intensity in zip(marked.words, weights, intensities):
-        labelled = bool(row.sum() > 0)
-        emotion = hparams["emotions"][row.argmax()] if labelled else None
+        emotion = emotions[row.argmax()] if row.sum() > 0 else None
         asked.append(AskedWord(word.word, emotion, float(intensity)))
-    return Sample(f"emofilm say “{text}”", asked, takes)
+    return asked
 
 
 # --- Pictures -------------------------------------------------------------
@@ -415,6 +505,67 @@ def _centred(rows, key):
     _, group = np.unique(names, return_inverse=True)
     means = np.bincount(group, values) / np.bincount(group)
     return values - means[group]
+
+
+def read_train_log(path):
+    """Reads the curves of a training.
+
+    Arguments
+    ---------
+    path : Path
+        What `FileTrainLogger` wrote.
+
+    Returns
+    -------
+    dict
+        Name, such as ``"valid loss"``, to its values (E,); `step` to the
+        updates before each. Empty if there is no such file.
+    """
+    curves = {}
+    lines = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for line in lines.splitlines():
+        if not line.startswith("epoch: "):
+            continue  # the test, after the training
+        for name, value in re.findall(r"([\w ]+): ([-+.\w]+)", line):
+            curves.setdefault(name.strip(), []).append(float(value))
+    return {name: np.array(values) for name, values in curves.items()}
+
+
+def curves_png(curves):
+    """Losses and statistics of the training, by step.
+
+    Arguments
+    ---------
+    curves : dict
+        From `read_train_log`.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(11, 2.6), layout="constrained")
+    grid = canvas.subplots(1, len(CURVES))
+    for axes, (title, names) in zip(grid, CURVES.items()):
+        for name in names:
+            if name in curves:
+                axes.plot(
+                    curves["step"],
+                    curves[name],
+                    ".-",
+                    linewidth=1.2,
+                    label=name.split()[0],
+                )
+        if len(names) > 1 and names[0] in curves:
+            axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+        axes.set_title(title, color=INK, fontsize=9)
+        axes.tick_params(colors=INK, labelsize=8, length=2)
+        for spine in axes.spines.values():
+            spine.set_color(INK)
+            spine.set_alpha(0.4)
+    return figure_png(canvas)
 
 
 def confusion_png(figures):
