@@ -451,7 +451,8 @@ class MultipleInstanceLoss(nn.Module):
             first = inside.float().argmax(1)
             wanted = attributes[torch.arange(len(first)), first]
             rated = wanted.isfinite() & inside.any(1, keepdim=True)
-            errors.append(((found - wanted) ** 2)[rated])
+            # Indexed first: a NaN in what is unknown would reach gradients.
+            errors.append((found[rated] - wanted[rated]) ** 2)
             counts.append(rated)
         return _mean(errors, counts)
 

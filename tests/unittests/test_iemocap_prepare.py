@@ -158,7 +158,7 @@ def test_options_that_do_not_exist(recipe, corpus, tmp_path, options, message):
 
 def test_a_missing_session_is_named(recipe, tmp_path):
     write_dialogue(tmp_path / "IEMOCAP", 1)
-    with pytest.raises(ValueError, match="split 'valid' is empty"):
+    with pytest.raises(ValueError, match="split 'train' is empty"):
         recipe.prepare_iemocap(
             tmp_path / "IEMOCAP", tmp_path / "out", test_session=1
         )

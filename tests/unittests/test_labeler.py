@@ -71,11 +71,11 @@ def make_labeler(model=None, **options):
     return WordEmotionLabeler(modules, hparams, run_opts={"device": "cpu"})
 
 
-def given_labels(logits, attributes=0.0, confidence=1.0, **options):
+def given_labels(logits, attribute=0.0, confidence=1.0, **options):
     """Labels of one-second words with these logits."""
     labeler = make_labeler(Given(), **options)
     logits = torch.tensor(logits)
-    frames = torch.full((len(logits), 4), attributes)
+    frames = torch.full((len(logits), 4), attribute)
     frames[:, :3] = logits
     words = [Word("a", i, i + 1, confidence) for i in range(len(logits))]
     frames = frames.repeat_interleave(50, dim=0)
@@ -129,7 +129,7 @@ def test_evidence_against_neutral_is_intensity():
 
 def test_a_rated_attribute_can_be_the_intensity():
     options = {"intensity_source": "attribute", "attributes": ["arousal"]}
-    word = given_labels([[9.0, 0.0, 0.0]], attributes=math.log(3), **options)[0]
+    word = given_labels([[9.0, 0.0, 0.0]], attribute=math.log(3), **options)[0]
     assert word.intensity == pytest.approx(0.75)
 
 
@@ -215,7 +215,7 @@ def test_a_folder_without_a_labeler_is_named(tmp_path):
 def test_timing_is_joined_to_the_frames():
     features = word_features(torch.ones(50, 2), WORDS, 50.0, 0.0)
     assert features.shape == (3, 4)
-    assert torch.equal(features[:, :2], torch.ones(3, 2))
+    assert features[:, :2] == pytest.approx(torch.ones(3, 2))
     slow, fast = word_timing([Word("one", 0, 0.6), Word("one", 0.6, 0.8)])
     assert (slow > fast).all()
 

@@ -247,6 +247,11 @@ def evaluate(hparams):
         Labeling to part to its summary.
     """
     emotions = hparams["emotions"]
+    if not hparams["label_files"]:
+        raise ValueError(
+            "label_files is empty: name the labelings to compare, such as "
+            "{multiple_instance: results/word_labels.json}."
+        )
     parts = select_utterances(hparams)
     truth = read_word_labels(hparams["truth_file"], emotions)
     unknown = [u for u in parts[EVERYTHING] if u not in truth]

@@ -16,13 +16,15 @@ train:
 > python extract_features.py hparams/extract_features.yaml --data_folder CORPUS
 > python train.py hparams/train_mini.yaml --data_folder CORPUS
 
-The output folder can then be given to label.py and to `WordEmotionLabeler`.
+The output folder (or `labeler_folder`, if that is another) can then be given
+to label.py and to `WordEmotionLabeler`.
 
 Authors
  * speechbrain-emofilm contributors, 2026
 """
 
 import functools
+import itertools
 import shutil
 import sys
 from collections import Counter
@@ -35,7 +37,6 @@ from speechbrain_emofilm.dataio.feature_cache import (
 )
 from speechbrain_emofilm.dataio.labels import (
     check_words,
-    full_intensity,
     read_word_labels,
     sentence_labels,
     words_to_tensors,
@@ -44,6 +45,7 @@ from speechbrain_emofilm.dataio.word_features import (
     aligned_words,
     word_features,
 )
+from speechbrain_emofilm.lobes.efilm import is_labelled
 from speechbrain_emofilm.lobes.word_emotion import (
     WordTargets,
     bag_attention,
@@ -251,7 +253,7 @@ class Corpus:
         features : torch.Tensor
             (W, D)
         emotions : torch.Tensor
-            (W,): indices.
+            (W,): indices, -1 for unlabelled words.
         attributes : torch.Tensor
             (W, R): NaN where unknown.
 
@@ -270,27 +272,54 @@ class Corpus:
             self.cache.frame_offset,
             self.hparams["word_timing"],
         )
-        labels = sentence_labels(words, item["emotion"])
-        if self.truth is not None:
-            if utterance not in self.truth:
-                raise ValueError(
-                    f"{self.options['truth_file']} has no words of it: use "
-                    "another supervision."
-                )
-            labels = self.truth[utterance]
-            check_words(labels, [word.text for word in words], utterance)
+        labels = self.labels(utterance, item, words)
         distribution, intensity = words_to_tensors(labels, self.emotions)
+        columns = []
+        for name in self.hparams["attributes"]:
+            rating = item.get(name)
+            if rating is not None:
+                columns.append(torch.full_like(intensity, rating))
+            elif name == "intensity":
+                # Of sentences: 0 if neutral, else 1.
+                columns.append(intensity)
+            else:
+                columns.append(torch.full_like(intensity, torch.nan))
+        emotions = distribution.argmax(-1)
+        emotions[~is_labelled(distribution)] = -1
+        return features, emotions, torch.stack(columns, -1)
+
+    def labels(self, utterance, item, words):
+        """Labels of an utterance's words, by the supervision.
+
+        Arguments
+        ---------
+        utterance : str
+            Its id.
+        item : dict
+            Its entry in the manifest.
+        words : list of Word
+            Its words.
+
+        Returns
+        -------
+        UtteranceLabels
+            Those of the sentence, or the truth of the words.
+
+        Raises
+        ------
+        ValueError
+            If the truth is wanted, and is not there or of other words.
+        """
         if self.truth is None:
-            intensity = full_intensity(distribution, self.emotions)
-        known = {name: item.get(name) for name in self.hparams["attributes"]}
-        columns = [
-            torch.full_like(intensity, torch.nan if value is None else value)
-            for value in known.values()
-        ]
-        attributes = torch.stack(columns, dim=-1)
-        if "intensity" in known and known["intensity"] is None:
-            attributes[:, list(known).index("intensity")] = intensity
-        return features, distribution.argmax(-1), attributes
+            return sentence_labels(words, item["emotion"])
+        if utterance not in self.truth:
+            raise ValueError(
+                f"{self.options['truth_file']} has no words of it: use "
+                "another supervision."
+            )
+        labels = self.truth[utterance]
+        check_words(labels, [word.text for word in words], utterance)
+        return labels
 
 
 def dataio_prepare(hparams):
@@ -308,52 +337,76 @@ def dataio_prepare(hparams):
         (W,) and attributes (W, R).
     """
     corpora = [Corpus(options, hparams) for options in hparams["corpora"]]
-    set_normalization(hparams["frame_normalization"], corpora)
-    items, skipped, n_items = {}, {}, 0
-    for split in ("train", "valid", "test"):
-        items[split] = {}
-        for number, corpus in enumerate(corpora):
-            for utterance, item in tqdm(
-                corpus.items[split].items(), desc=f"Checking {split}"
-            ):
-                check_emotion(utterance, item, corpus, split)
-                n_items += 1
-                try:
-                    corpus.example(utterance, item)
-                except (ValueError, FileNotFoundError) as error:
-                    skipped[utterance] = str(error)
-                    continue
-                items[split][utterance] = {"corpus": number, "item": item}
-    check_skipped(skipped, n_items, hparams)
+    set_normalization(hparams["frame_normalization"], corpora[0])
 
     # The features of all words fit into memory: frames, of which they are
     # means, are some thirty times as much.
     @functools.lru_cache(maxsize=None)
-    def example(number, utterance, split):
+    def example(number, split, utterance):
         corpus = corpora[number]
         return corpus.example(utterance, corpus.items[split][utterance])
 
+    @takes("id", "corpus", "split")
+    @provides("features", "emotions", "attributes")
+    def word_pipeline(utterance, number, split):
+        yield from example(number, split, utterance)
+
     datasets = {}
-    for split, kept in items.items():
-        if not kept:
-            raise ValueError(
-                f"The split {split!r} has no utterance to use: check the "
-                "corpora and the options of their preparation."
-            )
-
-        @takes("id", "corpus")
-        @provides("features", "emotions", "attributes")
-        def word_pipeline(utterance, number, split=split):
-            yield from example(number, utterance, split)
-
-        datasets[split] = DynamicItemDataset(kept, [word_pipeline])
+    for split, items in usable_items(corpora, example, hparams).items():
+        datasets[split] = DynamicItemDataset(items, [word_pipeline])
         datasets[split].set_output_keys(
             ["id", "features", "emotions", "attributes"]
         )
     return datasets
 
 
-def set_normalization(normalization, corpora):
+def usable_items(corpora, example, hparams):
+    """Tries every utterance, so that no bad one stops a running training.
+
+    Arguments
+    ---------
+    corpora : list of Corpus
+        The data.
+    example : callable
+        (number of the corpus, split, utterance id) to what the model is
+        given; an error if it cannot be used.
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    dict
+        Split to utterance id to a dict of the corpus's number and the split.
+
+    Raises
+    ------
+    ValueError
+        If an emotion is outside of the taxonomy, more than `max_bad_share`
+        cannot be used, or a split is empty.
+    """
+    items = {"train": {}, "valid": {}, "test": {}}
+    skipped, n_items = {}, 0
+    for (number, corpus), split in itertools.product(enumerate(corpora), items):
+        check_emotions(corpus, split)
+        n_items += len(corpus.items[split])
+        for utterance in tqdm(corpus.items[split], desc=f"Checking {split}"):
+            try:
+                example(number, split, utterance)
+            except (ValueError, FileNotFoundError) as error:
+                skipped[utterance] = str(error)
+            else:
+                items[split][utterance] = {"corpus": number, "split": split}
+    check_skipped(skipped, n_items, hparams)
+    for split, kept in items.items():
+        if not kept:
+            raise ValueError(
+                f"The split {split!r} has no utterance to use: check the "
+                "corpora and the options of their preparation."
+            )
+    return items
+
+
+def set_normalization(normalization, corpus):
     """Stores the statistics of the training speech for unknown speakers.
 
     Where features are not normalised per speaker, nothing is changed.
@@ -361,11 +414,10 @@ def set_normalization(normalization, corpora):
     Arguments
     ---------
     normalization : FrameNormalization
-        Takes the statistics of the first corpus.
-    corpora : list of Corpus
-        The data.
+        Takes the statistics.
+    corpus : Corpus
+        The corpus that is like the speech to be labelled.
     """
-    corpus = corpora[0]
     if not corpus.cache.identity["speaker_normalization"]:
         return
     everyone = dict.fromkeys(corpus.items["train"], "everyone")
@@ -374,15 +426,24 @@ def set_normalization(normalization, corpora):
     normalization.set(*statistics["everyone"])
 
 
-def check_emotion(utterance, item, corpus, split):
-    """Raises ValueError for an emotion outside of the taxonomy."""
-    if item["emotion"] not in corpus.emotions:
-        raise ValueError(
-            f"{corpus.options['manifests'][split]}, utterance {utterance}: "
-            f"its emotion is {item['emotion']!r}, and the taxonomy is "
-            f"{', '.join(corpus.emotions)}. Add it to `emotions`, or prepare "
-            "the corpus without it."
-        )
+def check_emotions(corpus, split):
+    """Raises ValueError for emotions outside of the taxonomy.
+
+    Arguments
+    ---------
+    corpus : Corpus
+        The data.
+    split : str
+        Part of it.
+    """
+    for utterance, item in corpus.items[split].items():
+        if item["emotion"] not in corpus.emotions:
+            raise ValueError(
+                f"{corpus.options['manifests'][split]}, utterance "
+                f"{utterance}: its emotion is {item['emotion']!r}, and the "
+                f"taxonomy is {', '.join(corpus.emotions)}. Add it to "
+                "`emotions`, or prepare the corpus without it."
+            )
 
 
 def check_skipped(skipped, n_items, hparams):
@@ -415,7 +476,7 @@ def check_skipped(skipped, n_items, hparams):
 
 
 def export_labeler(hparams, hparams_file, overrides):
-    """Makes the output folder one that `WordEmotionLabeler` loads.
+    """Makes a folder that `WordEmotionLabeler` loads.
 
     Arguments
     ---------
@@ -426,7 +487,7 @@ def export_labeler(hparams, hparams_file, overrides):
     overrides : str
         What the command line changed in it.
     """
-    folder = Path(hparams["output_folder"])
+    folder = Path(hparams["labeler_folder"])
     best = hparams["checkpointer"].find_checkpoint(min_key="loss")
     for name in ("word_emotion", "frame_normalization"):
         with atomic_path(folder / f"{name}.ckpt") as temporary:
