@@ -22,6 +22,7 @@ import sys
 import pytest
 import yaml
 from speechbrain.utils.run_opts import RunOptions
+from tiny_iemocap import make_iemocap
 from tiny_world import REPOSITORY
 
 TABLES = sorted((REPOSITORY / "tests" / "recipes").glob("*.csv"))
@@ -97,6 +98,11 @@ def test_recipe_runs(table, pristine_world, tmp_path, request):
     if "tests/tmp/pretraining" in table.read_text():
         corpus = request.getfixturevalue("pristine_pretraining")
         shutil.copytree(corpus, tmp_path / "pretraining")
+    if "tests/tmp/cosyvoice2" in table.read_text():
+        snapshot = request.getfixturevalue("pristine_snapshot")
+        (tmp_path / "cosyvoice2").symlink_to(snapshot)
+    if "tests/tmp/IEMOCAP" in table.read_text():
+        make_iemocap(tmp_path / "IEMOCAP")
     for number, row in enumerate(read_table(table)):
         output = tmp_path / f"{table.stem}_{number}"
         # Included files are sought from the hparams file's folder.
