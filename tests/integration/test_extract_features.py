@@ -29,8 +29,7 @@ N_UTTERANCES = 24
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Wavs of noise and their manifest; silence of 0.3 s before the shortest
-    would be no difference."""
+    """Wavs of noise, each of another length, and their manifest."""
     generator = np.random.default_rng(0)
     manifest = {}
     for number in range(N_UTTERANCES):
@@ -75,32 +74,54 @@ def extract(*args, **options):
     run_script(RECIPE / "extract_features.py", flags(*args, **options), HPARAMS)
 
 
-def extract_and_kill(seconds, *args, **options):
-    """Runs the script in a process that is killed after a time."""
+def extract_and_kill(n_parts, delay, corpus, **options):
+    """Runs the script in a process that is killed some seconds after it has
+    written so many parts; returns the names of all that there are."""
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=extract, args=args, kwargs=options)
+    process = context.Process(target=extract, args=[corpus], kwargs=options)
     process.start()
-    time.sleep(seconds)
+    folder = parts_folder(corpus / "features.hdf5")
+    before = set(folder.glob("[!.]*"))
+    while process.is_alive():
+        if len(set(folder.glob("[!.]*")) - before) >= n_parts:
+            break
+        time.sleep(0.005)
+    time.sleep(delay)
     process.kill()
     process.join()
+    return set(folder.glob("[!.]*"))
 
 
 def test_killed_at_random_moments_it_ends_like_an_unbroken_run(corpus):
     extract(corpus, "unbroken.hdf5")
     moments = random.Random()
     survived = set()
-    for _ in range(6):
-        extract_and_kill(moments.uniform(0.1, 1.0), corpus, pause=0.1)
-        folder = parts_folder(corpus / "features.hdf5")
-        parts = {part.name for part in folder.glob("[!.]*")}
-        assert survived <= parts or (corpus / "features.hdf5").is_file()
+    for n_parts in (1, 1, 2):
+        delay = moments.uniform(0, 0.1)
+        parts = extract_and_kill(n_parts, delay, corpus, pause=0.1)
+        assert survived < parts
         survived = parts
     extract(corpus)
     unbroken = (corpus / "unbroken.hdf5").read_bytes()
     assert (corpus / "features.hdf5").read_bytes() == unbroken
-    assert not folder.exists()
+    assert not parts_folder(corpus / "features.hdf5").exists()
     with EmotionFeatureCache(corpus / "features.hdf5") as cache:
         assert len(cache) == N_UTTERANCES
+
+
+def test_killed_between_joining_the_parts_and_removing_them(corpus):
+    extract(corpus, "unbroken.hdf5")
+    extract_and_kill(3, 0, corpus, pause=0.1)
+    parts = parts_folder(corpus / "features.hdf5")
+    left = {part.name: part.read_bytes() for part in parts.glob("[!.]*")}
+    extract(corpus)
+    parts.mkdir()
+    for name, data in left.items():
+        (parts / name).write_bytes(data)
+    extract(corpus)
+    unbroken = (corpus / "unbroken.hdf5").read_bytes()
+    assert (corpus / "features.hdf5").read_bytes() == unbroken
+    assert not parts.exists()
 
 
 def test_processes_share_the_work_and_the_file_is_the_same(corpus):
@@ -223,9 +244,7 @@ def test_cache_of_another_model_is_an_error_before_any_work(corpus):
 
 
 def test_parts_of_another_model_are_an_error(corpus):
-    extract_and_kill(0.6, corpus, pause=0.1)
-    if not list(parts_folder(corpus / "features.hdf5").glob("[!.]*")):
-        extract_and_kill(3.0, corpus, pause=0.1)
+    extract_and_kill(1, 0, corpus, pause=0.1)
     with pytest.raises(ValueError, match="features of another extractor"):
         extract(corpus, revision="2")
 
