@@ -20,4 +20,4 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     prepare_iemocap(**hparams["prepare_opts"])
-    print(f"{hparams['prepared_folder']} has the manifests.")
+    print(f"{hparams['output_folder']} has the manifests.")

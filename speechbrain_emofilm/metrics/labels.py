@@ -91,8 +91,8 @@ class WordLabelMetrics:
                     max(word.probs.values()) if word.probs else 1.0
                     for word in labels.words
                 ],
-                "true_intensity": _intensities(truth),
-                "intensity": _intensities(labels),
+                "true_intensity": [w.intensity for w in truth.words],
+                "intensity": [w.intensity for w in labels.words],
                 "boundary_errors": edges,
                 "missed_boundaries": missed,
                 "eder": emotion_diarization_error(truth, labels),
@@ -103,9 +103,10 @@ class WordLabelMetrics:
     def _index(self, emotion):
         return -1 if emotion is None else self.emotions.index(emotion)
 
-    def _words(self, name):
-        """A column of all words."""
-        return np.array([value for row in self.rows for value in row[name]])
+    def _words(self, name, dtype=None):
+        """A column of all words; NaN where a number is unknown."""
+        values = [value for row in self.rows for value in row[name]]
+        return np.array(values, dtype)
 
     def confusion(self) -> np.ndarray:
         """Counts of words, true emotion by labelled one.
@@ -145,10 +146,12 @@ class WordLabelMetrics:
             raise ValueError("No utterance was compared: append some first.")
         truth, found = self._words("truth"), self._words("found")
         right = truth == found
-        wanted, given = self._words("true_intensity"), self._words("intensity")
+        wanted, given = (
+            self._words(name, float) for name in ("true_intensity", "intensity")
+        )
         emotional = wanted > 0
         labelled = found >= 0
-        errors = self._words("boundary_errors") * 1000
+        errors = self._words("boundary_errors", float) * 1000
         n_missed = sum(row["missed_boundaries"] for row in self.rows)
         durations = np.array([row["duration"] for row in self.rows])
         eder = np.array([row["eder"] for row in self.rows])
@@ -442,13 +445,6 @@ def majority_emotion(truth: Mapping[str, UtteranceLabels]) -> str:
     """
     emotions = [w.emotion for labels in truth.values() for w in labels.words]
     return Counter(emotions).most_common(1)[0][0]
-
-
-def _intensities(labels):
-    return [
-        np.nan if word.intensity is None else word.intensity
-        for word in labels.words
-    ]
 
 
 def _percentile(values, percent):
