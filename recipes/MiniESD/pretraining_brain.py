@@ -9,7 +9,9 @@ import math
 
 from speechbrain_emofilm.utils.files import atomic_path
 
+import numpy as np
 import speechbrain as sb
+import torch
 from safetensors.torch import save_file
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,9 @@ class PretrainingBrain(sb.Brain):
     """Trains for a fixed number of steps; an epoch is a span of steps.
 
     A recipe implements ``compute_forward`` and ``compute_losses``, the latter
-    returning a dictionary of scalars whose ``loss`` is minimised. Started
-    again after an interruption, training goes on from the last epoch.
+    returning a dictionary of scalars whose ``loss`` is minimised. Batches are
+    dictionaries of tensors. Started again after an interruption, training
+    goes on from the last epoch and ends as if it had not been interrupted.
     """
 
     def fit_batch(self, batch):
@@ -43,7 +46,15 @@ class PretrainingBrain(sb.Brain):
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        return super().fit_batch(batch)
+        return super().fit_batch(self.on_device(batch))
+
+    def evaluate_batch(self, batch, stage):
+        """One validation batch."""
+        return super().evaluate_batch(self.on_device(batch), stage)
+
+    def on_device(self, batch):
+        """The batch where the modules are."""
+        return {name: value.to(self.device) for name, value in batch.items()}
 
     def compute_objectives(self, predictions, batch, stage):
         """Keeps running means of every named loss."""
@@ -54,8 +65,15 @@ class PretrainingBrain(sb.Brain):
         return losses["loss"]
 
     def on_stage_start(self, stage, epoch=None):
-        """New running means."""
+        """New running means, and the random numbers of this epoch.
+
+        They depend on nothing but the epoch, so that a resumed training
+        draws the same segments and noise.
+        """
         self.running = {}
+        if stage == sb.Stage.TRAIN:
+            place = np.random.SeedSequence([self.hparams.seed, epoch])
+            torch.manual_seed(int(place.generate_state(1)[0]))
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log; after validation, checkpoint."""

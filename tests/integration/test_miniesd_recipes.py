@@ -96,6 +96,56 @@ def test_interrupted_training_goes_on_from_its_last_epoch(
     assert not torch.equal(weights[name], stopped[name].half())
 
 
+def test_a_resumed_training_ends_as_an_uninterrupted_one(pretraining, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train_tokenizer(pretraining, whole)
+    adamw_step = torch.optim.AdamW.step
+    steps = []
+
+    def step(optimizer, *args, **kwargs):
+        if len(steps) == 3:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        steps.append(1)
+        return adamw_step(optimizer, *args, **kwargs)
+
+    with mock.patch("torch.optim.AdamW.step", step):
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(pretraining, resumed)
+    torch.rand(5)  # whatever random numbers were drawn since
+    train_tokenizer(pretraining, resumed)
+    torch.testing.assert_close(
+        load_file(resumed / "speech_tokenizer.safetensors"),
+        load_file(whole / "speech_tokenizer.safetensors"),
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_validation_segments_are_always_the_same(pretraining, tmp_path):
+    ran = train_tokenizer(pretraining, tmp_path, number_of_epochs=1)
+    corpus = ran["PretrainingCorpus"](pretraining)
+    fixed = ran["Segments"](corpus, corpus.valid, 8, 16, fixed=True)
+    first = [fixed[i]["mel"] for i in range(8)]
+    assert all(torch.equal(fixed[i]["mel"], first[i]) for i in range(8))
+    free = ran["Segments"](corpus, corpus.train, 8, 16)
+    assert not all(torch.equal(free[0]["mel"], free[0]["mel"]) for _ in "123")
+
+
+def test_more_speakers_than_the_decoder_has_are_named(pretraining, tmp_path):
+    with pytest.raises(ValueError, match="has 4 speakers: set n_speakers"):
+        train_tokenizer(pretraining, tmp_path, n_speakers=3)
+
+
+def test_batches_go_where_the_modules_are():
+    with mock.patch.object(sys, "path", [str(RECIPES), *sys.path]):
+        brain = runpy.run_path(str(RECIPES / "pretraining_brain.py"))[
+            "PretrainingBrain"
+        ]
+    somewhere = mock.Mock(device="meta", hparams=mock.Mock(seed=0))
+    moved = brain.on_device(somewhere, {"mel": torch.zeros(2)})
+    assert moved["mel"].device.type == "meta"
+
+
 def test_finished_training_is_not_done_again(pretraining, tmp_path):
     output = tmp_path / "output"
     train_tokenizer(pretraining, output, number_of_epochs=1)

@@ -49,7 +49,7 @@ class FlowBrain(PretrainingBrain):
 
     def compute_forward(self, batch, stage):
         """Encode the tokens."""
-        tokens = batch["tokens"].to(self.device)
+        tokens = batch["tokens"]
         n_tokens = tokens.new_full((len(tokens),), tokens.shape[1])
         return self.flow(stage).encode(tokens, n_tokens)
 
@@ -57,13 +57,13 @@ class FlowBrain(PretrainingBrain):
         """Both losses as a dictionary."""
         mu, n_frames = predictions
         flow = self.flow(stage)
-        mel = batch["mel"].to(self.device)
+        mel = batch["mel"]
         mel = (mel - flow.mel_mean) / flow.mel_std
         generator = None
         if stage != sb.Stage.TRAIN:
             generator = torch.Generator().manual_seed(self.hparams.seed)
         draws = flow.draw(n_frames, generator)
-        speaker = flow.project_speaker(batch["x_vector"].to(self.device))
+        speaker = flow.project_speaker(batch["x_vector"])
         losses = {
             "flow": flow.decoder.loss(mel, n_frames, mu, speaker, draws),
             "prior": F.l1_loss(mu, mel),

@@ -151,9 +151,10 @@ class LLMBrain(PretrainingBrain):
         """Teacher forcing, with some of the history replaced."""
         history = batch["speech"]
         if stage == sb.Stage.TRAIN:
-            replace = torch.rand(history.shape)
+            replace = torch.rand(history.shape, device=history.device)
             replace = replace < self.hparams.history_corruption
-            shuffled = history.flatten()[torch.randperm(history.numel())]
+            order = torch.randperm(history.numel(), device=history.device)
+            shuffled = history.flatten()[order]
             history = torch.where(replace, shuffled.view_as(history), history)
         return self.modules.llm(
             self.modules.embedding(batch["text"]),

@@ -39,10 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 class Segments(torch.utils.data.Dataset):
-    """Random segments of the corpus, drawn anew each time."""
+    """Random segments of the corpus, drawn anew each time unless `fixed`."""
 
-    def __init__(self, corpus, indices, n_items, n_tokens):
-        self.corpus = corpus
+    def __init__(self, corpus, indices, n_items, n_tokens, fixed=False):
+        self.corpus, self.fixed = corpus, fixed
         self.indices = corpus.with_length(indices, 2 * n_tokens)
         self.n_items, self.n_tokens = n_items, n_tokens
         self._cache = {}
@@ -50,8 +50,9 @@ class Segments(torch.utils.data.Dataset):
     def __len__(self):
         return self.n_items
 
-    def __getitem__(self, _):
-        draw = torch.randint(0, 2**31 - 1, (2,)).tolist()
+    def __getitem__(self, item):
+        generator = torch.Generator().manual_seed(item) if self.fixed else None
+        draw = torch.randint(0, 2**31 - 1, (2,), generator=generator).tolist()
         index = self.indices[draw[0] % len(self.indices)]
         n_positions = self.corpus.n_frames(index) // 2 - self.n_tokens + 1
         first = draw[1] % n_positions
@@ -144,11 +145,18 @@ def main():
         hparams["output_folder"], hparams_file, overrides
     )
     corpus = PretrainingCorpus(hparams["data_folder"])
+    if hparams["n_speakers"] < len(corpus.speakers):
+        raise ValueError(
+            f"{corpus.folder} has {len(corpus.speakers)} speakers: set "
+            f"n_speakers, which is {hparams['n_speakers']}, to that number."
+        )
     hparams["tokenizer"].load_state_dict(corpus.normalisation(), strict=False)
     n_items = hparams["steps_per_epoch"] * hparams["batch_size"]
     size = hparams["segment_tokens"]
     train = Segments(corpus, corpus.train, n_items, size)
-    valid = Segments(corpus, corpus.valid, 4 * hparams["batch_size"], size)
+    valid = Segments(
+        corpus, corpus.valid, 4 * hparams["batch_size"], size, fixed=True
+    )
     brain = TokenizerBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -167,7 +175,7 @@ def main():
     inference = {k: v for k, v in state.items() if not k.startswith("heads")}
     path = Path(hparams["output_folder"]) / "speech_tokenizer.safetensors"
     save_weights(inference, path)
-    tokenise_corpus(hparams["tokenizer"], corpus)
+    tokenise_corpus(hparams["tokenizer"].cpu(), corpus)
 
 
 if __name__ == "__main__":

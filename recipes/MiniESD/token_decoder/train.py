@@ -131,7 +131,7 @@ def main():
     state = hparams["decoder"].state_dict()
     save_weights(state, folder / "token_decoder.safetensors")
     save_weights(corpus.x_vectors(), folder / "speakers.safetensors")
-    decode_corpus(hparams["decoder"], corpus)
+    decode_corpus(hparams["decoder"].cpu(), corpus)
 
 
 if __name__ == "__main__":
