@@ -553,7 +553,16 @@ def evaluate(hparams):
     """
     items = load_items(hparams)
     measurer = hparams["measurer"]
-    listener, sentences = natural_speech(hparams, measurer)
+    listener, sentences = natural_speech(
+        measurer,
+        hparams["data_folder"],
+        hparams["alignment_folder"],
+        hparams["emotions"],
+        hparams["classifier_manifest"],
+        hparams["reading_manifest"],
+        hparams["n_classifier"],
+        hparams["window"],
+    )
     readings = measured_readings(
         sentences,
         {item.sentence for item in items.values()},

@@ -13,6 +13,9 @@ from speechbrain_emofilm.processing.pooling import word_average_pooling
 import torch
 from fedd_prepare import read_recordings
 from measuring import Recorded
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
 
 
 class Listener:
@@ -45,14 +48,9 @@ class Listener:
         measured : dict
             Recording id to Measures.
         """
-        by_speaker = {}
-        for r in recordings:
-            frames = measured[r.id].features
-            by_speaker.setdefault(r.speaker, []).append(frames)
-        if getattr(self.extractor, "speaker_normalization", False):
-            for speaker, frames in by_speaker.items():
-                frames = torch.cat([f for f in frames if f.numel()])
-                self.scales[speaker] = frames.mean(0), frames.std(0) + 1e-6
+        self.learn_scales(
+            (r.speaker, measured[r.id].features) for r in recordings
+        )
         vectors, emotions = [], []
         for r in recordings:
             if measured[r.id].failure:
@@ -66,10 +64,28 @@ class Listener:
             raise ValueError(
                 f"The training speech has no {', '.join(sorted(missing))}: "
                 "the classifier of words needs all emotions; give another "
-                "classifier_split or shorten `emotions`."
+                "classifier_manifest, or shorten `emotions`."
             )
         vectors = torch.cat(vectors).numpy()
         self.classifier = WordEmotionClassifier.fit(vectors, emotions)
+
+    def learn_scales(self, spoken):
+        """Takes the scales of speakers that have none yet.
+
+        Arguments
+        ---------
+        spoken : iterable of (str, torch.Tensor)
+            A speaker and frames (F, D) of natural speech.
+        """
+        if not getattr(self.extractor, "speaker_normalization", False):
+            return
+        by_speaker = {}
+        for speaker, frames in spoken:
+            if frames.numel() and speaker not in self.scales:
+                by_speaker.setdefault(speaker, []).append(frames)
+        for speaker, frames in by_speaker.items():
+            frames = torch.cat(frames)
+            self.scales[speaker] = frames.mean(0), frames.std(0) + 1e-6
 
     def scaled(self, frames, speaker):
         """Frames in the scale of their speaker.
@@ -184,44 +200,74 @@ def choose_training(sentences, n):
     return chosen[:n]
 
 
-def natural_speech(hparams, measurer):
+def natural_speech(
+    measurer,
+    data_folder,
+    alignment_folder,
+    emotions,
+    classifier_manifest,
+    reading_manifest,
+    n_classifier,
+    window,
+):
     """Learns from the corpus's own speech.
 
     Arguments
     ---------
-    hparams : dict
-        The hyperparameters.
     measurer : Measurer
         What measures.
+    data_folder : str
+        The corpus.
+    alignment_folder : str
+        Its TextGrids.
+    emotions : list of str
+        The taxonomy.
+    classifier_manifest : str
+        Natural training speech.
+    reading_manifest : str
+        Where the readings of the set's sentences are.
+    n_classifier : int
+        Training utterances at most.
+    window : float
+        As `Listener` takes it.
 
     Returns
     -------
     listener : Listener
-        Trained on the split `classifier_split`.
-    readings : dict
-        (speaker, sentence) to emotion to (features (F, D), words (W, D)), of
-        the split the set is made of.
+        Trained.
+    sentences : dict
+        (speaker, sentence) to emotion to Recording, of `reading_manifest`.
     """
-    sets = {}
-    for split in ("classifier_manifest", "reading_manifest"):
-        sets[split], _ = read_recordings(
-            hparams["data_folder"],
-            [hparams[split]],
-            hparams["alignment_folder"],
-            hparams["emotions"],
-        )
-    listener = Listener(
-        measurer.emotion_features, hparams["emotions"], hparams["window"]
+    training, sentences = (
+        _read(data_folder, manifest, alignment_folder, emotions)
+        for manifest in (classifier_manifest, reading_manifest)
     )
-    training = choose_training(
-        sets["classifier_manifest"], hparams["n_classifier"]
-    )
+    listener = Listener(measurer.emotion_features, emotions, window)
+    chosen = choose_training(training, n_classifier)
     measured = measurer.measure_all(
-        {r.id: Recorded(r.wav, r.text) for r in training},
+        {r.id: Recorded(r.wav, r.text) for r in chosen},
         "Measuring, natural training speech",
     )
-    listener.learn(training, measured)
-    return listener, sets["reading_manifest"]
+    listener.learn(chosen, measured)
+    return listener, sentences
+
+
+def _read(data_folder, manifest, alignment_folder, emotions):
+    """Recordings of a manifest; says how many cannot be used."""
+    sentences, skipped = read_recordings(
+        data_folder, [manifest], alignment_folder, emotions
+    )
+    if not sentences:
+        reason = skipped[0]["reason"] if skipped else "it is empty."
+        raise ValueError(f"{manifest}: no utterance can be used: {reason}")
+    if skipped:
+        logger.warning(
+            "%s: %d utterances cannot be used, the first: %s",
+            manifest,
+            len(skipped),
+            skipped[0]["reason"],
+        )
+    return sentences
 
 
 def measured_readings(sentences, wanted, measurer, listener):
@@ -241,7 +287,8 @@ def measured_readings(sentences, wanted, measurer, listener):
     Returns
     -------
     dict
-        As `natural_speech` says.
+        (speaker, sentence) to emotion to the features of its frames (F, D)
+        and words (W, D).
     """
     recordings = {
         (key, emotion): r
@@ -251,6 +298,10 @@ def measured_readings(sentences, wanted, measurer, listener):
     measured = measurer.measure_all(
         {place: Recorded(r.wav, r.text) for place, r in recordings.items()},
         "Measuring, readings of the same sentences",
+    )
+    # Speakers that the training speech lacks.
+    listener.learn_scales(
+        (r.speaker, measured[place].features) for place, r in recordings.items()
     )
     readings = {}
     for (key, emotion), r in recordings.items():

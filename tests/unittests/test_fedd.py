@@ -614,3 +614,27 @@ def test_marked_text_is_read_for_speaking():
 def test_a_set_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="fedd_prepare.py first"):
         synthesise.read_items({"set_folder": tmp_path})
+
+
+def test_held_out_speakers_get_a_scale_of_their_own():
+    listener = natural_speech.Listener(Spectrum(), EMOTIONS, 0.1)
+    frames = torch.randn(50, 39) * 3 + 5
+    assert listener.scaled(frames, "0013") is frames
+    listener.learn_scales([("0013", frames)])
+    scaled = listener.scaled(frames, "0013")
+    assert scaled.mean().abs() < 1e-5 and abs(float(scaled.std()) - 1) < 0.1
+    listener.learn_scales([("0013", 0 * frames)])  # the first one stays
+    assert torch.equal(listener.scaled(frames, "0013"), scaled)
+
+
+def test_training_speech_must_have_all_emotions(corpus, splices, tmp_path):
+    hparams = hparams_of(corpus, splices, tmp_path, {}) | {"n_classifier": 4}
+    with pytest.raises(ValueError, match="training speech has no .*surprise"):
+        evaluate.evaluate(hparams)
+
+
+def test_a_corpus_without_word_times_is_named(corpus, splices, tmp_path):
+    hparams = hparams_of(corpus, splices, tmp_path, {})
+    hparams["alignment_folder"] = tmp_path
+    with pytest.raises(ValueError, match="train.json: no utterance.*Align"):
+        evaluate.evaluate(hparams)
