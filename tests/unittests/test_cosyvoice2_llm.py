@@ -1,14 +1,18 @@
 """CosyVoice2's language model: the reference, training and generation."""
 
+import io
 import json
 from pathlib import Path
 
+from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
+from speechbrain_emofilm.lobes.cosyvoice2.precision import set_weight_precision
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
     GreedySampler,
     RepetitionAwareSampler,
     UtteranceNoise,
 )
+from speechbrain_emofilm.lobes.cosyvoice2.trunk import read_packed
 from speechbrain_emofilm.lobes.fsq import FSQEmbedding, FSQLinear
 
 import pytest
@@ -131,28 +135,6 @@ def test_greedy_tokens_agree_with_the_reference(reference, reference_lm, case):
 
 
 # Loading
-
-
-def test_names_and_shapes_of_the_released_checkpoint():
-    manifest = json.loads((FIXTURES / "manifest_llm.json").read_text())
-    with torch.device("meta"):
-        lm = CosyVoice2LM(
-            {
-                "vocab_size": 151936,
-                "hidden_size": 896,
-                "intermediate_size": 4864,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 14,
-                "num_key_value_heads": 2,
-                "rope_theta": 1e6,
-            }
-        )
-        released = {
-            name: torch.empty(shape)
-            for name, (shape, _) in manifest["tensors"].items()
-        }
-    assert len(released) == 295
-    lm.load_upstream_state_dict({**released, "epoch": 7, "step": 700})
 
 
 def test_a_checkpoint_of_other_sizes_is_refused_by_name(reference):
@@ -534,3 +516,209 @@ def test_refuses_guidance_without_the_unconditional():
     text, text_lens, _, _ = _tiny_batch()
     with pytest.raises(ValueError, match="unconditional_embeddings"):
         lm.generate(lm.embed_text(text), text_lens, guidance=2.0)
+
+
+# Text streaming
+
+
+def _pieces(embeddings, *sizes):
+    """The text (1, T, C) in pieces of these sizes, the last one open."""
+    return list(embeddings.split([*sizes, embeddings.shape[1] - sum(sizes)], 1))
+
+
+def _teacher_forced(lm, text, tokens):
+    """Scores and targets of the tokens laid out as bistream."""
+    out = lm(
+        text,
+        torch.ones(1),
+        torch.tensor([tokens]),
+        torch.ones(1),
+        bistream_probability=1.0,
+    )
+    return out.logits, out.targets
+
+
+@pytest.mark.parametrize("n_prompt", [0, 2, 3, 4, 7])
+def test_streamed_speech_is_the_best_in_the_layout_of_training(n_prompt):
+    lm = _tiny_lm(mix_ratio=(2, 3))
+    with torch.no_grad():  # full blocks, and speech up to the greatest length
+        lm.llm_decoder.bias[lm.end_id :] -= 100.0
+    text = lm.embed_text(torch.randint(30, (1, 7)))
+    prompt = torch.randint(27, (1, n_prompt))
+    tokens = list(
+        lm.generate_stream(
+            _pieces(text, 1, 3),
+            prompt,
+            sampler=GreedySampler(),
+            max_ratio=4.0,
+        )
+    )
+    spoken = [*prompt[0].tolist(), *tokens]
+    logits, targets = _teacher_forced(lm, text, spoken)
+    assert len(tokens) == 28
+    assert (targets == lm.fill_id).sum() == 7 // 2
+    best = logits[targets != lm.fill_id, : lm.end_id].argmax(-1)
+    assert tokens == best[n_prompt : len(spoken)].tolist()
+
+
+def test_speech_starts_before_the_text_is_complete():
+    lm = _tiny_lm(mix_ratio=(2, 3))
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.fill_id] -= 100.0
+    text = lm.embed_text(torch.randint(30, (1, 7)))
+    read = []
+
+    def write():
+        for piece in text.split(1, 1):
+            read.append(1)
+            yield piece
+
+    stream = lm.generate_stream(write())
+    n_read = []
+    for _ in range(9):
+        next(stream)
+        n_read.append(len(read))
+    assert n_read == [2, 2, 2, 4, 4, 4, 6, 6, 6]
+
+
+def test_the_pieces_of_the_text_do_not_matter():
+    lm = _tiny_lm(seed=2, mix_ratio=(2, 3))
+    text = lm.embed_text(torch.randint(30, (1, 7)))
+    whole = list(lm.generate_stream([text], max_ratio=3.0, seed=5))
+    pieces = list(lm.generate_stream(text.split(1, 1), max_ratio=3.0, seed=5))
+    other = list(lm.generate_stream([text], max_ratio=3.0, seed=6))
+    assert whole == pieces != other
+
+
+def test_fill_asks_for_more_text_early():
+    lm = _tiny_lm(mix_ratio=(2, 3))
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.fill_id] += 100.0
+        lm.llm_decoder.bias[lm.end_id] -= 100.0
+    text = lm.embed_text(torch.randint(30, (1, 4)))
+    tokens = list(
+        lm.generate_stream([text], sampler=GreedySampler(), max_ratio=2.0)
+    )
+    # No speech in the blocks: all of it comes after the task.
+    (expected,) = lm.generate(
+        text,
+        torch.ones(1),
+        sampler=GreedySampler(),
+        max_ratio=2.0,
+    )
+    assert tokens == expected.tolist()
+
+
+def test_a_prompt_longer_than_the_text_is_not_lost():
+    lm = _tiny_lm(mix_ratio=(2, 3))
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.end_id] -= 100.0
+    text = lm.embed_text(torch.randint(30, (1, 2)))
+    prompt = torch.randint(27, (1, 8))
+    first = next(lm.generate_stream([text], prompt, sampler=GreedySampler()))
+    logits, _ = _teacher_forced(lm, text, prompt[0].tolist())
+    assert first == logits[-1, : lm.end_id].argmax()
+
+
+def test_streaming_ends_at_max_ratio_and_refuses_no_text():
+    lm = _tiny_lm(mix_ratio=(2, 3))
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.end_id] -= 100.0
+    text = lm.embed_text(torch.randint(30, (1, 5)))
+    assert len(list(lm.generate_stream([text], max_ratio=4.0))) == 20
+    with pytest.raises(ValueError, match="no text"):
+        list(lm.generate_stream([]))
+
+
+# The trunk
+
+
+@pytest.mark.parametrize("n_key_heads", [1, 2, 4])
+def test_cached_and_packed_reading_equal_the_trunk(n_key_heads):
+    torch.manual_seed(0)
+    lm = CosyVoice2LM(
+        {
+            **TINY,
+            "num_attention_heads": 4,
+            "num_key_value_heads": n_key_heads,
+        },
+        speech_token_size=27,
+    )
+    lens = torch.tensor([9, 4, 6])
+    right = (torch.arange(9) < lens[:, None]).long()
+    embeddings = torch.randn(3, 9, 16)
+    with torch.no_grad():
+        packed = read_packed(lm.llm, embeddings, right)
+        cached = CachedQwen2(lm.llm, 9 - lens)
+        flipped = torch.stack(
+            [e.roll(9 - int(n), 0) for e, n in zip(embeddings, lens)]
+        )
+        pieces = torch.cat([cached(p) for p in flipped.split([6, 1, 2], 1)], 1)
+        for row, n in enumerate(lens.tolist()):
+            alone = lm.llm(inputs_embeds=embeddings[row : row + 1, :n])[0][0]
+            torch.testing.assert_close(
+                packed[row, :n], alone, rtol=1e-4, atol=1e-5
+            )
+            torch.testing.assert_close(
+                pieces[row, 9 - n :], alone, rtol=1e-4, atol=1e-5
+            )
+            assert not packed[row, n:].any()
+
+
+def test_padding_costs_nothing_in_the_linear_layers():
+    lm = _tiny_lm()
+    rows = []
+    lm.llm.layers[0].mlp.register_forward_hook(
+        lambda _, x, y: rows.append(y.shape[:-1].numel())
+    )
+    text, *rest = _tiny_batch()
+    lm(lm.embed_text(text), *rest)
+    assert rows == [(7 + 6) + (4 + 9) + (5 + 1) + 3 * 2]
+
+
+def test_the_cache_grows_beyond_its_first_room():
+    lm = _tiny_lm()
+    embeddings = torch.randn(1, 300, 16)
+    with torch.no_grad():
+        cached = CachedQwen2(lm.llm)
+        pieces = [cached(piece) for piece in embeddings.split(1, 1)]
+        whole = lm.llm(inputs_embeds=embeddings).last_hidden_state
+    torch.testing.assert_close(
+        torch.cat(pieces, 1), whole, rtol=1e-4, atol=1e-5
+    )
+
+
+# Smaller weights
+
+
+@pytest.mark.parametrize("precision, error", [("bf16", 0.02), ("int8", 0.05)])
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_smaller_weights_score_almost_the_same(precision, error, n_rows):
+    lm, small = _tiny_lm(), set_weight_precision(_tiny_lm(), precision)
+    text, text_lens, speech, speech_lens = (t[:n_rows] for t in _tiny_batch())
+    text_lens, speech_lens = torch.ones(n_rows), torch.ones(n_rows)
+    with torch.no_grad():
+        embeddings = lm.embed_text(text)
+        exact = lm(embeddings, text_lens, speech, speech_lens).logits
+        close = small(embeddings, text_lens, speech, speech_lens).logits
+    assert 0 < (exact - close).abs().max() < error * exact.abs().max()
+    tokens = small.generate(embeddings, text_lens, max_ratio=3.0)
+    assert all(0 <= t < 27 for row in tokens for t in row.tolist())
+
+
+def test_smaller_weights_are_smaller():
+    def n_bytes(precision):
+        sizes = {"hidden_size": 128, "intermediate_size": 512}
+        lm = CosyVoice2LM({**TINY, **sizes}, speech_token_size=27)
+        set_weight_precision(lm, precision)
+        buffer = io.BytesIO()
+        torch.save(lm.llm.layers.state_dict(), buffer)
+        return buffer.tell()
+
+    assert n_bytes("bf16") < 0.6 * n_bytes("fp32")
+    assert n_bytes("int8") < 0.4 * n_bytes("fp32")
+
+
+def test_refuses_an_unknown_precision():
+    with pytest.raises(ValueError, match="'fp8'"):
+        set_weight_precision(_tiny_lm(), "fp8")

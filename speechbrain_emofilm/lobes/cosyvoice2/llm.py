@@ -2,8 +2,8 @@
 
 A Qwen2 decoder reads ``[sos, text, task, speech]`` and predicts the speech
 (Du et al., CosyVoice 2, 2024). The modules are named so that a released
-checkpoint loads (``load_upstream_state_dict``). The text head of Qwen2, which
-speech never needs, is left out.
+checkpoint loads (``CosyVoice2LM.from_upstream``). The text head of Qwen2,
+which speech never needs, is left out.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -11,27 +11,50 @@ Authors
 
 import logging
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import (
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
+from speechbrain_emofilm.lobes.cosyvoice2.bistream import BistreamDecoding
+from speechbrain_emofilm.lobes.cosyvoice2.checkpoint import (
+    QWEN2_0_5B,
+    check_is_cosyvoice2_llm,
+    check_tensors,
+    read_qwen2_config,
+    read_upstream_tensors,
+)
+from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
+from speechbrain_emofilm.lobes.cosyvoice2.layout import (
+    FILL,
+    IGNORE,
+    SequenceLayout,
+    sequence_layout,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
     RepetitionAwareSampler,
+    Sampler,
     UtteranceNoise,
 )
+from speechbrain_emofilm.lobes.cosyvoice2.trunk import read_packed
 
 import torch
 import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
-from transformers import Cache, Qwen2Config, Qwen2Model
+from transformers import Qwen2Config, Qwen2Model
 
-Sampler = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 logger = logging.getLogger(__name__)
 
 N_SPECIAL = 3  # end, one that upstream never uses, fill
-IGNORE = -1  # no target here
-_FILL = -2  # in a layout: the target is the fill token
-_SOS, _TASK = 0, 1  # rows of llm_embedding
 _UPSTREAM_TRUNK = "llm.model.model."
 _UPSTREAM_TEXT_HEAD = "llm.model.lm_head.weight"
 
@@ -69,112 +92,6 @@ class LMOutput:
     attentions: Optional[Tuple[torch.Tensor, ...]] = None
 
 
-@dataclass
-class SequenceLayout:
-    """Where everything of a batch stands in the sequence of length L.
-
-    Arguments
-    ---------
-    source : torch.Tensor
-        Index of each position's embedding in the concatenation of sos, task,
-        the padded text and the padded speech, shape (B, L).
-    predicts : torch.Tensor
-        Index of the speech token that each position predicts (the number of
-        tokens for the end), -2 for fill, -1 for nothing, shape (B, L).
-    mask : torch.Tensor
-        1 where there is something, 0 in padding, shape (B, L).
-    """
-
-    source: torch.Tensor
-    predicts: torch.Tensor
-    mask: torch.Tensor
-
-
-def sequence_layout(
-    text_lens: Sequence[int],
-    speech_lens: Sequence[int],
-    interleaved: Sequence[bool],
-    text_size: int,
-    mix_ratio: Tuple[int, int] = (5, 15),
-) -> SequenceLayout:
-    """Lays out a batch as unistream or bistream sequences, padded right.
-
-    Unistream, three text tokens t and two speech tokens s, one of padding::
-
-        input    sos  t0   t1   t2   task s0   s1   pad
-        target    -    -    -    -   s0   s1   end   -
-        mask      1    1    1    1    1    1    1    0
-
-    Bistream, here with blocks of two text and three speech tokens: blocks
-    while text lasts, then what remains as above. Fill, the target after a
-    block, asks for more text and is never an input. ::
-
-        input    sos  t0   t1   s0   s1   s2   t2   task s3   s4
-        target    -    -   s0   s1   s2   fill  -   s3   s4   end
-        mask      1    1    1    1    1    1    1    1    1    1
-
-    The mask is that of padding; within it each position sees those before.
-
-    Arguments
-    ---------
-    text_lens : Sequence[int]
-        Number of text tokens of each item.
-    speech_lens : Sequence[int]
-        Number of speech tokens of each item.
-    interleaved : Sequence[bool]
-        Which items are bistream. One that has no more than
-        ``mix_ratio[1] / mix_ratio[0]`` speech per text token is unistream
-        all the same, as its speech would end before its text.
-    text_size : int
-        Length T of the padded text.
-    mix_ratio : Tuple[int, int]
-        Text and speech tokens of a bistream block.
-
-    Returns
-    -------
-    layout : SequenceLayout
-
-    Example
-    -------
-    >>> layout = sequence_layout([3], [2], [False], text_size=3)
-    >>> layout.source.tolist(), layout.predicts.tolist()
-    ([[0, 2, 3, 4, 1, 5, 6]], [[-1, -1, -1, -1, 0, 1, 2]])
-    """
-    first_speech = 2 + text_size
-    items = [
-        _item_layout(
-            list(range(2, 2 + n_text)),
-            list(range(first_speech, first_speech + n_speech)),
-            mix_ratio if mix else None,
-        )
-        for n_text, n_speech, mix in zip(text_lens, speech_lens, interleaved)
-    ]
-    sources, predictions = zip(*items)
-    lens = torch.tensor([len(source) for source in sources])
-    return SequenceLayout(
-        source=pad_sequence(sources, batch_first=True),
-        predicts=pad_sequence(predictions, True, padding_value=IGNORE),
-        mask=length_to_mask(lens, dtype=torch.long),
-    )
-
-
-def _item_layout(
-    text: List[int], speech: List[int], mix_ratio: Optional[Tuple[int, int]]
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Source and predictions of one item, two (L,); see sequence_layout."""
-    source, predicts, done = [_SOS], [IGNORE], 0
-    n_text, n_speech = mix_ratio or (1, 1)
-    if mix_ratio and len(speech) * n_text > len(text) * n_speech:
-        for _ in range(len(text) // n_text):
-            source += text[:n_text] + speech[done : done + n_speech]
-            predicts += [IGNORE] * (n_text - 1)
-            predicts += [*range(done, done + n_speech), _FILL]
-            text, done = text[n_text:], done + n_speech
-    source += [*text, _TASK, *speech[done:]]
-    predicts += [IGNORE] * len(text) + [*range(done, len(speech) + 1)]
-    return torch.tensor(source), torch.tensor(predicts)
-
-
 class CosyVoice2LM(nn.Module):
     """Text-to-speech-token language model on ``transformers.Qwen2Model``.
 
@@ -197,8 +114,7 @@ class CosyVoice2LM(nn.Module):
     frozen : bool
         Whether only ``llm_decoder`` is trained (see ``freeze``).
     attn_implementation : str
-        Attention of transformers: "sdpa", "eager" (needed to return
-        attention weights), "flash_attention_2".
+        "eager" where attention weights are to be returned.
 
     Example
     -------
@@ -253,6 +169,68 @@ class CosyVoice2LM(nn.Module):
         self.frozen = False
         if frozen:
             self.freeze()
+
+    @classmethod
+    def from_upstream(
+        cls,
+        path: Union[str, Path],
+        config: Union[Dict[str, object], str, Path, None] = None,
+        **kwargs,
+    ) -> "CosyVoice2LM":
+        """Makes the model of a released ``llm.pt``.
+
+        The weights stay mapped to the file, which has to remain as it is
+        while the model is in use; training them does not change the file.
+
+        Arguments
+        ---------
+        path : str or Path
+            ``llm.pt`` of FunAudioLLM/CosyVoice2-0.5B.
+        config : dict or str or Path or None
+            Arguments of ``transformers.Qwen2Config``, or the folder
+            ``CosyVoice-BlankEN`` that comes with it; the released sizes if
+            None.
+        **kwargs
+            Further arguments of the class, such as ``frozen``.
+
+        Returns
+        -------
+        lm : CosyVoice2LM
+            In evaluation mode and in single precision.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not whole, holds more than tensors, belongs to another
+            release, or does not fit the sizes; the message names what
+            differs.
+
+        Example
+        -------
+        >>> lm = CosyVoice2LM.from_upstream(
+        ...     "pretrained_models/CosyVoice2-0.5B/llm.pt"
+        ... )  # doctest: +SKIP
+        """
+        if config is None:
+            config = QWEN2_0_5B
+        elif not isinstance(config, Mapping):
+            config = read_qwen2_config(config)
+        tensors = read_upstream_tensors(path)
+        check_is_cosyvoice2_llm(tensors, path)
+        tensors = _local_tensors(tensors)
+        # Without memory of its own, until it gets that of the file.
+        with torch.device("meta"):
+            lm = cls(dict(config), **kwargs)
+        check_tensors(lm, tensors, path)
+        lm.load_state_dict(
+            {name: tensor.float() for name, tensor in tensors.items()},
+            assign=True,
+        )
+        # Its buffers are not among the weights.
+        lm.llm.rotary_emb = type(lm.llm.rotary_emb)(lm.llm.config)
+        return lm.eval()
 
     def _embedding(self, n_rows: int) -> nn.Embedding:
         """An embedding at the scale of the text's."""
@@ -338,14 +316,25 @@ class CosyVoice2LM(nn.Module):
             n_text, n_speech, coins < bistream_probability, text_embeddings
         )
         read = speech_tokens if history is None else history
-        output = self.llm(
-            inputs_embeds=self._embed(layout, text_embeddings, read, n_speech),
-            attention_mask=layout.mask,
-            output_attentions=output_attentions,
-            use_cache=False,
-        )
+        embeddings = self._embed(layout, text_embeddings, read, n_speech)
+        attentions = None
+        if output_attentions:
+            output = self.llm(
+                inputs_embeds=embeddings,
+                attention_mask=layout.mask,
+                output_attentions=True,
+                use_cache=False,
+            )
+            hidden, attentions = output.last_hidden_state, output.attentions
+        else:
+            hidden = read_packed(self.llm, embeddings, layout.mask)
         return self._collect(
-            layout, output, text_embeddings.shape[1], speech_tokens, n_speech
+            layout,
+            hidden,
+            attentions,
+            text_embeddings.shape[1],
+            speech_tokens,
+            n_speech,
         )
 
     def _layout(
@@ -395,18 +384,19 @@ class CosyVoice2LM(nn.Module):
     def _collect(
         self,
         layout: SequenceLayout,
-        output,
+        hidden: torch.Tensor,
+        attentions: Optional[Tuple[torch.Tensor, ...]],
         text_size: int,
         speech_tokens: torch.Tensor,
         n_speech: torch.Tensor,
     ) -> LMOutput:
         """Logits and targets where there are any, and who stands where."""
-        predicts, hidden = layout.predicts, output.last_hidden_state
+        predicts = layout.predicts
         tokens = F.pad(speech_tokens, (0, 1))
         ends = n_speech.to(tokens.device).unsqueeze(1)
         tokens = tokens.scatter(1, ends, self.end_id)
         targets = tokens.gather(1, predicts.clamp(min=0))
-        targets = targets.masked_fill(predicts == _FILL, self.fill_id)
+        targets = targets.masked_fill(predicts == FILL, self.fill_id)
         supervised = predicts != IGNORE
 
         is_text = (layout.source >= 2) & (layout.source < 2 + text_size)
@@ -419,7 +409,7 @@ class CosyVoice2LM(nn.Module):
             supervised=speech_found,
             text_positions=_places(text_index, text_size)[0],
             speech_positions=speech_positions,
-            attentions=output.attentions,
+            attentions=attentions,
         )
 
     @torch.no_grad()
@@ -431,6 +421,8 @@ class CosyVoice2LM(nn.Module):
         prompt_speech_lens: Optional[torch.Tensor] = None,
         unconditional_embeddings: Optional[torch.Tensor] = None,
         guidance: float = 1.0,
+        candidate_top_k: Optional[int] = None,
+        candidate_top_p: float = 1.0,
         sampler: Optional[Sampler] = None,
         min_ratio: float = 2.0,
         max_ratio: float = 20.0,
@@ -457,6 +449,13 @@ class CosyVoice2LM(nn.Module):
         guidance : float
             Classifier-free guidance w: logits are
             ``unconditional + w * (conditional - unconditional)``.
+        candidate_top_k : Optional[int]
+            Only so many tokens, the most probable ones by the conditional
+            logits, and the end can be chosen, whatever guidance or the
+            redraw of a repeated token prefers; all if None, as upstream.
+        candidate_top_p : float
+            Of these, only the most probable ones that together reach this
+            probability.
         sampler : Optional[Sampler]
             Chooses tokens; a ``RepetitionAwareSampler`` if None.
         min_ratio : float
@@ -491,52 +490,60 @@ class CosyVoice2LM(nn.Module):
         if prompt_speech_tokens is None:
             prompt_speech_tokens = n_text.new_zeros(len(n_text), 0)
             prompt_speech_lens = torch.zeros(len(n_text))
-        decoding = self._prefill(
-            texts, n_text, prompt_speech_tokens, prompt_speech_lens
-        )
         n_target = n_text if n_target_text is None else n_target_text
         min_lens, max_lens = _length_limits(n_target, min_ratio, max_ratio)
+        prefixes, padding = self._prefixes(
+            texts, n_text, prompt_speech_tokens, prompt_speech_lens
+        )
         return self._decode(
-            decoding,
+            prefixes,
+            padding,
             guidance,
+            (candidate_top_k, candidate_top_p),
             sampler or RepetitionAwareSampler(),
             min_lens.to(text_embeddings.device),
             max_lens.to(text_embeddings.device),
             UtteranceNoise([0] * len(n_text) if seeds is None else seeds),
         )
 
-    def _prefill(
+    def _prefixes(
         self,
         texts: List[torch.Tensor],
         n_text: torch.Tensor,
         prompt_tokens: torch.Tensor,
         prompt_lens: torch.Tensor,
-    ) -> "_Decoding":
-        """Left-padded prefixes of each of the texts' variants, stacked."""
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """What each item reads before its first new token, padded left.
+
+        Returns the embeddings of the texts' variants, one after another
+        (variants * B, L, C), and the number of positions of padding in each,
+        None if there is no padding.
+        """
         device = texts[0].device
         n_prompt = _absolute(prompt_lens, prompt_tokens.shape[1])
         unistream = torch.zeros(len(n_text), dtype=torch.bool)
         layout = self._layout(n_text, n_prompt, unistream, texts[0])
         prompt_tokens = prompt_tokens.to(device)
-        prefixes = [
-            self._embed(layout, text, prompt_tokens, n_prompt) for text in texts
-        ]
         size = layout.mask.shape[1]
-        padding = size - layout.mask.sum(1, keepdim=True)
-        positions = torch.arange(size, device=device) - padding
-        return _Decoding(
-            embeddings=torch.cat(
-                [_take(p, positions.clamp(min=0)) for p in prefixes]
-            ),
-            mask=(positions >= 0).long().repeat(len(texts), 1),
-            positions=positions.clamp(min=0).repeat(len(texts), 1),
-            n_variants=len(texts),
+        padding = size - layout.mask.sum(1)
+        shifted = torch.arange(size, device=device) - padding[:, None]
+        shifted = shifted.clamp(min=0)
+        prefixes = torch.cat(
+            [
+                _take(self._embed(layout, t, prompt_tokens, n_prompt), shifted)
+                for t in texts
+            ]
         )
+        if not padding.any():
+            return prefixes, None
+        return prefixes, padding.repeat(len(texts))
 
     def _decode(
         self,
-        decoding: "_Decoding",
+        prefixes: torch.Tensor,
+        padding: Optional[torch.Tensor],
         guidance: float,
+        nucleus: Tuple[Optional[int], float],
         sampler: Sampler,
         min_lens: torch.Tensor,
         max_lens: torch.Tensor,
@@ -545,10 +552,13 @@ class CosyVoice2LM(nn.Module):
         """Draws tokens until every item has ended; see ``generate``."""
         device = min_lens.device
         n_steps = int(max_lens.max())
+        n_variants = len(prefixes) // len(min_lens)
         spoken = torch.full((len(min_lens), n_steps), IGNORE, device=device)
         rows = torch.arange(len(min_lens), device=device)  # still speaking
+        cached, unread = CachedQwen2(self.llm, padding), prefixes
         for step in range(n_steps):
-            logits = self._next_logits(decoding, guidance)
+            hidden = cached(unread)[:, -1]
+            logits = self._score(hidden, n_variants, guidance, nucleus)
             logits[:, self.end_id + 1 :] = -torch.inf
             logits[step < min_lens[rows], self.end_id] = -torch.inf
             tokens = sampler(
@@ -558,11 +568,13 @@ class CosyVoice2LM(nn.Module):
             spoken[rows, step] = tokens.masked_fill(ended, IGNORE)
             going = ~ended & (step + 1 < max_lens[rows])
             if not going.all():
+                # What has ended costs nothing any more.
                 rows, tokens = rows[going], tokens[going]
-                decoding.keep(going)
+                cached.keep(going.repeat(n_variants).nonzero().squeeze(1))
             if not len(rows):
                 break
-            decoding.append(self.speech_embedding(tokens))
+            unread = self.speech_embedding(tokens).to(prefixes.dtype)
+            unread = unread.repeat(n_variants, 1).unsqueeze(1)
         cut = (spoken != IGNORE).sum(1) == max_lens
         if cut.any():
             logger.warning(
@@ -572,33 +584,109 @@ class CosyVoice2LM(nn.Module):
             )
         return [row[row != IGNORE] for row in spoken]
 
-    def _next_logits(
-        self, decoding: "_Decoding", guidance: float
+    def _score(
+        self,
+        hidden: torch.Tensor,
+        n_variants: int,
+        guidance: float,
+        nucleus: Tuple[Optional[int], float],
     ) -> torch.Tensor:
         """Scores of the next token, shape (rows, V + 3)."""
-        output = self.llm(
-            inputs_embeds=decoding.embeddings,
-            attention_mask=decoding.mask,
-            position_ids=decoding.positions,
-            past_key_values=decoding.cache,
-            use_cache=True,
-        )
-        decoding.cache = output.past_key_values
-        logits = self.llm_decoder(output.last_hidden_state[:, -1]).float()
-        if decoding.n_variants == 1:
+        logits = self.llm_decoder(hidden).float()
+        conditional = logits[: len(logits) // n_variants]
+        if n_variants == 2:
+            unconditional = logits[len(conditional) :]
+            logits = unconditional + guidance * (conditional - unconditional)
+        top_k, top_p = nucleus
+        if top_k is None and top_p >= 1:
             return logits
-        conditional, unconditional = logits.chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
+        # Guidance is a ratio of probabilities: it makes much of tokens that
+        # neither text would be spoken with.
+        probs, ids = conditional.softmax(-1).topk(top_k or logits.shape[1], -1)
+        outside = probs.cumsum(-1) - probs >= top_p
+        candidates = logits.gather(1, ids).masked_fill(outside, -torch.inf)
+        chosen = torch.full_like(logits, -torch.inf).scatter(1, ids, candidates)
+        chosen[:, self.end_id] = logits[:, self.end_id]
+        return chosen
 
-    def load_upstream_state_dict(self, state: Dict[str, object]) -> None:
-        """Loads the tensors of an ``llm.pt`` of CosyVoice2.
+    @torch.no_grad()
+    def generate_stream(
+        self,
+        text_pieces: Iterable[torch.Tensor],
+        prompt_speech_tokens: Optional[torch.Tensor] = None,
+        sampler: Optional[Sampler] = None,
+        max_ratio: float = 20.0,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """Speaks a text while it is being written (bistream).
+
+        Speech begins with the first ``mix_ratio[0]`` tokens of text and goes
+        on as more of them arrive. There is no minimum length here, nor is
+        there upstream: before the text is complete the end is never drawn.
+
+        Arguments
+        ---------
+        text_pieces : Iterable[torch.Tensor]
+            Embeddings of the text, piece by piece, the prompt text first,
+            shape (1, T_i, C).
+        prompt_speech_tokens : Optional[torch.Tensor]
+            Speech of the prompt text, to be continued, shape (1, P).
+        sampler : Optional[Sampler]
+            Chooses tokens; a ``RepetitionAwareSampler`` if None.
+        max_ratio : float
+            Greatest number of speech tokens per token of text.
+        seed : int
+            Random seed.
+
+        Yields
+        ------
+        token : int
+            The next speech token.
+
+        Raises
+        ------
+        ValueError
+            If there is no text.
+
+        Example
+        -------
+        >>> qwen2 = dict(
+        ...     vocab_size=40,
+        ...     hidden_size=16,
+        ...     intermediate_size=32,
+        ...     num_hidden_layers=1,
+        ...     num_attention_heads=2,
+        ...     num_key_value_heads=1,
+        ... )
+        >>> lm = CosyVoice2LM(qwen2, speech_token_size=27)
+        >>> pieces = (lm.embed_text(torch.tensor([[i, i]])) for i in range(6))
+        >>> tokens = list(lm.generate_stream(pieces, max_ratio=4.0))
+        >>> 0 < len(tokens) <= 48, max(tokens) < 27
+        (True, True)
+        """
+        if prompt_speech_tokens is None:
+            device = self.llm_embedding.weight.device
+            prompt_speech_tokens = torch.zeros(1, 0, dtype=int, device=device)
+        decoding = BistreamDecoding(
+            self,
+            self.speech_embedding(prompt_speech_tokens),
+            sampler or RepetitionAwareSampler(),
+            seed,
+        )
+        for piece in text_pieces:
+            yield from decoding.add_text(piece)
+        _, max_lens = _length_limits([decoding.n_text], 0.0, max_ratio)
+        yield from decoding.finish(int(max_lens))
+
+    def load_upstream_state_dict(self, state: Mapping[str, object]) -> None:
+        """Copies the tensors of an ``llm.pt`` of CosyVoice2.
 
         The text head, which is never used, and the trainer's counters are
         dropped.
 
         Arguments
         ---------
-        state : Dict[str, object]
+        state : Mapping[str, object]
             The checkpoint as ``torch.load(path, weights_only=True)`` gives it.
 
         Raises
@@ -607,64 +695,9 @@ class CosyVoice2LM(nn.Module):
             If tensors are missing, unexpected or of another shape; the
             message names them, and nothing is loaded.
         """
-        given = {
-            _local_name(name): tensor
-            for name, tensor in state.items()
-            if isinstance(tensor, torch.Tensor) and name != _UPSTREAM_TEXT_HEAD
-        }
-        own = self.state_dict()
-        problems = {
-            "missing": sorted(own.keys() - given.keys()),
-            "unexpected": sorted(given.keys() - own.keys()),
-            "of another shape": [
-                f"{name} {tuple(given[name].shape)} instead of "
-                f"{tuple(tensor.shape)}"
-                for name, tensor in own.items()
-                if name in given and given[name].shape != tensor.shape
-            ],
-        }
-        if any(problems.values()):
-            report = "; ".join(
-                f"{len(names)} {kind}: {', '.join(names[:8])}"
-                + (", ..." if len(names) > 8 else "")
-                for kind, names in problems.items()
-                if names
-            )
-            raise ValueError(
-                "CosyVoice2LM: the checkpoint does not fit the model's sizes "
-                f"({report}). Give the sizes that it was trained with."
-            )
-        self.load_state_dict(given)
-
-
-@dataclass
-class _Decoding:
-    """What the next step reads, and the keys and values of the steps before.
-
-    ``n_variants`` blocks of rows: the conditional items, then with guidance
-    the unconditional ones in the same order. Padding is on the left.
-    """
-
-    embeddings: torch.Tensor
-    mask: torch.Tensor
-    positions: torch.Tensor
-    n_variants: int
-    cache: Optional[Cache] = None
-
-    def keep(self, going: torch.Tensor) -> None:
-        """Drops the items that have ended, so that they cost nothing."""
-        kept = going.repeat(self.n_variants).nonzero().squeeze(1)
-        self.mask, self.positions = self.mask[kept], self.positions[kept]
-        self.cache.batch_select_indices(kept)
-
-    def append(self, embeddings: torch.Tensor) -> None:
-        """Lets the next step read the new tokens' embeddings (rows, C)."""
-        embeddings = embeddings.to(self.embeddings.dtype)
-        self.embeddings = embeddings.repeat(self.n_variants, 1).unsqueeze(1)
-        self.mask = torch.cat(
-            [self.mask, self.mask.new_ones(len(self.mask), 1)], 1
-        )
-        self.positions = self.positions[:, -1:] + 1
+        tensors = _local_tensors(state)
+        check_tensors(self, tensors, "The checkpoint")
+        self.load_state_dict(tensors)
 
 
 def _absolute(lens: torch.Tensor, size: int) -> torch.Tensor:
@@ -714,8 +747,14 @@ def _length_limits(
     return (n_text * min_ratio).long(), max_lens
 
 
-def _local_name(name: str) -> str:
-    """The name here of a tensor of an upstream checkpoint."""
-    if name.startswith(_UPSTREAM_TRUNK):
-        return "llm." + name[len(_UPSTREAM_TRUNK) :]
-    return name
+def _local_tensors(state: Mapping[str, object]) -> Dict[str, torch.Tensor]:
+    """The tensors of an upstream checkpoint by their names here."""
+    return {
+        (
+            "llm." + name[len(_UPSTREAM_TRUNK) :]
+            if name.startswith(_UPSTREAM_TRUNK)
+            else name
+        ): tensor
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor) and name != _UPSTREAM_TEXT_HEAD
+    }

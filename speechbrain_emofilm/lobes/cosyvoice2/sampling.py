@@ -9,9 +9,11 @@ Authors
  * speechbrain-emofilm contributors, 2026
 """
 
-from typing import Sequence, Tuple
+from typing import Callable, Sequence, Tuple
 
 import torch
+
+Sampler = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 N_UNIFORMS = 2  # the draw, and the draw that replaces a repeated token
 

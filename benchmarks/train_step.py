@@ -1,0 +1,160 @@
+"""Speed and memory of training E-FiLM through the frozen 0.5B model.
+
+Forward and backward of ``EmoFiLM`` (no padding in the linear layers, speech
+scores where there is something to predict, no text head) beside the original's
+way (padded batch, attention mask, the text head of 151,936 words and the
+speech head at all positions), on batches with the lengths of ESD's English
+part; same random weights, same loss, one process for each.
+
+Prints JSON: tokens (of text and speech, padding not counted) per second, and
+the peak memory of the process, weights included as far as they are read;
+``ratio.speed`` above 1 and ``ratio.memory`` below 1 are in our favour.
+
+    python benchmarks/train_step.py
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Dict
+
+from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
+from speechbrain_emofilm.lobes.emofilm import EmoFiLM
+
+import torch
+import torch.nn.functional as F
+from common.esd_like import esd_like_batch, make_emofilm
+from common.random_cosyvoice2 import peak_bytes, qwen2, write_llm
+from torch.nn.utils.rnn import pad_sequence
+
+IGNORE = -1
+
+
+def our_loss(model: EmoFiLM, batch: Dict[str, torch.Tensor]) -> torch.Tensor:
+    """The speech loss of ``EmoFiLM``."""
+    return model(**batch).speech_loss
+
+
+def original_loss(
+    model: EmoFiLM, batch: Dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """The same loss the way the original computes it."""
+    lm = model.llm
+    text = model.condition(
+        *(
+            batch[name]
+            for name in (
+                "text_tokens",
+                "text_lens",
+                "word_of_token",
+                "word_emotions",
+                "word_intensity",
+            )
+        )
+    ).text_embeddings
+    speech = lm.speech_embedding(batch["speech_tokens"])
+    sos, task = lm.llm_embedding.weight[:, None]
+    sequences, targets = [], []
+    for item, (n_text, n_speech) in enumerate(zip(*n_tokens(batch))):
+        sequences.append(
+            torch.cat([sos, text[item, :n_text], task, speech[item, :n_speech]])
+        )
+        ignored = torch.full([1 + n_text], IGNORE)
+        tokens = batch["speech_tokens"][item, :n_speech]
+        targets.append(torch.cat([ignored, tokens, torch.tensor([lm.end_id])]))
+    lens = torch.tensor([len(sequence) for sequence in sequences])
+    padded = pad_sequence(sequences, batch_first=True)
+    mask = (torch.arange(padded.shape[1]) < lens[:, None]).long()
+    hidden = lm.llm(
+        inputs_embeds=padded, attention_mask=mask, use_cache=False
+    ).last_hidden_state
+    F.linear(hidden, lm.llm.embed_tokens.weight)  # the text head
+    return F.cross_entropy(
+        lm.llm_decoder(hidden).transpose(1, 2),
+        pad_sequence(targets, batch_first=True, padding_value=IGNORE),
+        ignore_index=IGNORE,
+    )
+
+
+def n_tokens(batch: Dict[str, torch.Tensor]) -> tuple:
+    """Numbers of text and of speech tokens of each item, two lists."""
+    return tuple(
+        torch.round(batch[f"{kind}_lens"] * batch[f"{kind}_tokens"].shape[1])
+        .long()
+        .tolist()
+        for kind in ("text", "speech")
+    )
+
+
+LOSSES = {"ours": our_loss, "original": original_loss}
+
+
+def measure(path: str, which: str, args: argparse.Namespace) -> dict:
+    """Time, memory and loss of one of the two, in a process of its own."""
+    torch.set_num_threads(args.threads)
+    lm = CosyVoice2LM.from_upstream(path, qwen2(args.layers))
+    model = make_emofilm(lm).eval()  # no dropout of labels
+    losses, seconds, n_positions = [], [], 0
+    for step in range(args.steps + 1):
+        batch = esd_like_batch(args.batch_size, seed=step)
+        start = time.perf_counter()
+        loss = LOSSES[which](model, batch)
+        loss.backward()
+        seconds.append(time.perf_counter() - start)
+        model.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        n_positions += sum(map(sum, n_tokens(batch))) if step else 0
+    return {
+        "loss": losses,
+        "tokens_per_second": n_positions / sum(seconds[1:]),  # warm
+        "peak_gb": peak_bytes() / 1e9,
+    }
+
+
+def main() -> None:
+    """Prints the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=24, help="of the trunk")
+    args = parser.parse_args()
+    spawn = multiprocessing.get_context("spawn")
+    measured = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "llm.pt")
+        with spawn.Pool(1, maxtasksperchild=1) as pool:
+            pool.apply(write_llm, (path, 0, args.layers))
+            for which in LOSSES:
+                measured[which] = pool.apply(measure, (path, which, args))
+    ours, original = measured["ours"], measured["original"]
+    difference = max(abs(a - b) for a, b in zip(ours["loss"], original["loss"]))
+    result = {
+        "benchmark": "train_step",
+        "threads": args.threads,
+        "batch_size": args.batch_size,
+        "loss_difference": difference,
+        **{
+            which: {k: round(v, 2) for k, v in values.items() if k != "loss"}
+            for which, values in measured.items()
+        },
+        "ratio": {
+            "speed": _ratio(ours, original, "tokens_per_second"),
+            "memory": _ratio(ours, original, "peak_gb"),
+        },
+    }
+    print(json.dumps(result))
+
+
+def _ratio(ours: dict, original: dict, name: str) -> float:
+    return round(ours[name] / original[name], 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""A Qwen2 decoder that reads its sequences piece by piece.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from typing import List, Optional
+
+from speechbrain_emofilm.lobes.cosyvoice2.trunk import read_layers
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_ROOM = 128  # positions by which the cache grows
+
+
+class CachedQwen2:
+    """Hidden states of growing sequences, each position computed once.
+
+    Equal to the trunk's own result on the whole sequences.
+
+    Arguments
+    ---------
+    trunk : nn.Module
+        A ``transformers.Qwen2Model`` with full (not sliding) attention.
+    padding : Optional[torch.Tensor]
+        Number of positions before each row's first, in the first piece,
+        shape (B,); none if None.
+
+    Example
+    -------
+    >>> from transformers import Qwen2Config, Qwen2Model
+    >>> trunk = Qwen2Model(
+    ...     Qwen2Config(
+    ...         vocab_size=40,
+    ...         hidden_size=16,
+    ...         intermediate_size=32,
+    ...         num_hidden_layers=2,
+    ...         num_attention_heads=4,
+    ...         num_key_value_heads=2,
+    ...     )
+    ... ).eval()
+    >>> embeddings = torch.randn(3, 7, 16)
+    >>> with torch.no_grad():
+    ...     cached, whole = CachedQwen2(trunk), trunk(inputs_embeds=embeddings)
+    ...     first, rest = cached(embeddings[:, :5]), cached(embeddings[:, 5:])
+    >>> first.shape, rest.shape
+    (torch.Size([3, 5, 16]), torch.Size([3, 2, 16]))
+    >>> torch.allclose(rest, whole.last_hidden_state[:, 5:], atol=1e-5)
+    True
+    """
+
+    def __init__(
+        self, trunk: nn.Module, padding: Optional[torch.Tensor] = None
+    ):
+        self.trunk = trunk
+        self._padding = padding
+        self._size = 0  # positions read so far
+        # For each layer (B, key heads, room, D); the room grows ahead.
+        self._keys: List[torch.Tensor] = []
+        self._values: List[torch.Tensor] = []
+
+    def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Reads the next piece.
+
+        Arguments
+        ---------
+        embeddings : torch.Tensor
+            Shape (B, L, C).
+
+        Returns
+        -------
+        hidden : torch.Tensor
+            The trunk's final hidden states of the piece, shape (B, L, C);
+            without meaning in padding.
+        """
+        start, self._size = self._size, self._size + embeddings.shape[1]
+        places = torch.arange(self._size, device=embeddings.device)
+        mask = self._mask(places, start)
+        positions = places[None, start:]
+        if self._padding is not None:
+            positions = (positions - self._padding[:, None]).clamp(min=0)
+
+        def attend(
+            index: int,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+        ) -> torch.Tensor:
+            keys = _remember(self._keys, index, key, self._size)
+            values = _remember(self._values, index, value, self._size)
+            return _attend(query, keys, values, mask)
+
+        return read_layers(self.trunk, embeddings, positions, attend)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Goes on with the rows of these indices (K,) alone."""
+        if self._padding is not None:
+            self._padding = self._padding[rows]
+        self._keys = [keys[rows] for keys in self._keys]
+        self._values = [values[rows] for values in self._values]
+
+    def _mask(self, places: torch.Tensor, start: int) -> Optional[torch.Tensor]:
+        """Who sees whom, bool (B or 1, L, S); None if all see everything."""
+        if start + 1 == self._size and self._padding is None:
+            return None
+        queries = places[start:, None]
+        mask = (places <= queries)[None]
+        if self._padding is None:
+            return mask
+        mask = mask & (places >= self._padding[:, None, None])
+        # Padding sees itself: attention to nothing would be NaN.
+        return mask | (places == queries)
+
+
+def _remember(
+    caches: List[torch.Tensor], index: int, new: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Appends keys or values (B, L, key heads, D) to a layer's cache.
+
+    Returns all of the layer's, shape (B, key heads, size, D).
+    """
+    new = new.transpose(1, 2)
+    start = size - new.shape[2]
+    if index == len(caches):
+        caches.append(new[:, :, :0])
+    if caches[index].shape[2] < size:
+        shape = list(new.shape)
+        shape[2] = size - start + _ROOM
+        room = [caches[index][:, :, :start], new.new_empty(shape)]
+        caches[index] = torch.cat(room, 2)
+    so_far = caches[index][:, :, :size]
+    so_far[:, :, start:] = new
+    return so_far
+
+
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: Optional[torch.Tensor],
+) -> torch.Tensor:
+    """Attention of queries (B, L, heads, D), of the same shape.
+
+    Query heads that share a key head are read as further positions, so that
+    keys and values need not be repeated.
+    """
+    length, n_heads = query.shape[1:3]
+    n_key_heads = keys.shape[1]
+    if mask is not None:
+        mask = mask.repeat(1, n_heads // n_key_heads, 1).unsqueeze(1)
+    query = query.transpose(1, 2).unflatten(1, (n_key_heads, -1)).flatten(2, 3)
+    attended = F.scaled_dot_product_attention(query, keys, values, mask)
+    attended = attended.unflatten(2, (-1, length)).flatten(1, 2)
+    return attended.transpose(1, 2)
