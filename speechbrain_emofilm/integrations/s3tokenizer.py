@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Union
 
-from speechbrain_emofilm.utils.assets import load_safetensors
-
 import torch
 
 MAX_SECONDS = 30  # what the encoder reads at once
@@ -24,8 +22,7 @@ class S3SpeechTokenizer:
     Arguments
     ---------
     path : str or Path
-        ``speech_tokenizer_v2.onnx`` of a CosyVoice2 snapshot, or a
-        safetensors file of the state dict of ``S3TokenizerV2``.
+        ``speech_tokenizer_v2.onnx`` of a CosyVoice2 snapshot.
     n_state : int
         Width of the encoder.
     n_heads : int
@@ -136,8 +133,6 @@ class S3SpeechTokenizer:
         )
         model = library.S3TokenizerV2("speech_tokenizer_v2_25hz", config)
         model.eval().requires_grad_(False)
-        if self.path.suffix != ".onnx":
-            return load_safetensors(model, self.path)
         if not self.path.is_file():
             raise FileNotFoundError(
                 f"{self.path} does not exist: give speech_tokenizer_v2.onnx "

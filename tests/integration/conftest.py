@@ -31,6 +31,16 @@ def pristine_pretraining(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def pristine_snapshot(tmp_path_factory):
+    """A small snapshot of CosyVoice2; not to be changed."""
+    from tiny_cosyvoice2 import make_snapshot
+
+    folder = tmp_path_factory.mktemp("snapshot") / "cosyvoice2"
+    make_snapshot(folder)
+    return folder
+
+
 @pytest.fixture
 def world(pristine_world, tmp_path):
     """A copy of it for one test."""

@@ -4,8 +4,9 @@ Small enough that a recipe runs on them in seconds:
 
 > python tests/integration/tiny_world.py tests/tmp
 
-makes ``tests/tmp/esd``, ``tests/tmp/backbone``, ``tests/tmp/prepared`` and
-``tests/tmp/pretraining``, which the flags in ``tests/recipes/*.csv`` name.
+makes ``tests/tmp/esd``, ``tests/tmp/backbone``, ``tests/tmp/prepared``,
+``tests/tmp/cosyvoice2`` and ``tests/tmp/pretraining``, which the flags in
+``tests/recipes/*.csv`` name.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -38,6 +39,7 @@ import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from safetensors.torch import save_file
+from tiny_cosyvoice2 import make_snapshot
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes" / "ESD" / "emotional_tts"
@@ -244,4 +246,5 @@ def run_script(name, flags, hparams_file=HPARAMS, run_name="__main__"):
 
 if __name__ == "__main__":
     make_world(sys.argv[1])
+    make_snapshot(Path(sys.argv[1]) / "cosyvoice2")
     make_pretraining(Path(sys.argv[1]) / "pretraining")

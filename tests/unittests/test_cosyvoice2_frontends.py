@@ -11,49 +11,14 @@ from speechbrain_emofilm.integrations.s3tokenizer import S3SpeechTokenizer
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tiny_cosyvoice2 import (
+    SPEECH_TOKENIZER,
+    make_speaker_encoder,
+    make_speech_tokenizer,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-SIZES = dict(n_state=128, n_heads=2, n_layers=1)
-
-
-def make_speech_tokenizer(path):
-    """Random weights of a small S3TokenizerV2."""
-    library = pytest.importorskip("s3tokenizer")
-    from s3tokenizer.model_v2 import ModelConfig
-
-    torch.manual_seed(0)
-    config = ModelConfig(n_audio_state=128, n_audio_head=2, n_audio_layer=1)
-    model = library.S3TokenizerV2("speech_tokenizer_v2_25hz", config)
-    save_file(model.state_dict(), path)
-
-
-def make_speaker_encoder(path):
-    """An ONNX model with CAM++'s input and output: a projected mean."""
-    onnx = pytest.importorskip("onnx")
-    from onnx import TensorProto, helper, numpy_helper
-
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(80, 192, generator=generator).numpy()
-    graph = helper.make_graph(
-        [
-            helper.make_node("Mul", ["feats", "feats"], ["squares"]),
-            helper.make_node(
-                "ReduceMean", ["squares"], ["mean"], axes=[1], keepdims=0
-            ),
-            helper.make_node("MatMul", ["mean", "weight"], ["xvector"]),
-        ],
-        "speaker",
-        [
-            helper.make_tensor_value_info(
-                "feats", TensorProto.FLOAT, [1, "T", 80]
-            )
-        ],
-        [helper.make_tensor_value_info("xvector", TensorProto.FLOAT, [1, 192])],
-        [numpy_helper.from_array(weight, "weight")],
-    )
-    opset = [helper.make_opsetid("", 13)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
 
 
 @pytest.fixture
@@ -66,8 +31,11 @@ def speech():
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    make_speech_tokenizer(tmp_path / "speech_tokenizer.safetensors")
-    return S3SpeechTokenizer(tmp_path / "speech_tokenizer.safetensors", **SIZES)
+    pytest.importorskip("s3tokenizer")
+    pytest.importorskip("onnx")
+    path = tmp_path / "speech_tokenizer_v2.onnx"
+    make_speech_tokenizer(path)
+    return S3SpeechTokenizer(path, **SPEECH_TOKENIZER)
 
 
 # -------------------------------------------------------------- speech tokens

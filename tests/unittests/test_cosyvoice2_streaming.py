@@ -6,6 +6,8 @@ from pathlib import Path
 
 from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
 from speechbrain_emofilm.lobes.cosyvoice2.flow_stream import FlowStream
+from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
+from speechbrain_emofilm.lobes.cosyvoice2.hift_stream import HiFTStream
 
 import pytest
 import torch
@@ -203,3 +205,82 @@ def test_misuse_is_refused(flow, speech):
     stream.finish()
     with pytest.raises(ValueError, match="another stream"):
         stream.push(speech["tokens"])
+
+
+# ---------------------------------------------------------------- vocoder
+
+
+@pytest.fixture(scope="module")
+def vocoder():
+    """The released kernels, which set how far the network sees, narrow."""
+    torch.manual_seed(0)
+    vocoder = HiFTGenerator(base_channels=16, f0_cond_channels=8)
+    return vocoder.double().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def mel():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, 120, 80, generator=generator).double()
+
+
+def stream_wave(vocoder, mel, part=25, **options):
+    """All waves that a stream returns, one after the other."""
+    stream = HiFTStream(vocoder, **options)
+    waves = [stream.push(frames) for frames in mel.split(part, dim=1)]
+    return [*waves, stream.finish()]
+
+
+@pytest.mark.parametrize("part", [1, 25, 120])
+def test_wave_stream_equals_the_whole_however_mels_come(vocoder, mel, part):
+    parts = stream_wave(vocoder, mel, part)
+    torch.testing.assert_close(
+        torch.cat(parts, 1), vocoder(mel), atol=1e-7, rtol=0
+    )
+
+
+def test_wave_stream_of_few_frames_equals_the_whole(vocoder, mel):
+    for n_frames in (1, 4, 20, 23):
+        part = mel[:, :n_frames]
+        torch.testing.assert_close(
+            torch.cat(stream_wave(vocoder, part), 1),
+            vocoder(part),
+            atol=1e-7,
+            rtol=0,
+        )
+
+
+def test_less_context_costs_accuracy_but_not_length(vocoder, mel):
+    whole = vocoder(mel)
+    error = {}
+    for context in (4, 8, 16):
+        wave = torch.cat(stream_wave(vocoder, mel, context=context), 1)
+        assert wave.shape == whole.shape
+        error[context] = float((wave - whole).abs().max())
+    assert error[16] < 1e-7 < error[8] < error[4]
+
+
+def test_sound_comes_as_soon_as_its_context_is_there(vocoder, mel):
+    sizes = [w.shape[1] // 480 for w in stream_wave(vocoder, mel, context=8)]
+    assert sizes == [12, 25, 25, 25, 20, 13]
+
+
+def test_a_part_costs_the_same_however_much_came_before(vocoder, mel):
+    stream = HiFTStream(vocoder)
+    flops = []
+    for part in mel.repeat(1, 2, 1).split(30, dim=1):
+        with FlopCounterMode(display=False) as counter:
+            stream.push(part)
+        flops.append(counter.get_total_flops())
+    assert len(set(flops[2:])) == 1
+
+
+def test_silence_and_a_finished_wave_stream(vocoder, mel):
+    assert HiFTStream(vocoder).finish().shape == (1, 0)
+    stream = HiFTStream(vocoder)
+    stream.push(mel[:, :0])
+    stream.finish()
+    with pytest.raises(ValueError, match="another stream"):
+        stream.push(mel)
+    with pytest.raises(ValueError, match="0 or more"):
+        HiFTStream(vocoder, context=-1)

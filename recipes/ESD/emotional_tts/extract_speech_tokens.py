@@ -3,6 +3,10 @@
 
 > python extract_speech_tokens.py hparams/mini.yaml --data_folder /path/to/ESD
 
+On several GPUs, each of which reads its share of the corpus:
+> torchrun --nproc_per_node=4 extract_speech_tokens.py \
+    hparams/cosyvoice2.yaml --data_folder /path/to/ESD
+
 All splits go into one file with the speech tokenizer's fingerprint in its
 header. The same command goes on where an interrupted one stopped, and reads
 a wav again only if its size has changed. A wav that cannot be used is
@@ -32,6 +36,7 @@ import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
+from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 from transitions_prepare import prepare_transitions
@@ -112,44 +117,125 @@ def pending_utterances(manifests, data_folder, cache):
     return pending, len(wavs)
 
 
-@torch.inference_mode()
-def extract_tokens(tokenizer, pending, cache, hparams, device):
+def extract_tokens(tokenizer, pending, cache, path, hparams, device):
     """Adds the tokens of utterances to a cache, saving now and then.
 
     Arguments
     ---------
-    tokenizer : torch.nn.Module
-        With `tokenize`: wav (1, T) to tokens (1, S).
+    tokenizer : object
+        With `tokenize`: wav (1, T) to tokens (1, S); or also
+        `tokenize_batch`: list of wavs (T_i,) to list of tokens (S_i,).
     pending : dict
         Utterance id to (path of the wav, duration).
     cache : SpeechTokenCache
-        Changed in place and written to `hparams["speech_tokens"]`.
+        Changed in place and written.
+    path : str
+        The cache's file.
     hparams : dict
         The recipe's hyperparameters.
     device : str
         Where the tokenizer runs.
     """
     tokenizer = tokenizer.to(device).eval()
-    progress = tqdm(pending.items(), desc="Speech tokens", unit="utt")
-    for n_done, (name, (path, duration)) in enumerate(progress, start=1):
+    n_saved = 0
+    with tqdm(total=len(pending), desc="Speech tokens", unit="utt") as progress:
+        for batch in batches(
+            pending,
+            hparams["extraction_batch_duration"],
+            hparams["extraction_save_interval"],
+        ):
+            wavs = read_wavs(batch, pending, cache, hparams)
+            tokens = tokenize(tokenizer, [w.to(device) for w in wavs.values()])
+            for name, found in zip(wavs, tokens):
+                cache.tokens[name] = found.cpu()
+                cache.wav_bytes[name] = os.path.getsize(pending[name][0])
+            progress.update(len(batch))
+            if progress.n - n_saved >= hparams["extraction_save_interval"]:
+                n_saved = progress.n
+                write_speech_tokens(path, cache)
+    write_speech_tokens(path, cache)
+
+
+@torch.inference_mode()
+def tokenize(tokenizer, wavs):
+    """Tokens of each of some waves.
+
+    Arguments
+    ---------
+    tokenizer : object
+        As in `extract_tokens`.
+    wavs : list of torch.Tensor
+        (T_i,) each.
+
+    Returns
+    -------
+    list of torch.Tensor
+        (S_i,) each.
+    """
+    if wavs and hasattr(tokenizer, "tokenize_batch"):
+        return tokenizer.tokenize_batch(wavs)
+    return [tokenizer.tokenize(wav[None])[0] for wav in wavs]
+
+
+def batches(pending, max_duration, max_size):
+    """Groups utterances of about the same length.
+
+    Arguments
+    ---------
+    pending : dict
+        Utterance id to (path of the wav, duration).
+    max_duration : float
+        Of a batch with its padding, in seconds; a longer utterance makes a
+        batch of its own.
+    max_size : int
+        Utterances in a batch, at most.
+
+    Yields
+    ------
+    list of str
+        Utterance ids.
+    """
+    batch = []
+    for name in sorted(pending, key=lambda name: pending[name][1]):
+        padded = (len(batch) + 1) * pending[name][1]
+        if batch and (padded > max_duration or len(batch) == max_size):
+            yield batch
+            batch = []
+        batch.append(name)
+    if batch:
+        yield batch
+
+
+def read_wavs(batch, pending, cache, hparams):
+    """Reads the wavs of a batch; those that cannot be used are skipped.
+
+    Arguments
+    ---------
+    batch : list of str
+        Utterance ids.
+    pending : dict
+        Utterance id to (path of the wav, duration).
+    cache : SpeechTokenCache
+        Forgets the utterances, and notes those that are skipped.
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    dict
+        Utterance id to samples (T,).
+    """
+    wavs = {}
+    for name in batch:
         cache.tokens.pop(name, None)
         try:
-            wav = read_wav(
-                path,
-                duration,
-                hparams["sample_rate"],
-                hparams["max_duration"],
+            wavs[name] = read_wav(
+                *pending[name], hparams["sample_rate"], hparams["max_duration"]
             )
         except (ValueError, FileNotFoundError) as error:
             cache.skipped[name] = str(error)
             logger.warning(f"{name} skipped. {error}")
-        else:
-            tokens = tokenizer.tokenize(wav[None].to(device))[0]
-            cache.tokens[name] = tokens.cpu()
-            cache.wav_bytes[name] = os.path.getsize(path)
-        if n_done % hparams["extraction_save_interval"] == 0:
-            write_speech_tokens(hparams["speech_tokens"], cache)
-    write_speech_tokens(hparams["speech_tokens"], cache)
+    return wavs
 
 
 def check_skipped(cache, n_utterances, max_bad_share, path):
@@ -201,33 +287,99 @@ def open_cache(path, fingerprint):
     return SpeechTokenCache(fingerprint)
 
 
+def shard_path(path, rank):
+    """Where a process keeps its share until all have finished.
+
+    Arguments
+    ---------
+    path : str
+        The cache's file.
+    rank : int or str
+        The process's number, or "*".
+
+    Returns
+    -------
+    Path
+    """
+    return Path(path).with_suffix(f".shard{rank}.safetensors")
+
+
+def merge_shards(path, fingerprint):
+    """Puts what processes have made into the cache of all.
+
+    Shards are also what a killed extraction leaves, of whatever number of
+    processes.
+
+    Arguments
+    ---------
+    path : str
+        The cache's file.
+    fingerprint : str
+        Of the tokenizer in use.
+    """
+    cache = open_cache(path, fingerprint)
+    pattern = shard_path(path, "*")
+    shards = sorted(pattern.parent.glob(pattern.name))
+    for shard in shards:
+        part = read_speech_tokens(shard, fingerprint)
+        cache.tokens.update(part.tokens)
+        cache.wav_bytes.update(part.wav_bytes)
+        cache.skipped.update(part.skipped)
+    if shards:
+        write_speech_tokens(path, cache)
+    for shard in shards:
+        shard.unlink()
+
+
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    rank = int(os.environ.get("RANK", 0))
+    n_processes = int(os.environ.get("WORLD_SIZE", 1))
+    device = run_opts.get("device") or "cpu"
+    if n_processes > 1 and device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
-        prepare_esd(**hparams["prepare_opts"])
+        run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
         if hparams["use_transitions"]:
-            prepare_transitions(
-                hparams["data_folder"], hparams["prepared_folder"]
+            run_on_main(
+                prepare_transitions,
+                args=[hparams["data_folder"], hparams["prepared_folder"]],
             )
     path = hparams["speech_tokens"]
-    cache = open_cache(
-        path, file_fingerprint(find_file(hparams["speech_tokenizer_file"]))
-    )
+    fingerprint = file_fingerprint(find_file(hparams["speech_tokenizer_file"]))
+    run_on_main(merge_shards, args=[path, fingerprint])
+    cache = open_cache(path, fingerprint)
     manifests = list(hparams["manifests"].values())
     if hparams["use_transitions"]:
         manifests += hparams["transitions_manifests"].values()
     pending, n_utterances = pending_utterances(
         manifests, hparams["data_folder"], cache
     )
-    if pending:
+    share = dict(sorted(pending.items())[rank::n_processes])
+    own_cache, own_path = cache, path
+    if n_processes > 1:
+        own_cache, own_path = (
+            SpeechTokenCache(fingerprint),
+            shard_path(path, rank),
+        )
+        # Written before the shards: they add to it.
+        run_on_main(write_speech_tokens, args=[path, cache])
+    if share:
         extract_tokens(
             hparams["speech_tokenizer"],
-            pending,
-            cache,
+            share,
+            own_cache,
+            own_path,
             hparams,
-            run_opts.get("device") or "cpu",
+            device,
         )
+    ddp_barrier()
+    run_on_main(merge_shards, args=[path, fingerprint])
+    if pending:
+        cache = read_speech_tokens(path, fingerprint)
     check_skipped(cache, n_utterances, hparams["max_bad_share"], path)
-    print(f"{path}: speech tokens of {len(cache.tokens)} utterances")
+    if rank == 0:
+        print(f"{path}: speech tokens of {len(cache.tokens)} utterances")

@@ -17,8 +17,13 @@ Authors
 """
 
 import math
-from typing import Optional, Sequence
+from pathlib import Path
+from typing import Optional, Sequence, Union
 
+from speechbrain_emofilm.lobes.cosyvoice2.checkpoint import (
+    check_tensors,
+    read_upstream_tensors,
+)
 from speechbrain_emofilm.lobes.vocoder import MelVocoder, seeded_noise
 
 import torch
@@ -192,8 +197,31 @@ class HarmonicSource(nn.Module):
         self.n_waves = nb_harmonics + 1
         self.l_linear = nn.Linear(self.n_waves, 1)
 
+    def cycles(self, f0: torch.Tensor) -> torch.Tensor:
+        """Periods of each wave within a sample, whole ones left out.
+
+        Arguments
+        ---------
+        f0 : torch.Tensor
+            Fundamental frequency in Hz, shape (B, N).
+
+        Returns
+        -------
+        cycles : torch.Tensor
+            Shape (B, n_waves, N).
+        """
+        multiples = torch.arange(
+            1, self.n_waves + 1, device=f0.device, dtype=f0.dtype
+        )
+        return f0[:, None] * multiples[:, None] / self.sampling_rate % 1
+
     @torch.no_grad()
-    def waves(self, f0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def waves(
+        self,
+        f0: torch.Tensor,
+        noise: torch.Tensor,
+        start_cycles: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
         """The waves before they are merged.
 
         Arguments
@@ -202,19 +230,22 @@ class HarmonicSource(nn.Module):
             Fundamental frequency in Hz, shape (B, N).
         noise : torch.Tensor
             Standard normal noise, shape (B, N * hop_length, n_waves).
+        start_cycles : torch.Tensor, optional
+            For streaming: sum of ``cycles`` over the frames before,
+            float64, shape (B, n_waves, 1).
 
         Returns
         -------
         waves : torch.Tensor
             Shape (B, N * hop_length, n_waves).
         """
-        multiples = torch.arange(
-            1, self.n_waves + 1, device=f0.device, dtype=f0.dtype
-        )
-        cycles = f0[:, None] * multiples[:, None] / self.sampling_rate % 1
+        cycles = self.cycles(f0)
         # Phases reach 1e5 rad, where float32 rounds visibly: any other order
         # of these operations gives another wave than the released vocoder's.
-        phase = cycles.cumsum(-1) * 2 * math.pi * self.hop_length
+        total = cycles.cumsum(-1)
+        if start_cycles is not None:
+            total = (start_cycles + cycles.double().cumsum(-1)).to(cycles)
+        phase = total * 2 * math.pi * self.hop_length
         phase = F.interpolate(
             phase, scale_factor=float(self.hop_length), mode="linear"
         )
@@ -224,9 +255,15 @@ class HarmonicSource(nn.Module):
         sines = self.alpha * phase.sin().transpose(1, 2)
         return sines * voiced + deviation * noise
 
-    def forward(self, f0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Maps F0 (B, N) and noise, as in ``waves``, to (B, N * hop)."""
-        return self.l_linear(self.waves(f0, noise)).squeeze(-1).tanh()
+    def forward(
+        self,
+        f0: torch.Tensor,
+        noise: torch.Tensor,
+        start_cycles: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """Maps F0 (B, N) and the rest, as in ``waves``, to (B, N * hop)."""
+        waves = self.waves(f0, noise, start_cycles)
+        return self.l_linear(waves).squeeze(-1).tanh()
 
 
 class HiFTGenerator(MelVocoder):
@@ -339,6 +376,49 @@ class HiFTGenerator(MelVocoder):
             nn.Conv1d(channels, n_fft + 2, 7, padding=3)
         )
         self.register_load_state_dict_pre_hook(_accept_other_layouts)
+
+    @classmethod
+    def from_upstream(cls, path: Union[str, Path], **kwargs) -> "HiFTGenerator":
+        """Makes the vocoder of a released ``hift.pt``.
+
+        Arguments
+        ---------
+        path : str or Path
+            ``hift.pt`` of FunAudioLLM/CosyVoice2-0.5B.
+        **kwargs
+            Arguments of the class; the released sizes by default.
+
+        Returns
+        -------
+        vocoder : HiFTGenerator
+            Frozen, in evaluation mode.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not whole, holds more than tensors, or does not fit the
+            sizes; the message names what differs.
+
+        Example
+        -------
+        >>> vocoder = HiFTGenerator.from_upstream(
+        ...     "pretrained/CosyVoice2-0.5B/hift.pt"
+        ... )  # doctest: +SKIP
+        """
+        tensors = read_upstream_tensors(path)
+        vocoder = cls(**kwargs)
+        _accept_other_layouts(vocoder, tensors, "")
+        for old, new in (("g", "original0"), ("v", "original1")):
+            for name in [n for n in tensors if n.endswith(f".weight_{old}")]:
+                layer = name[: -len(f"weight_{old}")]
+                tensors[f"{layer}parametrizations.weight.{new}"] = tensors.pop(
+                    name
+                )
+        check_tensors(vocoder, tensors, path)
+        vocoder.load_state_dict(tensors)
+        return vocoder.eval().requires_grad_(False)
 
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
         """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""

@@ -1,0 +1,173 @@
+"""Mels to wave while the mels are still being generated.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+from typing import Optional
+
+from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
+
+import torch
+from torch import Tensor
+
+#: Mel frames to each side that the F0 of a frame depends on.
+F0_CONTEXT = 5
+
+
+class HiFTStream:
+    """The wave of one utterance, part by part.
+
+    F0 is predicted once for every frame and its phase runs on, so that the
+    excitation is that of the whole utterance. The network then runs on the
+    new frames with ``context`` frames to each side of which it keeps nothing:
+    as it sees 15 frames to each side at the released sizes, the parts join to
+    the wave of ``HiFTGenerator.forward`` without cross-fading. The work for a
+    part does not depend on what came before.
+
+    The released implementation looks back on 8 frames, waits for 8 more, and
+    fades the parts into each other; ``context=8`` waits as long, and differs
+    from the whole wave where the network would have seen more.
+
+    Arguments
+    ---------
+    vocoder : HiFTGenerator
+        In evaluation mode.
+    seed : int
+        Seed of the noise.
+    context : int
+        Mel frames to each side; sound comes so much and five frames later
+        than its mel.
+
+    Raises
+    ------
+    ValueError
+        If the context is negative.
+
+    Example
+    -------
+    >>> vocoder = HiFTGenerator(base_channels=16, f0_cond_channels=8).eval()
+    >>> stream = HiFTStream(vocoder, context=2)
+    >>> mel = torch.randn(1, 30, 80)
+    >>> [stream.push(part).shape[1] // 480 for part in mel.split(10, dim=1)]
+    [3, 10, 10]
+    >>> stream.finish().shape[1] // 480
+    7
+    """
+
+    def __init__(
+        self, vocoder: HiFTGenerator, seed: int = 0, context: int = 16
+    ):
+        if context < 0:
+            raise ValueError(
+                f"HiFTStream: context is {context}; give 0 or more frames."
+            )
+        self.vocoder = vocoder
+        self.context = context
+        self._generator = torch.Generator().manual_seed(seed)
+        self._mel: Optional[Tensor] = None  # (1, N, mels) still needed
+        self._f0: Optional[Tensor] = None  # (1, M) of the first of them
+        self._noise: Optional[Tensor] = None  # (1, M * hop, waves)
+        self._cycles: Optional[Tensor] = None  # (1, waves, 1) before them
+        self._n_spoken = 0  # of the frames in _mel
+        self._finished = False
+
+    @torch.no_grad()
+    def push(self, mel: Tensor) -> Tensor:
+        """Takes new frames.
+
+        Arguments
+        ---------
+        mel : Tensor
+            Natural-log mels, (1, N, mels), any number.
+
+        Returns
+        -------
+        wav : Tensor
+            What can be said by now, (1, samples); often nothing.
+
+        Raises
+        ------
+        ValueError
+            If the stream has been finished.
+        """
+        if self._finished:
+            raise ValueError(
+                "HiFTStream: the speech has been finished; make another "
+                "stream for other speech."
+            )
+        self._append(mel)
+        n_known = self._mel.size(1) - F0_CONTEXT
+        self._extend_source(n_known)
+        return self._speak(n_known, n_known - self.context)
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """Ends the speech.
+
+        Returns
+        -------
+        wav : Tensor
+            What was left, (1, samples).
+        """
+        self._finished = True
+        if self._mel is None:
+            return torch.zeros(1, 0)
+        n_frames = self._mel.size(1)
+        self._extend_source(n_frames)
+        return self._speak(n_frames, n_frames)
+
+    def _append(self, mel: Tensor) -> None:
+        """Keeps new frames."""
+        if self._mel is None:
+            n_waves = self.vocoder.m_source.n_waves
+            self._mel = mel
+            self._f0 = mel.new_zeros(1, 0)
+            self._noise = mel.new_zeros(1, 0, n_waves)
+            self._cycles = mel.new_zeros(1, n_waves, 1, dtype=torch.float64)
+        else:
+            self._mel = torch.cat([self._mel, mel], dim=1)
+
+    def _extend_source(self, n_known: int) -> None:
+        """Predicts F0 and draws noise, once for every frame."""
+        n_before = self._f0.size(1)
+        n_new = n_known - n_before
+        if n_new <= 0:
+            return
+        first = max(n_before - F0_CONTEXT, 0)
+        f0 = self.vocoder.predict_f0(self._mel[:, first:])
+        f0 = f0[:, n_before - first : n_known - first]
+        self._f0 = torch.cat([self._f0, f0], dim=1)
+        noise = torch.randn(
+            1,
+            n_new * self.vocoder.hop_length,
+            self.vocoder.m_source.n_waves,
+            generator=self._generator,
+        )
+        self._noise = torch.cat([self._noise, noise.to(self._noise)], dim=1)
+
+    def _speak(self, n_known: int, end: int) -> Tensor:
+        """The wave of the frames from the last spoken one up to ``end``."""
+        hop, start = self.vocoder.hop_length, self._n_spoken
+        if end <= start:
+            return self._mel.new_zeros(1, 0)
+        source = self.vocoder.m_source(
+            self._f0, self._noise, start_cycles=self._cycles
+        )
+        wav = self.vocoder.decode(self._mel[:, :n_known], source)
+        self._n_spoken = end
+        self._forget(max(end - self.context - F0_CONTEXT, 0))
+        return wav[:, start * hop : end * hop]
+
+    def _forget(self, n_frames: int) -> None:
+        """Drops frames that nothing depends on any more."""
+        source = self.vocoder.m_source
+        dropped, self._f0 = self._f0.tensor_split([n_frames], dim=1)
+        self._cycles = self._cycles + source.cycles(dropped).double().sum(
+            dim=2, keepdim=True
+        )
+        self._mel = self._mel[:, n_frames:].clone()
+        self._noise = self._noise[
+            :, n_frames * self.vocoder.hop_length :
+        ].clone()
+        self._n_spoken -= n_frames

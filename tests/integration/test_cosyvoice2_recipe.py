@@ -1,0 +1,203 @@
+"""From a snapshot of CosyVoice2 to emotional speech, at small size."""
+
+import json
+import os
+import subprocess
+import sys
+
+from speechbrain_emofilm.dataio.speech_tokens import (
+    read_speech_tokens,
+    write_speech_tokens,
+)
+from speechbrain_emofilm.dataio.voices import read_voices
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.utils.files import read_json
+
+import pytest
+import torch
+from tiny_cosyvoice2 import BACKBONE
+from tiny_world import EMOTIONS, RECIPE, REPOSITORY, make_corpus, run_script
+
+pytest.importorskip("s3tokenizer")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, pristine_snapshot):
+    """A corpus and a snapshot."""
+    root = tmp_path_factory.mktemp("cosyvoice2")
+    make_corpus(root / "esd")
+    (root / "snapshot").symlink_to(pristine_snapshot)
+    return root
+
+
+def flags_of(place, **overrides):
+    flags = {
+        "data_folder": place / "esd",
+        "prepared_folder": place / "prepared",
+        "output_folder": place / "output",
+        "backbone_source": place / "snapshot",
+        "backbone": json.dumps(BACKBONE),
+        "label_source": "truth",
+        "use_transitions": True,
+        "use_tensorboard": False,
+        "num_workers": 0,
+        "number_of_steps": 2,
+        "emotion_dim": 8,
+        **overrides,
+    }
+    return [f"--{name}={value}" for name, value in flags.items()] + [
+        "--device=cpu",
+        "--noprogressbar",
+    ]
+
+
+def run(script, place, hparams="cosyvoice2", **overrides):
+    path = RECIPE / "hparams" / f"{hparams}.yaml"
+    return run_script(script, flags_of(place, **overrides), path)
+
+
+@pytest.fixture(scope="module")
+def prepared(place):
+    """The same with speech tokens and voices of both kinds."""
+    run("extract_speech_tokens.py", place)
+    for reference in ("neutral", "matched"):
+        run("extract_speaker_embeddings.py", place, reference=reference)
+    return place
+
+
+def test_tokens_and_voices_are_extracted(prepared):
+    folder = prepared / "prepared"
+    cache = read_speech_tokens(folder / "speech_tokens.safetensors")
+    for split in ("train", "valid", "test"):
+        manifest = read_json(folder / f"{split}.json")
+        for utterance, item in manifest.items():
+            n_tokens = len(cache.tokens[utterance])
+            assert n_tokens == pytest.approx(25 * item["duration"], abs=1)
+    assert list(read_voices(folder / "voices_neutral.safetensors")) == ["0011"]
+    voices = read_voices(folder / "voices_matched.safetensors")
+    assert set(voices) == {f"0011/{emotion}" for emotion in EMOTIONS}
+    for voice in voices.values():
+        assert voice.xvector.shape == (192,)
+        assert len(voice.prompt_mel) == 2 * len(voice.prompt_tokens) > 0
+
+
+def test_interrupted_extraction_keeps_what_any_process_has_made(
+    prepared, monkeypatch
+):
+    path = prepared / "prepared" / "speech_tokens.safetensors"
+    whole = read_speech_tokens(path)
+    part = read_speech_tokens(path)
+    first, *others = sorted(whole.tokens)
+    for name in others:
+        del part.tokens[name]
+    write_speech_tokens(path.with_suffix(".shard3.safetensors"), part)
+    part.tokens.clear()
+    write_speech_tokens(path, part)
+    functions = run_script("extract_speech_tokens.py", [], run_name="functions")
+    functions["merge_shards"](str(path), whole.tokenizer)
+    assert list(read_speech_tokens(path).tokens) == [first]
+    run("extract_speech_tokens.py", prepared)
+    again = read_speech_tokens(path)
+    assert again.tokens.keys() == whole.tokens.keys()
+    for name, tokens in whole.tokens.items():
+        assert torch.equal(again.tokens[name], tokens)
+    assert not list(path.parent.glob("*.shard*"))
+
+
+def test_two_processes_extract_what_one_does(prepared, tmp_path):
+    overrides = {"prepared_folder": tmp_path / "prepared"}
+    for script in ("extract_speech_tokens", "extract_speaker_embeddings"):
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node=2", str(RECIPE / f"{script}.py")),
+            str(RECIPE / "hparams" / "cosyvoice2.yaml"),
+            *flags_of(prepared, reference="matched", **overrides),
+            "--distributed_backend=gloo",
+        ]
+        path = f"{REPOSITORY}{os.pathsep}{RECIPE}"
+        env = {**os.environ, "PYTHONPATH": path}
+        finished = subprocess.run(
+            command, env=env, capture_output=True, text=True
+        )
+        assert finished.returncode == 0, finished.stderr
+    one, two = (
+        read_speech_tokens(folder / "prepared" / "speech_tokens.safetensors")
+        for folder in (prepared, tmp_path)
+    )
+    assert one.tokens.keys() == two.tokens.keys()
+    for name, tokens in one.tokens.items():
+        assert torch.equal(tokens, two.tokens[name])
+    one, two = (
+        read_voices(folder / "prepared" / "voices_matched.safetensors")
+        for folder in (prepared, tmp_path)
+    )
+    assert list(one) == list(two)
+    for name, voice in one.items():
+        assert torch.equal(voice.prompt_mel, two[name].prompt_mel)
+
+
+@pytest.mark.parametrize("reference", ["neutral", "matched", "same"])
+def test_reference_recordings(reference):
+    choose = run_script(
+        "extract_speaker_embeddings.py", [], run_name="functions"
+    )["choose_references"]
+
+    def item(emotion, duration):
+        return {"speaker": "0011", "emotion": emotion, "duration": duration}
+
+    manifests = {
+        "train": {
+            "short": item("neutral", 2.0),
+            "good": item("neutral", 5.0),
+            "long": item("neutral", 20.0),
+            "untold": item("neutral", 6.0),
+            "glad": item("happy", 3.0),
+        },
+        "test": {"tested": item("happy", 3.0)},
+    }
+    known = {"short", "good", "long", "glad", "tested"}
+    tokens = dict.fromkeys(known)
+    expected = {
+        "neutral": {"0011": "good"},
+        "matched": {"0011/happy": "glad", "0011/neutral": "good"},
+        "same": {"tested": "tested"},
+    }
+    assert choose(reference, manifests, tokens, 8) == expected[reference]
+    if reference != "same":
+        with pytest.raises(ValueError, match="The speaker 0011 has no"):
+            choose(reference, manifests, tokens, 1)
+    with pytest.raises(ValueError, match="set it to neutral, matched"):
+        choose("angry", manifests, tokens, 8)
+
+
+@pytest.mark.parametrize("hparams", ["cosyvoice2", "cosyvoice2_robust"])
+def test_training_ends_in_a_folder_that_speaks(prepared, tmp_path, hparams):
+    robust = {}
+    if hparams == "cosyvoice2_robust":
+        robust = {"warmup_steps": 1, "backbone_training": "lora"}
+    brain = run(
+        "train.py",
+        prepared,
+        hparams,
+        output_folder=tmp_path / "output",
+        voices=prepared / "prepared" / "voices_matched.safetensors",
+        **robust,
+    )["brain"]
+    assert brain.optimizer_step == 2
+    synthesizer = EmoFiLMSynthesizer.from_hparams(
+        tmp_path / "output", savedir=str(tmp_path / "saved")
+    )
+    assert synthesizer.speakers == [f"0011/{e}" for e in sorted(EMOTIONS)]
+    spoken = synthesizer.synthesize(
+        "<happy>We won</happy> 2 games.", speaker="0011/happy"
+    )
+    assert len(spoken.words) == 4
+    assert spoken.wav.isfinite().all()
+    assert len(spoken.wav) == 960 * len(spoken.speech_tokens) > 0
+    token_to_wav = synthesizer.mods.token_to_wav
+    stream = token_to_wav.stream("0011/happy")
+    parts = [stream.push(t) for t in spoken.speech_tokens.split(10)]
+    streamed = torch.cat([*parts, stream.finish()])
+    assert streamed.shape == spoken.wav.shape
