@@ -5,8 +5,8 @@
 
 On a corpus with word truth (MiniESD): aligns it, extracts the emotion
 features, trains a labeler for each supervision and seed on all but two
-speakers, labels the corpus with each, and compares the labels of the test
-speaker with the truth, beside the majority class. What stands already is not
+speakers, labels the test speaker with each, and compares the labels with the
+truth, beside the majority class. What stands already is not
 made again, and an interrupted step goes on where it stopped.
 
 Authors
@@ -174,6 +174,7 @@ def train_and_label(options, aligner, supervision, seed, folders, cache):
             *common,
             f"--prepared_folder={root / 'prepared'}",
             f"--labeler_folder={folder}",
+            f'--speakers=["{options.test_speaker}"]',
             f"--output_folder={labels}",
         ],
         labels,

@@ -143,18 +143,33 @@ def label_corpus(labeler, hparams):
 
 
 def read_manifests(hparams):
-    """All utterances of the corpus, by id."""
-    items = {}
+    """Finds the utterances to label.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+
+    Returns
+    -------
+    dict
+        Utterance id to its entry in the manifests.
+    """
     manifests = list(hparams["manifests"].values())
     if hparams["use_transitions"]:
         manifests += hparams["transitions_manifests"].values()
+    items = {}
     for manifest in manifests:
         items.update(
             load_data_json(manifest, {"data_root": hparams["data_folder"]})
         )
+    speakers = hparams["speakers"]
+    if speakers is not None:
+        items = {u: i for u, i in items.items() if i["speaker"] in speakers}
     if not items:
         raise ValueError(
-            f"{', '.join(manifests)}: no utterance; prepare the corpus again."
+            f"{', '.join(manifests)}: no utterance of the speakers "
+            f"{speakers or 'there'}; prepare the corpus again, or name others."
         )
     return items
 
