@@ -426,6 +426,44 @@ def test_guidance_beyond_one_moves_away_from_the_unconditional():
     assert speak(3.0, text, text) == speak(1.0, text, None)
 
 
+def test_candidates_are_the_nucleus_of_the_conditional():
+    lm = _tiny_lm()
+    text, text_lens, _, _ = _tiny_batch()
+    embeddings = lm.embed_text(text)
+
+    def candidates(guidance, **options):
+        """Which tokens can be the first, bool (B, V + 3)."""
+        seen = []
+
+        def sampler(log_probs, history, uniforms):
+            seen.append(log_probs > -torch.inf)
+            return log_probs.argmax(-1)
+
+        lm.generate(
+            embeddings,
+            text_lens,
+            unconditional_embeddings=-embeddings,
+            guidance=guidance,
+            sampler=sampler,
+            min_ratio=0.0,
+            max_ratio=1.0,
+            **options,
+        )
+        return seen[0]
+
+    plain = candidates(1.0, candidate_top_k=3)
+    assert ((plain.sum(1) == 3) | (plain.sum(1) == 4)).all()
+    assert plain[:, lm.end_id].all()
+    # However strong the guidance, it chooses among the same tokens.
+    assert torch.equal(candidates(9.0, candidate_top_k=3), plain)
+    assert not torch.equal(
+        candidates(9.0, candidate_top_p=0.5),
+        candidates(9.0, candidate_top_p=0.05),
+    )
+    assert candidates(9.0, candidate_top_p=1e-6).sum(1).max() <= 2
+    assert candidates(9.0).sum(1).min() == lm.end_id + 1
+
+
 def test_lengths_stay_within_the_ratios():
     lm = _tiny_lm()
     text, text_lens, _, _ = _tiny_batch()
