@@ -454,8 +454,10 @@ def _write_words(canvas, band, words: Sequence[AskedWord], take: Take) -> None:
         widths.append(float(np.diff(inverse.transform(box)[:, 0])[0]))
         texts.append(text)
     centres = [(word.start + word.end) / 2 for _, word in spoken]
-    for text, (start, line) in zip(texts, place_words(centres, widths)):
-        text.set_position((start, line + 0.5))
+    places = place_words(centres, widths)
+    n_used = 1 + max((line for _, line in places), default=0)
+    for text, (start, line) in zip(texts, places):
+        text.set_position((start, N_LINES * (line + 0.5) / n_used))
 
 
 def place_words(
