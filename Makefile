@@ -22,6 +22,9 @@ PY := $(VENV)/bin/python
 # One stamp for each checkout that shares the environment.
 INSTALLED := $(VENV)/.emofilm-$(shell echo $(CURDIR) | cksum | cut -d' ' -f1)
 
+# What tests need beside the demo: the extras of real models.
+TESTABLE := $(INSTALLED)-tests
+
 # Long CPU work: page faults cost more than arithmetic on virtual machines, so
 # freed memory stays in the process; idle threads sleep instead of spinning.
 export MALLOC_MMAP_MAX_ ?= 0
@@ -36,7 +39,7 @@ export OMP_NUM_THREADS ?= 1
 demo: $(INSTALLED)
 	$(PY) recipes/MiniESD/run_demo.py
 
-test: $(INSTALLED)
+test: $(TESTABLE)
 	$(PY) -m pytest --cov --cov-report=term --cov-fail-under=85
 
 lint: $(INSTALLED)
@@ -45,7 +48,7 @@ lint: $(INSTALLED)
 	$(PY) -m yamllint --strict .
 	$(PY) -m codespell_lib
 
-bench: $(INSTALLED)
+bench: $(TESTABLE)
 	@for script in benchmarks/*.py; do \
 		echo "$$script" >&2; \
 		$(PY) "$$script" || exit 1; \
@@ -68,4 +71,9 @@ $(INSTALLED): setup.py constraints.txt | $(PY)
 	  $(PY) -m pip freeze | grep -E '^torch(audio)?==' ; } \
 		> $(VENV)/emofilm-constraints.txt
 	$(PY) -m pip install -c $(VENV)/emofilm-constraints.txt -e ".[demo,dev]"
+	touch $@
+
+$(TESTABLE): $(INSTALLED)
+	$(PY) -m pip install -c $(VENV)/emofilm-constraints.txt \
+		-e ".[demo,emotion2vec,cosyvoice,dev]"
 	touch $@

@@ -38,6 +38,7 @@ setup(
         "numpy>=1.26",
         "soundfile>=0.12.1",
         "safetensors>=0.4.3",
+        "h5py>=3.8",
         "tqdm>=4.42",
     ],
     extras_require={
@@ -72,6 +73,7 @@ setup(
             "ruff>=0.12",
             "yamllint>=1.35",
             "codespell>=2.3",
+            "espeakng-loader>=0.2.4",  # exact word times, for benchmarks
         ],
     },
     entry_points={
