@@ -716,7 +716,7 @@ def test_padding_costs_nothing_in_the_linear_layers():
 
 def test_the_cache_grows_beyond_its_first_room():
     lm = _tiny_lm()
-    embeddings = torch.randn(1, 300, 16)
+    embeddings = torch.randn(1, 140, 16)
     with torch.no_grad():
         cached = CachedQwen2(lm.llm)
         pieces = [cached(piece) for piece in embeddings.split(1, 1)]
@@ -729,7 +729,7 @@ def test_the_cache_grows_beyond_its_first_room():
 # Smaller weights
 
 
-@pytest.mark.parametrize("precision, error", [("bf16", 0.02), ("int8", 0.05)])
+@pytest.mark.parametrize("precision, error", [("bf16", 0.01), ("int8", 0.1)])
 @pytest.mark.parametrize("n_rows", [1, 3])
 def test_smaller_weights_score_almost_the_same(precision, error, n_rows):
     lm, small = _tiny_lm(), set_weight_precision(_tiny_lm(), precision)
@@ -739,7 +739,7 @@ def test_smaller_weights_score_almost_the_same(precision, error, n_rows):
         embeddings = lm.embed_text(text)
         exact = lm(embeddings, text_lens, speech, speech_lens).logits
         close = small(embeddings, text_lens, speech, speech_lens).logits
-    assert 0 < (exact - close).abs().max() < error * exact.abs().max()
+    assert 0 < (exact - close).norm() < error * exact.norm()
     tokens = small.generate(embeddings, text_lens, max_ratio=3.0)
     assert all(0 <= t < 27 for row in tokens for t in row.tolist())
 
