@@ -3,10 +3,12 @@
 
 > python run_demo.py
 
-Makes a small MiniESD, prepares it, trains E-FiLM on the mini backbone that
-the package ships, and evaluates it on held-out sentences. Each step is a
-recipe's own command, which is printed. What stands already is not made again;
-an interrupted step goes on where it stopped.
+Makes a small MiniESD, finds and labels the emotions of its words knowing
+those of its sentences only, trains E-FiLM on the mini backbone that the package
+ships (on the true labels of the words, on these, and on the sentences'), and
+evaluates it on held-out sentences. Each step is a recipe's own command, which
+is printed. What stands already is not made again; an interrupted step goes on
+where it stopped.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -14,135 +16,51 @@ Authors
 
 import argparse
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import speechbrain_emofilm
 from speechbrain_emofilm.utils.files import read_json, write_json
-from speechbrain_emofilm.utils.steps import Step, StepFailed, run_steps
+from speechbrain_emofilm.utils.steps import StepFailed, run_steps
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TTS = "recipes/ESD/emotional_tts"
-SYSTEMS = ("original", "copy_synthesis", "backbone", "efilm")
+from demo_steps import (
+    CAPTIONS,
+    LABELER,
+    REPOSITORY,
+    SUPERVISIONS,
+    DemoSteps,
+)
+
+#: System to its name in the table.
+SYSTEMS = {
+    "original": "Original",
+    "copy_synthesis": "Copy synthesis (ceiling)",
+    "backbone": "Frozen backbone (floor)",
+    **CAPTIONS,
+}
 DIMENSIONS = ("f0", "energy", "duration")
+#: Heading, in two lines, and format of each column of the table.
+COLUMNS = {
+    "wer": ("word", "errors", "{:.1%}"),
+    "word_emotion_accuracy": ("emotions", "as asked", "{:.1%}"),
+    "transitions_as_asked": ("switches", "as asked", "{:.1%}"),
+    "f0": ("control:", "F0", "{:.2f}"),
+    "energy": ("", "energy", "{:.2f}"),
+    "duration": ("", "duration", "{:.2f}"),
+    "mos": ("naturalness", "1 to 5", "{:.2f}"),
+}
+LABELS = ("majority", *SUPERVISIONS)
 
 
-def make_steps(options: argparse.Namespace) -> list[Step]:
-    """Lists the steps.
-
-    Arguments
-    ---------
-    options : argparse.Namespace
-        Of the command line.
-
-    Returns
-    -------
-    list of Step
-        In order; each needs the one before.
-    """
-    root = options.output_folder
-    corpus, prepared = root / "MiniESD", root / "prepared"
-    model, evaluation = root / "model", root / "evaluation"
-    common = [
-        f"--data_folder={corpus}",
-        f"--prepared_folder={prepared}",
-        f"--backbone_folder={options.backbone_folder}",
-        "--device=cpu",
-        *shlex.split(options.flags),
-    ]
-    sizes = ("n_train", "n_evaluation", "n_test", "n_transitions")
-    return [
-        Step(
-            "Make the corpus",
-            [
-                "recipes/MiniESD/make_corpus.py",
-                str(corpus),
-                *(f"--{name}={getattr(options, name)}" for name in sizes),
-                "--speakers",
-                *options.speakers,
-            ],
-            corpus,
-            ["corpus.json"],
-        ),
-        Step(
-            "Make its speech tokens",
-            [
-                f"{TTS}/extract_speech_tokens.py",
-                f"{TTS}/hparams/mini.yaml",
-                *common,
-            ],
-            prepared,
-            ["speech_tokens.safetensors"],
-            find_weights(options.backbone_folder),
-            threads=os.cpu_count(),
-        ),
-        Step(
-            "Train E-FiLM",
-            [
-                f"{TTS}/train.py",
-                f"{TTS}/hparams/mini.yaml",
-                *common,
-                f"--output_folder={model}",
-                *shlex.split(options.train_flags),
-            ],
-            model,
-            ["synthesizer.yaml", "efilm.ckpt", "llm_decoder.ckpt"],
-            threads=os.cpu_count(),
-        ),
-        Step(
-            "Evaluate it",
-            [
-                f"{TTS}/evaluate.py",
-                f"{TTS}/hparams/evaluate_mini.yaml",
-                *common,
-                f"--model_folder={model}",
-                f"--output_folder={evaluation}",
-                f"--reference_folder={evaluation}",
-                *shlex.split(options.evaluate_flags),
-            ],
-            evaluation,
-            ["summary.json", "report.html"],
-        ),
-    ]
-
-
-def find_weights(folder: Path) -> list[Path]:
-    """Finds the files of a backbone.
-
-    Arguments
-    ---------
-    folder : Path
-        One that starts with ``speechbrain_emofilm/`` is the package's.
-
-    Returns
-    -------
-    list of Path
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    """
-    if folder.parts[:1] == (speechbrain_emofilm.__name__,):
-        folder = REPOSITORY / folder
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise FileNotFoundError(
-            f"{folder} has no weights of a backbone (*.safetensors): make "
-            "them as recipes/MiniESD/README.md says, or name their folder "
-            "by --backbone_folder."
-        )
-    return weights
-
-
-def make_summary(figures: dict, log: dict) -> dict:
+def make_summary(figures: dict, label_accuracy: dict, log: dict) -> dict:
     """The figures in short.
 
     Arguments
     ---------
     figures : dict
         System to its figures, as evaluate.py writes them.
+    label_accuracy : dict
+        Share of the words whose label is right, by the way the labels were
+        made.
     log : dict
         From `run_steps`.
 
@@ -150,7 +68,8 @@ def make_summary(figures: dict, log: dict) -> dict:
     -------
     dict
         Figure to system to value, as fractions; predicted MOS if there is
-        one; seconds of all steps and memory of the largest process.
+        one; accuracy of the labels; seconds of all steps and memory of the
+        largest process.
     """
     systems = [name for name in SYSTEMS if name in figures]
     names = {
@@ -176,13 +95,16 @@ def make_summary(figures: dict, log: dict) -> dict:
         summary["mos"] = {
             s: round(figures[s]["mos"]["mos"], 2) for s in systems
         }
+    summary["label_accuracy"] = {
+        name: round(label_accuracy[name], 4) for name in LABELS
+    }
     summary["seconds"] = round(sum(e["seconds"] for e in log.values()), 1)
     summary["peak_memory_mb"] = max(e["peak_memory_mb"] for e in log.values())
     return summary
 
 
 def as_table(summary: dict) -> str:
-    """Writes a summary for people.
+    """Writes the figures of the speech for people.
 
     Arguments
     ---------
@@ -192,31 +114,64 @@ def as_table(summary: dict) -> str:
     Returns
     -------
     str
-        A table with one line for each figure, and what they mean.
+        A table with one line for each system.
     """
-    rows = [
-        ("word error rate", summary["wer"], "{:.1%}"),
-        ("word emotion accuracy", summary["word_emotion_accuracy"], "{:.1%}"),
-        ("transitions as asked", summary["transitions_as_asked"], "{:.1%}"),
-    ]
     within = summary["within_utterance_correlation"]
-    for key in DIMENSIONS:
-        values = {system: within[system][key] for system in within}
-        rows.append((f"control within a sentence, {key}", values, "{:.2f}"))
-    if "mos" in summary:
-        rows.append(("predicted MOS, 1 to 5", summary["mos"], "{:.2f}"))
-    systems = list(summary["wer"])
-    lines = [" " * 36 + "".join(f"{system:>16}" for system in systems)]
-    for name, values, form in rows:
-        cells = "".join(f"{form.format(values[s]):>16}" for s in systems)
-        lines.append(f"{name:36}{cells}")
-    lines.append(
-        "\nThe closer efilm is to copy_synthesis (the ceiling), and the "
-        "further from backbone (the floor), the more each word is spoken "
-        "with the emotion it was given; this is MiniESD, rule-made prosody "
-        "of a synthetic voice."
-    )
+    values = {
+        **summary,
+        **{key: {s: within[s][key] for s in within} for key in DIMENSIONS},
+    }
+    columns = {name: c for name, c in COLUMNS.items() if name in values}
+    widths = {
+        name: max(map(len, column[:2])) + 2 for name, column in columns.items()
+    }
+    lines = [
+        " " * 26 + "".join(f"{c[i]:>{widths[n]}}" for n, c in columns.items())
+        for i in range(2)
+    ]
+    for system in summary["wer"]:
+        cells = (
+            f"{column[2].format(values[name][system]):>{widths[name]}}"
+            for name, column in columns.items()
+        )
+        lines.append(f"{SYSTEMS[system]:26}{''.join(cells)}")
     return "\n".join(lines)
+
+
+def as_text(summary: dict, held_out: str) -> str:
+    """Says what the figures mean.
+
+    Arguments
+    ---------
+    summary : dict
+        From `make_summary`.
+    held_out : str
+        The speaker on whom the labels are judged.
+
+    Returns
+    -------
+    str
+        A paragraph on the speech and one on the labels.
+    """
+    accuracy = summary["word_emotion_accuracy"]
+    costs = {
+        name: 100 * (accuracy["efilm"] - accuracy[name])
+        for name in ("efilm_labels", "efilm_sentence")
+    }
+    labels = summary["label_accuracy"]
+    return (
+        "The closer E-FiLM is to copy synthesis, and the further from the "
+        "frozen backbone,\nthe more each word is spoken with the emotion it "
+        "was given. This is MiniESD:\nrule-made prosody of a synthetic voice.\n"
+        "\nLabels of words learned from labels of sentences: "
+        f"{labels[LABELER]:.1%} of the words of\nspeaker {held_out}, whom the "
+        "labeler never heard, are right (broadcast "
+        f"{labels['broadcast']:.1%},\nlearned from the truth "
+        f"{labels['words']:.1%}, always the most frequent emotion "
+        f"{labels['majority']:.1%}).\nIn place of the truth they cost E-FiLM "
+        f"{costs['efilm_labels']:.1f} points of emotions as asked;\nthe "
+        f"sentences' own labels cost {costs['efilm_sentence']:.1f}."
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -240,19 +195,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=Path("speechbrain_emofilm/assets/mini"),
         help="weights of the backbone (default: those of the package)",
     )
-    add("--n_train", type=int, default=40, help="sentences per speaker")
-    add("--n_evaluation", type=int, default=8)
-    add("--n_test", type=int, default=40)
-    add("--n_transitions", type=int, default=120)
+    add("--n_train", type=int, default=25, help="sentences per speaker")
+    add("--n_evaluation", type=int, default=5)
+    add("--n_test", type=int, default=30)
+    add("--n_transitions", type=int, default=80)
     add("--speakers", nargs="+", default=["0011", "0012", "0013", "0014"])
     add("--flags", default="", help="more options of the ESD recipe's scripts")
     add(
         "--train_flags",
-        default="--number_of_steps=300",
+        default="--number_of_steps=150",
         help="more options of train.py",
     )
-    add("--evaluate_flags", default="", help="more options of evaluate.py")
-    return parser.parse_args(arguments)
+    add(
+        "--evaluate_flags",
+        default="--n_mixed=30 --n_single=12 --n_classifier=160",
+        help="more options of evaluate.py",
+    )
+    add(
+        "--labeler_flags",
+        default="",
+        help="more options of the labeling recipe's train.py",
+    )
+    options = parser.parse_args(arguments)
+    if len(options.speakers) < 2:
+        parser.error("--speakers: give two or more; labels are judged on one.")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -266,23 +233,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     os.chdir(REPOSITORY)
     root = options.output_folder
-    steps = make_steps(options)
+    steps = DemoSteps(options)
     try:
-        log = run_steps(steps, root / "steps.json", REPOSITORY)
+        log = run_steps(steps.make(), root / "steps.json", REPOSITORY)
     except StepFailed as error:
         raise SystemExit(
             f"The demo stopped: {error}\n"
             "The message above says why; the same `make demo` goes on here."
         ) from error
-    evaluation = steps[-1].folder
-    summary = make_summary(read_json(evaluation / "summary.json"), log)
+    summary = make_summary(
+        read_json(steps.evaluation / "summary.json"),
+        read_json(steps.label_evaluation / "summary.json")["label_accuracy"],
+        log,
+    )
     write_json(root / "summary.json", summary)
     print(f"\n{as_table(summary)}\n")
+    print(f"{as_text(summary, *steps.held_out)}\n")
     print(
         f"{summary['seconds']:.0f} s in all, "
         f"{summary['peak_memory_mb']} MB at most; {root / 'summary.json'}"
     )
-    print(f"Listen and look: {evaluation / 'report.html'}")
+    print(f"Listen and look: {steps.evaluation / 'report.html'}")
 
 
 if __name__ == "__main__":

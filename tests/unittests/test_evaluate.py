@@ -405,6 +405,51 @@ class Hearing:
         return []
 
 
+# --- More systems ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["backbone", "neutral_copy", "../other", ""])
+def test_a_compared_model_needs_a_name_of_its_own(tmp_path, name):
+    with pytest.raises(ValueError, match="compared_models.*letters"):
+        evaluate.load_compared({name: tmp_path}, "cpu")
+
+
+def test_a_compared_model_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no_model, other of compared"):
+        evaluate.load_compared({"other": tmp_path / "no_model"}, "cpu")
+    with pytest.raises(FileNotFoundError, match="has no synthesizer.yaml"):
+        evaluate.load_compared({"other": tmp_path}, "cpu")
+
+
+def test_systems_are_called_by_their_captions():
+    names = ["original", "efilm", "labels", "other"]
+    captions = {"efilm": "Truth", "labels": "Labels", "absent": "Absent"}
+    assert evaluation_report.name_systems(names, captions) == {
+        "original": "Original",
+        "efilm": "Truth",
+        "labels": "Labels",
+        "other": "other",
+    }
+
+
+def test_pictures_have_a_column_for_each_system(tmp_path, spoken, figures):
+    systems = evaluation_report.name_systems([*figures, "labels"], {})
+    figures["labels"] = figures["efilm"]
+    measured = {s: {u.id: measurement(u) for u in spoken} for s in systems}
+    rows = evaluate.write_tables(tmp_path, spoken, measured, HigherIsHappy())
+    for draw in (
+        lambda s: evaluation_report.scatter_png(rows, EMOTIONS, s),
+        lambda s: evaluation_report.confusion_png(
+            {n: figures[n] for n in s}, s
+        ),
+    ):
+        fewer = dict(list(systems.items())[:4])
+        narrow, wide = (
+            Image.open(io.BytesIO(draw(s))).width for s in (fewer, systems)
+        )
+        assert wide > 1.1 * narrow
+
+
 # --- What is wrong --------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The demo does what is not done, and tells what came out."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -22,12 +23,18 @@ def ran(monkeypatch):
     commands = []
 
     def run(command, *_):
-        commands.append(command[0].rsplit("/", 1)[-1])
-        flags = dict(c[2:].split("=", 1) for c in command if "=" in c)
+        commands.append(script_of(command))
+        flags = flags_of(command)
         for folder, names in {
             command[1]: ["corpus.json"],
             flags.get("prepared_folder"): ["speech_tokens.safetensors"],
+            flags.get("alignment_folder"): ["alignment.json"],
             flags.get("output_folder"): [
+                "emotion_features.hdf5",
+                "labeler.yaml",
+                "word_emotion.ckpt",
+                "frame_normalization.ckpt",
+                "word_labels.json",
                 "synthesizer.yaml",
                 "efilm.ckpt",
                 "llm_decoder.ckpt",
@@ -35,7 +42,7 @@ def ran(monkeypatch):
                 "report.html",
             ],
         }.items():
-            if folder and not folder.endswith(".yaml"):
+            if folder and not folder.endswith((".yaml", ".run")):
                 for name in names:
                     write_json(Path(folder) / name, {})
 
@@ -43,7 +50,28 @@ def ran(monkeypatch):
     return commands
 
 
-ALL = ["make_corpus.py", "extract_speech_tokens.py", "train.py", "evaluate.py"]
+def script_of(command):
+    """Recipe and name of the script that a command runs."""
+    path = next(Path(part) for part in command if part.endswith(".py"))
+    return f"{path.parent.name}/{path.name}"
+
+
+def flags_of(command):
+    return dict(c[2:].split("=", 1) for c in command if "=" in c)
+
+
+EVALUATE = "emotional_tts/evaluate.py"
+ALL = [
+    "MiniESD/make_corpus.py",
+    "emotional_tts/extract_speech_tokens.py",
+    "word_emotion_labeling/align.py",
+    "word_emotion_labeling/extract_features.py",
+    *["word_emotion_labeling/train.py"] * 3,
+    *["word_emotion_labeling/label.py"] * 3,
+    "word_emotion_labeling/evaluate.py",
+    *["emotional_tts/train.py"] * 3,
+    EVALUATE,
+]
 
 
 @pytest.fixture
@@ -59,7 +87,7 @@ def demo(tmp_path):
                 *arguments,
             ]
         )
-        steps = run_demo.make_steps(options)
+        steps = run_demo.DemoSteps(options).make()
         log_file = tmp_path / "demo" / "steps.json"
         return run_steps(steps, log_file, run_demo.REPOSITORY)
 
@@ -75,10 +103,10 @@ def test_a_second_demo_does_nothing(demo, ran):
 
 def test_other_options_do_again_what_depends_on_them(demo, ran, tmp_path):
     demo()
-    stale = tmp_path / "demo" / "model" / "save"
+    stale = tmp_path / "demo" / "models" / "efilm" / "save"
     stale.mkdir()
     demo("--train_flags=--lr=0.1")
-    assert ran[4:] == ["train.py", "evaluate.py"]
+    assert ran[len(ALL) :] == ALL[-4:]
     assert not stale.exists()
 
 
@@ -86,22 +114,23 @@ def test_another_backbone_needs_no_other_corpus(demo, ran, tmp_path):
     demo()
     write_json(tmp_path / "backbone" / "llm.safetensors", "other weights")
     demo()
-    assert ran[4:] == ALL[1:]
+    assert ran[len(ALL) :] == ALL[1:]
 
 
 def test_a_lost_output_is_made_again(demo, ran, tmp_path):
     demo()
     (tmp_path / "demo" / "evaluation" / "report.html").unlink()
     demo()
-    assert ran[4:] == ["evaluate.py"]
+    assert ran[len(ALL) :] == [EVALUATE]
 
 
 def test_an_interrupted_step_goes_on(demo, ran, tmp_path, monkeypatch):
     run = steps_module.run_command
+    model = tmp_path / "demo" / "models" / "efilm"
 
     def stop_at_training(command, *options):
-        if command[0].endswith("train.py"):
-            write_json(tmp_path / "demo" / "model" / "save.json", {})
+        if script_of(command) == "emotional_tts/train.py":
+            write_json(model / "save.json", {})
             raise SystemExit("stopped")
         run(command, *options)
 
@@ -111,7 +140,7 @@ def test_an_interrupted_step_goes_on(demo, ran, tmp_path, monkeypatch):
             demo()
     demo()
     assert ran == ALL
-    assert (tmp_path / "demo" / "model" / "save.json").exists()
+    assert (model / "save.json").exists()
 
 
 def test_a_missing_backbone_is_named(demo, tmp_path):
@@ -146,11 +175,11 @@ def test_a_failing_step_ends_the_demo_with_advice(demo, monkeypatch, tmp_path):
         )
 
 
-def figures(wer):
+def figures(wer, accuracy=0.5):
     interval = {"low": 0.0, "high": 1.0}
     return {
         "wer": {"wer": wer, **interval},
-        "word_emotion_accuracy": {"accuracy": 0.5, **interval},
+        "word_emotion_accuracy": {"accuracy": accuracy, **interval},
         "transitions_as_asked": {"share": 0.75, **interval},
         "within_utterance_correlation": {
             key: {"correlation": 0.25, **interval}
@@ -159,47 +188,141 @@ def figures(wer):
     }
 
 
-def test_the_summary_is_short():
+LABEL_ACCURACY = {
+    "majority": 0.4,
+    "broadcast": 0.61234567,
+    "multiple_instance": 0.75,
+    "words": 0.8,
+}
+
+
+def summary_of(by_system):
     log = {
         "a": {"seconds": 60.5, "peak_memory_mb": 700},
         "b": {"seconds": 2.0, "peak_memory_mb": 900},
     }
+    return run_demo.make_summary(by_system, LABEL_ACCURACY, log)
+
+
+def test_the_summary_is_short():
     by_system = {s: figures(0.1 * i) for i, s in enumerate(run_demo.SYSTEMS)}
-    summary = run_demo.make_summary(by_system, log)
+    summary = summary_of(by_system)
     assert summary["wer"] == {
         "original": 0.0,
         "copy_synthesis": 0.1,
         "backbone": 0.2,
         "efilm": 0.3,
+        "efilm_labels": 0.4,
+        "efilm_sentence": 0.5,
     }
     assert set(summary["word_emotion_accuracy"].values()) == {0.5}
     assert set(summary["transitions_as_asked"].values()) == {0.75}
     within = summary["within_utterance_correlation"]["efilm"]
     assert within == {"f0": 0.25, "energy": 0.25, "duration": 0.25}
+    assert summary["label_accuracy"] == {**LABEL_ACCURACY, "broadcast": 0.6123}
     assert (summary["seconds"], summary["peak_memory_mb"]) == (62.5, 900)
-    table = run_demo.as_table(summary)
-    assert "30.0%" in table and "MiniESD" in table
-    assert len(table.splitlines()) == 9
+
+
+def test_the_table_has_a_line_for_each_system():
+    by_system = {s: figures(0.1 * i) for i, s in enumerate(run_demo.SYSTEMS)}
+    lines = run_demo.as_table(summary_of(by_system)).splitlines()
+    assert len(lines) == 2 + len(run_demo.SYSTEMS)
+    assert len(set(map(len, lines))) == 1
+    assert lines[5].split() == [
+        *"E-FiLM, true word labels".split(),
+        *"30.0% 50.0% 75.0% 0.25 0.25 0.25".split(),
+    ]
+
+
+def test_what_the_labels_cost_is_told():
+    by_system = {s: figures(0.1) for s in run_demo.SYSTEMS}
+    by_system["efilm_labels"] = figures(0.1, 0.42)
+    by_system["efilm_sentence"] = figures(0.1, 0.3)
+    text = run_demo.as_text(summary_of(by_system), "0014")
+    text = " ".join(text.split())
+    assert "75.0% of the words of speaker 0014" in text
+    assert "cost E-FiLM 8.0 points" in text
+    assert "sentences' own labels cost 20.0" in text
+    assert "MiniESD" in text
 
 
 def test_predicted_naturalness_is_told_if_there_is_one():
-    log = {"a": {"seconds": 1.0, "peak_memory_mb": 1}}
     by_system = {s: figures(0.1) for s in run_demo.SYSTEMS}
-    assert "mos" not in run_demo.make_summary(by_system, log)
+    assert "mos" not in summary_of(by_system)
     for entry in by_system.values():
         entry["mos"] = {"mos": 3.456, "low": 3.0, "high": 4.0}
-    summary = run_demo.make_summary(by_system, log)
+    summary = summary_of(by_system)
     assert summary["mos"] == dict.fromkeys(run_demo.SYSTEMS, 3.46)
     assert "3.46" in run_demo.as_table(summary)
 
 
-def test_the_command_line_is_the_defaults_of_the_makefile(monkeypatch):
-    options = run_demo.parse([])
-    assert options.output_folder == Path("results/demo")
-    steps = run_demo.make_steps(options)
-    assert [Path(step.command[0]).name for step in steps] == ALL
-    assert all((run_demo.REPOSITORY / s.command[0]).is_file() for s in steps)
+def default_steps():
+    return run_demo.DemoSteps(run_demo.parse([])).make()
+
+
+def test_the_command_line_is_the_defaults_of_the_makefile():
+    assert run_demo.parse([]).output_folder == Path("results/demo")
+    steps = default_steps()
+    assert [script_of(step.command) for step in steps] == ALL
+    for step in steps:
+        for part in step.command:
+            if part.endswith((".py", "_mini.yaml", "mini.yaml")):
+                assert (run_demo.REPOSITORY / part).is_file(), part
     assert len({step.folder for step in steps}) == len(steps)
+    assert len({step.name for step in steps}) == len(steps)
+
+
+def test_labels_are_judged_on_a_speaker_whom_no_labeler_has_heard():
+    for step in default_steps():
+        flags = flags_of(step.command)
+        script = script_of(step.command)
+        if script == "word_emotion_labeling/train.py":
+            heard = flags["preparations"].split("speakers", 1)[1]
+            assert "0011" in heard and "0014" not in heard
+            (corpus,) = json.loads(flags["corpora"])
+            assert set(corpus["manifests"].values()) == {
+                f"{step.folder}/split/{name}.json"
+                for name in ("train", "valid")
+            }
+        if script == "word_emotion_labeling/evaluate.py":
+            assert json.loads(flags["speakers"]) == ["0014"]
+
+
+def test_all_is_labelled_once_and_else_only_what_is_judged():
+    labelled = {
+        step.folder.name: flags_of(step.command)["speakers"]
+        for step in default_steps()
+        if script_of(step.command) == "word_emotion_labeling/label.py"
+    }
+    assert labelled == {
+        "broadcast": '["0014"]',
+        "multiple_instance": "null",
+        "words": '["0014"]',
+    }
+
+
+def test_efilm_learns_from_the_labels_of_the_default_labeler():
+    steps = {step.folder.name: step for step in default_steps()}
+    for name, source in {
+        "efilm": "truth",
+        "efilm_labels": "labels",
+        "efilm_sentence": "sentence",
+    }.items():
+        flags = flags_of(steps[name].command)
+        assert flags["label_source"] == source
+        assert "labels/multiple_instance/" in flags["label_file"]
+    flags = flags_of(steps["evaluation"].command)
+    assert flags["model_folder"] == "results/demo/models/efilm"
+    assert json.loads(flags["compared_models"]) == {
+        name: f"results/demo/models/{name}"
+        for name in ("efilm_labels", "efilm_sentence")
+    }
+
+
+def test_one_speaker_is_too_few(capsys):
+    with pytest.raises(SystemExit):
+        run_demo.parse(["--speakers", "0011"])
+    assert "--speakers: give two or more" in capsys.readouterr().err
 
 
 def test_the_log_is_a_file_of_its_own(demo, ran, tmp_path):

@@ -4,12 +4,18 @@
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD
 
 Needs what train.py leaves: manifests, speech tokens and a trained model. On
-held-out sentences it compares four systems:
+held-out sentences it compares these systems:
 
 * `original`: the corpus's own speech;
 * `copy_synthesis`: its speech tokens made into speech again, the ceiling;
 * `backbone`: the language model as it was before training, the floor;
 * `efilm`: the trained model, asked for the corpus's own word emotions.
+
+More trained models are compared in the same way if `compared_models` names
+them, such as those trained on other word labels:
+
+> python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD \
+    --compared_models "{efilm_sentence: results/sentence/1986}"
 
 It writes `summary.json`, `utterances.csv`, `words.csv` and the page
 `report.html`, with the speech beside them. An utterance whose words cannot be
@@ -21,9 +27,11 @@ Authors
 """
 
 import csv
+import functools
 import hashlib
 import json
 import random
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -66,6 +74,11 @@ from tqdm import tqdm
 
 #: What correlations are reported for; `asked_file` gives each of them.
 DIMENSIONS = ("f0", "energy", "duration")
+#: Systems that are always there, and folders beside them.
+RESERVED = (
+    "original", "copy_synthesis", "backbone", "efilm", "classifier",
+    "neutral_copy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -314,8 +327,9 @@ def make_systems(hparams, device):
     systems : dict
         Name to System.
     synthesizer : EmoFiLMSynthesizer
-        The trained one.
+        The trained one of `model_folder`.
     """
+    compared = load_compared(hparams["compared_models"], device)
     synthesizer = EmoFiLMSynthesizer.from_hparams(
         hparams["model_folder"], run_opts={"device": device}
     )
@@ -356,7 +370,7 @@ def make_systems(hparams, device):
     def speak_plain(utterances):
         return speak(backbone, [u.text for u in utterances], utterances)
 
-    def speak_marked(utterances):
+    def speak_marked(synthesizer, utterances):
         texts = [mark(u.text, u.labels) for u in utterances]
         return speak(synthesizer, texts, utterances, guidance)
 
@@ -374,13 +388,55 @@ def make_systems(hparams, device):
             fingerprint(backbone.mods, steps, sampling, seed),
             speak_plain,
         ),
-        "efilm": System(
-            Path(hparams["output_folder"]) / "efilm",
-            fingerprint(synthesizer.mods, steps, sampling, seed, guidance),
-            speak_marked,
-        ),
     }
+    for name, model in {"efilm": synthesizer, **compared}.items():
+        systems[name] = System(
+            Path(hparams["output_folder"]) / name,
+            fingerprint(model.mods, steps, sampling, seed, guidance),
+            functools.partial(speak_marked, model),
+        )
     return systems, synthesizer
+
+
+def load_compared(folders, device):
+    """Loads the models that are compared with the trained one.
+
+    Arguments
+    ---------
+    folders : dict
+        Name of a system to an output folder of train.py.
+    device : str
+        Where the models run.
+
+    Returns
+    -------
+    dict
+        Name to EmoFiLMSynthesizer.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder does not exist or has no finished training.
+    ValueError
+        If a name is another system's, or no name of a folder.
+    """
+    for name, folder in folders.items():
+        if name in RESERVED or not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(
+                f"compared_models cannot name a system {name!r}: take letters "
+                f"and digits, and none of {', '.join(RESERVED)}."
+            )
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"{folder}, {name} of compared_models, does not exist: give "
+                "the output folder of a finished training."
+            )
+    return {
+        name: EmoFiLMSynthesizer.from_hparams(
+            folder, run_opts={"device": device}
+        )
+        for name, folder in folders.items()
+    }
 
 
 def mark(text, labels):

@@ -44,7 +44,8 @@ INTRODUCTION = (
     "backbone nor E-FiLM has been trained on them.",
     "Original: the corpus's own speech. Copy synthesis: its speech tokens "
     "made into speech again, the best that the tokens allow. Frozen "
-    "backbone: the same text without emotions, the floor.",
+    "backbone: the same text without emotions, the floor. Further trainings "
+    "of E-FiLM, if there are any, are asked for the same.",
 )
 FIGURES_NOTE = (
     "Small print: 95 % intervals, by resampling the utterances. Changes are "
@@ -65,6 +66,7 @@ CURVES = {
     "emotion of words: accuracy": ("valid emotion_accuracy",),
     "modulation relative to the text": ("valid modulation_ratio",),
 }
+PANEL_WIDTH = 2.75  # inches, of a system in the pictures
 UNITS = {"f0": "log F0", "energy": "dB", "duration": "log duration"}
 
 
@@ -96,6 +98,7 @@ def write_evaluation_report(
         `path`.
     """
     emotions = hparams["emotions"]
+    systems = name_systems(figures, hparams["captions"])
     shown = choose_shown(utterances, hparams["n_shown"])
     aligner = hparams["aligner"]()
     samples = [demo_sample(synthesizer, hparams)]
@@ -104,14 +107,14 @@ def write_evaluation_report(
     report = Report(
         title=TITLE,
         introduction=INTRODUCTION,
-        systems=SYSTEMS,
+        systems=systems,
         emotions=emotions,
         figures=table(figures),
         samples=samples,
         pictures=[
             Picture(
                 "Asked and measured change of every word",
-                scatter_png(word_rows, emotions),
+                scatter_png(word_rows, emotions, systems),
                 "Words of the sentences whose emotion switches; across: the "
                 "change that was asked for, upwards: the change that was "
                 "measured, both without the mean of the utterance. The line "
@@ -119,7 +122,7 @@ def write_evaluation_report(
             ),
             Picture(
                 "Which emotion each word is heard as",
-                confusion_png(figures),
+                confusion_png(figures, systems),
                 "Rows: the emotion asked of a word; columns: the emotion "
                 "that a classifier hears, which was trained on natural words "
                 "of training sentences; last: the word was not found.",
@@ -133,12 +136,32 @@ def write_evaluation_report(
                 "heard; around 1 and above it hides the text.",
             ),
         ],
-        details=details(figures, utterances, hparams),
+        details=details(figures, utterances, hparams, systems),
         note=hparams["corpus_note"],
         figures_note=FIGURES_NOTE,
         samples_note=SAMPLES_NOTE,
     )
     return write_report(path, report)
+
+
+def name_systems(names, captions):
+    """What the page calls the systems.
+
+    Arguments
+    ---------
+    names : iterable of str
+        The systems, in the page's order.
+    captions : dict
+        System to its caption; the others have those of `SYSTEMS`, or none
+        but their names.
+
+    Returns
+    -------
+    dict
+        System to its caption.
+    """
+    known = {**SYSTEMS, **captions}
+    return {name: known.get(name, name) for name in names}
 
 
 # --- Figures --------------------------------------------------------------
@@ -215,7 +238,7 @@ def table(figures):
     return rows
 
 
-def details(figures, utterances, hparams):
+def details(figures, utterances, hparams, systems=SYSTEMS):
     """What the page was made with.
 
     Arguments
@@ -226,6 +249,8 @@ def details(figures, utterances, hparams):
         What was spoken.
     hparams : dict
         The hyperparameters.
+    systems : dict
+        System to its caption.
 
     Returns
     -------
@@ -236,6 +261,7 @@ def details(figures, utterances, hparams):
     options = (
         "data_folder", "model_folder", "backbone_folder", "guidance",
         "synthesis_seed", "n_classifier", "baseline_emotion",
+        "compared_models",
     )  # fmt: skip
     return {
         "Evaluation": {
@@ -243,11 +269,11 @@ def details(figures, utterances, hparams):
             "utterances of one emotion": len(utterances) - n_mixed,
             "speakers": len({u.speaker for u in utterances}),
             **{
-                f"not aligned, {SYSTEMS[name]}": len(entry["not_aligned"])
+                f"not aligned, {systems[name]}": len(entry["not_aligned"])
                 for name, entry in figures.items()
             },
         },
-        "Diagnosis": diagnoses(figures),
+        "Diagnosis": diagnoses(figures, systems),
         "Options": {name: hparams[name] for name in options},
         "Versions": {
             "speechbrain-emofilm": speechbrain_emofilm.__version__,
@@ -260,13 +286,15 @@ def details(figures, utterances, hparams):
     }
 
 
-def diagnoses(figures):
+def diagnoses(figures, systems=SYSTEMS):
     """What the figures show to be wrong, and what to turn.
 
     Arguments
     ---------
     figures : dict
         System to its figures; a trained one's may have a `diagnosis`.
+    systems : dict
+        System to its caption.
 
     Returns
     -------
@@ -276,7 +304,7 @@ def diagnoses(figures):
     entries = {}
     for system, entry in figures.items():
         for failure in entry.get("diagnosis", {}).get("failures", ()):
-            entries[f"{failure['name']}, {SYSTEMS.get(system, system)}"] = (
+            entries[f"{failure['name']}, {systems.get(system, system)}"] = (
                 f"{'; '.join(failure['evidence'])}. "
                 f"Try {', '.join(failure['hparams'])}."
             )
@@ -439,7 +467,7 @@ def asked_words(marked, emotions):
 # --- Pictures -------------------------------------------------------------
 
 
-def scatter_png(word_rows, emotions):
+def scatter_png(word_rows, emotions, systems=SYSTEMS):
     """Asked against measured change, by system and dimension.
 
     Arguments
@@ -448,6 +476,8 @@ def scatter_png(word_rows, emotions):
         One for each word and system.
     emotions : list of str
         The taxonomy.
+    systems : dict
+        System to its caption.
 
     Returns
     -------
@@ -456,34 +486,35 @@ def scatter_png(word_rows, emotions):
     """
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(11, 7), layout="constrained")
+    size = (PANEL_WIDTH * len(systems), 7)
+    canvas = Canvas(figsize=size, layout="constrained")
     grid = canvas.subplots(
-        len(DIMENSIONS), len(SYSTEMS), sharex="row", sharey="row"
+        len(DIMENSIONS), len(systems), sharex="row", sharey="row", squeeze=False
     )
     rows = [r for r in word_rows if r["part"] == "mixed" and r["f0"] != ""]
     for line, key in zip(grid, DIMENSIONS):
-        _scatter(line, rows, key, emotion_colors(emotions))
+        _scatter(dict(zip(systems, line)), rows, key, emotion_colors(emotions))
         line[0].set_ylabel(f"measured, {UNITS[key]}", color=INK, fontsize=9)
-    for axes, name in zip(grid[0], SYSTEMS.values()):
+    for axes, name in zip(grid[0], systems.values()):
         axes.set_title(name, color=INK, fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("asked", color=INK, fontsize=9)
     return figure_png(canvas)
 
 
-def _scatter(line, rows, key, colors):
+def _scatter(panels, rows, key, colors):
     """One dimension in every system, to one scale."""
     measured = {}
-    for system in SYSTEMS:
+    for system in panels:
         own = [row for row in rows if row["system"] == system]
         measured[system] = _centred(own, key)
     everything = np.concatenate([*measured.values(), [-0.1, 0.1]])
     low, high = 1.2 * np.quantile(everything, [0.005, 0.995])
-    for axes, (system, y) in zip(line, measured.items()):
+    for system, axes in panels.items():
         own = [row for row in rows if row["system"] == system]
         axes.scatter(
             _centred(own, f"asked_{key}"),
-            np.clip(y, low, high),
+            np.clip(measured[system], low, high),
             s=9,
             alpha=0.6,
             c=[colors[row["emotion"]] for row in own],
@@ -568,13 +599,15 @@ def curves_png(curves):
     return figure_png(canvas)
 
 
-def confusion_png(figures):
+def confusion_png(figures, systems=SYSTEMS):
     """Asked against heard emotions, by system.
 
     Arguments
     ---------
     figures : dict
         System to its figures.
+    systems : dict
+        System to its caption.
 
     Returns
     -------
@@ -583,7 +616,8 @@ def confusion_png(figures):
     """
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(11, 3.1), layout="constrained")
+    size = (PANEL_WIDTH * len(figures), 3.1)
+    canvas = Canvas(figsize=size, layout="constrained")
     grid = canvas.subplots(1, len(figures), sharey=True, squeeze=False)[0]
     for axes, (system, entry) in zip(grid, figures.items()):
         accuracy = entry["word_emotion_accuracy"]
@@ -609,7 +643,7 @@ def confusion_png(figures):
         )
         axes.set_yticks(range(len(names)), names)
         axes.tick_params(colors=INK, labelsize=8, length=0)
-        axes.set_title(SYSTEMS[system], color=INK, fontsize=10)
+        axes.set_title(systems[system], color=INK, fontsize=10)
         for spine in axes.spines.values():
             spine.set_visible(False)
     return figure_png(canvas)
