@@ -38,12 +38,12 @@ from speechbrain.dataio import audio_io
 from torch.nn.utils.rnn import pad_sequence
 
 SAMPLE_RATE = 16000
-LABELS = ("angry", "happy", "neutral", "sad", "surprised", "unuse_0")
-#: Width, depth, depth of the prenet, heads.
+LABELS = ("angry", "happy", "neutral", "sad", "surprised", "unuse_0", "<unk>")
+#: Width, depth, depth of the prenet, heads, channels of the convolutions.
 SIZES = {
-    "tiny": (64, 2, 1, 4),
-    "base": (768, 8, 4, 12),
-    "plus_large": (1024, 16, 8, 16),
+    "tiny": (64, 2, 1, 4, 32),
+    "base": (768, 8, 4, 12, 512),
+    "plus_large": (1024, 16, 8, 16, 512),
 }
 
 
@@ -59,13 +59,13 @@ def emotion2vec_config(size: str) -> dict:
     -------
     dict
     """
-    dim, depth, prenet_depth, heads = SIZES[size]
+    dim, depth, prenet_depth, heads, channels = SIZES[size]
     no_drop = {"start_drop_path_rate": 0.0, "end_drop_path_rate": 0.0}
     audio = {
         "type": "AUDIO",
         "extractor_mode": "layer_norm",
-        "feature_encoder_spec": "[(512, 10, 5)] + [(512, 3, 2)] * 4"
-        " + [(512, 2, 2)] * 2",
+        "feature_encoder_spec": f"[({channels}, 10, 5)] + [({channels}, 3, 2)]"
+        f" * 4 + [({channels}, 2, 2)] * 2",
         "conv_pos_width": 95,
         "conv_pos_groups": 16,
         "conv_pos_depth": 5,

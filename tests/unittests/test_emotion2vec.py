@@ -133,7 +133,7 @@ def test_posteriors_of_frames_leave_out_unused_classes(extractor):
     features, _ = extractor(torch.stack(noise(9000, 9000)))
     posteriors = extractor.class_posteriors(features)
     assert extractor.labels == [n for n in LABELS if n != "unuse_0"]
-    assert posteriors.shape == (2, features.shape[1], 5)
+    assert posteriors.shape == (2, features.shape[1], 6)
     assert torch.allclose(posteriors.sum(-1), torch.ones(2, 27))
 
 
