@@ -173,4 +173,3 @@ def make_snapshot(folder):
     torch.save(HiFTGenerator(**VOCODER).state_dict(), folder / "hift.pt")
     make_speech_tokenizer(folder / "speech_tokenizer_v2.onnx")
     make_speaker_encoder(folder / "campplus.onnx")
-    (folder / "sizes.yaml").write_text(json.dumps(BACKBONE))
