@@ -363,6 +363,20 @@ def test_noise_is_made_for_each_seed(start, ran):
     assert "label_file" not in ran[2][1]
 
 
+def test_the_variant_without_a_change_is_run_once(start, ran, tmp_path):
+    start("fusion.yaml", "--variants", "film")
+    n_done = len(ran)
+    rows, _ = start("emotion_loss.yaml", "--variants", "speech")
+    assert len(ran) == n_done
+    assert rows[-1]["variant"] == "speech" and rows[-1]["wer"] == "0.2000"
+    assert (tmp_path / "out" / "unchanged" / "1" / "evaluation").is_dir()
+
+
+def test_an_option_of_the_user_replaces_one_of_the_experiment(start, ran):
+    start("fusion.yaml", "--variants=film", "--evaluate_flags=--workers=7")
+    assert ran[-1][1]["workers"] == "7"
+
+
 def test_a_missing_preparation_is_named(start, ran, world):
     (world / "prepared" / "speech_tokens.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="extract_speech_tokens.py"):

@@ -7,7 +7,8 @@
 Needs the speech tokens of ../extract_speech_tokens.py. Every variant is
 trained by ../train.py and evaluated on held-out sentences by ../evaluate.py,
 once for each seed. The same command goes on where it was stopped, and does
-nothing twice; other seeds or variants are added to the table.
+nothing twice; other seeds or variants are added to the table. The variant of
+an experiment that changes nothing is that of all of them, and is run once.
 
 An experiment's file has:
 
@@ -82,6 +83,11 @@ class Variant:
             relabel = f"experiments/relabel_words.py {self.relabelled_words:g}"
             return f"python {relabel} && {shlex.join(parts)}"
         return shlex.join(parts)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether it is the recipe as its files have it."""
+        return not (self.train or self.evaluate or self.relabelled_words)
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,26 @@ def as_flags(hparams: Mapping) -> list[str]:
     return [f"--{name}={as_text(value)}" for name, value in hparams.items()]
 
 
+def keep_last(flags: Sequence[str]) -> list[str]:
+    """Drops options that are given again later, which SpeechBrain refuses.
+
+    Arguments
+    ---------
+    flags : list of str
+        Such as ``--name=value``.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> keep_last(["--workers=1", "--n_mixed=30", "--workers=4"])
+    ['--workers=4', '--n_mixed=30']
+    """
+    return list({flag.split("=")[0]: flag for flag in flags}.values())
+
+
 def make_run(
     variant: Variant, seed: int, folder: Path, options: argparse.Namespace
 ) -> Run:
@@ -219,6 +245,7 @@ def make_run(
     ]
     model, labels = folder / "model", folder / "labels" / "word_labels.json"
     inputs = find_inputs(options)
+    references = options.output_folder / "references"
     steps, train = [], dict(variant.train)
     if variant.relabelled_words:
         train.update(label_source="labels", label_file=str(labels))
@@ -244,12 +271,16 @@ def make_run(
             [
                 "train.py",
                 TRAIN_HPARAMS,
-                *common,
-                f"--output_folder={model}",
-                f"--seed={seed}",
-                "--skip_prep=True",
-                *shlex.split(options.train_flags),
-                *as_flags(train),
+                *keep_last(
+                    [
+                        *common,
+                        f"--output_folder={model}",
+                        f"--seed={seed}",
+                        "--skip_prep=True",
+                        *shlex.split(options.train_flags),
+                        *as_flags(train),
+                    ]
+                ),
             ],
             model,
             ["synthesizer.yaml", "efilm.ckpt", "llm_decoder.ckpt"],
@@ -261,13 +292,17 @@ def make_run(
             [
                 "evaluate.py",
                 EVALUATE_HPARAMS,
-                *common,
-                f"--model_folder={model}",
-                f"--output_folder={folder / 'evaluation'}",
-                f"--reference_folder={options.output_folder / 'references'}",
-                *as_flags(evaluate),
-                *shlex.split(options.evaluate_flags),
-                *as_flags(variant.evaluate),
+                *keep_last(
+                    [
+                        *common,
+                        f"--model_folder={model}",
+                        f"--output_folder={folder / 'evaluation'}",
+                        f"--reference_folder={references}",
+                        *as_flags(evaluate),
+                        *shlex.split(options.evaluate_flags),
+                        *as_flags(variant.evaluate),
+                    ]
+                ),
             ],
             folder / "evaluation",
             ["summary.json"],
@@ -445,23 +480,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in options.experiments:
         path = path if path.is_file() else HERE / path
         variants = read_experiment(path)
+        folder = options.output_folder
         planned[path.stem] = (
             variants,
             [
                 make_run(
                     variant,
                     seed,
-                    options.output_folder
-                    / path.stem
-                    / variant.name
-                    / str(seed),
+                    folder / "unchanged" / str(seed)
+                    if variant.changes_nothing
+                    else folder / path.stem / variant.name / str(seed),
                     options,
                 )
                 for seed in options.seeds
                 for variant in choose(variants, options.variants, path)
             ],
         )
-    all_runs = [run for _, runs in planned.values() for run in runs]
+    every = [run for _, runs in planned.values() for run in runs]
+    all_runs = list({run.folder: run for run in every}.values())
     failures = run_all(all_runs, options.jobs)
     for experiment, (variants, runs) in planned.items():
         done = [run for run in runs if (run.folder / "evaluation").is_dir()]
