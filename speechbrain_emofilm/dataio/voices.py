@@ -105,8 +105,10 @@ def write_voices(path: PathLike, voices: Mapping[str, Voice]) -> None:
     >>> list(read_voices(path))
     ['0011', '0011/happy']
     """
+    # Copies: safetensors refuses tensors that share memory, such as those of
+    # one voice under two names.
     tensors = {
-        f"{name}.{part}": getattr(voice, part).cpu().contiguous()
+        f"{name}.{part}": getattr(voice, part).cpu().contiguous().clone()
         for name, voice in voices.items()
         for part in _PARTS
     }

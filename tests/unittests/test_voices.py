@@ -62,6 +62,14 @@ def test_voices_survive_the_file(path):
         assert torch.equal(read.prompt_mel, voice.prompt_mel)
 
 
+def test_one_voice_may_have_two_names(tmp_path):
+    voice = make_voice(1, 12)
+    write_voices(tmp_path / "voices.safetensors", {"a": voice, "b": voice})
+    a, b = read_voices(tmp_path / "voices.safetensors").values()
+    assert torch.equal(a.xvector, b.xvector)
+    assert torch.equal(a.prompt_mel, b.prompt_mel)
+
+
 def test_a_voice_has_two_frames_per_token():
     voice = make_voice(0, 5)
     with pytest.raises(ValueError, match="5 speech tokens and 9 mel frames"):
