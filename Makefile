@@ -22,7 +22,7 @@ PY := $(VENV)/bin/python
 # One stamp for each checkout that shares the environment.
 INSTALLED := $(VENV)/.emofilm-$(shell echo $(CURDIR) | cksum | cut -d' ' -f1)
 
-# What tests need beside the demo: the extras of real models.
+# What tests and lint need beside the demo.
 TESTABLE := $(INSTALLED)-tests
 
 # Long CPU work: page faults cost more than arithmetic on virtual machines, so
@@ -42,7 +42,7 @@ demo: $(INSTALLED)
 test: $(TESTABLE)
 	$(PY) -m pytest --cov --cov-report=term --cov-fail-under=85
 
-lint: $(INSTALLED)
+lint: $(TESTABLE)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m yamllint --strict .
@@ -54,7 +54,7 @@ bench: $(TESTABLE)
 		$(PY) "$$script" || exit 1; \
 	done
 
-install: $(INSTALLED)
+install: $(TESTABLE)
 
 $(PY):
 	$(PYTHON) -m venv $(VENV)
@@ -70,7 +70,7 @@ $(INSTALLED): setup.py constraints.txt | $(PY)
 	{ grep -v '^torch' constraints.txt; \
 	  $(PY) -m pip freeze | grep -E '^torch(audio)?==' ; } \
 		> $(VENV)/emofilm-constraints.txt
-	$(PY) -m pip install -c $(VENV)/emofilm-constraints.txt -e ".[demo,dev]"
+	$(PY) -m pip install -c $(VENV)/emofilm-constraints.txt -e ".[demo]"
 	touch $@
 
 $(TESTABLE): $(INSTALLED)

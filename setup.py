@@ -36,6 +36,7 @@ setup(
         "praatio>=6.2",
         "sentencepiece>=0.2",
         "numpy>=1.26",
+        "scipy>=1.11",
         "soundfile>=0.12.1",
         "safetensors>=0.4.3",
         "h5py>=3.8",
@@ -74,6 +75,7 @@ setup(
             "yamllint>=1.35",
             "codespell>=2.3",
             "espeakng-loader>=0.2.4",  # exact word times, for benchmarks
+            "librosa>=0.10",  # what the warping is compared with
         ],
     },
     entry_points={

@@ -92,7 +92,8 @@ class DemoSteps:
             *map(self.train_labeler, SUPERVISIONS),
             *map(self.label, SUPERVISIONS),
             self.evaluate_labels(),
-            *map(self.train, LABEL_SOURCES),
+            # `emofilm say` takes the newest: that trained on the truth.
+            *map(self.train, reversed(LABEL_SOURCES)),
             self.evaluate(),
         ]
 

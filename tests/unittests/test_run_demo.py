@@ -126,7 +126,7 @@ def test_a_lost_output_is_made_again(demo, ran, tmp_path):
 
 def test_an_interrupted_step_goes_on(demo, ran, tmp_path, monkeypatch):
     run = steps_module.run_command
-    model = tmp_path / "demo" / "models" / "efilm"
+    model = tmp_path / "demo" / "models" / "efilm_sentence"  # the first
 
     def stop_at_training(command, *options):
         if script_of(command) == "emotional_tts/train.py":
