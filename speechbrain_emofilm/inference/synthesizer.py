@@ -88,14 +88,18 @@ class EmoFiLMSynthesizer(Pretrained):
 
     Example
     -------
-    >>> synthesizer = EmoFiLMSynthesizer.from_hparams(
-    ...     "results/emotional_tts/mini/1986"
-    ... )  # doctest: +SKIP
+    >>> from speechbrain_emofilm.utils.assets import find_file
+    >>> shipped = find_file("speechbrain_emofilm/assets/mini/synthesizer.yaml")
+    >>> synthesizer = EmoFiLMSynthesizer.from_hparams(shipped.parent)
     >>> result = synthesizer.synthesize(
     ...     "<happy>We won!</happy> <sad intensity=0.4>but he left.</sad>"
-    ... )  # doctest: +SKIP
-    >>> result.wav.shape, result.sample_rate  # doctest: +SKIP
-    (torch.Size([58560]), 24000)
+    ... )
+    >>> result.text, result.sample_rate
+    ('We won! but he left.', 24000)
+    >>> [word.text for word in result.words]
+    ['We', 'won', 'but', 'he', 'left']
+    >>> result.word_intensity.tolist()
+    [1.0, 1.0, 0.4..., 0.4..., 0.4...]
     """
 
     MODULES_NEEDED = ["emofilm", "token_to_wav"]
