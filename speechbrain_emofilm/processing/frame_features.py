@@ -57,7 +57,7 @@ class FrameFeatureExtractor(torch.nn.Module):
     shortest : int, optional
         Fewest samples of an utterance; by default ``receptive_field``.
     max_duration : float
-        Longest piece that is encoded at once, in seconds.
+        Longest piece that is encoded at once, in seconds of frames.
     context : float
         Seconds of context on either side of a piece.
 
