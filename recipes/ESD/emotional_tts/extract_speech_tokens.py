@@ -36,7 +36,11 @@ import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
-from speechbrain.utils.distributed import ddp_barrier, run_on_main
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    is_distributed_initialized,
+    run_on_main,
+)
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 from transitions_prepare import prepare_transitions
@@ -383,3 +387,6 @@ if __name__ == "__main__":
     check_skipped(cache, n_utterances, hparams["max_bad_share"], path)
     if rank == 0:
         print(f"{path}: speech tokens of {len(cache.tokens)} utterances")
+    if is_distributed_initialized():
+        # Else its threads may abort a process that is ending.
+        torch.distributed.destroy_process_group()
