@@ -40,7 +40,8 @@ demo: $(INSTALLED)
 	$(PY) recipes/MiniESD/run_demo.py
 
 test: $(TESTABLE)
-	$(PY) -m pytest --cov --cov-report=term --cov-fail-under=85
+	$(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile \
+		--cov --cov-report=term --cov-fail-under=85
 
 lint: $(TESTABLE)
 	$(PY) -m ruff check .
