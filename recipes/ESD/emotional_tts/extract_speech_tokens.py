@@ -38,6 +38,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import (
     ddp_barrier,
+    infer_device,
     is_distributed_initialized,
     run_on_main,
 )
@@ -340,7 +341,7 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     rank = int(os.environ.get("RANK", 0))
     n_processes = int(os.environ.get("WORLD_SIZE", 1))
-    device = run_opts.get("device") or "cpu"
+    device = run_opts.get("device") or infer_device()
     if n_processes > 1 and device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     with open(hparams_file, encoding="utf-8") as fin:
