@@ -1,15 +1,17 @@
 """Names what went wrong in a training, from its figures.
 
-Four failures of word-level emotion control have signatures in figures that
-validation and evaluation give anyway:
+Four failures of word-level emotion control have signatures, both in what is
+predicted of true speech, as validation does, and in speech that is measured,
+as evaluation does:
 
 * flat prosody: the modulation hardly changes the text (gamma near 1, beta
-  near 0), or F0 moves less than in the reference;
-* catastrophic forgetting: the modulation drowns the text, words get lost;
+  near 0) or the predictions, or F0 moves less than in the reference;
+* catastrophic forgetting: the modulation drowns the text, the speech becomes
+  less likely than for the frozen backbone, words get lost;
 * noisy transitions: emotions are right but switch at the wrong place, as
   poor word labels teach;
-* missing dynamics: the words are understood, yet the features are far from
-  the reference's.
+* missing dynamics: the words are understood, yet the prosody is far from the
+  reference's, or true speech is no likelier with its own emotions.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -41,6 +43,14 @@ class Thresholds:
         Above the topline's.
     most_dtw_ratio : float
         DTW as a ratio to the topline's.
+    least_condition_effect : float
+        Divergence, in nats per speech token, that another emotion makes.
+    most_loss_rise : float
+        Rise of the speech loss above the frozen backbone's, in nats.
+    least_switch_gain : float
+        Of the words beside a switch, as a ratio to the other words'.
+    least_emotion_gain : float
+        Nats per speech token by which the own emotion is likelier.
     """
 
     least_modulation: float = 0.02
@@ -51,26 +61,68 @@ class Thresholds:
     most_boundary_error_ms: float = 150.0
     most_leakage: float = 0.15
     most_dtw_ratio: float = 1.5
+    least_condition_effect: float = 0.01
+    most_loss_rise: float = 0.1
+    least_switch_gain: float = 0.3
+    least_emotion_gain: float = 0.02
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """A failure that the figures show.
+class Check:
+    """A figure beside its limit.
+
+    Arguments
+    ---------
+    figure : str
+        Its name, of :data:`FIGURES`.
+    value : float
+        The model's.
+    limit : float
+        The one between well and ill.
+    failed : bool
+        Whether it is a symptom.
+    relation : str
+        Of the value to the limit, such as "below".
+    """
+
+    figure: str
+    value: float
+    limit: float
+    failed: bool
+    relation: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.figure} {self.value:.3g} {self.relation} {self.limit:.3g}"
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the figures say of one failure.
 
     Arguments
     ---------
     name : str
-        flat prosody, catastrophic forgetting, noisy transitions or missing
-        dynamics.
-    evidence : tuple of str
-        The figures that show it, each with its limit.
+        Flat prosody, catastrophic forgetting, noisy transitions or missing
+        dynamics, in small letters.
+    verdict : str
+        "found", "not found", or "untested" where nothing can be said.
+    checks : tuple of Check
+        The figures that it was judged by.
     hparams : tuple of str
-        What to turn, and where to.
+        What to turn where it is found, and where to.
     """
 
     name: str
-    evidence: tuple[str, ...]
+    verdict: str
+    checks: tuple[Check, ...]
     hparams: tuple[str, ...]
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """The figures that show it, each with its limit."""
+        return tuple(str(check) for check in self.checks if check.failed)
 
     def __str__(self) -> str:
         evidence = "; ".join(self.evidence)
@@ -85,7 +137,9 @@ class Diagnosis:
         """
         return {
             "name": self.name,
+            "verdict": self.verdict,
             "evidence": list(self.evidence),
+            "figures": [str(check) for check in self.checks],
             "hparams": list(self.hparams),
         }
 
@@ -126,24 +180,31 @@ FIGURES = (
     "boundary_error_ms",
     "leakage",
     "dtw",
+    "speech_loss",
+    "condition_effect",
+    "emotion_gain",
+    "inside_gain",
+    "switch_gain",
 )
 
 
-def diagnose(
+def signatures(
     figures: Mapping[str, float | None],
     topline: Mapping[str, float | None] | None = None,
     floor: Mapping[str, float | None] | None = None,
     thresholds: Thresholds = Thresholds(),
-) -> list[Diagnosis]:
-    """Finds the failures that the figures of a model show.
+) -> list[Signature]:
+    """Judges each of the four failures by what is known.
 
     A figure that is missing, or lacks what it is compared with, tells
-    nothing: :func:`untested` lists what could not be judged.
+    nothing.
 
     Arguments
     ---------
     figures : dict
-        The model's, of :data:`FIGURES`; shares, not percents.
+        The model's, of :data:`FIGURES`; shares, not percents. Those in nats
+        are :class:`~speechbrain_emofilm.metrics.condition_effect.\
+ConditionEffect`'s.
     topline : dict, optional
         Those of reference speech re-synthesised through the tokens.
     floor : dict, optional
@@ -153,13 +214,64 @@ def diagnose(
 
     Returns
     -------
-    list of Diagnosis
-        Empty if nothing is wrong.
+    list of Signature
+        One for each failure.
 
     Raises
     ------
     ValueError
         If a figure is unknown.
+
+    Example
+    -------
+    >>> for signature in signatures({"modulation_ratio": 0.001}):
+    ...     print(f"{signature.name}: {signature.verdict}")
+    flat prosody: found
+    catastrophic forgetting: not found
+    noisy transitions: untested
+    missing dynamics: untested
+    """
+    topline, floor = topline or {}, floor or {}
+    for name in {*figures, *topline, *floor} - set(FIGURES):
+        raise ValueError(
+            f"Unknown figure {name!r}: known are {', '.join(FIGURES)}."
+        )
+    compared = _Comparisons(figures, topline, floor, thresholds)
+    judged = {
+        "flat prosody": _any(compared.flat_prosody()),
+        "catastrophic forgetting": _any(compared.forgetting()),
+        "noisy transitions": _any(compared.noisy_transitions()),
+        "missing dynamics": _missing_dynamics(compared),
+    }
+    return [
+        Signature(name, verdict, tuple(checks), REMEDIES[name])
+        for name, (verdict, checks) in judged.items()
+    ]
+
+
+def diagnose(
+    figures: Mapping[str, float | None],
+    topline: Mapping[str, float | None] | None = None,
+    floor: Mapping[str, float | None] | None = None,
+    thresholds: Thresholds = Thresholds(),
+) -> list[Signature]:
+    """Finds the failures that the figures of a model show.
+
+    Arguments
+    ---------
+    figures : dict
+        As for :func:`signatures`.
+    topline : dict, optional
+        As for :func:`signatures`.
+    floor : dict, optional
+        As for :func:`signatures`.
+    thresholds : Thresholds
+        When a figure is a symptom.
+
+    Returns
+    -------
+    list of Signature
+        Empty if nothing is wrong.
 
     Example
     -------
@@ -169,22 +281,10 @@ def diagnose(
     >>> print(found[0])
     flat prosody: modulation_ratio 0.001 below 0.02. Try a higher lr, ...
     """
-    topline, floor = topline or {}, floor or {}
-    for name in {*figures, *topline, *floor} - set(FIGURES):
-        raise ValueError(
-            f"Unknown figure {name!r}: known are {', '.join(FIGURES)}."
-        )
-    symptoms = _Symptoms(figures, topline, floor)
-    found = {
-        "flat prosody": _flat_prosody(symptoms, thresholds),
-        "catastrophic forgetting": _forgetting(symptoms, thresholds),
-        "noisy transitions": _noisy_transitions(symptoms, thresholds),
-        "missing dynamics": _missing_dynamics(symptoms, thresholds),
-    }
     return [
-        Diagnosis(name, tuple(evidence), REMEDIES[name])
-        for name, evidence in found.items()
-        if evidence
+        signature
+        for signature in signatures(figures, topline, floor, thresholds)
+        if signature.verdict == "found"
     ]
 
 
@@ -198,11 +298,11 @@ def untested(
     Arguments
     ---------
     figures : dict
-        As for :func:`diagnose`.
+        As for :func:`signatures`.
     topline : dict, optional
-        As for :func:`diagnose`.
+        As for :func:`signatures`.
     floor : dict, optional
-        As for :func:`diagnose`.
+        As for :func:`signatures`.
 
     Returns
     -------
@@ -213,99 +313,137 @@ def untested(
     >>> untested({"modulation_ratio": 0.1})
     ['noisy transitions', 'missing dynamics']
     """
-    topline, floor = topline or {}, floor or {}
-
-    def known(name, other=None):
-        others = [figures] if other is None else [figures, other]
-        return all(each.get(name) is not None for each in others)
-
-    modulation = known("modulation_ratio")
-    testable = {
-        "flat prosody": modulation or known("f0_spread", topline),
-        "catastrophic forgetting": modulation or known("wer", floor),
-        "noisy transitions": any(
-            known(name, topline)
-            for name in ("transition_accuracy", "boundary_error_ms", "leakage")
-        ),
-        "missing dynamics": known("dtw", topline) and known("wer", floor),
-    }
-    return [name for name, possible in testable.items() if not possible]
+    return [
+        signature.name
+        for signature in signatures(figures, topline, floor)
+        if signature.verdict == "untested"
+    ]
 
 
-class _Symptoms:
-    """Comparisons that say what they found, and nothing of missing figures."""
+class _Comparisons:
+    """Figures beside their limits, those left out that lack one of both."""
 
-    def __init__(self, figures, topline, floor):
+    def __init__(self, figures, topline, floor, thresholds):
         self.figures, self.topline, self.floor = figures, topline, floor
+        self.thresholds = thresholds
+
+    def flat_prosody(self):
+        t = self.thresholds
+        return [
+            *self.below("modulation_ratio", t.least_modulation),
+            *self.below("condition_effect", t.least_condition_effect),
+            *self.below(
+                "f0_spread",
+                _times(self.topline.get("f0_spread"), t.least_f0_spread),
+            ),
+        ]
+
+    def forgetting(self):
+        drowned = self.above(
+            "modulation_ratio", self.thresholds.most_modulation
+        )
+        return [*drowned, *self.lost_speech(), *self.lost_words()]
+
+    def lost_speech(self):
+        """The frozen backbone finds true speech likelier."""
+        rise = self.thresholds.most_loss_rise
+        return self.above(
+            "speech_loss", _plus(self.floor.get("speech_loss"), rise)
+        )
+
+    def lost_words(self):
+        """The frozen backbone is easier to understand."""
+        rise = self.thresholds.most_wer_rise
+        return self.above("wer", _plus(self.floor.get("wer"), rise))
+
+    def noisy_transitions(self):
+        t, topline = self.thresholds, self.topline
+        words = _times(
+            topline.get("word_emotion_accuracy"), t.least_transition_accuracy
+        )
+        # Where no word carries its emotion, poor transitions say nothing.
+        spoken, predicted = [], []
+        if not _failed(self.below("word_emotion_accuracy", words)):
+            accuracy = _times(
+                topline.get("transition_accuracy"), t.least_transition_accuracy
+            )
+            error = _plus(
+                topline.get("boundary_error_ms"), t.most_boundary_error_ms
+            )
+            leakage = _plus(topline.get("leakage"), t.most_leakage)
+            spoken = [
+                *self.below("transition_accuracy", accuracy),
+                *self.above("boundary_error_ms", error),
+                *self.above("leakage", leakage),
+            ]
+        if not _failed(self.below("inside_gain", t.least_emotion_gain)):
+            inside = _times(
+                self.figures.get("inside_gain"), t.least_switch_gain
+            )
+            predicted = self.below("switch_gain", inside)
+        return [*spoken, *predicted]
 
     def below(self, name, limit):
-        """Evidence that a figure is below a limit."""
-        value = self.figures.get(name)
-        if value is None or limit is None or value >= limit:
-            return []
-        return [f"{name} {value:.3g} below {limit:.3g}"]
+        """Whether a figure is too low."""
+        return self._check(name, limit, lambda value: value < limit, "below")
 
     def above(self, name, limit):
-        """Evidence that a figure is above a limit."""
+        """Whether a figure is too high."""
+        return self._check(name, limit, lambda value: value > limit, "above")
+
+    def _check(self, name, limit, fails, relation):
         value = self.figures.get(name)
-        if value is None or limit is None or value <= limit:
+        if value is None or limit is None:
             return []
-        return [f"{name} {value:.3g} above {limit:.3g}"]
-
-    @staticmethod
-    def times(other, name, factor):
-        """A limit relative to another system's figure."""
-        return None if other.get(name) is None else factor * other[name]
-
-    @staticmethod
-    def plus(other, name, step):
-        """A limit above another system's figure."""
-        return None if other.get(name) is None else other[name] + step
+        failed = bool(fails(value))
+        relation = relation if failed else f"not {relation}"
+        return [Check(name, value, limit, failed, relation)]
 
 
-def _flat_prosody(s: _Symptoms, t: Thresholds) -> Sequence[str]:
-    spread = s.times(s.topline, "f0_spread", t.least_f0_spread)
-    return [
-        *s.below("modulation_ratio", t.least_modulation),
-        *s.below("f0_spread", spread),
-    ]
+def _times(value: float | None, factor: float) -> float | None:
+    """A limit relative to another figure."""
+    return None if value is None else factor * value
 
 
-def _forgetting(s: _Symptoms, t: Thresholds) -> Sequence[str]:
-    wer = s.plus(s.floor, "wer", t.most_wer_rise)
-    return [
-        *s.above("modulation_ratio", t.most_modulation),
-        *s.above("wer", wer),
-    ]
+def _plus(value: float | None, step: float) -> float | None:
+    """A limit above another figure."""
+    return None if value is None else value + step
 
 
-def _noisy_transitions(s: _Symptoms, t: Thresholds) -> Sequence[str]:
-    accuracy = s.times(
-        s.topline, "transition_accuracy", t.least_transition_accuracy
+def _failed(checks: Sequence[Check]) -> bool:
+    return any(check.failed for check in checks)
+
+
+def _any(checks: Sequence[Check]) -> tuple[str, Sequence[Check]]:
+    """Verdict on a failure that shows in any of its figures."""
+    if not checks:
+        return "untested", checks
+    return "found" if _failed(checks) else "not found", checks
+
+
+def _missing_dynamics(
+    compared: _Comparisons,
+) -> tuple[str, Sequence[Check]]:
+    """Two ways to show it: spoken or predicted, wrong though understood."""
+    t = compared.thresholds
+    dtw = _times(compared.topline.get("dtw"), t.most_dtw_ratio)
+    ways = (
+        (compared.above("dtw", dtw), compared.lost_words()),
+        (
+            compared.below("emotion_gain", t.least_emotion_gain),
+            [
+                *compared.lost_speech(),
+                # Emotions without any effect are flat prosody.
+                *compared.below("condition_effect", t.least_condition_effect),
+            ],
+        ),
     )
-    words = s.times(
-        s.topline, "word_emotion_accuracy", t.least_transition_accuracy
-    )
-    # Where no word carries its emotion, poor transitions say nothing more.
-    if s.below("word_emotion_accuracy", words):
-        return []
-    error = s.plus(s.topline, "boundary_error_ms", t.most_boundary_error_ms)
-    leakage = s.plus(s.topline, "leakage", t.most_leakage)
-    return [
-        *s.below("transition_accuracy", accuracy),
-        *s.above("boundary_error_ms", error),
-        *s.above("leakage", leakage),
-    ]
-
-
-def _missing_dynamics(s: _Symptoms, t: Thresholds) -> Sequence[str]:
-    distance = s.above("dtw", s.times(s.topline, "dtw", t.most_dtw_ratio))
-    wer = s.plus(s.floor, "wer", t.most_wer_rise)
-    understood = (
-        wer is not None
-        and s.figures.get("wer") is not None
-        and not s.above("wer", wer)
-    )
-    if not distance or not understood:
-        return []
-    return [*distance, f"wer {s.figures['wer']:.3g} not above {wer:.3g}"]
+    ways = [(wrong, other) for wrong, other in ways if wrong and other]
+    verdict, checks = "untested", []
+    for wrong, other in ways:
+        checks += [*wrong, *other]
+        if _failed(wrong) and not _failed(other):
+            verdict = "found"
+        elif verdict == "untested":
+            verdict = "not found"
+    return verdict, checks

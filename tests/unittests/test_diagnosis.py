@@ -3,6 +3,7 @@
 from speechbrain_emofilm.metrics.diagnosis import (
     Thresholds,
     diagnose,
+    signatures,
     untested,
 )
 
@@ -83,3 +84,59 @@ def test_limits_can_be_changed():
 def test_an_unknown_figure_is_refused():
     with pytest.raises(ValueError, match="known are modulation_ratio"):
         diagnose({"werr": 0.1})
+
+
+# --- What is predicted of true speech -------------------------------------
+
+PREDICTED = {
+    "speech_loss": 3.5,
+    "condition_effect": 0.5,
+    "emotion_gain": 0.4,
+    "inside_gain": 0.4,
+    "switch_gain": 0.5,
+}
+
+
+def named(**changes):
+    found = diagnose({**PREDICTED, **changes}, floor={"speech_loss": 3.7})
+    return [failure.name for failure in found]
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, []),
+        ({"condition_effect": 0.001, "emotion_gain": 0.0}, ["flat prosody"]),
+        ({"speech_loss": 4.0}, ["catastrophic forgetting"]),
+        ({"switch_gain": 0.05}, ["noisy transitions"]),
+        ({"emotion_gain": 0.01}, ["missing dynamics"]),
+        # Where no word has its emotion, its switches say nothing.
+        ({"inside_gain": 0.0, "switch_gain": -0.1}, []),
+        # What has lost the words has more than dynamics missing.
+        (
+            {"speech_loss": 4.0, "emotion_gain": -1.0},
+            ["catastrophic forgetting"],
+        ),
+    ],
+)
+def test_validation_shows_the_signatures(changes, expected):
+    assert named(**changes) == expected
+
+
+def test_every_failure_has_a_verdict_with_its_figures():
+    judged = {
+        s.name: s for s in signatures(PREDICTED, floor={"speech_loss": 3.7})
+    }
+    assert {s.verdict for s in judged.values()} == {"not found"}
+    forgetting = judged["catastrophic forgetting"].as_dict()
+    assert forgetting["figures"] == ["speech_loss 3.5 not above 3.8"]
+    assert forgetting["evidence"] == []
+    assert "a lower lr and lr_head" in forgetting["hparams"]
+
+
+def test_dynamics_are_missing_if_either_speech_or_prediction_shows_it():
+    figures = {**HEALTHY, **PREDICTED, "dtw": 50.0}
+    floor = {**FLOOR, "speech_loss": 3.7}
+    assert [f.name for f in diagnose(figures, TOPLINE, floor)] == [
+        "missing dynamics"
+    ]
