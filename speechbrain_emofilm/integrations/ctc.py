@@ -3,7 +3,8 @@
 Any model that gives log probabilities of characters (or word pieces) and the
 CTC blank aligns the words of its language; for Mandarin every character is a
 word. The search is ``torchaudio.functional.forced_align``, which is compiled:
-torch and torchaudio have to come from one and the same index.
+torch and torchaudio have to come from one and the same index. Where they do
+not, :func:`viterbi_search` can be asked for in its place.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -203,11 +204,16 @@ class CTCAligner:
     max_extension : float
         CTC models mark a token by a short peak. The blank frames between two
         words are divided between them, so many seconds for each at most.
+    search : callable, optional
+        Finds the best path through the frames, called as
+        ``search(log_probs (1, F, V), targets (1, L), blank=blank)``; by
+        default ``torchaudio.functional.forced_align``. Slower, and the same
+        without its compiled library: :func:`viterbi_search`.
 
     Raises
     ------
     ImportError
-        If torchaudio's compiled library is missing.
+        If torchaudio's compiled library is missing and `search` is not given.
     """
 
     def __init__(
@@ -215,8 +221,12 @@ class CTCAligner:
         model: Callable[[], object],
         language: str = "zh",
         max_extension: float = 0.1,
+        search: Callable | None = None,
     ):
-        _check_forced_align()
+        if search is None:
+            _check_forced_align()
+            search = torchaudio.functional.forced_align
+        self.search = search
         self.model = model()
         self.language = language
         self.max_extension = max_extension
@@ -295,7 +305,7 @@ class CTCAligner:
                 f"{len(targets)} tokens of {text!r}: check that the "
                 "transcript is the utterance's own."
             )
-        path, scores = torchaudio.functional.forced_align(
+        path, scores = self.search(
             _with_wildcard(log_probs)[None],
             torch.tensor([targets]),
             blank=self.model.blank,
@@ -315,6 +325,61 @@ class CTCAligner:
             ]
             for own, tokens in zip(by_word, ids)
         ]
+
+
+def viterbi_search(
+    log_probs: torch.Tensor, targets: torch.Tensor, blank: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Finds the most likely path of CTC through an utterance's frames.
+
+    As ``torchaudio.functional.forced_align``, in terms of torch alone.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        Log probabilities of the tokens (1, F, V).
+    targets : torch.Tensor
+        Tokens to align (1, L), long. F is at least L, and one more for each
+        token that equals the one before it.
+    blank : int
+        Id of the CTC blank.
+
+    Returns
+    -------
+    path : torch.Tensor
+        Token of each frame (1, F), blanks between equal neighbours.
+    scores : torch.Tensor
+        Its log probability (1, F).
+
+    Example
+    -------
+    >>> heard = torch.tensor([[0, 1, 0, 2, 2]])
+    >>> log_probs = torch.nn.functional.one_hot(heard).mul(5.0).log_softmax(-1)
+    >>> viterbi_search(log_probs, torch.tensor([[1, 2]]))[0]
+    tensor([[0, 1, 0, 2, 2]])
+    """
+    (target,), (frames,) = targets, log_probs
+    states = torch.full((2 * len(target) + 1,), blank)
+    states[1::2] = target
+    # From a token straight to the next, unless that is the same.
+    barred = torch.full((len(states),), -torch.inf)
+    barred[3::2][target[1:] != target[:-1]] = 0.0
+    emissions = frames[:, states]
+    best = torch.full((len(states),), -torch.inf)
+    best[:2] = emissions[0, :2]
+    steps = []
+    for emission in emissions[1:]:
+        before = torch.nn.functional.pad(best, (2, 0), value=-torch.inf)
+        moves = torch.stack([best, before[1:-1], before[:-2] + barred])
+        best, step = moves.max(0)
+        best = best + emission
+        steps.append(step)
+    state = len(states) - 2 + int(best[-2:].argmax())
+    path = [state]
+    for step in reversed(steps):
+        path.append(path[-1] - int(step[path[-1]]))
+    tokens = states[path[::-1]]
+    return tokens[None], frames.gather(1, tokens[:, None]).T
 
 
 def _with_wildcard(log_probs: torch.Tensor) -> torch.Tensor:
@@ -347,6 +412,6 @@ def _check_forced_align() -> None:
         raise ImportError(
             "CTC alignment needs torchaudio's compiled library, which does "
             "not load beside this build of torch: install the torch and "
-            "torchaudio wheels of one and the same index, or use another "
-            "aligner."
+            "torchaudio wheels of one and the same index, give the aligner "
+            "search=viterbi_search, or use another one."
         ) from error

@@ -183,9 +183,9 @@ def prosody_frames(wav: np.ndarray, n_frames: int) -> np.ndarray:
         Frames (F, 8), float32, columns as in :data:`PROSODY`: logarithm of
         F0 in Hz, joined by straight lines where unvoiced or below 0.6 times
         the utterance's median, which is taken for subharmonics; 1 where
-        voiced, else 0; level in dB; spectral tilt in dB; breathiness in dB, joined
-        like F0; and per second the change of log F0, of the level and of the
-        spectral shape, the faster the speech the greater.
+        voiced, else 0; level in dB; spectral tilt in dB; breathiness in dB,
+        joined like F0; and per second the change of log F0, of the level and
+        of the spectral shape, the faster the speech the greater.
 
     Example
     -------

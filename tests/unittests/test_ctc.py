@@ -1,11 +1,11 @@
 """Words are aligned with the tokens of a CTC recogniser."""
 
-import json
+import itertools
 
 from speechbrain_emofilm.integrations.ctc import (
     CTCAligner,
-    HuggingFaceCTC,
     SpeechBrainCTC,
+    viterbi_search,
 )
 from speechbrain_emofilm.processing.alignment import (
     AlignmentError,
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+from tiny_ctc import tiny_ctc
 
 RATE = 16000
 VOCABULARY = {
@@ -29,34 +30,6 @@ VOCABULARY = {
     "B": 7,
 }
 NOISE = 0.1 * np.random.default_rng(0).normal(size=RATE)
-
-
-def naive_forced_align(
-    log_probs, targets, input_lengths=None, target_lengths=None, blank=0
-):
-    """The best path by trying, frame after frame, all states of CTC."""
-    labels = [blank]
-    for target in targets[0].tolist():
-        labels += [target, blank]
-    best = {0: (log_probs[0, 0, blank].item(), [0])}
-    best[1] = (log_probs[0, 0, labels[1]].item(), [1])
-    for frame in log_probs[0, 1:]:
-        new = {}
-        for state, (score, path) in best.items():
-            for following in (state, state + 1, state + 2):
-                if following >= len(labels) or (
-                    following == state + 2
-                    and labels[following] in (blank, labels[state])
-                ):
-                    continue
-                total = score + frame[labels[following]].item()
-                if following not in new or total > new[following][0]:
-                    new[following] = (total, [*path, following])
-        best = new
-    ends = [s for s in (len(labels) - 1, len(labels) - 2) if s in best]
-    path = max((best[s] for s in ends), key=lambda found: found[0])[1]
-    tokens = torch.tensor([[labels[state] for state in path]])
-    return tokens, log_probs[0].gather(1, tokens.T).T
 
 
 class Recogniser:
@@ -79,16 +52,11 @@ class Recogniser:
         return [VOCABULARY[c] for c in word if c in VOCABULARY]
 
 
-@pytest.fixture(autouse=True)
-def forced_align(monkeypatch):
-    monkeypatch.setattr(
-        torchaudio.functional, "forced_align", naive_forced_align
-    )
-
-
 def aligner(*args, max_extension=0.1, **kwargs):
     return CTCAligner(
-        lambda: Recogniser(*args, **kwargs), max_extension=max_extension
+        lambda: Recogniser(*args, **kwargs),
+        max_extension=max_extension,
+        search=viterbi_search,
     )
 
 
@@ -160,42 +128,55 @@ def test_a_torchaudio_without_its_library_is_one_clear_error(monkeypatch):
         CTCAligner(lambda: Recogniser({}))
 
 
-def test_a_model_of_transformers_is_aligned(tmp_path):
-    from transformers import (
-        Wav2Vec2Config,
-        Wav2Vec2CTCTokenizer,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2ForCTC,
-    )
+def test_the_search_is_torchaudios_where_it_loads(monkeypatch):
+    searched = []
 
-    vocabulary = {"<pad>": 0, "<unk>": 1, "|": 2, "我": 3, "们": 4}
-    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    Wav2Vec2CTCTokenizer(
-        str(tmp_path / "vocab.json"), pad_token="<pad>", unk_token="<unk>"
-    ).save_pretrained(tmp_path)
-    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    config = Wav2Vec2Config(
-        vocab_size=5,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8, 8),
-        conv_kernel=(10, 8),
-        conv_stride=(10, 32),
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        pad_token_id=0,
+    def forced_align(*args, **kwargs):
+        searched.append(args)
+        return viterbi_search(*args, **kwargs)
+
+    monkeypatch.setattr(torchaudio.functional, "forced_align", forced_align)
+    found = CTCAligner(lambda: Recogniser(SENTENCE)).align(
+        NOISE, RATE, "我们赢了"
     )
-    Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
-    recogniser = HuggingFaceCTC(str(tmp_path))
+    assert found == aligner(SENTENCE).align(NOISE, RATE, "我们赢了")
+    log_probs, targets = searched[-1]
+    assert log_probs.shape[:2] == (1, 20) and targets.shape == (1, 4)
+
+
+def collapse(path, blank):
+    """What CTC reads from a path: repetitions and blanks left out."""
+    return [token for token, _ in itertools.groupby(path) if token != blank]
+
+
+@pytest.mark.parametrize("blank", [0, 2])
+@pytest.mark.parametrize("target", [[1], [1, 3], [3, 3], [1, 3, 3], [3, 1, 3]])
+def test_no_path_is_more_likely_than_the_one_found(target, blank):
+    generator = torch.Generator().manual_seed(sum(target) + blank)
+    log_probs = torch.randn(6, 4, generator=generator).mul(2).log_softmax(-1)
+    best = max(
+        sum(log_probs[i, token].item() for i, token in enumerate(path))
+        for path in itertools.product(range(4), repeat=6)
+        if collapse(path, blank) == target
+    )
+    path, scores = viterbi_search(
+        log_probs[None], torch.tensor([target]), blank
+    )
+    assert collapse(path[0].tolist(), blank) == target
+    assert scores.sum().item() == pytest.approx(best, abs=1e-5)
+
+
+def test_a_model_of_transformers_is_aligned():
+    recogniser = tiny_ctc(["我", "们"])
     log_probs = recogniser.log_probs(torch.from_numpy(NOISE).float())
     assert log_probs.shape[1] == 5
     torch.testing.assert_close(
         log_probs.exp().sum(-1), torch.ones(len(log_probs))
     )
     assert recogniser.token_ids("我") == [3]
-    words = CTCAligner(lambda: recogniser).align(NOISE, RATE, "我们")
+    words = CTCAligner(lambda: recogniser, search=viterbi_search).align(
+        NOISE, RATE, "我们"
+    )
     assert [word.text for word in words] == ["我", "们"]
 
 
@@ -229,7 +210,9 @@ def test_a_model_of_speechbrain_is_aligned(tmp_path):
     (tmp_path / "hyperparams.yaml").write_text(HYPERPARAMS)
     recogniser = SpeechBrainCTC(tmp_path)
     assert recogniser.token_ids("们") == [2]
-    words = CTCAligner(lambda: recogniser).align(NOISE, RATE, "我们")
+    words = CTCAligner(lambda: recogniser, search=viterbi_search).align(
+        NOISE, RATE, "我们"
+    )
     assert [word.text for word in words] == ["我", "们"]
     assert all(0 <= word.confidence <= 1 for word in words)
 
