@@ -36,7 +36,7 @@ PADDING = 20  # frames of silence on either side
 
 # Logistic map from a word's score (natural logarithm, mean over its frames)
 # to its confidence, fitted on MiniESD: the words spoken against words put in
-# their place, as many of these as of those. It holds for human speech, too.
+# their place, as many of these as of those. Other voices may need others.
 SCORE_MIDPOINT = -3.9
 SCORE_SLOPE = 1.6
 # Without the lattice, the library leaves scores divided by 2 ** 10.
