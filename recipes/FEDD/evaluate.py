@@ -61,7 +61,7 @@ from speechbrain_emofilm.utils.files import write_json
 import speechbrain as sb
 from esd_prepare import sentence_key
 from hyperpyyaml import load_hyperpyyaml
-from measuring import Recorded
+from measuring import Recorded, check_recordings
 from natural_speech import measured_readings, natural_speech
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import run_on_main
@@ -402,13 +402,95 @@ def _probability_columns(listener, posteriors, index):
     }
 
 
-def measure_intensities(folders, items, measurer, listener, emotion_of):
-    """Whether more intensity sounds like more.
+def find_systems(hparams, items):
+    """The recordings to measure.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+    items : dict
+        Id to Item.
+
+    Returns
+    -------
+    dict
+        System to item id to file; first the set itself.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a system lacks an item.
+    ValueError
+        If a system has the name of the set.
+    """
+    if REFERENCE in hparams["systems"]:
+        raise ValueError(
+            f"systems: {REFERENCE!r} is the set itself, which is measured "
+            "anyway; call that system otherwise."
+        )
+    files = {REFERENCE: {name: item.wav for name, item in items.items()}}
+    for system, folder in hparams["systems"].items():
+        files[system] = {name: f"{folder}/{name}.wav" for name in items}
+    for system, wavs in files.items():
+        check_recordings(wavs.values(), f"System {system}")
+    return files
+
+
+def find_intensities(folders, items):
+    """The recordings at rising intensities.
 
     Arguments
     ---------
     folders : dict
         Intensity to the folder of `<id>.wav`, whole sentences in one emotion.
+    items : dict
+        Id to Item.
+
+    Returns
+    -------
+    dict
+        Intensity, rising, to item id to Recorded.
+
+    Raises
+    ------
+    FileNotFoundError
+        If an intensity lacks a recording that the lowest one has.
+    ValueError
+        If there is no recording at all.
+    """
+    if not folders:
+        return {}
+    lowest = Path(folders[min(folders)])
+    names = sorted(path.stem for path in lowest.glob("*.wav"))
+    names = [name for name in names if name in items]
+    if not names:
+        raise ValueError(
+            f"{lowest} has no wav of an item of the set: speak the set again, "
+            "or leave intensity_folders out."
+        )
+    found = {
+        intensity: {
+            name: Recorded(
+                str(Path(folders[intensity]) / f"{name}.wav"), items[name].text
+            )
+            for name in names
+        }
+        for intensity in sorted(folders)
+    }
+    for intensity, recordings in found.items():
+        wavs = [recording.wav for recording in recordings.values()]
+        check_recordings(wavs, f"Intensity {intensity:g}")
+    return found
+
+
+def measure_intensities(recordings, items, measurer, listener, emotion_of):
+    """Whether more intensity sounds like more.
+
+    Arguments
+    ---------
+    recordings : dict
+        From `find_intensities`.
     items : dict
         Id to Item.
     measurer : Measurer
@@ -422,34 +504,12 @@ def measure_intensities(folders, items, measurer, listener, emotion_of):
     -------
     IntensityMonotonicity
         Scored by the mean probability of the emotion.
-
-    Raises
-    ------
-    FileNotFoundError
-        If an intensity lacks a recording that the lowest one has.
-    ValueError
-        If there is no recording at all.
     """
-    intensities = sorted(folders)
-    monotonicity = IntensityMonotonicity(intensities)
-    names = sorted(
-        path.stem for path in Path(folders[intensities[0]]).glob("*.wav")
-    )
-    scores = {name: [] for name in names if name in items}
-    if not scores:
-        raise ValueError(
-            f"{folders[intensities[0]]} has no wav of an item of the set: "
-            "speak the set again, or leave intensity_folders out."
-        )
-    for intensity in intensities:
-        recordings = {
-            name: Recorded(
-                str(Path(folders[intensity]) / f"{name}.wav"), items[name].text
-            )
-            for name in scores
-        }
+    monotonicity = IntensityMonotonicity(list(recordings))
+    scores = {}
+    for intensity, spoken in recordings.items():
         measured = measurer.measure_all(
-            recordings, f"Measuring, intensity {intensity:g}"
+            spoken, f"Measuring, intensity {intensity:g}"
         )
         for name, m in measured.items():
             score = float("nan")
@@ -458,7 +518,7 @@ def measure_intensities(folders, items, measurer, listener, emotion_of):
                 vectors = listener.words(frames, m.words)
                 column = listener.emotions.index(emotion_of(items[name]))
                 score = float(listener.posteriors(vectors)[:, column].mean())
-            scores[name].append(score)
+            scores.setdefault(name, []).append(score)
     monotonicity.append(list(scores), list(scores.values()))
     return monotonicity
 
@@ -552,6 +612,9 @@ def evaluate(hparams):
         What summary.json holds.
     """
     items = load_items(hparams)
+    # What is missing is missed before hours of measuring.
+    files = find_systems(hparams, items)
+    intensities = find_intensities(hparams["intensity_folders"], items)
     measurer = hparams["measurer"]
     listener, sentences = natural_speech(
         measurer,
@@ -569,9 +632,6 @@ def evaluate(hparams):
         measurer,
         listener,
     )
-    files = {REFERENCE: {name: item.wav for name, item in items.items()}}
-    for system, folder in hparams["systems"].items():
-        files[system] = {name: f"{folder}/{name}.wav" for name in items}
     summaries, rows = {}, {"utterances": [], "words": [], "transitions": []}
     references = None
     for system, wavs in files.items():
@@ -591,13 +651,9 @@ def evaluate(hparams):
         ):
             rows[name] += [{"system": system, **row} for row in own]
     result = {"systems": summaries}
-    if hparams["intensity_folders"]:
+    if intensities:
         monotonicity = measure_intensities(
-            hparams["intensity_folders"],
-            items,
-            measurer,
-            listener,
-            spoken_emotion,
+            intensities, items, measurer, listener, spoken_emotion
         )
         result["intensity_monotonicity"] = monotonicity.summarize()
         rows["intensities"] = monotonicity.rows

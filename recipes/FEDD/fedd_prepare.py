@@ -10,7 +10,8 @@ corpus in its layout: figures on it are not figures on FEDD.
 
 * strong: the first words of one emotion and the rest of another;
 * mild: two emotions that are neighbours in valence and arousal, with a
-  neutral bridge of one to three words between them.
+  neutral bridge of one to three words between them, or with one of two words
+  whose prosody lies between the emotions' (see bridging.py).
 
 All words of an item are by one speaker and from readings of one sentence, so
 that the emotion of each word is known by construction. Readings are joined at
@@ -66,6 +67,7 @@ from speechbrain_emofilm.utils.files import (
 
 import numpy as np
 import soundfile
+from bridging import bridge_cuts, with_bridge
 from esd_prepare import prepare_esd, sentence_key
 from joining import MEASURES
 from speechbrain.dataio.dataio import load_data_json
@@ -273,6 +275,7 @@ def prepare_emosplice(
     emotions: Sequence[str] = EMOTIONS,
     valence_arousal: Mapping[str, Sequence[float]] = VALENCE_AROUSAL,
     bridge_emotion: str = "neutral",
+    interpolate_bridge: bool = False,
     word_labels: str | Path | None = None,
     prepare_opts: Mapping | None = None,
     seed: int = 1986,
@@ -302,6 +305,9 @@ def prepare_emosplice(
         Emotion to (valence, arousal); decides who are neighbours.
     bridge_emotion : str
         Of the words between the emotions of a mild item.
+    interpolate_bridge : bool
+        Whether the prosody of these words leads from the one emotion to the
+        other, and their labels are mixtures of the two.
     word_labels : str or Path, optional
         Word labels of the corpus, for the intensities of the words.
     prepare_opts : dict, optional
@@ -326,7 +332,8 @@ def prepare_emosplice(
     manifest = prepared / f"{split}.json"
     state = {
         "corpus": file_fingerprint(manifest),
-        "options": [n_strong, n_mild, split, list(emotions), bridge_emotion],
+        "options": [n_strong, n_mild, split, list(emotions)],
+        "bridge": [bridge_emotion, interpolate_bridge],
         "valence_arousal": {k: list(v) for k, v in valence_arousal.items()},
         "alignments": _textgrids_fingerprint(alignment_folder),
         "word_labels": word_labels and file_fingerprint(word_labels),
@@ -363,8 +370,9 @@ def prepare_emosplice(
             "mild",
             n_mild,
             neighbouring_pairs(valence_arousal),
-            mild_cuts,
+            bridge_cuts if interpolate_bridge else mild_cuts,
             bridge_emotion,
+            with_bridge if interpolate_bridge else None,
         ),
     }
     _write_set(save_folder, items, emotions, maker.natural)
@@ -411,13 +419,13 @@ class _Maker:
         }
         self.uses = Counter()
 
-    def make(self, part, n_items, pairs, cuts, bridge=None):
+    def make(self, part, n_items, pairs, cuts, bridge=None, prepare=None):
         """Items of one part, by their ids."""
         items, taken = {}, set()
         turns = plan_turns(n_items, self.speakers, pairs)
         for index, (speaker, pair) in enumerate(tqdm(turns, f"Making {part}")):
             emotions = [pair[0], bridge, pair[1]] if bridge else list(pair)
-            spliced = self._best(speaker, emotions, cuts, taken)
+            spliced = self._best(speaker, emotions, cuts, prepare, taken)
             if spliced is None:
                 raise ValueError(
                     f"Speaker {speaker} has no further sentence in "
@@ -428,7 +436,7 @@ class _Maker:
             items[f"{speaker}_{part}_{index + 1:04d}"] = spliced
         return items
 
-    def _best(self, speaker, emotions, cuts, taken):
+    def _best(self, speaker, emotions, cuts, prepare, taken):
         """The first sentence with natural joins, or else the best one."""
         keys = [
             key
@@ -446,7 +454,8 @@ class _Maker:
             sizes = {len(reading.words) for reading in readings}
             if len(sizes) != 1:
                 continue
-            found = best_splice(readings, cuts(sizes.pop()), self.limits)
+            places = cuts(sizes.pop())
+            found = best_splice(readings, places, self.limits, prepare)
             if found and (best is None or found[0] < best[0]):
                 best = (*found, key)
             if best and best[0] <= 1:
@@ -472,7 +481,8 @@ def mark_text(text: str, labels: UtteranceLabels) -> str:
     Returns
     -------
     str
-        Neighbours of one emotion share a mark, with their mean intensity.
+        Neighbours of one emotion, or of one mixture, share a mark, with
+        their mean intensity.
 
     Example
     -------
@@ -485,16 +495,25 @@ def mark_text(text: str, labels: UtteranceLabels) -> str:
     starts = [word.start for word in split_words(text)] + [len(text)]
     starts[0] = 0
     marked = []
-    for emotion, run in emotion_runs([word.emotion for word in labels.words]):
+    for opening, run in emotion_runs(list(map(_opening, labels.words))):
         inside = escape(text[starts[run[0]] : starts[run[-1] + 1]], quote=False)
         spoken = inside.rstrip()
         space = inside[len(spoken) :]
         levels = [labels.words[index].intensity for index in run]
-        opening = emotion
-        if emotion and None not in levels:
-            opening = f"{emotion} intensity={np.mean(levels):.3g}"
-        marked.append(f"<{opening}>{spoken}</>{space}" if emotion else inside)
+        level = ""
+        if None not in levels:
+            level = f" intensity={np.mean(levels):.3g}"
+        marked.append(
+            f"<{opening}{level}>{spoken}</>{space}" if opening else inside
+        )
     return "".join(marked)
+
+
+def _opening(word):
+    """A word's emotion, or its mixture, as a mark has it; None of none."""
+    if len(word.probs or ()) > 1:
+        return " ".join(f"{e}={p:.3g}" for e, p in word.probs.items())
+    return word.emotion
 
 
 def write_items(
@@ -641,6 +660,11 @@ def main() -> None:
     parser.add_argument("--n_mild", type=int, default=500)
     parser.add_argument("--split", default="test", help="of the corpus")
     parser.add_argument("--emotions", nargs="+", default=list(EMOTIONS))
+    parser.add_argument(
+        "--interpolate_bridge",
+        action="store_true",
+        help="lead from the one emotion of a mild item to the other",
+    )
     parser.add_argument("--word_labels", help="of the corpus, for intensities")
     parser.add_argument("--seed", type=int, default=1986)
     args = parser.parse_args()
@@ -653,6 +677,7 @@ def main() -> None:
         args.n_mild,
         args.split,
         args.emotions,
+        interpolate_bridge=args.interpolate_bridge,
         word_labels=args.word_labels,
         seed=args.seed,
     )

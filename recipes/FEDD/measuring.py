@@ -6,7 +6,7 @@ Authors
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +90,30 @@ class Measures:
         )
 
 
+def check_recordings(wavs: Iterable[str | Path], whose: str) -> None:
+    """Refuses recordings that are not there.
+
+    Arguments
+    ---------
+    wavs : iterable of str or Path
+        Their files.
+    whose : str
+        For the message.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is not every file.
+    """
+    wavs = list(wavs)
+    missing = [wav for wav in wavs if not Path(wav).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{whose}: {len(missing)} of {len(wavs)} recordings are missing, "
+            f"the first: {missing[0]}. Each system needs one for every item."
+        )
+
+
 class Measurer:
     """Measures recordings, and keeps what it measured in files.
 
@@ -133,7 +157,10 @@ class Measurer:
         self.version = json.dumps([version, names])
 
     def measure_all(
-        self, recordings: Mapping[str, Recorded], description: str
+        self,
+        recordings: Mapping[str, Recorded],
+        description: str,
+        features_only: bool = False,
     ) -> dict[str, Measures]:
         """Measures what was not measured before.
 
@@ -143,6 +170,8 @@ class Measurer:
             Id to recording.
         description : str
             For the progress bar.
+        features_only : bool
+            Whether only the emotion features are wanted.
 
         Returns
         -------
@@ -154,39 +183,34 @@ class Measurer:
         FileNotFoundError
             If files are missing; nothing is measured then.
         """
-        missing = [
-            recording.wav
-            for recording in recordings.values()
-            if not Path(recording.wav).is_file()
-        ]
-        if missing:
-            raise FileNotFoundError(
-                f"{description}: {len(missing)} of {len(recordings)} "
-                f"recordings are missing, the first: {missing[0]}. Each "
-                "system needs one for every item."
-            )
+        check_recordings((r.wav for r in recordings.values()), description)
         return {
-            name: self._kept_or_measured(recording)
+            name: self._kept_or_measured(recording, features_only)
             for name, recording in tqdm(recordings.items(), description)
         }
 
-    def _kept_or_measured(self, recording: Recorded) -> Measures:
+    def _kept_or_measured(self, recording, features_only) -> Measures:
+        text = None if features_only else recording.text
         content = json.dumps(
-            [file_fingerprint(recording.wav), recording.text, self.version]
+            [file_fingerprint(recording.wav), text, self.version]
         )
         key = hashlib.sha256(content.encode()).hexdigest()[:20]
         path = self.folder / f"{key}.safetensors"
         if not path.is_file():
-            _write(path, self.measure(recording))
+            _write(path, self.measure(recording, features_only))
         return _read(path)
 
-    def measure(self, recording: Recorded) -> Measures:
+    def measure(
+        self, recording: Recorded, features_only: bool = False
+    ) -> Measures:
         """Measures one recording.
 
         Arguments
         ---------
         recording : Recorded
             The recording.
+        features_only : bool
+            Whether only the emotion features are wanted.
 
         Returns
         -------
@@ -197,8 +221,10 @@ class Measurer:
             wav = load_audio(recording.wav, SAMPLE_RATE)
             if wav.abs().max() < SILENCE:
                 return Measures("silent")
-            track = prosody_track(wav, SAMPLE_RATE)
             features = self._features(recording.wav)
+            if features_only:
+                return Measures(features=features)
+            track = prosody_track(wav, SAMPLE_RATE)
         except ValueError as error:
             return Measures(str(error))
         try:

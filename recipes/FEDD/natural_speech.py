@@ -247,6 +247,7 @@ def natural_speech(
     measured = measurer.measure_all(
         {r.id: Recorded(r.wav, r.text) for r in chosen},
         "Measuring, natural training speech",
+        features_only=True,
     )
     listener.learn(chosen, measured)
     return listener, sentences
@@ -298,6 +299,7 @@ def measured_readings(sentences, wanted, measurer, listener):
     measured = measurer.measure_all(
         {place: Recorded(r.wav, r.text) for place, r in recordings.items()},
         "Measuring, readings of the same sentences",
+        features_only=True,
     )
     # Speakers that the training speech lacks.
     listener.learn_scales(

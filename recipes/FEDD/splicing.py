@@ -6,8 +6,8 @@ Authors
 
 import functools
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.labels import WordLabel
@@ -141,13 +141,8 @@ def splice(
 def _moved(word, seconds, earliest):
     """A word at its time in the item."""
     start = max(word.start + seconds, earliest)
-    return WordLabel(
-        word.word,
-        round(start, 4),
-        round(max(word.end + seconds, start + 0.01), 4),
-        word.emotion,
-        intensity=word.intensity,
-    )
+    end = max(word.end + seconds, start + 0.01)
+    return replace(word, start=round(start, 4), end=round(end, 4))
 
 
 def _in_order(words):
@@ -155,15 +150,7 @@ def _in_order(words):
     ordered = []
     for word, following in zip(words, [*words[1:], None]):
         end = word.end if following is None else min(word.end, following.start)
-        ordered.append(
-            WordLabel(
-                word.word,
-                word.start,
-                end,
-                word.emotion,
-                intensity=word.intensity,
-            )
-        )
+        ordered.append(replace(word, end=end))
     return ordered
 
 
@@ -221,6 +208,7 @@ def best_splice(
     readings: Sequence[Recording],
     cuts: Sequence[tuple[int, ...]],
     natural: Mapping[str, float],
+    prepare: Callable | None = None,
 ) -> tuple[float, Spliced] | None:
     """Splices a sentence where it shows least.
 
@@ -232,6 +220,8 @@ def best_splice(
         Where it may be cut.
     natural : dict
         Measure to the limit of what is natural.
+    prepare : callable, optional
+        Makes of the readings and a cut the readings to splice there.
 
     Returns
     -------
@@ -241,7 +231,8 @@ def best_splice(
     best = None
     for cut in cuts:
         ends = [0, *cut, len(readings[0].words)]
-        parts = list(zip(readings, ends, ends[1:]))
+        ready = prepare(readings, cut) if prepare else readings
+        parts = list(zip(ready, ends, ends[1:]))
         spliced = splice(parts)
         if any(quality is None for _, _, quality in spliced.joins):
             continue

@@ -158,6 +158,11 @@ def synthesise(hparams, device):
         Where the models run.
     """
     items, emotions = read_items(hparams), hparams["emotions"]
+    if not Path(hparams["model_folder"]).is_dir():
+        raise FileNotFoundError(
+            f"model_folder {hparams['model_folder']}: no such folder; give "
+            "the output folder of a finished training."
+        )
     output = Path(hparams["output_folder"])
     trained = EmoFiLMSynthesizer.from_hparams(
         hparams["model_folder"], run_opts={"device": device}

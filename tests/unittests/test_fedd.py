@@ -10,6 +10,7 @@ import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on 
 from speechbrain_emofilm.dataio.alignments import Word, write_alignment
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.labels import (
+    WordLabel,
     read_label_textgrid,
     read_word_labels,
 )
@@ -46,6 +47,8 @@ def load(name):
 
 
 joining = load("joining")
+splicing = load("splicing")
+bridging = load("bridging")
 fedd_prepare = load("fedd_prepare")
 own_set_prepare = load("own_set_prepare")
 measuring = load("measuring")
@@ -54,11 +57,11 @@ evaluate = load("evaluate")
 synthesise = load("synthesise")
 
 
-def read(text, emotion):
+def read(text, emotion, seconds=WORD):
     """A reading: each word a tone whose pitch is the emotion."""
     words = text.strip(".").split()
     wav = [np.zeros(int(0.1 * RATE))]
-    time = np.arange(int(WORD * RATE)) / RATE
+    time = np.arange(int(seconds * RATE)) / RATE
     for word in words:
         timbre = np.random.default_rng(len(word)).uniform(0.3, 1, (8, 1))
         harmonics = np.arange(1, 9)[:, None]
@@ -66,7 +69,11 @@ def read(text, emotion):
         wav.append(0.05 * tone.sum(0))
     wav = np.concatenate([*wav, np.zeros(int(0.1 * RATE))])
     return wav, [
-        Word(word, round(0.1 + WORD * i, 3), round(0.1 + WORD * (i + 1), 3))
+        Word(
+            word,
+            round(0.1 + seconds * i, 3),
+            round(0.1 + seconds * (i + 1), 3),
+        )
         for i, word in enumerate(words)
     ]
 
@@ -113,6 +120,11 @@ def labels_of(folder):
     return read_word_labels(folder / "word_labels.json", EMOTIONS)
 
 
+def pitch_of(wav, word):
+    middle = int((word.start + word.end) / 2 * RATE)
+    return RATE / joining.pitch_period(wav[middle - 480 : middle + 480], RATE)
+
+
 def digest(folder):
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {
@@ -153,11 +165,8 @@ def test_the_truth_is_in_the_sound(splices):
     for name, utterance in labels_of(splices).items():
         wav = load_audio(splices / "wavs" / f"{name}.wav", RATE).numpy()
         for word in utterance.words:
-            middle = int((word.start + word.end) / 2 * RATE)
-            period = joining.pitch_period(
-                wav[middle - 480 : middle + 480], RATE
-            )
-            assert RATE / period == pytest.approx(PITCH[word.emotion], rel=0.03)
+            expected = PITCH[word.emotion]
+            assert pitch_of(wav, word) == pytest.approx(expected, rel=0.03)
             checked += 1
     assert checked > 100
 
@@ -171,6 +180,72 @@ def test_a_mild_item_has_a_neutral_bridge(splices):
             assert 1 <= emotions.count("neutral") <= 3
         else:
             assert len(runs) == 2
+
+
+@pytest.fixture(scope="module")
+def bridged(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bridged")
+    return make(corpus, folder, n_strong=0, interpolate_bridge=True)
+
+
+def test_an_interpolated_bridge_leads_from_pitch_to_pitch(bridged):
+    """By thirds of the way, on a logarithmic scale."""
+    for name, utterance in labels_of(bridged).items():
+        wav = load_audio(bridged / "wavs" / f"{name}.wav", RATE).numpy()
+        first, last = utterance.words[0].emotion, utterance.words[-1].emotion
+        bridge = [word for word in utterance.words if word.probs]
+        assert len(bridge) == 2
+        for share, word in zip((1 / 3, 2 / 3), bridge):
+            pitch = PITCH[first] ** (1 - share) * PITCH[last] ** share
+            assert pitch_of(wav, word) == pytest.approx(pitch, rel=0.05)
+
+
+def test_words_of_an_interpolated_bridge_are_mixtures(bridged):
+    labels = labels_of(bridged)
+    with open(bridged / "items.csv", newline="") as file:
+        asked = {row["id"]: row["asked"] for row in csv.DictReader(file)}
+    assert len(labels) == 6
+    for name, utterance in labels.items():
+        words = utterance.words
+        first, last = words[0].emotion, words[-1].emotion
+        start = next(i for i, word in enumerate(words) if word.probs)
+        assert words[start].probs == {first: 0.6667, last: 0.3333}
+        assert words[start + 1].probs == {first: 0.3333, last: 0.6667}
+        assert [word.emotion for word in words] == (
+            [first] * (start + 1) + [last] * (4 - start)
+        )
+        marked = parse_markup(asked[name], EMOTIONS).words
+        assert max(marked[start].probs) == pytest.approx(2 / 3, abs=0.01)
+        assert marked[4].probs[EMOTIONS.index(last)] == 1
+
+
+def test_level_and_duration_of_a_bridge_lie_in_between(tmp_path):
+    text = "I do not know these"  # each word has a timbre of its own
+    readings = []
+    for emotion, gain, seconds in (
+        ("happy", 4.0, 0.3), ("neutral", 1.0, 0.2), ("sad", 1.0, 0.2),
+    ):  # fmt: skip
+        path = tmp_path / f"{emotion}.wav"
+        wav, words = read(text, "angry", seconds)  # one pitch for all
+        soundfile.write(path, 0.5 * gain * wav, RATE)
+        words = [WordLabel(w.text, w.start, w.end, emotion) for w in words]
+        readings.append(
+            splicing.Recording(
+                emotion, str(path), "s", "en", text, emotion, tuple(words)
+            )
+        )
+    _, bridge, _ = bridging.with_bridge(readings, (2, 4))
+    # Of the first emotion: all, two thirds, one third and nothing.
+    for word, share in zip(bridge.words[1:], (1, 2 / 3, 1 / 3, 0)):
+        seconds = word.end - word.start
+        assert seconds == pytest.approx(0.2 * 1.5**share, abs=0.02)
+        middle = int((word.start + word.end) / 2 * RATE)
+        sound = bridge.sound()[middle - 480 : middle + 480]
+        neutral = readings[1].words[bridge.words.index(word)]
+        middle = int((neutral.start + neutral.end) / 2 * RATE)
+        plain = readings[1].sound()[middle - 480 : middle + 480]
+        gain = np.sqrt((sound**2).mean() / (plain**2).mean())
+        assert gain == pytest.approx(4**share, rel=0.15)
 
 
 def test_manifest_labels_textgrid_and_marked_text_agree(splices):
@@ -194,13 +269,16 @@ def test_manifest_labels_textgrid_and_marked_text_agree(splices):
             ] == asked
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
-    corpus, splices, tmp_path
-):
-    again = digest(make(corpus, tmp_path / "again"))
-    assert again == digest(splices)
-    other = digest(make(corpus, tmp_path / "other", seed=1))
-    assert other["word_labels.json"] != again["word_labels.json"]
+def test_the_same_seed_gives_the_same_bytes(corpus, splices, tmp_path):
+    assert digest(make(corpus, tmp_path)) == digest(splices)
+
+
+def test_another_seed_chooses_other_sentences(corpus, tmp_path, monkeypatch):
+    # Of more, the one with the best joins is taken, whatever the seed.
+    monkeypatch.setattr(fedd_prepare, "MOST_TRIALS", 1)
+    one = make(corpus, tmp_path / "one", n_mild=0, seed=1)
+    other = make(corpus, tmp_path / "other", n_mild=0, seed=2)
+    assert labels_of(one) != labels_of(other)
 
 
 def test_nothing_is_done_twice(corpus, tmp_path):
@@ -300,6 +378,17 @@ def test_an_own_set_is_read(tmp_path, own):
         "<happy intensity=0.5>We won</>"
         in (tmp_path / "set" / "items.csv").read_text()
     )
+
+
+def test_mixtures_of_an_own_set_are_kept(tmp_path, own):
+    own["text"] = "<happy=0.7 sad=0.3>We won</> <sad>again!</>"
+    own_set_prepare.prepare_own_set(
+        write_list(tmp_path, own),
+        tmp_path / "set",
+        EMOTIONS,
+        tmp_path / "grids",
+    )
+    assert own["text"] in (tmp_path / "set" / "items.csv").read_text()
 
 
 def test_an_own_set_can_be_aligned(tmp_path, own):
@@ -517,13 +606,24 @@ def test_silent_nan_and_unaligned_speech_is_counted(corpus, splices, tmp_path):
     assert result["systems"]["reference"]["emo_sim"]["measured"] == len(files)
 
 
-def test_a_missing_recording_stops_before_work(corpus, splices, tmp_path):
+def test_what_is_missing_stops_before_work(corpus, splices, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
-    with pytest.raises(FileNotFoundError, match="26 of 26 .* are missing"):
-        evaluate.evaluate(
-            hparams_of(corpus, splices, tmp_path, {"some": folder})
-        )
+    hparams = hparams_of(corpus, splices, tmp_path, {"some": folder})
+    del hparams["measurer"]  # any measuring would fail
+    with pytest.raises(FileNotFoundError, match="some: 26 of 26 .* missing"):
+        evaluate.evaluate(hparams)
+    hparams["systems"] = {}
+    hparams["intensity_folders"] = {0.2: folder, 1: tmp_path}
+    with pytest.raises(ValueError, match="some has no wav of an item"):
+        evaluate.evaluate(hparams)
+    wav = next((splices / "wavs").iterdir())
+    (folder / wav.name).write_bytes(wav.read_bytes())
+    with pytest.raises(FileNotFoundError, match="Intensity 1: 1 of 1 .* miss"):
+        evaluate.evaluate(hparams)
+    hparams["systems"] = {"reference": folder}
+    with pytest.raises(ValueError, match="'reference' is the set itself"):
+        evaluate.evaluate(hparams)
 
 
 def test_measures_are_kept_until_the_sound_changes(tmp_path):
@@ -548,6 +648,22 @@ def test_measures_are_kept_until_the_sound_changes(tmp_path):
     soundfile.write(path, 0.5 * wav, RATE)
     measurer.measure_all({"a": recording}, "")
     assert Counting.calls == 2
+
+
+def test_of_natural_speech_only_features_are_measured(tmp_path):
+    wav, _ = read("We won again", "sad")
+    soundfile.write(tmp_path / "a.wav", wav, RATE)
+
+    class Failing:
+        def align(self, wav, sample_rate, text):
+            raise AssertionError("nobody asked")
+
+    measurer = measuring.Measurer(tmp_path / "m", Spectrum(), Failing())
+    recordings = {"a": measuring.Recorded(str(tmp_path / "a.wav"), "We won")}
+    measured = measurer.measure_all(recordings, "", features_only=True)
+    assert len(measured["a"].features) and measured["a"].words is None
+    with pytest.raises(AssertionError, match="nobody asked"):
+        measurer.measure_all(recordings, "")  # not what was kept before
 
 
 def test_rising_intensities_are_heard(corpus, splices, tmp_path):
@@ -575,8 +691,9 @@ def test_rising_intensities_are_heard(corpus, splices, tmp_path):
     measurer = measuring.Measurer(tmp_path / "m", Spectrum(), EvenAligner())
 
     def share(folders):
+        recordings = evaluate.find_intensities(folders, items)
         return evaluate.measure_intensities(
-            folders, items, measurer, listener, evaluate.spoken_emotion
+            recordings, items, measurer, listener, evaluate.spoken_emotion
         ).summarize()["share"]
 
     assert share(folders) == 1.0
@@ -611,9 +728,13 @@ def test_marked_text_is_read_for_speaking():
     assert synthesise.last_emotion(asked, EMOTIONS) == "sad"
 
 
-def test_a_set_that_is_not_there_is_named(tmp_path):
+def test_a_set_or_model_that_is_not_there_is_named(splices, tmp_path):
+    hparams = {"set_folder": tmp_path, "emotions": EMOTIONS}
     with pytest.raises(FileNotFoundError, match="fedd_prepare.py first"):
-        synthesise.read_items({"set_folder": tmp_path})
+        synthesise.synthesise(hparams, "cpu")
+    hparams = {**hparams, "set_folder": splices, "model_folder": "nowhere"}
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        synthesise.synthesise(hparams, "cpu")
 
 
 def test_held_out_speakers_get_a_scale_of_their_own():

@@ -1,0 +1,215 @@
+"""A bridge between two emotions, made of a neutral reading.
+
+Two words of the neutral reading lead from the one emotion to the other: their
+pitch, level and duration lie one and two thirds of the way from what they are
+in the one reading of the sentence to what they are in the other. The vocoder
+WORLD speaks them; the timbre stays that of the neutral reading.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from speechbrain_emofilm.dataio.labels import WordLabel
+from speechbrain_emofilm.metrics.prosody import (
+    PROSODY_CHANGES,
+    prosody_change,
+    prosody_track,
+)
+
+import numpy as np
+from splicing import SAMPLE_RATE, Recording
+
+#: Words of a bridge: an even number, for a word half of each emotion would
+#: have no larger one.
+BRIDGE_WORDS = 2
+#: Milliseconds between WORLD's frames.
+FRAME_PERIOD = 5.0
+#: A word becomes at most so many times longer or shorter.
+LARGEST_STRETCH = 2.0
+DIMENSIONS = [PROSODY_CHANGES.index(n) for n in ("f0", "energy", "duration")]
+
+
+@dataclass(frozen=True)
+class Bridge(Recording):
+    """A reading that the vocoder has changed.
+
+    Arguments
+    ---------
+    samples : numpy.ndarray
+        (T,), at 24 kHz; `wav` is the file they were made of.
+    """
+
+    samples: np.ndarray
+
+    def sound(self) -> np.ndarray:
+        """The samples (T,)."""
+        return self.samples
+
+
+def bridge_cuts(n_words: int) -> list[tuple[int, ...]]:
+    """Where a sentence may be cut for an interpolated bridge.
+
+    Arguments
+    ---------
+    n_words : int
+        Its words.
+
+    Returns
+    -------
+    list of tuple of int
+        Indices of the words behind the two cuts: two words at least on
+        either side, if the sentence has six.
+
+    Example
+    -------
+    >>> bridge_cuts(4), bridge_cuts(7)
+    ([(1, 3)], [(2, 4), (3, 5)])
+    """
+    margin = 2 if n_words >= 4 + BRIDGE_WORDS else 1
+    return [
+        (first, first + BRIDGE_WORDS)
+        for first in range(margin, n_words - margin - BRIDGE_WORDS + 1)
+    ]
+
+
+def with_bridge(
+    readings: Sequence[Recording], cut: tuple[int, int]
+) -> list[Recording]:
+    """Replaces the reading between two emotions by one that leads over.
+
+    Arguments
+    ---------
+    readings : sequence of Recording
+        Of one emotion, neutral, and of the other emotion.
+    cut : (int, int)
+        Indices of the bridge's first word, and of the first word behind it.
+
+    Returns
+    -------
+    list of Recording
+        The words of the second one are mixtures of the two emotions.
+    """
+    before, neutral, after = readings
+    first, last = cut
+    places = np.arange(len(neutral.words)) - first + 1
+    # Words beside the bridge are changed as well, for cross-fades.
+    shares = np.clip(places / (last - first + 1), 0, 1)[:, None]
+    changes = (1 - shares) * _changes(neutral, before)
+    changes += shares * _changes(neutral, after)
+    samples, times = _speak(neutral, changes)
+    words = tuple(
+        replace(mixed, start=round(start, 4), end=round(end, 4))
+        for mixed, (start, end) in zip(
+            map(_mixed_label, before.words, after.words, shares[:, 0]), times
+        )
+    )
+    bridge = Bridge(
+        neutral.id,
+        neutral.wav,
+        neutral.speaker,
+        neutral.language,
+        neutral.text,
+        "interpolated",
+        words,
+        samples,
+    )
+    return [before, bridge, after]
+
+
+def _mixed_label(before: WordLabel, after: WordLabel, share: float):
+    """The label of a word that has so much of the second emotion."""
+    probs = {
+        before.emotion: round(1 - float(share), 4),
+        after.emotion: round(float(share), 4),
+    }
+    intensity = None
+    if None not in (before.intensity, after.intensity):
+        intensity = float(
+            (1 - share) * before.intensity + share * after.intensity
+        )
+    return replace(
+        before,
+        emotion=max(probs, key=probs.get),
+        probs=probs,
+        intensity=intensity,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _changes(neutral: Recording, reading: Recording) -> np.ndarray:
+    """Log F0, level in dB and log duration of a reading's words (W, 3).
+
+    They are those beyond the neutral reading's.
+    """
+    tracks = [prosody_track(r.sound(), SAMPLE_RATE) for r in (neutral, reading)]
+    changes = prosody_change(tracks[0], neutral.words, tracks[1])
+    return changes[:, DIMENSIONS]
+
+
+@functools.lru_cache(maxsize=16)
+def _analysis(neutral: Recording):
+    """F0, spectral envelope and aperiodicity, as WORLD finds them."""
+    import pyworld
+
+    return pyworld.wav2world(
+        neutral.sound().astype(np.float64),
+        SAMPLE_RATE,
+        frame_period=FRAME_PERIOD,
+    )
+
+
+def _speak(neutral: Recording, changes: np.ndarray):
+    """Speaks a reading with other prosody.
+
+    Arguments
+    ---------
+    neutral : Recording
+        The reading.
+    changes : numpy.ndarray
+        Of its words (W, 3), as `_changes` has them.
+
+    Returns
+    -------
+    samples : numpy.ndarray
+        (T,).
+    times : numpy.ndarray
+        Start and end of each word in seconds (W, 2).
+    """
+    import pyworld
+
+    f0, envelope, aperiodicity = _analysis(neutral)
+    log_f0, level, log_duration = changes.T
+    seconds = FRAME_PERIOD / 1000
+    edges = np.array([[word.start, word.end] for word in neutral.words])
+    knots, moved = _stretch(edges, log_duration, len(f0) * seconds)
+    sources = np.interp(np.arange(0, moved[-1], seconds), moved, knots)
+    frames = np.minimum(np.rint(sources / seconds), len(f0) - 1).astype(int)
+    middles = edges.mean(1)
+    ratio = np.exp(np.interp(sources, middles, log_f0))
+    gain = 10 ** (np.interp(sources, middles, level) / 10)
+    samples = pyworld.synthesize(
+        f0[frames] * ratio,
+        np.ascontiguousarray(envelope[frames] * gain[:, None]),
+        np.ascontiguousarray(aperiodicity[frames]),
+        SAMPLE_RATE,
+        FRAME_PERIOD,
+    )
+    return samples, np.interp(edges, knots, moved)
+
+
+def _stretch(edges: np.ndarray, log_duration: np.ndarray, end: float):
+    """Times (N,) of a reading, and where they are when words are stretched.
+
+    Pauses keep their durations.
+    """
+    limit = np.log(LARGEST_STRETCH)
+    stretched = np.exp(np.clip(log_duration, -limit, limit))
+    knots = np.concatenate([[0.0], edges.ravel(), [end]])
+    knots = np.maximum.accumulate(knots)
+    factors = np.ones(len(knots) - 1)
+    factors[1::2] = stretched
+    return knots, np.concatenate([[0.0], np.cumsum(np.diff(knots) * factors)])
