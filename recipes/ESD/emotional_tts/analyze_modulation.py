@@ -1,0 +1,591 @@
+#!/usr/bin/env python3
+"""Shows what E-FiLM has learned: gamma and beta by emotion and intensity.
+
+> python analyze_modulation.py results/emotional_tts/mini/1986
+
+reads the modulation h' = gamma(e) * h + beta(e) of every emotion at the
+intensities 0.1 to 1.0, and of every mixture of two, and asks
+
+* whether each emotion makes a cluster: silhouette, and k-means that is not
+  told the emotions, compared with them (adjusted Rand index);
+* whether a mixture lies between its two emotions;
+* how large the modulation is beside the text, by emotion and intensity, and
+  how it grew through the training.
+
+It writes, to the model's folder or to `--output_folder`:
+
+* `modulation.safetensors`: `gamma` and `beta`, a row for each point;
+* `modulation.json`: the points, with their place in the picture, and figures;
+* `modulation.png`: two principal components, and the size of the modulation.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.labels import full_intensity
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.report import emotion_colors
+from speechbrain_emofilm.utils.files import atomic_path, write_json
+
+import numpy as np
+import torch
+from evaluation_report import read_train_log
+from safetensors.torch import save_file
+
+INTENSITIES = tuple(n / 10 for n in range(1, 11))
+TEXT = "We won the game today, but my old friend has left the town."
+
+
+@dataclass(frozen=True)
+class Point:
+    """An emotion or a mixture, at an intensity.
+
+    Arguments
+    ---------
+    weights : dict
+        Emotion to its share; they sum to 1.
+    intensity : float
+        0 to 1.
+    """
+
+    weights: dict[str, float]
+    intensity: float
+
+    @property
+    def name(self) -> str:
+        """Its emotions, such as ``"happy"`` or ``"happy + sad"``."""
+        return " + ".join(self.weights)
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """What the fusion does to a text embedding h of C elements.
+
+    Arguments
+    ---------
+    gamma : torch.Tensor
+        What multiplies h at each of N points, (N, C).
+    beta : torch.Tensor
+        What is added to it, (N, C).
+    text_scale : float
+        Unit of beta: the root mean square of the elements of h.
+    """
+
+    gamma: torch.Tensor
+    beta: torch.Tensor
+    text_scale: float = 1.0
+
+    @property
+    def features(self) -> np.ndarray:
+        """Deviations of gamma and beta from no change, (N, 2 C).
+
+        In units that move an embedding equally far.
+        """
+        beta = self.beta / self.text_scale
+        return torch.cat([self.gamma - 1, beta], 1).double().numpy()
+
+    def ratios(self, text_embeddings: torch.Tensor) -> list[float]:
+        """Size of the change relative to the text, ||h' - h|| / ||h||.
+
+        Arguments
+        ---------
+        text_embeddings : torch.Tensor
+            Those of the tokens to average over, (T, C).
+
+        Returns
+        -------
+        list of float
+            A mean for each of the N points.
+
+        Example
+        -------
+        >>> modulation = Modulation(torch.full((1, 4), 1.5), torch.zeros(1, 4))
+        >>> modulation.ratios(torch.ones(3, 4))
+        [0.5]
+        """
+        change = (self.gamma - 1)[:, None] * text_embeddings
+        change = change + self.beta[:, None]
+        norms = text_embeddings.norm(dim=-1)
+        return (change.norm(dim=-1) / norms).mean(1).tolist()
+
+
+def list_points(emotions: Sequence[str]) -> tuple[list[Point], list[Point]]:
+    """Lists what is looked at.
+
+    Arguments
+    ---------
+    emotions : list of str
+        The taxonomy.
+
+    Returns
+    -------
+    pure : list of Point
+        Each emotion at each intensity; neutral, which has no degrees, once.
+    mixtures : list of Point
+        Each two emotions in equal parts, at their full intensity.
+
+    Example
+    -------
+    >>> pure, mixtures = list_points(["neutral", "happy", "sad"])
+    >>> len(pure), [point.name for point in mixtures]
+    (21, ['neutral + happy', 'neutral + sad', 'happy + sad'])
+    """
+    full = dict(
+        zip(
+            emotions,
+            full_intensity(torch.eye(len(emotions)), emotions).tolist(),
+        )
+    )
+    pure = [
+        Point({emotion: 1.0}, intensity)
+        for emotion in emotions
+        for intensity in (INTENSITIES if full[emotion] else (0.0,))
+    ]
+    mixtures = [
+        Point({one: 0.5, other: 0.5}, (full[one] + full[other]) / 2)
+        for one, other in combinations(emotions, 2)
+    ]
+    return pure, mixtures
+
+
+@torch.no_grad()
+def read_modulation(
+    efilm: torch.nn.Module,
+    points: Sequence[Point],
+    emotions: Sequence[str],
+    text_dim: int,
+) -> Modulation:
+    """Reads gamma and beta of emotions.
+
+    Arguments
+    ---------
+    efilm : EFiLM
+        The trained encoder and fusion.
+    points : list of Point
+        The emotions.
+    emotions : list of str
+        The taxonomy, in the model's order.
+    text_dim : int
+        Size C of a text embedding.
+
+    Returns
+    -------
+    Modulation
+        N rows, one for each point.
+
+    Raises
+    ------
+    ValueError
+        If the fusion has no gamma and beta: if what it makes of a text
+        embedding is not affine in it, or is not changed by the emotion.
+    """
+    device = next(efilm.parameters()).device
+    weights = torch.tensor(
+        [
+            [point.weights.get(name, 0.0) for name in emotions]
+            for point in points
+        ]
+    )
+    intensity = torch.tensor([point.intensity for point in points])
+    # One utterance, with a word of one token for each point.
+    emotion = efilm.encoder(
+        weights[None].to(device), intensity[None].to(device)
+    )
+
+    def fuse(value):
+        text = torch.full((1, len(points), text_dim), value, device=device)
+        return efilm.fusion(text, emotion)[0].double().cpu()
+
+    scale = float(getattr(efilm.fusion, "text_scale", 1.0))
+    kind = type(efilm.fusion).__name__
+    beta = fuse(0.0)
+    gamma = (fuse(scale) - beta) / scale
+    tolerance = 1e-4 * scale
+    if not torch.allclose(fuse(-scale), beta - gamma * scale, atol=tolerance):
+        raise ValueError(
+            f"{kind} has no gamma and beta, since it is not affine in the "
+            "text: analyse a model trained with FiLM or AdditiveFusion."
+        )
+    modulation = Modulation(gamma.float(), beta.float(), scale)
+    if np.ptp(modulation.features, axis=0).max() < 1e-6:
+        raise ValueError(
+            f"{kind} does the same for every emotion: train it first, or "
+            "analyse a model whose fusion reads the emotion."
+        )
+    return modulation
+
+
+def cluster_figures(features: np.ndarray, names: Sequence[str]) -> dict:
+    """How well the emotions make clusters.
+
+    Arguments
+    ---------
+    features : numpy.ndarray
+        Of each point (N, D).
+    names : list of str
+        The emotion of each point.
+
+    Returns
+    -------
+    dict
+        `silhouette`, -1 to 1, the mean over the points, where an emotion of
+        a single point counts as 0; `silhouette_by_emotion`;
+        `adjusted_rand_index` of as many k-means clusters as there are
+        emotions, 1 if they are the emotions and about 0 if they are random.
+
+    Example
+    -------
+    >>> features = np.array([[0.0], [0.1], [5.0], [5.1]])
+    >>> figures = cluster_figures(features, ["sad", "sad", "happy", "happy"])
+    >>> round(figures["silhouette"], 2), figures["adjusted_rand_index"]
+    (0.98, 1.0)
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, silhouette_samples
+
+    names = np.array(names)
+    values = silhouette_samples(features, names)
+    kmeans = KMeans(len(set(names)), n_init=20, random_state=0)
+    return {
+        "silhouette": float(values.mean()),
+        "silhouette_by_emotion": {
+            str(name): float(values[names == name].mean())
+            for name in dict.fromkeys(names)
+        },
+        "adjusted_rand_index": float(
+            adjusted_rand_score(names, kmeans.fit_predict(features))
+        ),
+    }
+
+
+def place_between(
+    start: np.ndarray, end: np.ndarray, point: np.ndarray
+) -> tuple[float, float]:
+    """Where a point lies on the line through two others.
+
+    Arguments
+    ---------
+    start : numpy.ndarray
+        (D,) is at 0.
+    end : numpy.ndarray
+        (D,) is at 1.
+    point : numpy.ndarray
+        (D,).
+
+    Returns
+    -------
+    position : float
+        Of the nearest point of the line.
+    distance : float
+        From the line, in units of the distance of the two.
+
+    Example
+    -------
+    >>> place_between(np.zeros(2), np.array([2.0, 0.0]), np.array([1.0, 1.0]))
+    (0.5, 0.5)
+    """
+    line = end - start
+    position = float((point - start) @ line / (line @ line))
+    rest = point - start - position * line
+    return position, float(np.linalg.norm(rest) / np.linalg.norm(line))
+
+
+def principal_components(
+    features: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Projects points on the first two principal components.
+
+    Arguments
+    ---------
+    features : numpy.ndarray
+        The points that the components are those of (N, D).
+    others : numpy.ndarray
+        More points, projected alike (M, D).
+
+    Returns
+    -------
+    placed : numpy.ndarray
+        (N, 2).
+    placed_others : numpy.ndarray
+        (M, 2).
+    explained : list of float
+        Share of the variance of each component.
+    """
+    mean = features.mean(0)
+    _, sizes, axes = np.linalg.svd(features - mean, full_matrices=False)
+    shares = sizes**2 / (sizes**2).sum()
+    placed, placed_others = (
+        (points - mean) @ axes[:2].T for points in (features, others)
+    )
+    return placed, placed_others, shares[:2].tolist()
+
+
+def analyze(
+    efilm: torch.nn.Module,
+    emotions: Sequence[str],
+    text_embeddings: torch.Tensor,
+) -> tuple[Modulation, dict]:
+    """Makes all figures of a model.
+
+    Arguments
+    ---------
+    efilm : EFiLM
+        The trained encoder and fusion.
+    emotions : list of str
+        The taxonomy, in the model's order.
+    text_embeddings : torch.Tensor
+        Of the tokens that the modulation is compared with, (T, C).
+
+    Returns
+    -------
+    modulation : Modulation
+        Of the points, the mixtures last.
+    figures : dict
+        What modulation.json holds.
+
+    Raises
+    ------
+    ValueError
+        If the model has no gamma and beta, or one emotion only.
+    """
+    if len(emotions) < 2:
+        raise ValueError(
+            f"The model knows {len(emotions)} emotion: the analysis compares "
+            "two or more."
+        )
+    pure, mixtures = list_points(emotions)
+    points = pure + mixtures
+    modulation = read_modulation(
+        efilm, points, emotions, text_embeddings.shape[-1]
+    )
+    features = modulation.features
+    deviation = (modulation.gamma - 1).square().mean(1).sqrt()
+    shift = modulation.beta.square().mean(1).sqrt() / modulation.text_scale
+    # Without an emotion nothing is changed: the origin.
+    placed, others, explained = principal_components(
+        features[: len(pure)],
+        np.concatenate([features[len(pure) :], 0 * features[:1]]),
+    )
+    rows = [
+        {
+            "name": point.name,
+            "weights": point.weights,
+            "intensity": point.intensity,
+            "gamma_deviation": round(float(deviation[index]), 5),
+            "beta_size": round(float(shift[index]), 5),
+            "modulation_ratio": round(ratio, 5),
+            "components": np.round(components, 4).tolist(),
+        }
+        for index, (point, ratio, components) in enumerate(
+            zip(
+                points,
+                modulation.ratios(text_embeddings),
+                [*placed, *others],
+            )
+        )
+    ]
+    # The last point of an emotion is that of its full intensity.
+    strongest = {point.name: index for index, point in enumerate(pure)}
+    for index, point in enumerate(mixtures, start=len(pure)):
+        start, end = (features[strongest[name]] for name in point.weights)
+        position, distance = place_between(start, end, features[index])
+        rows[index]["position_between"] = round(position, 4)
+        rows[index]["distance_from_line"] = round(distance, 4)
+    return modulation, {
+        "fusion": type(efilm.fusion).__name__,
+        "emotions": list(emotions),
+        **cluster_figures(
+            features[: len(pure)], [point.name for point in pure]
+        ),
+        "explained_variance": explained,
+        "origin": np.round(others[-1], 4).tolist(),
+        "points": rows[: len(pure)],
+        "mixtures": rows[len(pure) :],
+    }
+
+
+# --- The picture ------------------------------------------------------------
+
+
+def draw(path: Path, figures: dict) -> None:
+    """Draws the points, their sizes and the training.
+
+    Arguments
+    ---------
+    path : Path
+        The PNG file.
+    figures : dict
+        What modulation.json holds.
+    """
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(13, 4.4), layout="constrained")
+    plane, sizes, training = canvas.subplots(1, 3, width_ratios=[1.4, 1, 1])
+    colors = emotion_colors(figures["emotions"])
+    _draw_plane(plane, figures, colors)
+    _draw_sizes(sizes, figures, colors)
+    curve = figures["training"]
+    training.plot(
+        [row["step"] for row in curve],
+        [row["modulation_ratio"] for row in curve],
+        ".-",
+        color="black",
+    )
+    training.set_title("Modulation through training (validation)", fontsize=10)
+    training.set_xlabel("updates")
+    training.set_ylim(bottom=0)
+    with atomic_path(path) as temporary:
+        canvas.savefig(temporary, dpi=130)
+
+
+def _draw_plane(axes, figures, colors):
+    """Two principal components: colour by emotion, size by intensity."""
+    for emotion, color in colors.items():
+        rows = [r for r in figures["points"] if r["name"] == emotion]
+        places = np.array([row["components"] for row in rows])
+        areas = [20 + 100 * row["intensity"] for row in rows]
+        axes.plot(*places.T, color=color, linewidth=0.8, alpha=0.6)
+        axes.scatter(*places.T, areas, color=color, alpha=0.8, label=emotion)
+    for row in figures["mixtures"]:
+        for emotion, marker in zip(row["weights"], ("left", "right")):
+            axes.plot(
+                *row["components"],
+                marker="D",
+                markersize=6,
+                fillstyle=marker,
+                color=colors[emotion],
+                markerfacecoloralt="none",
+                markeredgecolor="none",
+            )
+    axes.plot(*figures["origin"], "k+", markersize=10, label="unlabelled")
+    first, second = figures["explained_variance"]
+    axes.set_xlabel(f"first principal component ({first:.0%})")
+    axes.set_ylabel(f"second ({second:.0%})")
+    axes.set_title(
+        "Gamma and beta; dots grow with intensity, diamonds: mixtures\n"
+        f"silhouette {figures['silhouette']:.2f}, adjusted Rand index "
+        f"{figures['adjusted_rand_index']:.2f}",
+        fontsize=10,
+    )
+    axes.legend(fontsize=8)
+
+
+def _draw_sizes(axes, figures, colors):
+    """Size of the modulation beside the text, by intensity."""
+    for emotion, color in colors.items():
+        rows = [r for r in figures["points"] if r["name"] == emotion]
+        axes.plot(
+            [row["intensity"] for row in rows],
+            [row["modulation_ratio"] for row in rows],
+            ".-",
+            color=color,
+        )
+    axes.set_title("Modulation relative to the text", fontsize=10)
+    axes.set_xlabel("intensity")
+    axes.set_ylim(bottom=0)
+
+
+# --- The script --------------------------------------------------------------
+
+
+def read_training(log_file: Path) -> list[dict]:
+    """Reads how the modulation grew.
+
+    Arguments
+    ---------
+    log_file : Path
+        `train_log.txt` of train.py.
+
+    Returns
+    -------
+    list of dict
+        `step` and `modulation_ratio` (validation) after each epoch.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or no epoch in it.
+    """
+    curves = read_train_log(log_file)
+    if "valid modulation_ratio" not in curves:
+        raise FileNotFoundError(
+            f"{log_file} tells no modulation_ratio of a validation: give the "
+            "output folder of a training by train.py."
+        )
+    pairs = zip(curves["step"], curves["valid modulation_ratio"])
+    return [
+        {"step": int(step), "modulation_ratio": float(ratio)}
+        for step, ratio in pairs
+    ]
+
+
+def embed(synthesizer: EmoFiLMSynthesizer, text: str) -> torch.Tensor:
+    """Embeddings of the tokens of a text's words.
+
+    Arguments
+    ---------
+    synthesizer : EmoFiLMSynthesizer
+        The trained model.
+    text : str
+        The text.
+
+    Returns
+    -------
+    torch.Tensor
+        (T, C).
+    """
+    units = synthesizer.text_frontend.encode(text)
+    ids = torch.tensor(units.ids, device=synthesizer.device)
+    with torch.no_grad():
+        embeddings = synthesizer.mods.emofilm.llm.embed_text(ids[None])[0]
+    return embeddings[torch.tensor(units.word_of_unit) >= 0].float().cpu()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Analyses a trained model.
+
+    Arguments
+    ---------
+    arguments : list of str, optional
+        The command line; ``sys.argv`` if None.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("model_folder", type=Path, help="output folder of train.py")
+    add("--output_folder", type=Path, help="default: the model's")
+    add("--text", default=TEXT, help="that the modulation is compared with")
+    add("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    folder = options.output_folder or options.model_folder
+    training = read_training(options.model_folder / "train_log.txt")
+    synthesizer = EmoFiLMSynthesizer.from_hparams(
+        options.model_folder, run_opts={"device": options.device}
+    )
+    modulation, figures = analyze(
+        synthesizer.mods.emofilm.efilm,
+        synthesizer.emotions,
+        embed(synthesizer, options.text),
+    )
+    figures.update(text=options.text, training=training)
+    with atomic_path(folder / "modulation.safetensors") as temporary:
+        save_file(
+            {"gamma": modulation.gamma, "beta": modulation.beta}, temporary
+        )
+    write_json(folder / "modulation.json", figures)
+    draw(folder / "modulation.png", figures)
+    print(
+        f"Silhouette {figures['silhouette']:.2f}, adjusted Rand index "
+        f"{figures['adjusted_rand_index']:.2f}; see "
+        f"{folder / 'modulation.json'} and modulation.png beside it."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,483 @@
+#!/usr/bin/env python3
+"""Measures whether a mixture of two emotions sounds between the two.
+
+> python evaluate_mixtures.py hparams/evaluate_mini.yaml \
+    --data_folder /path/to/MiniESD \
+    --model_folder results/emotional_tts/mini/1986
+
+Every word of a held-out sentence is asked for one emotion, for another, and
+for mixtures of both (`<happy=0.5 sad=0.5>`). MiniESD has no such word, so that
+mixtures are new to a model trained on its truth; those of the training labels
+are counted. What is measured is the mean change of the words' prosody against
+the neutral reading, in standard deviations over the readings of one emotion.
+The position of a mixture on the way from the one emotion to the other is 0 at
+the one and 1 at the other.
+
+It writes to `<output_folder>/mixtures`: `summary.json`, `mixtures.md` with a
+row for each mixture, `utterances.csv`, and the speech. An utterance whose
+words cannot be found in the sound is counted and left out of the positions.
+
+Authors
+ * speechbrain-emofilm contributors, 2026
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from itertools import combinations
+from pathlib import Path
+
+import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.labels import UtteranceLabels
+from speechbrain_emofilm.metrics.bootstrap import estimate, share
+from speechbrain_emofilm.metrics.measurement import MeasuringPool
+from speechbrain_emofilm.metrics.prosody import PROSODY_CHANGES
+from speechbrain_emofilm.metrics.row_stats import write_csv
+from speechbrain_emofilm.utils.files import atomic_path, write_json
+
+import numpy as np
+import speechbrain as sb
+from evaluate import (
+    DIMENSIONS,
+    System,
+    Utterance,
+    as_reading,
+    fingerprint,
+    load_utterances,
+    make_systems,
+    neutral_readings,
+    synthesise,
+)
+from hyperpyyaml import load_hyperpyyaml
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sentence with an emotion or a mixture.
+
+    Arguments
+    ---------
+    neutral : Utterance
+        The neutral reading of the sentence.
+    weights : dict
+        Emotion to its share; they sum to 1.
+    """
+
+    neutral: Utterance
+    weights: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        """Such as ``"happy=0.5 sad=0.5"``."""
+        return " ".join(f"{k}={v:g}" for k, v in self.weights.items())
+
+    @property
+    def utterance(self) -> Utterance:
+        """What is spoken, with an id of its own."""
+        name = self.name.replace(" ", "_").replace("=", "")
+        return replace(self.neutral, id=f"{self.neutral.id}_{name}")
+
+    @property
+    def marked_text(self) -> str:
+        """The text with its mark."""
+        return f"<{self.name}>{escape(self.neutral.text, quote=False)}</>"
+
+
+def count_mixed_words(labels: Mapping[str, UtteranceLabels]) -> int:
+    """Counts words that have more than one emotion.
+
+    Arguments
+    ---------
+    labels : dict
+        Utterance id to its labels.
+
+    Returns
+    -------
+    int
+    """
+    return sum(
+        sum(share > 0 for share in (word.probs or {}).values()) > 1
+        for utterance in labels.values()
+        for word in utterance.words
+    )
+
+
+def choose_sentences(
+    neutral: Mapping[tuple[str, str], Utterance], n: int
+) -> list[Utterance]:
+    """Chooses neutral readings, the speakers taking turns.
+
+    Arguments
+    ---------
+    neutral : dict
+        (speaker, text) to Utterance.
+    n : int
+        How many sentences at most.
+
+    Returns
+    -------
+    list of Utterance
+        Each of another sentence.
+    """
+    by_text = {}
+    for (speaker, text), utterance in neutral.items():
+        by_text.setdefault(text, {})[speaker] = utterance
+    speakers = sorted({speaker for speaker, _ in neutral})
+    chosen = []
+    for index, text in enumerate(sorted(by_text)[:n]):
+        readings = by_text[text]
+        turn = index % len(speakers)
+        order = speakers[turn:] + speakers[:turn]
+        chosen.append(next(readings[s] for s in order if s in readings))
+    return chosen
+
+
+def list_requests(
+    sentences: Sequence[Utterance],
+    emotions: Sequence[str],
+    weights: Sequence[float],
+) -> list[Request]:
+    """Lists what is to be spoken.
+
+    Arguments
+    ---------
+    sentences : list of Utterance
+        Neutral readings.
+    emotions : list of str
+        Those to mix.
+    weights : list of float
+        Of the second emotion in a mixture, each between 0 and 1.
+
+    Returns
+    -------
+    list of Request
+        For every sentence each emotion, and each mixture of two.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not between 0 and 1, or there are less than two
+        emotions.
+    """
+    if len(emotions) < 2:
+        raise ValueError(
+            f"There are {len(emotions)} emotions beside the baseline: a "
+            "mixture needs two."
+        )
+    for weight in weights:
+        if not 0 < weight < 1:
+            raise ValueError(
+                f"The weight {weight} mixes nothing: give one between 0 and 1."
+            )
+    asked = [{emotion: 1.0} for emotion in emotions]
+    for one, other in combinations(emotions, 2):
+        asked += [
+            {one: round(1 - weight, 6), other: weight} for weight in weights
+        ]
+    return [Request(neutral, mix) for neutral in sentences for mix in asked]
+
+
+def compare(
+    requests: Sequence[Request], changes: Mapping[str, np.ndarray | None]
+) -> list[dict]:
+    """Places every mixture between its two emotions.
+
+    Arguments
+    ---------
+    requests : list of Request
+        What was spoken.
+    changes : dict
+        Id of an utterance to the mean change of its words (6,), None where
+        they were not found.
+
+    Returns
+    -------
+    list of dict
+        A row for each mixture: `mixture`, `sentences` in which it and its
+        two emotions were found, `position` with its 95 % interval over these
+        sentences, `distance` from the line through the two in units of their
+        distance, and of F0, energy and duration the means of the first
+        emotion, the mixture and the second one.
+
+    Raises
+    ------
+    ValueError
+        If a mixture was found in no sentence.
+    """
+    found = {
+        (request.name, request.neutral.id): changes[request.utterance.id]
+        for request in requests
+        if changes[request.utterance.id] is not None
+    }
+    pure = [
+        changes[request.utterance.id]
+        for request in requests
+        if len(request.weights) == 1
+        and changes[request.utterance.id] is not None
+    ]
+    # A dimension that never changes tells nothing.
+    scale = np.maximum(np.std(pure, axis=0), 1e-6) if pure else 1.0
+    sentences = list(dict.fromkeys(r.neutral.id for r in requests))
+    rows = []
+    mixtures = {r.name: r for r in requests if len(r.weights) == 2}
+    for name, request in mixtures.items():
+        one, other = (f"{emotion}=1" for emotion in request.weights)
+        triples = [
+            [found[key, sentence] for key in (one, name, other)]
+            for sentence in sentences
+            if all((key, sentence) in found for key in (one, name, other))
+        ]
+        if not triples:
+            raise ValueError(
+                f"The words of {name} were found in none of {len(sentences)} "
+                "sentences: listen to the speech, or give more sentences."
+            )
+        rows.append({"mixture": name, **_place(np.array(triples), scale)})
+    return rows
+
+
+def _place(triples: np.ndarray, scale: np.ndarray) -> dict:
+    """Figures of one mixture; triples (N, 3, 6): one, mixture, other."""
+    means = triples.mean(0)
+    line = (means[2] - means[0]) / scale
+    moved = (triples[:, 1] - triples[:, 0]) / scale
+    positions = moved @ line / (line @ line)
+    rest = moved.mean(0) - positions.mean() * line
+    columns = [PROSODY_CHANGES.index(name) for name in DIMENSIONS]
+    ones = np.ones(len(positions))
+    return {
+        "sentences": len(triples),
+        **estimate("position", share, np.stack([positions, ones], 1)),
+        "distance": float(np.linalg.norm(rest) / np.linalg.norm(line)),
+        **{
+            name: means[:, column].tolist()
+            for name, column in zip(DIMENSIONS, columns)
+        },
+    }
+
+
+def table(rows: Sequence[Mapping]) -> str:
+    """Writes the figures as Markdown.
+
+    Arguments
+    ---------
+    rows : list of dict
+        From `compare`.
+
+    Returns
+    -------
+    str
+    """
+    headings = [
+        "mixture", "sentences", "position", "off the line",
+        "F0 (log)", "energy (dB)", "duration (log)",
+    ]  # fmt: skip
+    lines = [
+        "| " + " | ".join(headings) + " |",
+        "|---" * len(headings) + "|",
+    ]
+    for row in rows:
+        cells = [
+            row["mixture"],
+            str(row["sentences"]),
+            f"{row['position']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+            f"{row['distance']:.2f}",
+            *(
+                ", ".join(f"{value:.{digits}f}" for value in row[name])
+                for name, digits in zip(DIMENSIONS, (2, 1, 2))
+            ),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Position: 0 at the first emotion, 1 at the second, with its 95 % "
+        "interval over the sentences. Off the line: distance from the line "
+        "through both, in units of their distance. Last: means of the first "
+        "emotion, the mixture and the second.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict]:
+    """Reads the command line.
+
+    Arguments
+    ---------
+    arguments : list of str
+        Options of this script, then those of any recipe: the hparams file
+        and what overrides it.
+
+    Returns
+    -------
+    options : argparse.Namespace
+        `n_sentences`, `weights`, `device`.
+    hparams : dict
+        Those of evaluate_mini.yaml.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--n_sentences", type=int, default=12, help="of each mixture")
+    add(
+        "--weights",
+        nargs="+",
+        type=float,
+        default=[0.25, 0.5, 0.75],
+        help="of the second emotion of a mixture",
+    )
+    options, others = parser.parse_known_args(arguments)
+    hparams_file, run_opts, overrides = sb.parse_arguments(others)
+    options.device = run_opts.get("device") or "cpu"
+    with open(hparams_file, encoding="utf-8") as file:
+        return options, load_hyperpyyaml(file, overrides)
+
+
+def speak(
+    requests: Sequence[Request],
+    folder: Path,
+    options: argparse.Namespace,
+    hparams: Mapping,
+) -> tuple[dict, dict]:
+    """Speaks the mixtures, and decodes the neutral readings.
+
+    Arguments
+    ---------
+    requests : list of Request
+        What to speak.
+    folder : Path
+        Where the speech goes.
+    options : argparse.Namespace
+        From `read_options`.
+    hparams : dict
+        Likewise.
+
+    Returns
+    -------
+    wavs : dict
+        Id of an utterance to its wav file.
+    neutral : dict
+        (speaker, text) to the neutral reading decoded from its tokens.
+    """
+    systems, synthesizer = make_systems(hparams, options.device)
+    texts = {r.utterance.id: r.marked_text for r in requests}
+    seed, guidance = hparams["synthesis_seed"], hparams["guidance"]
+
+    def say(utterances):
+        results = synthesizer.synthesize(
+            [texts[u.id] for u in utterances],
+            speaker=[u.speaker for u in utterances],
+            seed=seed,
+            guidance=guidance,
+            batch_size=len(utterances),
+        )
+        return [result.wav for result in results]
+
+    steps = synthesizer.mods.token_to_wav.n_timesteps
+    version = fingerprint(synthesizer.mods, steps, seed, guidance)
+    wavs = synthesise(
+        "mixtures",
+        System(folder, version, say),
+        [request.utterance for request in requests],
+        hparams,
+    )
+    readings = list({r.neutral.id: r.neutral for r in requests}.values())
+    copier = replace(
+        systems["copy_synthesis"],
+        folder=Path(hparams["reference_folder"]) / "neutral_copy",
+    )
+    copies = synthesise("neutral readings", copier, readings, hparams)
+    neutral = {
+        (u.speaker, u.text): replace(u, wav=copies[u.id]) for u in readings
+    }
+    return wavs, neutral
+
+
+def utterance_row(request: Request, change: np.ndarray | None) -> dict:
+    """What was measured of an utterance.
+
+    Arguments
+    ---------
+    request : Request
+        What was asked.
+    change : numpy.ndarray or None
+        Mean change of its words (6,).
+
+    Returns
+    -------
+    dict
+        A row of utterances.csv; without figures where there is no change.
+    """
+    row = {
+        "utterance": request.utterance.id,
+        "speaker": request.neutral.speaker,
+        "asked": request.marked_text,
+    }
+    if change is not None:
+        row.update(zip(PROSODY_CHANGES, change.round(4).tolist()))
+    return row
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Speaks, measures and tabulates.
+
+    Arguments
+    ---------
+    arguments : list of str
+        The command line.
+    """
+    options, hparams = read_options(arguments)
+    folder = Path(hparams["output_folder"]) / "mixtures"
+    baseline = hparams["baseline_emotion"]
+    trained = load_utterances(hparams["train_manifests"], hparams)
+    n_mixed = count_mixed_words({u.id: u.labels for u in trained.values()})
+    utterances = load_utterances(hparams["test_manifests"], hparams)
+    requests = list_requests(
+        choose_sentences(
+            neutral_readings(utterances, baseline), options.n_sentences
+        ),
+        [emotion for emotion in hparams["emotions"] if emotion != baseline],
+        options.weights,
+    )
+    wavs, neutral = speak(requests, folder, options, hparams)
+    readings = {
+        u.id: as_reading(u, wavs[u.id], neutral, prosody_only=True)
+        for u in (request.utterance for request in requests)
+    }
+    tools = {"aligner": hparams["aligner"]}
+    with MeasuringPool(tools, hparams["workers"]) as pool:
+        measured = pool.measure(
+            readings, folder / "measurements.json", "Measuring, mixtures"
+        )
+    changes = {
+        name: None if m.change is None else np.mean(m.change, 0)
+        for name, m in measured.items()
+    }
+    rows = compare(requests, changes)
+    missing = [name for name, change in changes.items() if change is None]
+    write_json(
+        folder / "summary.json",
+        {
+            "mixed_words_in_training": n_mixed,
+            "mixtures": rows,
+            "not_aligned": missing,
+        },
+    )
+    write_csv(
+        folder / "utterances.csv",
+        [utterance_row(r, changes[r.utterance.id]) for r in requests],
+    )
+    text = table(rows)
+    with atomic_path(folder / "mixtures.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(
+        f"{text}\n{n_mixed} words of the training are mixtures. The words of "
+        f"{len(missing)} of {len(requests)} utterances were not found.\n"
+        f"Figures: {folder / 'summary.json'}"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
