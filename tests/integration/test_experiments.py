@@ -1,6 +1,7 @@
 """Experiments train what they name, go on where they stopped, and tabulate."""
 
 import csv
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from speechbrain_emofilm.lobes.efilm import (
     NoFusion,
 )
 from speechbrain_emofilm.utils import steps as steps_module
-from speechbrain_emofilm.utils.files import write_json
+from speechbrain_emofilm.utils.files import read_json, write_json
 from speechbrain_emofilm.utils.hparams import check_overrides
 from speechbrain_emofilm.utils.steps import StepFailed
 
@@ -34,6 +35,8 @@ sys.path.insert(0, str(FOLDER))
 import experiment_results  # noqa: E402
 import relabel_words  # noqa: E402
 import run_experiments  # noqa: E402
+import select_speakers  # noqa: E402
+import split_emotions  # noqa: E402
 
 sys.path.remove(str(FOLDER))
 
@@ -80,6 +83,8 @@ def test_the_variants_are_those_of_the_paper_and_ours():
     assert variants["backbone"] == ["frozen", "lora", "joint"]
     assert len(variants["label_noise"]) == 4
     assert variants["sensitivity"][0] == "default"
+    assert variants["unseen_speaker"] == ["heard", "unheard"]
+    assert variants["taxonomy"][0] == "five_and_intensity"
 
 
 def test_each_fusion_is_really_built(loaded):
@@ -140,10 +145,50 @@ def test_the_sensitivity_variants_differ_in_one_number(loaded):
     assert numbers("smoothing_0.1") == (weight, lr, lr, 0.1)
 
 
+def test_the_taxonomies_fit_the_words_that_are_split(loaded):
+    path = FOLDER / "taxonomy.yaml"
+    sizes = {}
+    for variant in run_experiments.read_experiment(path):
+        hparams = loaded["taxonomy", variant.name]
+        names = [
+            name
+            for emotion in EMOTIONS
+            for name in split_emotions.degree_names(
+                emotion, variant.degrees or 1
+            )
+        ]
+        assert hparams["emotions"] == names
+        assert variant.evaluate.get("emotions", EMOTIONS) == names
+        classifier = hparams["emotion_loss"].classifier
+        sizes[variant.name] = classifier.out_features
+        assert classifier.out_features == len(names)
+        assert hparams["emotion_encoder"].input_layer.in_features == 2 * len(
+            names
+        )
+    assert list(sizes.values()) == [5, 5, 9, 13]
+
+
+def test_the_floor_of_a_larger_taxonomy_is_built_for_it(pristine_world):
+    nine = run_experiments.read_experiment(FOLDER / "taxonomy.yaml")[2]
+    hparams_file = RECIPE / "hparams" / "evaluate_mini.yaml"
+    flags = [
+        f"--data_folder={pristine_world}/esd",
+        f"--backbone=!include:{pristine_world}/backbone/backbone.yaml",
+        *run_experiments.as_flags(nine.evaluate),
+    ]
+    _, _, overrides = sb.parse_arguments([str(hparams_file), *flags])
+    with open(hparams_file) as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    encoder = hparams["backbone_emofilm"].efilm.encoder
+    assert encoder(torch.zeros(1, 2, 9), torch.zeros(1, 2)).shape[:2] == (1, 2)
+    assert "<happy_2>" in hparams["demo_text"]
+
+
 @pytest.mark.parametrize(
     "content, words",
     {
         "{}": "no variants",
+        "{variants: {a: {degrees: 2, relabelled_words: 0.1}}}": "keep one",
         "[1]": "must be a mapping",
         "{variants: {a: {trains: {}}}}": "variant a must be a mapping.*train",
         "{variants: {a: {train: {lrr: 1}}}}": "variant a: .*yaml has no lrr",
@@ -203,6 +248,118 @@ def test_an_impossible_share_is_refused(share):
         relabel_words.relabel(make_labels(), share, 0)
 
 
+# --- Degrees of emotions ---------------------------------------------------
+
+
+def test_the_stronger_half_of_the_words_is_of_the_higher_degree(tmp_path):
+    truth, split = tmp_path / "truth.json", tmp_path / "split.json"
+    strengths = [0.2, 0.4, 0.6, 0.8]
+    labels = {
+        f"{emotion}_{strength}": UtteranceLabels(
+            [
+                WordLabel("so", 0.1, 0.2, emotion, intensity=strength),
+                WordLabel("what", 0.2, 0.4, "neutral", intensity=0.0),
+                WordLabel("now", 0.4, 0.5),
+            ]
+        )
+        for emotion in ("angry", "sad")
+        for strength in strengths
+    }
+    write_word_labels(truth, labels, EMOTIONS)
+    split_emotions.main(["2", f"--truth_file={truth}", f"--label_file={split}"])
+    content = read_json(split)
+    found = [content[f"sad_{s}"]["words"][0]["emotion"] for s in strengths]
+    assert found == ["sad_1", "sad_1", "sad_2", "sad_2"]
+    for utterance in content.values():
+        first, second, third = utterance["words"]
+        assert "intensity" not in first and "emotion" not in third
+        assert second["emotion"] == "neutral"
+
+
+def test_one_degree_takes_the_intensity_only():
+    labels = make_labels(3)
+    words = [
+        utterance.words[0]
+        for utterance in split_emotions.split_emotions(labels, 1).values()
+    ]
+    assert [word.emotion for word in words] == ["angry", "happy", "sad"]
+    assert {word.intensity for word in words} == {None}
+
+
+def test_words_whose_degree_is_unknown_are_named():
+    labels = {"a": UtteranceLabels([WordLabel("so", 0.1, 0.2, "sad")])}
+    with pytest.raises(ValueError, match="a, word 'so': it has no intensity"):
+        split_emotions.split_emotions(labels, 2)
+    with pytest.raises(ValueError, match="0 degrees: give 1 or more"):
+        split_emotions.split_emotions({}, 0)
+
+
+# --- Speakers --------------------------------------------------------------
+
+
+@pytest.fixture
+def two_speakers(world):
+    """The tiny world's manifests with a second speaker in every split."""
+    folder = world / "prepared"
+    for split in select_speakers.SPLITS:
+        for part in select_speakers.PARTS:
+            path = folder / f"{part}{split}.json"
+            manifest = read_json(path)
+            (name, item), *_ = manifest.items()
+            manifest[f"new_{name}"] = {**item, "speaker": "0012"}
+            write_json(path, manifest)
+    return folder
+
+
+def speakers_of(path):
+    return {item["speaker"] for item in read_json(path).values()}
+
+
+def test_training_and_test_have_the_asked_speakers(two_speakers, tmp_path):
+    output = tmp_path / "selected"
+    select_speakers.main(
+        [
+            f"--prepared_folder={two_speakers}",
+            f"--output_folder={output}",
+            "--training_speakers=0011",
+            "--test_speakers=0012",
+        ]
+    )
+    for part in select_speakers.PARTS:
+        for split, speaker in zip(
+            select_speakers.SPLITS, ("0011", "0011", "0012")
+        ):
+            assert speakers_of(output / f"{part}{split}.json") == {speaker}
+    name, item = next(iter(read_json(output / "train.json").items()))
+    assert read_json(two_speakers / "train.json")[name] == item
+
+
+def test_a_corpus_without_transitions_is_selected_from(two_speakers, tmp_path):
+    for path in two_speakers.glob("transitions_*"):
+        path.unlink()
+    output = tmp_path / "selected"
+    select_speakers.main(
+        [
+            f"--prepared_folder={two_speakers}",
+            f"--output_folder={output}",
+            "--test_speakers=0012",
+        ]
+    )
+    assert speakers_of(output / "train.json") == {"0011", "0012"}
+    assert len(list(output.iterdir())) == 3
+
+
+def test_a_speaker_without_utterances_is_named(two_speakers, tmp_path):
+    with pytest.raises(ValueError, match="train.json has no utterance of 0099"):
+        select_speakers.main(
+            [
+                f"--prepared_folder={two_speakers}",
+                f"--output_folder={tmp_path}",
+                "--training_speakers=0099",
+            ]
+        )
+
+
 # --- Running them ----------------------------------------------------------
 
 LOG = "epoch: 1 - train loss: 2\nEpoch loaded: 1 - test loss: 1.5, test x: 3e-1"
@@ -227,8 +384,11 @@ def ran(monkeypatch):
     def run(command, threads, working_folder, output_file=None):
         flags = dict(c[2:].split("=", 1) for c in command if "=" in c)
         commands.append((Path(command[0]).name, flags))
-        if command[0].endswith("relabel_words.py"):
+        if "label_file" in flags and "truth_file" in flags:
             write_json(flags["label_file"], {})
+            return
+        if command[0].endswith("select_speakers.py"):
+            write_json(Path(flags["output_folder"]) / "train.json", {})
             return
         folder = Path(flags["output_folder"])
         if command[0] == "train.py":
@@ -361,6 +521,43 @@ def test_noise_is_made_for_each_seed(start, ran):
     assert ran[1][1]["label_source"] == "labels"
     assert ran[1][1]["label_file"] == ran[0][1]["label_file"]
     assert "label_file" not in ran[2][1]
+
+
+def test_speakers_are_selected_for_training_and_test(start, ran, tmp_path):
+    rows, _ = start("unseen_speaker.yaml")
+    assert [name for name, _ in ran] == [
+        "select_speakers.py",
+        "train.py",
+        "evaluate.py",
+    ] * 2
+    manifests = tmp_path / "out" / "unseen_speaker" / "unheard" / "1"
+    assert ran[3][1]["output_folder"] == str(manifests / "manifests")
+    train = json.loads(ran[4][1]["manifests"])
+    assert train["train"] == str(manifests / "manifests" / "train.json")
+    assert "valid" in json.loads(ran[4][1]["transitions_manifests"])
+    assert json.loads(ran[5][1]["test_manifests"]) == [
+        str(manifests / "manifests" / "test.json"),
+        str(manifests / "manifests" / "transitions_test.json"),
+    ]
+    assert rows[-1]["command"].startswith(
+        "python experiments/select_speakers.py --training_speakers 0011 0012 "
+        "0013 --test_speakers 0014 && python train.py"
+    )
+
+
+def test_a_larger_taxonomy_is_trained_and_judged_by_its_labels(start, ran):
+    start("taxonomy.yaml", "--variants", "nine")
+    assert [name for name, _ in ran] == [
+        "split_emotions.py",
+        "train.py",
+        "evaluate.py",
+    ]
+    assert ran[1][1]["label_source"] == "labels"
+    assert (
+        ran[0][1]["label_file"]
+        == ran[1][1]["label_file"]
+        == ran[2][1]["truth_file"]
+    )
 
 
 def test_the_variant_without_a_change_is_run_once(start, ran, tmp_path):

@@ -13,9 +13,11 @@ an experiment that changes nothing is that of all of them, and is run once.
 An experiment's file has:
 
 * `train`, `evaluate`: hyperparameters of all variants (both optional);
-* `variants`: by name, each with its own `train` and `evaluate`, and with
-  `relabelled_words`, a share of the words whose emotion is changed at random
-  before training (all optional).
+* `variants`: by name, each with its own `train` and `evaluate`, and with what
+  is done to the data before (all optional): `relabelled_words`, a share of
+  the training words whose emotion is changed at random; `degrees` of each
+  emotion that become emotions of their own; `training_speakers` and
+  `test_speakers`, where not all are used.
 
 It leaves `results/EXPERIMENT.csv`, with one row for each run, and
 `results/EXPERIMENT.md`, with one for each variant and its command beside it.
@@ -47,11 +49,17 @@ from experiment_results import (
     update_rows,
     write_table,
 )
+from select_speakers import PARTS, SPLITS
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent
 TRAIN_HPARAMS = "hparams/mini.yaml"
 EVALUATE_HPARAMS = "hparams/evaluate_mini.yaml"
+#: Keys of a variant.
+KEYS = (
+    "train", "evaluate", "relabelled_words", "degrees", "training_speakers",
+    "test_speakers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,26 +76,57 @@ class Variant:
         Those of evaluate.py.
     relabelled_words : float
         Share of the words whose emotion is changed at random.
+    degrees : int
+        Of each emotion, that become emotions of their own; 0 leaves the
+        labels as they are.
+    training_speakers : tuple of str
+        Who is trained and validated on; everyone if empty.
+    test_speakers : tuple of str
+        Who is tested; everyone if empty.
     """
 
     name: str
     train: Mapping
     evaluate: Mapping
     relabelled_words: float = 0.0
+    degrees: int = 0
+    training_speakers: tuple[str, ...] = ()
+    test_speakers: tuple[str, ...] = ()
+
+    @property
+    def preparations(self) -> dict[str, list[str]]:
+        """Scripts that change the data first, with their arguments.
+
+        `relabel_words.py` and `split_emotions.py` make word labels,
+        `select_speakers.py` makes manifests.
+        """
+        scripts = {}
+        if self.relabelled_words:
+            scripts["relabel_words.py"] = [f"{self.relabelled_words:g}"]
+        if self.degrees:
+            scripts["split_emotions.py"] = [str(self.degrees)]
+        speakers = []
+        for name in ("training_speakers", "test_speakers"):
+            if getattr(self, name):
+                speakers += [f"--{name}", *getattr(self, name)]
+        if speakers:
+            scripts["select_speakers.py"] = speakers
+        return scripts
 
     @property
     def command(self) -> str:
         """The training, without folders and seed."""
-        parts = ["python", "train.py", TRAIN_HPARAMS, *as_flags(self.train)]
-        if self.relabelled_words:
-            relabel = f"experiments/relabel_words.py {self.relabelled_words:g}"
-            return f"python {relabel} && {shlex.join(parts)}"
-        return shlex.join(parts)
+        commands = [
+            ["python", f"experiments/{script}", *arguments]
+            for script, arguments in self.preparations.items()
+        ]
+        train = ["python", "train.py", TRAIN_HPARAMS, *as_flags(self.train)]
+        return " && ".join(map(shlex.join, [*commands, train]))
 
     @property
     def changes_nothing(self) -> bool:
         """Whether it is the recipe as its files have it."""
-        return not (self.train or self.evaluate or self.relabelled_words)
+        return not (self.train or self.evaluate or self.preparations)
 
 
 @dataclass(frozen=True)
@@ -128,7 +167,7 @@ def read_experiment(path: Path) -> list[Variant]:
     ------
     ValueError
         If the file has other keys, or a hyperparameter that the recipe
-        lacks.
+        lacks, or labels that would have to be changed in two ways.
     """
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     _check_keys(path, content, {"train", "evaluate", "variants"})
@@ -136,13 +175,21 @@ def read_experiment(path: Path) -> list[Variant]:
     for name, changes in (content.get("variants") or {}).items():
         place = f"{path}, variant {name}"
         changes = changes or {}
-        _check_keys(place, changes, {"train", "evaluate", "relabelled_words"})
+        _check_keys(place, changes, set(KEYS))
         variant = Variant(
             str(name),
             {**content.get("train", {}), **changes.get("train", {})},
             {**content.get("evaluate", {}), **changes.get("evaluate", {})},
             changes.get("relabelled_words", 0.0),
+            changes.get("degrees", 0),
+            tuple(map(str, changes.get("training_speakers", ()))),
+            tuple(map(str, changes.get("test_speakers", ()))),
         )
+        if variant.relabelled_words and variant.degrees:
+            raise ValueError(
+                f"{place}: relabelled_words and degrees both change the "
+                "labels; keep one."
+            )
         _check_hparams(place, variant.train, TRAIN_HPARAMS)
         _check_hparams(place, variant.evaluate, EVALUATE_HPARAMS)
         if variant.name in REFERENCES:
@@ -243,28 +290,16 @@ def make_run(
         f"--backbone_folder={options.backbone_folder}",
         *shlex.split(options.flags),
     ]
-    model, labels = folder / "model", folder / "labels" / "word_labels.json"
+    model = folder / "model"
     inputs = find_inputs(options)
     references = options.output_folder / "references"
-    steps, train = [], dict(variant.train)
-    if variant.relabelled_words:
-        train.update(label_source="labels", label_file=str(labels))
-        steps.append(
-            Step(
-                "Relabel words",
-                [
-                    "experiments/relabel_words.py",
-                    f"{variant.relabelled_words:g}",
-                    f"--truth_file={options.data_folder}/word_labels.json",
-                    f"--label_file={labels}",
-                    f"--seed={seed}",
-                ],
-                labels.parent,
-                [labels.name],
-                [options.data_folder / "word_labels.json"],
-            )
-        )
-    evaluate = {"n_shown": 2, "workers": 1 if options.jobs > 1 else 2}
+    steps, train, evaluate = prepare(variant, seed, folder, options)
+    train = {**train, **variant.train}
+    evaluate = {
+        "n_shown": 2,
+        "workers": 1 if options.jobs > 1 else 2,
+        **evaluate,
+    }
     steps += [
         Step(
             "Train",
@@ -310,6 +345,99 @@ def make_run(
         ),
     ]
     return Run(variant, seed, folder, steps)
+
+
+def prepare(
+    variant: Variant, seed: int, folder: Path, options: argparse.Namespace
+) -> tuple[list[Step], dict, dict]:
+    """Lists what is done to a variant's data, and what then differs.
+
+    Arguments
+    ---------
+    variant : Variant
+        What is trained.
+    seed : int
+        Of its training.
+    folder : Path
+        Where all that it makes goes.
+    options : argparse.Namespace
+        Of the command line.
+
+    Returns
+    -------
+    steps : list of Step
+        The scripts that make labels and manifests.
+    train : dict
+        Hyperparameters of train.py that name what they make.
+    evaluate : dict
+        Those of evaluate.py.
+    """
+    truth = options.data_folder / "word_labels.json"
+    labels = folder / "labels" / truth.name
+    manifests = folder / "manifests"
+    label_flags = [f"--truth_file={truth}", f"--label_file={labels}"]
+    # What each script reads, what it is told and what it makes.
+    known = {
+        "relabel_words.py": (truth, [*label_flags, f"--seed={seed}"], labels),
+        "split_emotions.py": (truth, label_flags, labels),
+        "select_speakers.py": (
+            options.prepared_folder / "train.json",
+            [
+                f"--prepared_folder={options.prepared_folder}",
+                f"--output_folder={manifests}",
+            ],
+            manifests / "train.json",
+        ),
+    }
+    steps, train, evaluate = [], {}, {}
+    for script, arguments in variant.preparations.items():
+        source, flags, made = known[script]
+        steps.append(
+            Step(
+                script.removesuffix(".py").replace("_", " ").capitalize(),
+                [f"experiments/{script}", *arguments, *flags],
+                made.parent,
+                [made.name],
+                [source],
+            )
+        )
+        if made == labels:
+            train.update(label_source="labels", label_file=str(labels))
+        else:
+            changed = manifest_hparams(manifests)
+            train.update(changed)
+            evaluate["test_manifests"] = [
+                changed[name]["test"] for name in changed
+            ]
+    if variant.degrees:
+        evaluate["truth_file"] = str(labels)
+    return steps, train, evaluate
+
+
+def manifest_hparams(folder: Path) -> dict[str, dict[str, str]]:
+    """Names the manifests of a folder as train.py's hyperparameters do.
+
+    Arguments
+    ---------
+    folder : Path
+        With the files of select_speakers.py.
+
+    Returns
+    -------
+    dict
+        Hyperparameter to split to file.
+
+    Example
+    -------
+    >>> manifest_hparams(Path("a"))["transitions_manifests"]["test"]
+    'a/transitions_test.json'
+    """
+    return {
+        f"{part}manifests": {
+            split: str(folder / f"{part}{split}.json") for split in SPLITS
+        }
+        for part in PARTS
+    }
 
 
 def find_inputs(options: argparse.Namespace) -> list[Path]:
@@ -365,7 +493,7 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[str]:
         What went wrong, a line for each run that failed.
     """
     references = threading.Lock()
-    made = threading.Event()
+    made = set()
 
     def do(run):
         print(f"== {run.variant.name}, seed {run.seed}", flush=True)
@@ -373,10 +501,11 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[str]:
         output = run.folder / "log.txt" if jobs > 1 else None
         run_steps(run.steps[:-1], *options, output)
         # All share the speech that no training changes: the first
-        # evaluation makes it, and the others wait.
-        with nullcontext() if made.is_set() else references:
+        # evaluation of the same utterances makes it, and the others wait.
+        spoken = run.variant.test_speakers
+        with nullcontext() if spoken in made else references:
             run_steps(run.steps, *options, output)
-            made.set()
+            made.add(spoken)
 
     failures = []
     with ThreadPoolExecutor(jobs) as pool:
