@@ -196,15 +196,10 @@ def compare(
     -------
     list of dict
         A row for each mixture: `mixture`, `sentences` in which it and its
-        two emotions were found, `position` with its 95 % interval over these
-        sentences, `distance` from the line through the two in units of their
-        distance, and of F0, energy and duration the means of the first
-        emotion, the mixture and the second one.
-
-    Raises
-    ------
-    ValueError
-        If a mixture was found in no sentence.
+        two emotions were found and, if there are any, `position` with its
+        95 % interval over these sentences, `distance` from the line through
+        the two in units of their distance, and of F0, energy and duration
+        the means of the first emotion, the mixture and the second one.
     """
     found = {
         (request.name, request.neutral.id): changes[request.utterance.id]
@@ -229,12 +224,10 @@ def compare(
             for sentence in sentences
             if all((key, sentence) in found for key in (one, name, other))
         ]
-        if not triples:
-            raise ValueError(
-                f"The words of {name} were found in none of {len(sentences)} "
-                "sentences: listen to the speech, or give more sentences."
-            )
-        rows.append({"mixture": name, **_place(np.array(triples), scale)})
+        row = {"mixture": name, "sentences": len(triples)}
+        if triples:
+            row.update(_place(np.array(triples), scale))
+        rows.append(row)
     return rows
 
 
@@ -248,7 +241,6 @@ def _place(triples: np.ndarray, scale: np.ndarray) -> dict:
     columns = [PROSODY_CHANGES.index(name) for name in DIMENSIONS]
     ones = np.ones(len(positions))
     return {
-        "sentences": len(triples),
         **estimate("position", share, np.stack([positions, ones], 1)),
         "distance": float(np.linalg.norm(rest) / np.linalg.norm(line)),
         **{
@@ -279,16 +271,18 @@ def table(rows: Sequence[Mapping]) -> str:
         "|---" * len(headings) + "|",
     ]
     for row in rows:
-        cells = [
-            row["mixture"],
-            str(row["sentences"]),
-            f"{row['position']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
-            f"{row['distance']:.2f}",
-            *(
-                ", ".join(f"{value:.{digits}f}" for value in row[name])
-                for name, digits in zip(DIMENSIONS, (2, 1, 2))
-            ),
-        ]
+        cells = [row["mixture"], str(row["sentences"])]
+        if row["sentences"]:
+            interval = f"{row['low']:.2f} to {row['high']:.2f}"
+            cells += [
+                f"{row['position']:.2f} ({interval})",
+                f"{row['distance']:.2f}",
+                *(
+                    ", ".join(f"{value:.{digits}f}" for value in row[name])
+                    for name, digits in zip(DIMENSIONS, (2, 1, 2))
+                ),
+            ]
+        cells += [""] * (len(headings) - len(cells))
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
