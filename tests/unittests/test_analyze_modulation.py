@@ -118,6 +118,31 @@ def test_clusters_that_are_the_emotions_are_found_and_others_are_not():
     assert figures["adjusted_rand_index"] < 0.2
 
 
+def test_shuffled_weights_are_the_same_in_another_order():
+    efilm = make_efilm(film())
+    before = {k: v.clone() for k, v in efilm.state_dict().items()}
+    shuffled = analyze_modulation.shuffle_weights(efilm, 0)
+    for name, value in shuffled.state_dict().items():
+        assert torch.equal(efilm.state_dict()[name], before[name])
+        assert torch.equal(
+            value.flatten().sort().values, before[name].flatten().sort().values
+        )
+    assert not torch.equal(
+        shuffled.fusion.gamma.weight, efilm.fusion.gamma.weight
+    )
+
+
+def test_emotions_that_are_confused_make_no_cluster():
+    efilm = make_efilm(film())
+    weight = efilm.encoder.input_layer.weight.data
+    # Angry, happy and sad are one to the encoder, and their intensities.
+    for columns in (slice(1, 4), slice(5, 8)):
+        weight[:, columns] = weight[:, columns].mean(1, keepdim=True)
+    _, figures = analyze(efilm)
+    assert figures["silhouette"] < 0 < figures["silhouette_shuffled"]
+    assert figures["adjusted_rand_index"] < 0.2
+
+
 def test_mixtures_of_a_linear_model_lie_on_the_line():
     efilm = make_efilm(AdditiveFusion(4, TEXT_DIM, SCALE))
     # A linear encoder: of a class and its intensity, without a bias.

@@ -7,7 +7,9 @@ reads the modulation h' = gamma(e) * h + beta(e) of every emotion at the
 intensities 0.1 to 1.0, and of every mixture of two, and asks
 
 * whether each emotion makes a cluster: silhouette, and k-means that is not
-  told the emotions, compared with them (adjusted Rand index);
+  told the emotions, compared with them (adjusted Rand index). The emotion is
+  an input, so that it makes clusters without any training: the silhouette of
+  the same weights in random order stands beside;
 * whether a mixture lies between its two emotions;
 * how large the modulation is beside the text, by emotion and intensity, and
   how it grew through the training.
@@ -23,6 +25,7 @@ Authors
 """
 
 import argparse
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -39,6 +42,7 @@ import torch
 from evaluation_report import read_train_log
 from safetensors.torch import save_file
 
+N_SHUFFLES = 5
 INTENSITIES = tuple(n / 10 for n in range(1, 11))
 TEXT = "We won the game today, but my old friend has left the town."
 
@@ -222,6 +226,30 @@ def read_modulation(
     return modulation
 
 
+def shuffle_weights(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Copies a module, the elements of each parameter in random order.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Stays as it is.
+    seed : int
+        Of the order.
+
+    Returns
+    -------
+    torch.nn.Module
+        One that has learned nothing, with weights of the same sizes.
+    """
+    shuffled = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in shuffled.parameters():
+        order = torch.randperm(parameter.numel(), generator=generator)
+        values = parameter.data.flatten()[order.to(parameter.device)]
+        parameter.data = values.view_as(parameter)
+    return shuffled
+
+
 def cluster_figures(features: np.ndarray, names: Sequence[str]) -> dict:
     """How well the emotions make clusters.
 
@@ -368,6 +396,16 @@ def analyze(
     features = modulation.features
     deviation = (modulation.gamma - 1).square().mean(1).sqrt()
     shift = modulation.beta.square().mean(1).sqrt() / modulation.text_scale
+    names = [point.name for point in pure]
+    unlearned = [
+        read_modulation(
+            shuffle_weights(efilm, seed),
+            pure,
+            emotions,
+            modulation.gamma.shape[1],
+        )
+        for seed in range(N_SHUFFLES)
+    ]
     # Without an emotion nothing is changed: the origin.
     placed, others, explained = principal_components(
         features[: len(pure)],
@@ -401,8 +439,14 @@ def analyze(
     return modulation, {
         "fusion": type(efilm.fusion).__name__,
         "emotions": list(emotions),
-        **cluster_figures(
-            features[: len(pure)], [point.name for point in pure]
+        **cluster_figures(features[: len(pure)], names),
+        "silhouette_shuffled": float(
+            np.mean(
+                [
+                    cluster_figures(other.features, names)["silhouette"]
+                    for other in unlearned
+                ]
+            )
         ),
         "explained_variance": explained,
         "origin": np.round(others[-1], 4).tolist(),
@@ -470,7 +514,8 @@ def _draw_plane(axes, figures, colors):
     axes.set_ylabel(f"second ({second:.0%})")
     axes.set_title(
         "Gamma and beta; dots grow with intensity, diamonds: mixtures\n"
-        f"silhouette {figures['silhouette']:.2f}, adjusted Rand index "
+        f"silhouette {figures['silhouette']:.2f} (weights shuffled: "
+        f"{figures['silhouette_shuffled']:.2f}), adjusted Rand index "
         f"{figures['adjusted_rand_index']:.2f}",
         fontsize=10,
     )
@@ -581,7 +626,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(folder / "modulation.json", figures)
     draw(folder / "modulation.png", figures)
     print(
-        f"Silhouette {figures['silhouette']:.2f}, adjusted Rand index "
+        f"Silhouette {figures['silhouette']:.2f} (weights shuffled: "
+        f"{figures['silhouette_shuffled']:.2f}), adjusted Rand index "
         f"{figures['adjusted_rand_index']:.2f}; see "
         f"{folder / 'modulation.json'} and modulation.png beside it."
     )
