@@ -389,49 +389,29 @@ def analyze(
             "two or more."
         )
     pure, mixtures = list_points(emotions)
-    points = pure + mixtures
-    modulation = read_modulation(
-        efilm, points, emotions, text_embeddings.shape[-1]
-    )
+    text_dim = text_embeddings.shape[-1]
+    modulation = read_modulation(efilm, pure + mixtures, emotions, text_dim)
     features = modulation.features
-    deviation = (modulation.gamma - 1).square().mean(1).sqrt()
-    shift = modulation.beta.square().mean(1).sqrt() / modulation.text_scale
-    names = [point.name for point in pure]
-    unlearned = [
-        read_modulation(
-            shuffle_weights(efilm, seed),
-            pure,
-            emotions,
-            modulation.gamma.shape[1],
-        )
+    n_pure, names = len(pure), [point.name for point in pure]
+    shuffled = [
+        read_modulation(shuffle_weights(efilm, seed), pure, emotions, text_dim)
         for seed in range(N_SHUFFLES)
+    ]
+    silhouettes = [
+        cluster_figures(other.features, names)["silhouette"]
+        for other in shuffled
     ]
     # Without an emotion nothing is changed: the origin.
     placed, others, explained = principal_components(
-        features[: len(pure)],
-        np.concatenate([features[len(pure) :], 0 * features[:1]]),
+        features[:n_pure],
+        np.concatenate([features[n_pure:], 0 * features[:1]]),
     )
-    rows = [
-        {
-            "name": point.name,
-            "weights": point.weights,
-            "intensity": point.intensity,
-            "gamma_deviation": round(float(deviation[index]), 5),
-            "beta_size": round(float(shift[index]), 5),
-            "modulation_ratio": round(ratio, 5),
-            "components": np.round(components, 4).tolist(),
-        }
-        for index, (point, ratio, components) in enumerate(
-            zip(
-                points,
-                modulation.ratios(text_embeddings),
-                [*placed, *others],
-            )
-        )
-    ]
+    rows = describe(pure + mixtures, modulation, text_embeddings)
+    for row, components in zip(rows, [*placed, *others]):
+        row["components"] = np.round(components, 4).tolist()
     # The last point of an emotion is that of its full intensity.
     strongest = {point.name: index for index, point in enumerate(pure)}
-    for index, point in enumerate(mixtures, start=len(pure)):
+    for index, point in enumerate(mixtures, start=n_pure):
         start, end = (features[strongest[name]] for name in point.weights)
         position, distance = place_between(start, end, features[index])
         rows[index]["position_between"] = round(position, 4)
@@ -439,20 +419,53 @@ def analyze(
     return modulation, {
         "fusion": type(efilm.fusion).__name__,
         "emotions": list(emotions),
-        **cluster_figures(features[: len(pure)], names),
-        "silhouette_shuffled": float(
-            np.mean(
-                [
-                    cluster_figures(other.features, names)["silhouette"]
-                    for other in unlearned
-                ]
-            )
-        ),
+        **cluster_figures(features[:n_pure], names),
+        "silhouette_shuffled": float(np.mean(silhouettes)),
         "explained_variance": explained,
         "origin": np.round(others[-1], 4).tolist(),
-        "points": rows[: len(pure)],
-        "mixtures": rows[len(pure) :],
+        "points": rows[:n_pure],
+        "mixtures": rows[n_pure:],
     }
+
+
+def describe(
+    points: Sequence[Point],
+    modulation: Modulation,
+    text_embeddings: torch.Tensor,
+) -> list[dict]:
+    """Tells how large the modulation of each point is.
+
+    Arguments
+    ---------
+    points : list of Point
+        N points.
+    modulation : Modulation
+        N rows.
+    text_embeddings : torch.Tensor
+        Of the tokens that the modulation is compared with, (T, C).
+
+    Returns
+    -------
+    list of dict
+        For each point its `name`, `weights`, `intensity`,
+        `gamma_deviation` and `beta_size`, root mean squares of gamma - 1
+        and of beta in units of the text, and `modulation_ratio`.
+    """
+    deviation = (modulation.gamma - 1).square().mean(1).sqrt()
+    shift = modulation.beta.square().mean(1).sqrt() / modulation.text_scale
+    return [
+        {
+            "name": point.name,
+            "weights": point.weights,
+            "intensity": point.intensity,
+            "gamma_deviation": round(float(gamma), 5),
+            "beta_size": round(float(beta), 5),
+            "modulation_ratio": round(ratio, 5),
+        }
+        for point, gamma, beta, ratio in zip(
+            points, deviation, shift, modulation.ratios(text_embeddings)
+        )
+    ]
 
 
 # --- The picture ------------------------------------------------------------
