@@ -643,7 +643,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         if not rows:
             continue
-        rows += reference_rows(done[-1].folder, experiment)
+        rows += reference_rows(done[0].folder, experiment)
         order = [*REFERENCES, *(variant.name for variant in variants)]
         results = options.results_folder / f"{experiment}.csv"
         rows = update_rows(results, rows, order)
