@@ -129,12 +129,18 @@ class ConditionEffect(RowStats):
             other = own
             if changed.any():
                 other = predict(*others).logits.float().log_softmax(-1)
-        loss, other_loss = (
-            F.nll_loss(scores, speech.targets, reduction="none")
-            for scores in (own, other)
+        self._add_rows(
+            ids, speech, own, other, word_of_speech, word_emotions, changed
         )
-        effect = F.kl_div(other, own, reduction="none", log_target=True).sum(-1)
 
+    def _add_rows(
+        self, ids, speech, own, other, word_of_speech, word_emotions, changed
+    ):
+        """Sums over the positions of each utterance, and their numbers.
+
+        ``own`` and ``other`` are log probabilities (N, V), ``changed`` tells
+        the words (B, W) whose emotion differs between them.
+        """
         # Positions are those of the logits, item after item; the last of an
         # item, its end, belongs to no word.
         supervised = speech.supervised
@@ -147,14 +153,19 @@ class ConditionEffect(RowStats):
         )
         item = torch.arange(len(supervised), device=supervised.device)
         item = item[:, None].expand_as(supervised)[supervised]
-        everywhere = torch.ones_like(changed)
+        loss, other_loss = (
+            F.nll_loss(scores, speech.targets, reduction="none")
+            for scores in (own, other)
+        )
+        effect = F.kl_div(other, own, reduction="none", log_target=True).sum(-1)
+        gain = other_loss - loss
         columns = {}
         for name, values, where in (
-            ("speech_loss", loss, everywhere),
+            ("speech_loss", loss, torch.ones_like(changed)),
             ("condition_effect", effect, changed),
-            ("emotion_gain", other_loss - loss, changed),
-            ("inside_gain", other_loss - loss, changed & ~beside),
-            ("switch_gain", other_loss - loss, changed & beside),
+            ("emotion_gain", gain, changed),
+            ("inside_gain", gain, changed & ~beside),
+            ("switch_gain", gain, changed & beside),
         ):
             columns[name] = _sums(values * where, item, len(ids))
             columns[f"{name}_n"] = _sums(where, item, len(ids))
@@ -186,12 +197,10 @@ class ConditionEffect(RowStats):
         dict
             Without those that are None.
         """
-        figures = self.summarize()
-        names = self.figures()
         return {
-            name: figures[name][name]
-            for name in names
-            if figures[name][name] is not None
+            name: figure[name]
+            for name, figure in self.figures().items()
+            if figure[name] is not None
         }
 
     def _mean_over_tokens(self, name):

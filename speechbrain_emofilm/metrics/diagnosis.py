@@ -41,8 +41,14 @@ class Thresholds:
         Above the topline's.
     most_leakage : float
         Above the topline's.
+    least_f0_control : float
+        Correlation of asked and spoken changes of F0, as a ratio to the
+        topline's.
     most_dtw_ratio : float
         DTW as a ratio to the topline's.
+    most_f0_distance : float
+        Of the words' F0 from the reference's, as a ratio to the frozen
+        backbone's, which has no dynamics.
     least_condition_effect : float
         Divergence, in nats per speech token, that another emotion makes.
     most_loss_rise : float
@@ -60,7 +66,9 @@ class Thresholds:
     least_transition_accuracy: float = 0.6
     most_boundary_error_ms: float = 150.0
     most_leakage: float = 0.15
+    least_f0_control: float = 0.3
     most_dtw_ratio: float = 1.5
+    most_f0_distance: float = 0.9
     least_condition_effect: float = 0.01
     most_loss_rise: float = 0.1
     least_switch_gain: float = 0.3
@@ -175,11 +183,13 @@ FIGURES = (
     "modulation_ratio",
     "wer",
     "f0_spread",
+    "f0_control",
     "transition_accuracy",
     "word_emotion_accuracy",
     "boundary_error_ms",
     "leakage",
     "dtw",
+    "f0_distance",
     "speech_loss",
     "condition_effect",
     "emotion_gain",
@@ -329,13 +339,13 @@ class _Comparisons:
 
     def flat_prosody(self):
         t = self.thresholds
+        spread = _times(self.topline.get("f0_spread"), t.least_f0_spread)
+        control = _times(self.topline.get("f0_control"), t.least_f0_control)
         return [
             *self.below("modulation_ratio", t.least_modulation),
             *self.below("condition_effect", t.least_condition_effect),
-            *self.below(
-                "f0_spread",
-                _times(self.topline.get("f0_spread"), t.least_f0_spread),
-            ),
+            *self.below("f0_spread", spread),
+            *self.below("f0_control", control),
         ]
 
     def forgetting(self):
@@ -384,18 +394,18 @@ class _Comparisons:
         return [*spoken, *predicted]
 
     def below(self, name, limit):
-        """Whether a figure is too low."""
-        return self._check(name, limit, lambda value: value < limit, "below")
+        """Whether a figure is too low, or not a number."""
+        return self._check(name, limit, lambda value: value >= limit, "below")
 
     def above(self, name, limit):
-        """Whether a figure is too high."""
-        return self._check(name, limit, lambda value: value > limit, "above")
+        """Whether a figure is too high, or not a number."""
+        return self._check(name, limit, lambda value: value <= limit, "above")
 
-    def _check(self, name, limit, fails, relation):
+    def _check(self, name, limit, passes, relation):
         value = self.figures.get(name)
         if value is None or limit is None:
             return []
-        failed = bool(fails(value))
+        failed = not passes(value)
         relation = relation if failed else f"not {relation}"
         return [Check(name, value, limit, failed, relation)]
 
@@ -427,8 +437,15 @@ def _missing_dynamics(
     """Two ways to show it: spoken or predicted, wrong though understood."""
     t = compared.thresholds
     dtw = _times(compared.topline.get("dtw"), t.most_dtw_ratio)
+    distance = _times(compared.floor.get("f0_distance"), t.most_f0_distance)
     ways = (
-        (compared.above("dtw", dtw), compared.lost_words()),
+        (
+            [
+                *compared.above("dtw", dtw),
+                *compared.above("f0_distance", distance),
+            ],
+            compared.lost_words(),
+        ),
         (
             compared.below("emotion_gain", t.least_emotion_gain),
             [

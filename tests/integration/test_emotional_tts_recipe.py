@@ -396,6 +396,53 @@ def test_word_emotions_are_those_of_the_chosen_source(world):
     assert items[transition]["word_emotions"].sum() == 0
 
 
+# --- Diagnosis ------------------------------------------------------------
+
+
+def test_validation_names_failures_in_the_log(pristine_world, tmp_path):
+    for name, rate, failure in (
+        ("untrained", 0.0, "flat prosody"),
+        ("too fast", 1.0, "catastrophic forgetting"),
+    ):
+        flags = recipe_flags(
+            pristine_world,
+            tmp_path / name,
+            number_of_steps=8,
+            lr=rate,
+            lr_head=0.01 * rate,
+            max_grad_norm=100,
+        )
+        run_script("train.py", flags)
+        diagnoses = logged(tmp_path / name, r"diagnosis of epoch (\d+): (.+)")
+        assert [epoch for epoch, _ in diagnoses] == ["1", "2"]
+        _, last = diagnoses[-1]
+        assert last.startswith(f"{failure}: ") and "Try a " in last
+        assert "valid emotion_gain" in last
+
+
+def test_diagnosis_leaves_the_training_as_it_is(pristine_world, tmp_path):
+    for n in (0, 2):
+        flags = recipe_flags(
+            pristine_world, tmp_path / str(n), diagnosis_utterances=n
+        )
+        run_script("train.py", flags)
+    assert_same(*(newest_checkpoint(tmp_path / n) for n in "02"))
+    assert logged(tmp_path / "0", "diagnosis") == []
+    assert len(logged(tmp_path / "2", "diagnosis")) == 1
+
+
+def test_utterances_whose_emotion_switches_are_diagnosed_first(world):
+    train = prepare_data(world)["train"]
+    functions = run_script("train.py", [], run_name="functions")
+    choose = functions["choose_diagnosed"]
+    for n, batch_size, sizes in ((0, 4, []), (3, 2, [2, 1]), (99, 99, [16])):
+        batches = choose(train, n, batch_size)
+        assert [len(batch) for batch in batches] == sizes
+    (first,) = choose(train, 1, 4)
+    switches = first.word_emotions.data[0].argmax(-1).diff()
+    assert (switches != 0).any()
+
+
 # --- Interruption ---------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 
 TOPLINE = {
     "f0_spread": 3.0,
+    "f0_control": 0.7,
     "transition_accuracy": 0.9,
     "word_emotion_accuracy": 0.9,
     "boundary_error_ms": 40.0,
@@ -36,6 +37,7 @@ def test_a_healthy_model_has_no_failure():
     [
         ({"modulation_ratio": 0.001}, "flat prosody"),
         ({"f0_spread": 1.0}, "flat prosody"),
+        ({"f0_control": 0.1}, "flat prosody"),
         ({"modulation_ratio": 5.0}, "catastrophic forgetting"),
         ({"wer": 0.3}, "catastrophic forgetting"),
         ({"transition_accuracy": 0.3}, "noisy transitions"),
@@ -46,6 +48,14 @@ def test_a_healthy_model_has_no_failure():
 )
 def test_each_signature_is_named(changes, name):
     assert names(**changes) == [name]
+
+
+def test_words_as_far_from_the_reference_as_without_emotions_are_named():
+    floor = {**FLOOR, "f0_distance": 3.2}
+    for distance, expected in ((2.0, []), (3.1, ["missing dynamics"])):
+        figures = {**HEALTHY, "f0_distance": distance}
+        found = diagnose(figures, TOPLINE, floor)
+        assert [failure.name for failure in found] == expected
 
 
 def test_high_dtw_with_high_wer_is_forgetting_only():
@@ -108,6 +118,7 @@ def named(**changes):
         ({}, []),
         ({"condition_effect": 0.001, "emotion_gain": 0.0}, ["flat prosody"]),
         ({"speech_loss": 4.0}, ["catastrophic forgetting"]),
+        ({"speech_loss": float("nan")}, ["catastrophic forgetting"]),
         ({"switch_gain": 0.05}, ["noisy transitions"]),
         ({"emotion_gain": 0.01}, ["missing dynamics"]),
         # Where no word has its emotion, its switches say nothing.

@@ -45,6 +45,11 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     file_fingerprint,
     read_speech_tokens,
 )
+from speechbrain_emofilm.metrics.condition_effect import (
+    ConditionEffect,
+    beside_switch,
+)
+from speechbrain_emofilm.metrics.diagnosis import signatures
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import atomic_path
 from speechbrain_emofilm.utils.hparams import check_overrides
@@ -55,8 +60,12 @@ import torch
 import yaml
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_json
-from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.dataset import (
+    DynamicItemDataset,
+    FilteredSortedDynamicItemDataset,
+)
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import run_on_main
@@ -69,6 +78,9 @@ logger = get_logger(__name__)
 
 class EmoFiLMBrain(sb.Brain):
     """Trains what `EmoFiLM` leaves trainable."""
+
+    #: Batches of validation utterances that failures are named by.
+    diagnosed = ()
 
     def compute_forward(self, batch, stage):
         """Modulates the text and predicts the speech tokens.
@@ -85,17 +97,7 @@ class EmoFiLMBrain(sb.Brain):
         EmoFiLMOutput
             Losses and statistics, each a mean over the batch.
         """
-        batch = batch.to(self.device)
-        return self.modules.emofilm(
-            text_tokens=batch.text_tokens.data,
-            text_lens=batch.text_tokens.lengths,
-            word_of_token=batch.word_of_token.data,
-            speech_tokens=batch.speech_tokens.data,
-            speech_lens=batch.speech_tokens.lengths,
-            word_of_speech=batch.word_of_speech.data,
-            word_emotions=batch.word_emotions.data,
-            word_intensity=batch.word_intensity.data,
-        )
+        return self.modules.emofilm(**model_inputs(batch.to(self.device)))
 
     def compute_objectives(self, predictions, batch, stage):
         """Adds the step-wise emotion loss to the speech-token loss.
@@ -293,6 +295,8 @@ class EmoFiLMBrain(sb.Brain):
 
     def on_fit_start(self):
         """Resumes; ends at once if the training was complete."""
+        if self.diagnosed:  # what the frozen backbone predicts
+            self.floor = self.measure_condition(labelled=False)
         super().on_fit_start()
         between_epochs = self.step == 0
         if self._optimizer_step_limit_exceeded and between_epochs:
@@ -342,6 +346,8 @@ class EmoFiLMBrain(sb.Brain):
             )
             return
         self.log_epoch(epoch, stats)
+        if self.diagnosed:
+            self.log_failures(epoch, stats)
         self.hparams.epoch_counter.update_metric(stats["speech_loss"])
         self.checkpointer.save_and_keep_only(
             meta={"epoch": epoch, "speech_loss": stats["speech_loss"]},
@@ -378,6 +384,81 @@ class EmoFiLMBrain(sb.Brain):
                 "meta": epoch - 1,
             }
             board.log_stats(**stats)
+
+    def measure_condition(self, labelled=True):
+        """Measures what the words' emotions do to the predicted speech.
+
+        Arguments
+        ---------
+        labelled : bool
+            Whether the words have their emotions.
+
+        Returns
+        -------
+        dict
+            Figures of `ConditionEffect`.
+        """
+        self.modules.eval()
+        model = self.modules.emofilm
+        model = getattr(model, "module", model)  # inside DDP
+        effect = ConditionEffect()
+        # The training's random numbers stay what they are without this.
+        with torch.random.fork_rng(devices=[]), self.evaluation_ctx:
+            for batch in self.diagnosed:
+                inputs = model_inputs(batch.to(self.device))
+                inputs["word_emotions"] = inputs["word_emotions"] * labelled
+                effect.append(batch.id, model, **inputs)
+        return effect.values()
+
+    def log_failures(self, epoch, valid_stats):
+        """Names in the log what the validation shows to be wrong.
+
+        Arguments
+        ---------
+        epoch : int
+            The epoch, from 1.
+        valid_stats : dict
+            Statistics of the validation.
+        """
+        figures = self.measure_condition()
+        if self.counts["modulation_ratio"]:
+            figures["modulation_ratio"] = valid_stats["modulation_ratio"]
+        floor = {"speech_loss": self.floor["speech_loss"]}
+        judged = signatures(figures, floor=floor)
+        found = [str(s).rstrip(".") for s in judged if s.verdict == "found"]
+        untested = [s.name for s in judged if s.verdict == "untested"]
+        self.hparams.train_logger.log_stats(
+            {
+                f"diagnosis of epoch {epoch}": "; ".join(found) or "no failure",
+                "untested": " and ".join(untested) or "none",
+                "frozen speech_loss": floor["speech_loss"],
+            },
+            valid_stats=figures,
+        )
+
+
+def model_inputs(batch):
+    """What `EmoFiLM` reads of a batch.
+
+    Arguments
+    ---------
+    batch : PaddedBatch
+        Items of `dataio_prepare`.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "text_tokens": batch.text_tokens.data,
+        "text_lens": batch.text_tokens.lengths,
+        "word_of_token": batch.word_of_token.data,
+        "speech_tokens": batch.speech_tokens.data,
+        "speech_lens": batch.speech_tokens.lengths,
+        "word_of_speech": batch.word_of_speech.data,
+        "word_emotions": batch.word_emotions.data,
+        "word_intensity": batch.word_intensity.data,
+    }
 
 
 def dataio_prepare(hparams):
@@ -555,6 +636,59 @@ def check_dataset(dataset, manifests):
             ) from error
 
 
+def choose_diagnosed(dataset, n, batch_size):
+    """Chooses utterances that failures of the training are named by.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The validation data.
+    n : int
+        How many at most.
+    batch_size : int
+        How many at once.
+
+    Returns
+    -------
+    list of PaddedBatch
+        Utterances whose emotion switches come first; labelled ones follow.
+    """
+    switching, steady = [], []
+    if n:
+        with dataset.output_keys_as(["id", "word_emotions"]):
+            for item in dataset:
+                emotions = item["word_emotions"]
+                if beside_switch(emotions[None]).any():
+                    switching.append(item["id"])
+                elif emotions.any():
+                    steady.append(item["id"])
+    chosen = spread_evenly(switching, n)
+    chosen += spread_evenly(steady, n - len(chosen))
+    items = list(FilteredSortedDynamicItemDataset(dataset, chosen))
+    return [
+        PaddedBatch(items[start : start + batch_size])
+        for start in range(0, len(items), batch_size)
+    ]
+
+
+def spread_evenly(items, n):
+    """Chooses from all parts of a list.
+
+    Arguments
+    ---------
+    items : list
+        What to choose from.
+    n : int
+        How many at most.
+
+    Returns
+    -------
+    list
+    """
+    n = min(n, len(items))
+    return [items[index * len(items) // n] for index in range(n)]
+
+
 def loader_options(hparams, train_data):
     """Options of the training loader, with dynamic batching if asked.
 
@@ -640,6 +774,11 @@ if __name__ == "__main__":
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
+    )
+    brain.diagnosed = choose_diagnosed(
+        datasets["valid"],
+        hparams["diagnosis_utterances"],
+        hparams["batch_size"],
     )
     brain.fit(
         brain.hparams.epoch_counter,
