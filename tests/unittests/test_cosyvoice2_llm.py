@@ -6,7 +6,10 @@ from pathlib import Path
 
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
-from speechbrain_emofilm.lobes.cosyvoice2.precision import set_weight_precision
+from speechbrain_emofilm.lobes.cosyvoice2.precision import (
+    BFloat16Linear,
+    set_weight_precision,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
     GreedySampler,
     RepetitionAwareSampler,
@@ -706,12 +709,31 @@ def test_cached_and_packed_reading_equal_the_trunk(n_key_heads):
 def test_padding_costs_nothing_in_the_linear_layers():
     lm = _tiny_lm()
     rows = []
-    lm.llm.layers[0].mlp.register_forward_hook(
+    lm.llm.layers[0].mlp.down_proj.register_forward_hook(
         lambda _, x, y: rows.append(y.shape[:-1].numel())
     )
     text, *rest = _tiny_batch()
     lm(lm.embed_text(text), *rest)
     assert rows == [(7 + 6) + (4 + 9) + (5 + 1) + 3 * 2]
+
+
+def test_training_keeps_two_wide_tensors_of_each_layer():
+    lm, wide = _tiny_lm(), set()
+
+    def note(tensor):
+        is_state = tensor.dim() == 3  # and no weight
+        if is_state and tensor.shape[-1] == TINY["intermediate_size"]:
+            wide.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    text, text_lens, speech, speech_lens = _tiny_batch()
+    embeddings = lm.embed_text(text).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        out = lm(embeddings, text_lens, speech, speech_lens)
+    # Gate and values, but not what the gate lets through.
+    assert len(wide) == 2 * TINY["num_hidden_layers"]
+    out.logits.sum().backward()
+    assert embeddings.grad.abs().max() > 0
 
 
 def test_the_cache_grows_beyond_its_first_room():
@@ -742,6 +764,14 @@ def test_smaller_weights_score_almost_the_same(precision, error, n_rows):
     assert 0 < (exact - close).norm() < error * exact.norm()
     tokens = small.generate(embeddings, text_lens, max_ratio=3.0)
     assert all(0 <= t < 27 for row in tokens for t in row.tolist())
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_bfloat16_layers_of_many_rows_are_whole_and_in_order(n_rows):
+    linear = torch.nn.Linear(8, 600)
+    x = torch.randn(n_rows, 8)
+    close = BFloat16Linear(linear)(x)
+    torch.testing.assert_close(close, linear(x), rtol=0, atol=0.05)
 
 
 def test_smaller_weights_are_smaller():

@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 PRECISIONS = ("fp32", "bf16", "int8")
+_BLOCK = 256  # rows of a weight that are converted at once
 
 
 class BFloat16Linear(nn.Module):
     """A linear layer with weights in bfloat16, for any precision around it.
 
     CPUs without bfloat16 arithmetic are slow in it, by ten times on AVX2;
-    there the weights are converted as they are used.
+    there the weights are converted as they are used, block by block, so that
+    what has been converted is still in the processor's cache.
 
     Arguments
     ---------
@@ -49,7 +51,8 @@ class BFloat16Linear(nn.Module):
         if self._is_native or is_vector or x.device.type != "cpu":
             y = F.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
         else:
-            y = F.linear(x, self.weight.to(x.dtype))
+            blocks = self.weight.split(_BLOCK)
+            y = torch.cat([F.linear(x, b.to(x.dtype)) for b in blocks], -1)
         return y if self.bias is None else y + self.bias
 
 

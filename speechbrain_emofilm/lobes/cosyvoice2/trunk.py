@@ -18,6 +18,7 @@ from typing import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 #: Maps a layer's index, queries (..., heads, D), keys and values (..., key
 #: heads, D) to what is attended to, (..., heads, D).
@@ -69,8 +70,30 @@ def read_layers(
             value,
         )
         hidden = hidden + attention.o_proj(attended.flatten(-2))
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        normalised = layer.post_attention_layernorm(hidden)
+        hidden = hidden + _feed_forward(layer.mlp, normalised)
     return trunk.norm(hidden)
+
+
+def _feed_forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A layer's gated feed-forward network, of the same shape (B, L, C).
+
+    What is wide in it is most of what a training step keeps in memory. The
+    product of gate and values costs little: it is computed again for the
+    gradient instead of being kept.
+    """
+
+    def multiply(gate: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return mlp.act_fn(gate) * values
+
+    wide = mlp.gate_proj(x), mlp.up_proj(x)
+    if torch.is_grad_enabled():
+        product = checkpoint(
+            multiply, *wide, use_reentrant=False, preserve_rng_state=False
+        )
+    else:
+        product = multiply(*wide)
+    return mlp.down_proj(product)
 
 
 def read_packed(
@@ -118,7 +141,7 @@ def read_packed(
     def pad(packed: torch.Tensor) -> torch.Tensor:
         """(1, N, ...) to (B, L, ...)."""
         padded = packed.new_zeros(n_rows * size, *packed.shape[2:])
-        padded = padded.index_copy(0, places, packed[0])
+        padded = padded.index_put((places,), packed[0])
         return padded.unflatten(0, (n_rows, size))
 
     def attend(
