@@ -338,7 +338,13 @@ def test_evaluation_of_the_truth_and_of_labels(world, capsys):
     ordinary = summary["systems"]["truth"]["ordinary"]
     assert ordinary["intensity_correlation"] == pytest.approx(1)
     assert summary["systems"]["ours"]["transitions"]["words"] > 0
-    assert summary["systems"]["ours"]["all"]["accuracy_std"] == 0
+    ours = summary["systems"]["ours"]["all"]
+    assert ours["accuracy_std"] == 0
+    low, high = ours["intervals"]["accuracy"]
+    assert 0 <= low <= ours["accuracy"] <= high <= 1
+    certain = summary["systems"]["truth"]["all"]["intervals"]
+    assert certain["accuracy"] == [1, 1]
+    assert certain["eder"] == pytest.approx([0, 0])
     share = summary["systems"]["majority"]["all"]["accuracy"]
     assert share == summary["systems"]["truth"]["all"]["majority"]
     for name in ("confusion.png", "utterances.json"):

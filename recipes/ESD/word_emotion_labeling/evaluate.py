@@ -6,9 +6,10 @@
 
 Any number of labelings is compared, each on its own or, as a list of files,
 as the mean over several (seeds). Ordinary utterances, which keep one emotion
-by and large, and those whose emotion changes are judged apart. What comes
-out: ``summary.json`` with all figures, ``utterances.json`` with a row for
-each utterance, ``confusion.png``, and a table on the terminal.
+by and large, and those whose emotion changes are judged apart. The main
+figures have 95 % intervals, by resampling the utterances. What comes out:
+``summary.json`` with all figures, ``utterances.json`` with a row for each
+utterance, ``confusion.png``, and a table on the terminal.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -44,6 +45,7 @@ COLUMNS = {
     "ece": "ECE",
     "eder": "EDER",
 }
+N_RESAMPLINGS = 200
 
 
 def select_utterances(hparams):
@@ -151,6 +153,46 @@ def mean_of(summaries):
         accuracies = [summary["accuracy"] for summary in summaries]
         means["accuracy_std"] = float(np.std(accuracies, ddof=1))
     return means
+
+
+def intervals(runs):
+    """95 % intervals of the main figures, by resampling the utterances.
+
+    They tell of the choice of utterances, not of the choice of the speaker.
+
+    Arguments
+    ---------
+    runs : list of WordLabelMetrics
+        Of one labeling (seeds), over the same utterances.
+
+    Returns
+    -------
+    dict
+        Figure to its bounds, as in `COLUMNS`; those that are not defined are
+        left out.
+    """
+    rng = np.random.default_rng(0)
+    n_utterances = len(runs[0].rows)
+    found = {key: [] for key in COLUMNS}
+    for _ in range(N_RESAMPLINGS):
+        chosen = rng.integers(n_utterances, size=n_utterances)
+        means = mean_of([resampled(m, chosen).summarize() for m in runs])
+        for key in COLUMNS:
+            if means[key] is not None:
+                found[key].append(means[key])
+    return {
+        key: np.quantile(values, [0.025, 0.975]).tolist()
+        for key, values in found.items()
+        if len(values) == N_RESAMPLINGS
+    }
+
+
+def resampled(metrics, chosen):
+    """The same metrics of chosen utterances, some of them repeated."""
+    sample = WordLabelMetrics(metrics.emotions, metrics.n_bins)
+    sample.ids = [metrics.ids[index] for index in chosen]
+    sample.rows = [metrics.rows[index] for index in chosen]
+    return sample
 
 
 def draw_confusions(metrics, emotions, path):
@@ -273,10 +315,13 @@ def evaluate(hparams):
             compare(name, path, labels, truth, parts, emotions)
             for path, labels in labelings
         ]
-        systems[name] = {
-            part: mean_of([metrics[part].summarize() for metrics in found])
-            for part in parts
-        }
+        systems[name] = {}
+        for part in parts:
+            of_part = [metrics[part] for metrics in found]
+            systems[name][part] = {
+                **mean_of([metrics.summarize() for metrics in of_part]),
+                "intervals": intervals(of_part),
+            }
         first[name] = found[0]
         rows[name] = [
             dict(zip(metrics[EVERYTHING].ids, metrics[EVERYTHING].rows))
