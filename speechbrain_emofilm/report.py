@@ -169,6 +169,31 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Whether a system has a known failure.
+
+    Arguments
+    ---------
+    system : str
+        Heading of the system.
+    failure : str
+        Its name.
+    verdict : str
+        "found", "not found" or "untested".
+    figures : sequence of str
+        Beside their limits.
+    remedies : sequence of str
+        What to change.
+    """
+
+    system: str
+    failure: str
+    verdict: str
+    figures: Sequence[str] = ()
+    remedies: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """The content of a page.
 
@@ -188,12 +213,16 @@ class Report:
         The first is shown at the top of the page.
     pictures : sequence of Picture
         Shown below the table.
+    findings : sequence of Finding
+        Rows of a table below the figures.
     details : dict
         Heading to what was used, a dict or a text; shown at the end.
     note : str
         What must not be overlooked.
     figures_note : str
         How the figures are to be read.
+    findings_note : str
+        How the findings are to be read.
     samples_note : str
         How the samples were chosen.
     """
@@ -205,11 +234,13 @@ class Report:
     figures: Sequence[Figure]
     samples: Sequence[Sample]
     pictures: Sequence[Picture] = ()
+    findings: Sequence[Finding] = ()
     details: Mapping[str, Mapping[str, object] | str] = field(
         default_factory=dict
     )
     note: str = ""
     figures_note: str = ""
+    findings_note: str = ""
     samples_note: str = ""
 
 

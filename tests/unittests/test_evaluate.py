@@ -25,6 +25,7 @@ from PIL import Image
 RECIPE = Path(__file__).parents[2] / "recipes" / "ESD" / "emotional_tts"
 sys.path.insert(0, str(RECIPE))
 import evaluate  # noqa: E402
+import evaluation_diagnosis  # noqa: E402
 import evaluation_report  # noqa: E402
 
 sys.path.remove(str(RECIPE))
@@ -350,6 +351,16 @@ def test_the_table_has_every_figure_of_every_system(figures):
     assert rows[1].values["backbone"].value == 0
 
 
+def test_f0_is_in_the_table_where_it_was_found(figures):
+    for system, value in (("efilm", 1.5), ("backbone", None)):
+        for name in ("f0_spread", "f0_distance"):
+            figures[system][name] = {name: value, "low": 1.0, "high": 2.0}
+    rows = {row.name: row for row in evaluation_report.table(figures)}
+    for name in ("Spread of F0", "Distance of F0 from the original"):
+        values = rows[name].values
+        assert {s: e.value for s, e in values.items()} == {"efilm": 1.5}
+
+
 def test_shown_sentences_are_chosen_by_place(spoken, corpus):
     shown = evaluation_report.choose_shown(spoken, 4)
     assert [u.part for u in shown] == ["mixed"] * 3 + ["single"]
@@ -453,27 +464,80 @@ def test_pictures_have_a_column_for_each_system(tmp_path, spoken, figures):
 # --- What is wrong --------------------------------------------------------
 
 
-def figures_of(wer, accuracy, share):
+def figures_of(wer, accuracy, share, spread=3.0, distance=1.0, control=0.7):
     return {
+        "within_utterance_correlation": {"f0": {"correlation": control}},
         "wer": {"wer": wer},
         "word_emotion_accuracy": {"accuracy": accuracy},
         "transitions_as_asked": {"share": share},
+        "f0_spread": {"f0_spread": spread},
+        "f0_distance": {"f0_distance": distance},
     }
 
 
-def test_a_trained_model_that_loses_words_is_named(capsys):
+def verdicts(efilm):
     figures = {
         "original": figures_of(0.0, 0.9, 0.99),
         "copy_synthesis": figures_of(0.1, 0.8, 0.95),
-        "backbone": figures_of(0.1, 0.2, 0.5),
-        "efilm": figures_of(0.4, 0.7, 0.4),
+        "backbone": figures_of(0.1, 0.2, 0.5, distance=1.3, control=0.0),
+        "efilm": efilm,
     }
-    evaluate.name_failures(figures)
-    diagnosis = figures["efilm"]["diagnosis"]
-    assert [found["name"] for found in diagnosis["failures"]] == [
-        "catastrophic forgetting",
-        "noisy transitions",
-    ]
-    assert "missing dynamics" in diagnosis["untested"]
+    evaluation_diagnosis.name_failures(figures)
     assert "diagnosis" not in figures["backbone"]
+    return {judged["name"]: judged for judged in figures["efilm"]["diagnosis"]}
+
+
+def test_every_failure_of_a_trained_model_gets_a_verdict(capsys):
+    judged = verdicts(figures_of(0.4, 0.7, 0.4))
+    assert {name: entry["verdict"] for name, entry in judged.items()} == {
+        "flat prosody": "not found",
+        "catastrophic forgetting": "found",
+        "noisy transitions": "found",
+        "missing dynamics": "not found",
+    }
+    assert judged["noisy transitions"]["figures"] == [
+        "transition_accuracy 0.4 below 0.57"
+    ]
     assert "efilm, catastrophic forgetting: wer 0.4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes, name",
+    [
+        ({"spread": 1.0}, "flat prosody"),
+        ({"control": 0.1}, "flat prosody"),
+        ({"distance": 1.25}, "missing dynamics"),
+    ],
+)
+def test_f0_tells_flat_and_undynamic_speech(changes, name):
+    judged = verdicts(figures_of(0.1, 0.7, 0.9, **changes))
+    found = [n for n, entry in judged.items() if entry["verdict"] == "found"]
+    assert found == [name]
+
+
+def test_figures_that_are_missing_leave_a_failure_untested():
+    judged = verdicts(figures_of(0.1, 0.7, 0.9, spread=None, distance=None))
+    assert judged["missing dynamics"]["verdict"] == "untested"
+    assert judged["flat prosody"]["figures"] == [
+        "f0_control 0.7 not below 0.21"
+    ]
+
+
+def test_f0_is_that_of_the_words_in_semitones(spoken):
+    def all_of(*changes):
+        rows = [[change] + [0.0] * 5 for change in changes]
+        return {u.id: Measurement(rows) for u in spoken}
+
+    level, octave = all_of(0.0, 0.0), all_of(0.0, np.log(2))
+    found = evaluation_diagnosis.f0_figures(spoken, octave, level)
+    assert found["f0_spread"]["f0_spread"] == pytest.approx(6.0)
+    assert found["f0_distance"]["f0_distance"] == pytest.approx(6.0)
+    same = evaluation_diagnosis.f0_figures(spoken, octave, octave)
+    assert same["f0_distance"]["f0_distance"] == 0.0
+
+
+def test_words_that_were_not_found_have_no_f0(spoken):
+    lost = {u.id: Measurement(None) for u in spoken}
+    found = evaluation_diagnosis.f0_figures(spoken, lost, lost)
+    assert found["f0_spread"]["f0_spread"] is None
+    assert found["f0_distance"]["f0_distance"] is None

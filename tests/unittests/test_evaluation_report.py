@@ -120,16 +120,42 @@ def test_the_strongest_emotion_of_a_mixture_is_shown():
     assert [word.emotion for word in asked] == ["sad", None]
 
 
-def test_failures_are_named_with_what_to_turn():
-    failure = {
+def test_what_to_turn_is_said_where_a_failure_is_found():
+    flat = {
         "name": "flat prosody",
-        "evidence": ["accuracy 0.2, less than 0.5"],
+        "verdict": "found",
+        "figures": ["f0_spread 1 below 2"],
         "hparams": ["a higher lr", "a higher guidance"],
     }
-    figures = {"backbone": {}, "efilm": {"diagnosis": {"failures": [failure]}}}
-    assert evaluation_report.diagnoses(figures) == {
-        "flat prosody, E-FiLM": "accuracy 0.2, less than 0.5. "
-        "Try a higher lr, a higher guidance."
-    }
-    healthy = {"efilm": {"diagnosis": {"failures": []}}}
-    assert "none" in evaluation_report.diagnoses(healthy)["failures"]
+    lost = {**flat, "name": "catastrophic forgetting", "verdict": "not found"}
+    figures = {"backbone": {}, "efilm": {"diagnosis": [flat, lost]}}
+    found, other = evaluation_report.findings(figures)
+    assert (found.system, found.failure) == ("E-FiLM", "flat prosody")
+    assert found.remedies == ["a higher lr", "a higher guidance"]
+    assert other.verdict == "not found" and not other.remedies
+
+
+def test_the_log_tells_the_last_diagnosis(model, tmp_path):
+    log = model / "train_log.txt"
+    assert evaluation_report.last_diagnosis(log) == ""
+    with open(log, "a") as file:
+        for epoch in (1, 2):
+            file.write(
+                f"diagnosis of epoch {epoch}: flat prosody: ratio 0 below 1, "
+                "untested: none - valid emotion_gain: 2.1e-03\n"
+            )
+    assert evaluation_report.last_diagnosis(log) == (
+        "Diagnosis of its last epoch 2: flat prosody: ratio 0 below 1, "
+        "untested: none."
+    )
+    curves = evaluation_report.read_train_log(log)
+    assert curves["step"].tolist() == [48, 96]
+    assert evaluation_report.last_diagnosis(tmp_path / "lost.txt") == ""
+
+
+def test_the_picture_of_gamma_and_beta_is_shown_if_there_is_one(tmp_path):
+    path = tmp_path / "modulation.png"
+    assert evaluation_report.modulation_picture(path) == []
+    path.write_bytes(b"\x89PNG")
+    (picture,) = evaluation_report.modulation_picture(path)
+    assert picture.png == b"\x89PNG"

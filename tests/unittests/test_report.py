@@ -9,6 +9,7 @@ from speechbrain_emofilm.report import (
     AskedWord,
     Estimate,
     Figure,
+    Finding,
     Picture,
     Report,
     Sample,
@@ -183,3 +184,17 @@ def test_colours_go_round_for_a_long_taxonomy():
     colors = emotion_colors([str(i) for i in range(12)])
     assert len(colors) == 12
     assert colors["9"] == colors["0"]
+
+
+def test_findings_are_a_table_below_the_figures(tmp_path):
+    findings = [
+        Finding("E-FiLM", "flat prosody", "found", ["a 1 below 2"], ["lr"]),
+        Finding("E-FiLM", "noisy transitions", "untested"),
+    ]
+    path = write_report(tmp_path / "report.html", a_report(findings=findings))
+    table = path.read_text().split("<h2>Diagnosis</h2>")[1].split("</table>")[0]
+    text = " ".join(re.sub("<[^>]+>", " ", table).split())
+    assert "E-FiLM flat prosody found a 1 below 2 lr" in text
+    assert "E-FiLM noisy transitions untested" in text
+    plain = write_report(tmp_path / "plain.html", a_report()).read_text()
+    assert "Diagnosis" not in plain

@@ -56,7 +56,6 @@ from speechbrain_emofilm.metrics.control import (
     WordEmotionClassifier,
     WordProsodyControl,
 )
-from speechbrain_emofilm.metrics.diagnosis import diagnose, untested
 from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
 from speechbrain_emofilm.metrics.measurement import MeasuringPool, Reading
 from speechbrain_emofilm.metrics.prosody import PROSODY_CHANGES
@@ -67,6 +66,7 @@ import numpy as np
 import soundfile
 import speechbrain as sb
 import torch
+from evaluation_diagnosis import f0_figures, name_failures
 from evaluation_report import write_evaluation_report
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
@@ -701,40 +701,6 @@ def summarise(utterances, measured, classifier, emotions):
     }
 
 
-def name_failures(figures, topline="copy_synthesis", floor="backbone"):
-    """Names what a trained model's figures show to be wrong.
-
-    Arguments
-    ---------
-    figures : dict
-        System to its figures; the others get ``diagnosis``: ``failures``,
-        each with its evidence and the hparams to turn, and ``untested``, for
-        which there is no figure here.
-    topline : str
-        The system that can hardly be beaten.
-    floor : str
-        The system without control.
-    """
-    compared = {
-        name: {
-            "wer": entry["wer"]["wer"],
-            "word_emotion_accuracy": entry["word_emotion_accuracy"]["accuracy"],
-            "transition_accuracy": entry["transitions_as_asked"]["share"],
-        }
-        for name, entry in figures.items()
-    }
-    limits = compared.get(topline), compared.get(floor)
-    for name in figures.keys() - {"original", topline, floor}:
-        figures[name]["diagnosis"] = {
-            "failures": [
-                found.as_dict() for found in diagnose(compared[name], *limits)
-            ],
-            "untested": untested(compared[name], *limits),
-        }
-        for found in diagnose(compared[name], *limits):
-            print(f"{name}, {found}")
-
-
 def write_tables(folder, utterances, measured, classifier):
     """Writes one row per utterance and system, and one per word.
 
@@ -873,6 +839,8 @@ if __name__ == "__main__":
             )
 
     # Results
+    for name, entry in figures.items():
+        entry.update(f0_figures(chosen, measured[name], measured["original"]))
     name_failures(figures)
     word_rows = write_tables(output_folder, chosen, measured, classifier)
     write_json(output_folder / "summary.json", figures)

@@ -17,6 +17,7 @@ from speechbrain_emofilm.report import (
     AskedWord,
     Estimate,
     Figure,
+    Finding,
     Picture,
     Report,
     Sample,
@@ -53,6 +54,15 @@ FIGURES_NOTE = (
     "within-utterance correlations have the mean of each utterance removed. "
     "An utterance whose words cannot be found in the sound counts as a "
     "failure in every figure."
+)
+FINDINGS_NOTE = (
+    "Four failures that trainings of this kind are known for, each with the "
+    "figures that tell it beside their limits; what to turn is said where one "
+    "is found. Limits are relative to copy synthesis and, for the word error "
+    "rate and f0_distance, to the frozen backbone. transition_accuracy: "
+    "transitions as asked; f0_control: control of F0 within a sentence; "
+    "f0_spread and f0_distance: spread of F0 and its distance from the "
+    "original."
 )
 SAMPLES_NOTE = (
     "Chosen by their place in the test set, not by how they sound: first "
@@ -103,7 +113,8 @@ def write_evaluation_report(
     aligner = hparams["aligner"]()
     samples = [demo_sample(synthesizer, hparams)]
     samples += [make_sample(u, wavs, aligner) for u in shown]
-    curves = read_train_log(Path(hparams["model_folder"]) / "train_log.txt")
+    model_folder = Path(hparams["model_folder"])
+    curves = read_train_log(model_folder / "train_log.txt")
     report = Report(
         title=TITLE,
         introduction=INTRODUCTION,
@@ -133,9 +144,13 @@ def write_evaluation_report(
                 "By updates of the parameters. The accuracy is that of the "
                 "auxiliary classifier, which tells little about how well the "
                 "emotion is heard. Modulation far below 0.01 cannot be "
-                "heard; around 1 and above it hides the text.",
+                "heard; around 1 and above it hides the text. "
+                f"{last_diagnosis(model_folder / 'train_log.txt')}",
             ),
+            *modulation_picture(model_folder / "modulation.png"),
         ],
+        findings=findings(figures, systems),
+        findings_note=FINDINGS_NOTE,
         details=details(figures, utterances, hparams, systems),
         note=hparams["corpus_note"],
         figures_note=FIGURES_NOTE,
@@ -184,13 +199,14 @@ def table(figures):
         values = {}
         for system, entry in figures.items():
             found = find(entry)
-            if found is not None:
+            if found is not None and found[value] is not None:
                 values[system] = Estimate(
                     found[value], found["low"], found["high"]
                 )
         return Figure(name, meaning, values, **options)
 
     percent = {"format": "{:.1%}"}
+    semitones = {"format": "{:.2f} st", "highest": 12.0}
     rows = [
         row(
             "Word error rate",
@@ -225,6 +241,24 @@ def table(figures):
                 "correlation",
             )
         )
+    rows += [
+        row(
+            "Spread of F0",
+            "Change of F0 from word to word: standard deviation within a "
+            "sentence, in semitones; near the original's is better.",
+            lambda e: e.get("f0_spread"),
+            "f0_spread",
+            **semitones,
+        ),
+        row(
+            "Distance of F0 from the original",
+            "Mean difference of the words' changes of F0, which dynamic time "
+            "warping has found, in semitones; lower is better.",
+            lambda e: e.get("f0_distance"),
+            "f0_distance",
+            **semitones,
+        ),
+    ]
     if any("mos" in entry for entry in figures.values()):
         rows.append(
             row(
@@ -235,7 +269,7 @@ def table(figures):
                 highest=5.0,
             )
         )
-    return rows
+    return [row for row in rows if row.values]
 
 
 def details(figures, utterances, hparams, systems=SYSTEMS):
@@ -273,7 +307,6 @@ def details(figures, utterances, hparams, systems=SYSTEMS):
                 for name, entry in figures.items()
             },
         },
-        "Diagnosis": diagnoses(figures, systems),
         "Options": {name: hparams[name] for name in options},
         "Versions": {
             "speechbrain-emofilm": speechbrain_emofilm.__version__,
@@ -286,29 +319,32 @@ def details(figures, utterances, hparams, systems=SYSTEMS):
     }
 
 
-def diagnoses(figures, systems=SYSTEMS):
+def findings(figures, systems=SYSTEMS):
     """What the figures show to be wrong, and what to turn.
 
     Arguments
     ---------
     figures : dict
-        System to its figures; a trained one's may have a `diagnosis`.
+        System to its figures; a trained one's have a `diagnosis`.
     systems : dict
         System to its caption.
 
     Returns
     -------
-    dict
-        Failure and system to its evidence and the hyperparameters.
+    list of Finding
+        One for each trained system and failure.
     """
-    entries = {}
-    for system, entry in figures.items():
-        for failure in entry.get("diagnosis", {}).get("failures", ()):
-            entries[f"{failure['name']}, {systems.get(system, system)}"] = (
-                f"{'; '.join(failure['evidence'])}. "
-                f"Try {', '.join(failure['hparams'])}."
-            )
-    return entries or {"failures": "none that these figures show"}
+    return [
+        Finding(
+            system=systems.get(system, system),
+            failure=judged["name"],
+            verdict=judged["verdict"],
+            figures=judged["figures"],
+            remedies=judged["hparams"] if judged["verdict"] == "found" else (),
+        )
+        for system, entry in figures.items()
+        for judged in entry.get("diagnosis", ())
+    ]
 
 
 def read_config(folder):
@@ -560,6 +596,51 @@ def read_train_log(path):
         for name, value in re.findall(r"([\w ]+): ([-+.\w]+)", line):
             curves.setdefault(name.strip(), []).append(float(value))
     return {name: np.array(values) for name, values in curves.items()}
+
+
+def last_diagnosis(path):
+    """What the training's log says of its last validation.
+
+    Arguments
+    ---------
+    path : Path
+        What train.py wrote.
+
+    Returns
+    -------
+    str
+        A sentence; empty if failures were not looked for.
+    """
+    lines = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = re.findall(
+        r"^diagnosis of (epoch \d+: .*?) - ", lines, re.MULTILINE
+    )
+    return f"Diagnosis of its last {found[-1]}." if found else ""
+
+
+def modulation_picture(path):
+    """The picture of gamma and beta, if analyze_modulation.py has left one.
+
+    Arguments
+    ---------
+    path : Path
+        In the model's folder.
+
+    Returns
+    -------
+    list of Picture
+        One, or none.
+    """
+    if not path.is_file():
+        return []
+    return [
+        Picture(
+            "What the emotions do to the text",
+            path.read_bytes(),
+            "Gamma and beta of every emotion at ten intensities, and of "
+            "mixtures of two; made by analyze_modulation.py.",
+        )
+    ]
 
 
 def curves_png(curves):
