@@ -54,7 +54,9 @@ class Thresholds:
     most_loss_rise : float
         Rise of the speech loss above the frozen backbone's, in nats.
     least_switch_gain : float
-        Of the words beside a switch, as a ratio to the other words'.
+        Of the words beside a switch, as a ratio to the other words'. Where
+        labels are right it is above 1, as the speech before a switch
+        misleads; where half of them are wrong, below.
     least_emotion_gain : float
         Nats per speech token by which the own emotion is likelier.
     """
@@ -71,7 +73,7 @@ class Thresholds:
     most_f0_distance: float = 0.9
     least_condition_effect: float = 0.01
     most_loss_rise: float = 0.1
-    least_switch_gain: float = 0.3
+    least_switch_gain: float = 0.85
     least_emotion_gain: float = 0.02
 
 

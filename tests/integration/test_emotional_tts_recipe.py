@@ -416,7 +416,7 @@ def test_validation_names_failures_in_the_log(pristine_world, tmp_path):
         diagnoses = logged(tmp_path / name, r"diagnosis of epoch (\d+): (.+)")
         assert [epoch for epoch, _ in diagnoses] == ["1", "2"]
         _, last = diagnoses[-1]
-        assert last.startswith(f"{failure}: ") and "Try a " in last
+        assert f"{failure}: modulation_ratio " in last and "Try a " in last
         assert "valid emotion_gain" in last
 
 
