@@ -53,7 +53,8 @@ FIGURES_NOTE = (
     "measured against the same speaker's neutral reading of the sentence; "
     "within-utterance correlations have the mean of each utterance removed. "
     "An utterance whose words cannot be found in the sound counts as a "
-    "failure in every figure."
+    "failure in every figure, but is left out of the spread and the distance "
+    "of F0; how many there are stands at the end of the page."
 )
 FINDINGS_NOTE = (
     "Four failures that trainings of this kind are known for, each with the "
