@@ -145,9 +145,14 @@ def _changes(neutral: Recording, reading: Recording) -> np.ndarray:
 
     They are those beyond the neutral reading's.
     """
-    tracks = [prosody_track(r.sound(), SAMPLE_RATE) for r in (neutral, reading)]
-    changes = prosody_change(tracks[0], neutral.words, tracks[1])
+    changes = prosody_change(_track(neutral), neutral.words, _track(reading))
     return changes[:, DIMENSIONS]
+
+
+@functools.lru_cache(maxsize=64)
+def _track(recording: Recording):
+    """Prosody of a reading."""
+    return prosody_track(recording.sound(), SAMPLE_RATE)
 
 
 @functools.lru_cache(maxsize=16)

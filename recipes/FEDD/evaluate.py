@@ -300,7 +300,7 @@ class Evaluation:
                 for label, word in zip(item.labels.words, measures.words)
             ]
         self.metrics["word_emotion_accuracy"].append(name, asked, heard)
-        self.metrics["transitions"].append(name, words, frames)
+        self.metrics["transitions"].append(name, words, frames, posteriors)
         self.metrics["leakage"].append(name, item.asked, posteriors)
         for place, index in enumerate(labelled):
             word = item.labels.words[index]

@@ -73,11 +73,11 @@ def change_point(evidence: np.ndarray) -> int | None:
 class EmotionTransitions(RowStats):
     """Accuracy and time of the switches of emotion within utterances.
 
-    A switch is right if the frames on either side of it, up to the next
+    A switch is right if the words on either side of it, up to the next
     switch, are recognised as their asked emotions. Its time is where the two
-    emotions' posteriors split the same frames best; the error is its distance
-    from the word boundary. A switch that no split explains has no time and is
-    counted in ``found``.
+    emotions' posteriors split the frames of these words best; the error is
+    its distance from the word boundary. A switch that no split explains has
+    no time and is counted in ``found``.
 
     Arguments
     ---------
@@ -128,6 +128,7 @@ class EmotionTransitions(RowStats):
         utterance: str,
         words: Sequence[WordLabel],
         posteriors: np.ndarray | None,
+        word_posteriors: np.ndarray | None = None,
     ) -> None:
         """Adds an utterance.
 
@@ -140,6 +141,10 @@ class EmotionTransitions(RowStats):
         posteriors : numpy.ndarray or None
             Probabilities of the emotions in each frame (F, K); None if they
             or the words' times could not be found: all switches are wrong.
+        word_posteriors : numpy.ndarray, optional
+            Those in each word (W, K), by which it is recognised. Default: by
+            the frames; where these are judged by windows, the windows across
+            a switch hold both emotions, all windows of a short word.
         """
         runs = emotion_runs([word.emotion for word in words])
         pairs = [
@@ -153,15 +158,17 @@ class EmotionTransitions(RowStats):
             ]
             self.add_failure(utterance, "not measured", switches=len(rows))
         else:
-            log_probs = np.log(np.maximum(np.asarray(posteriors), 1e-12))
-            rows = [self._switch(words, log_probs, *pair) for pair in pairs]
+            rows = [
+                self._switch(words, posteriors, word_posteriors, *pair)
+                for pair in pairs
+            ]
             self.add_row(utterance, switches=len(rows))
         self.transition_rows += [
             {"id": utterance, "index": index, **row}
             for index, row in enumerate(rows)
         ]
 
-    def _switch(self, words, log_probs, before, after) -> dict:
+    def _switch(self, words, frames, by_word, before, after) -> dict:
         """Row of one switch."""
         (first, words_before), (second, words_after) = before, after
         asked = (words[words_before[-1]].end + words[words_after[0]].start) / 2
@@ -169,7 +176,10 @@ class EmotionTransitions(RowStats):
         middle = self._frame(asked)
         end = self._frame(words[words_after[-1]].end)
         a, b = self.emotions.index(first), self.emotions.index(second)
-        sides = (log_probs[start:middle], log_probs[middle:end])
+        if by_word is None:
+            sides = frames[start:middle], frames[middle:end]
+        else:
+            sides = by_word[list(words_before)], by_word[list(words_after)]
         heard = [
             self.emotions[side.mean(0).argmax()] if len(side) else ""
             for side in sides
@@ -182,7 +192,8 @@ class EmotionTransitions(RowStats):
             "correct": int(heard == [first, second]),
             "asked_time": round(asked, 4),
         }
-        split = change_point((log_probs[:, a] - log_probs[:, b])[start:end])
+        log_probs = np.log(np.maximum(frames[start:end], 1e-12))
+        split = change_point(log_probs[:, a] - log_probs[:, b])
         if split is not None:
             # The border lies between two frames' centres.
             time = (start + split - 0.5) / self.frame_rate + self.frame_offset

@@ -88,6 +88,19 @@ def test_utterances_that_could_not_be_measured_count_as_wrong():
     ]  # fmt: skip
 
 
+def test_a_short_word_is_recognised_by_itself():
+    """Where each frame's window holds a neighbour's speech, too."""
+    labels = words("happy", "neutral", "sad", seconds=0.2)
+    frames = posteriors(labels)
+    blurred = frames.copy()
+    blurred[8:22] = [0.1, 0.2, 0.7]  # of neutral none is left
+    by_word = frames[[5, 15, 25]]
+    assert transitions_of(labels, blurred)["accuracy"] == 0.0
+    transitions = EmotionTransitions(EMOTIONS, RATE, OFFSET)
+    transitions.append("a", labels, blurred, by_word)
+    assert transitions.summarize()["accuracy"] == 1.0
+
+
 def test_words_without_emotion_make_no_switch():
     labels = words("happy", None, "sad")
     summary = transitions_of(labels, np.full((60, 3), 1 / 3))
