@@ -39,6 +39,7 @@ import soundfile
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
 INDEX = "spoken.json"
@@ -264,4 +265,4 @@ if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    synthesise(hparams, run_opts.get("device") or "cpu")
+    synthesise(hparams, run_opts.get("device") or infer_device())

@@ -70,6 +70,7 @@ from evaluation_diagnosis import f0_figures, name_failures
 from evaluation_report import write_evaluation_report
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
+from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
 #: What correlations are reported for; `asked_file` gives each of them.
@@ -799,7 +800,7 @@ if __name__ == "__main__":
 
     # Who speaks it
     systems, synthesizer = make_systems(
-        hparams, run_opts.get("device") or "cpu"
+        hparams, run_opts.get("device") or infer_device()
     )
     wavs = {"original": {u.id: u.wav for u in chosen}}
     for name, system in systems.items():

@@ -51,6 +51,7 @@ from evaluate import (
     synthesise,
 )
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import infer_device
 
 
 @dataclass(frozen=True)
@@ -324,7 +325,7 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict]:
     )
     options, others = parser.parse_known_args(arguments)
     hparams_file, run_opts, overrides = sb.parse_arguments(others)
-    options.device = run_opts.get("device") or "cpu"
+    options.device = run_opts.get("device") or infer_device()
     with open(hparams_file, encoding="utf-8") as file:
         return options, load_hyperpyyaml(file, overrides)
 

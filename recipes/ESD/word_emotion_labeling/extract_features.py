@@ -41,6 +41,7 @@ from speechbrain.utils.distributed import (
     ddp_barrier,
     ddp_init_group,
     if_main_process,
+    infer_device,
     run_on_main,
 )
 from speechbrain.utils.logger import get_logger
@@ -367,7 +368,7 @@ if __name__ == "__main__":
         batches[rank::world_size],
         identity,
         hparams,
-        run_opts.get("device") or "cpu",
+        run_opts.get("device") or infer_device(),
     )
     ddp_barrier()
     skipped = run_on_main(

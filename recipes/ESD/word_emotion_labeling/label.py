@@ -42,6 +42,7 @@ from speechbrain_emofilm.utils.files import read_json, write_json
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
+from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
@@ -264,7 +265,7 @@ if __name__ == "__main__":
         hparams["labeler_folder"],
         overrides=hparams["labeler_overrides"],
         savedir=hparams["labeler_folder"],
-        run_opts={"device": run_opts.get("device") or "cpu"},
+        run_opts={"device": run_opts.get("device") or infer_device()},
     )
     labels, skipped = label_corpus(labeler, hparams)
     check_skipped(skipped, len(labels) + len(skipped), hparams)
