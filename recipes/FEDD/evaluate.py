@@ -538,6 +538,33 @@ def spoken_emotion(item):
     return [emotion for emotion in item.asked if emotion][-1]
 
 
+def hear_readings(readings, listener):
+    """How well the classifier hears natural words, as none was spliced.
+
+    Arguments
+    ---------
+    readings : dict
+        From `measured_readings`.
+    listener : Listener
+        Whose classifier hears them.
+
+    Returns
+    -------
+    WordEmotionAccuracy
+        Of the words of readings in one emotion.
+    """
+    accuracy = WordEmotionAccuracy(listener.emotions)
+    for sentence, by_emotion in readings.items():
+        for emotion, (_, vectors) in by_emotion.items():
+            best = listener.posteriors(vectors).argmax(1)
+            accuracy.append(
+                " ".join([*sentence, emotion]),
+                [emotion] * len(best),
+                [listener.emotions[index] for index in best],
+            )
+    return accuracy
+
+
 # --- Diagnosis ------------------------------------------------------------
 
 
@@ -650,7 +677,10 @@ def evaluate(hparams):
             ("transitions", evaluation.metrics["transitions"].transition_rows),
         ):
             rows[name] += [{"system": system, **row} for row in own]
-    result = {"systems": summaries}
+    result = {
+        "systems": summaries,
+        "natural_words": hear_readings(readings, listener).summarize(),
+    }
     if intensities:
         monotonicity = measure_intensities(
             intensities, items, measurer, listener, spoken_emotion

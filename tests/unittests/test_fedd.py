@@ -484,7 +484,7 @@ def hparams_of(corpus, splices, output, systems, **measuring_tools):
         "classifier_manifest": splices / "corpus" / "train.json",
         "reading_manifest": splices / "corpus" / "test.json",
         "n_classifier": 20,
-        "window": 0.05,  # switches are found to half of it
+        "window": 0.1,
         "output_folder": output,
         "systems": systems,
         "topline": "copy",
@@ -538,6 +538,12 @@ def test_the_reference_itself_is_perfect(evaluated):
     assert abs(figures["leakage"]["leakage"]) < 0.1
     prosody = figures["prosody"]["duration_ratio"]
     assert prosody["duration_ratio"] == pytest.approx(1)
+
+
+def test_the_classifier_is_tried_on_natural_words(evaluated):
+    natural = evaluated[1]["natural_words"]
+    assert natural["words"] == 2 * 2 * 5 * 5  # speakers, sentences, emotions
+    assert natural["accuracy"] > 0.9
 
 
 def test_a_monotone_voice_is_seen_through(evaluated):
