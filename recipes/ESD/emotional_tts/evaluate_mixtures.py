@@ -39,6 +39,7 @@ from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 import numpy as np
 import speechbrain as sb
+from analyze_modulation import place_between
 from evaluate import (
     DIMENSIONS,
     System,
@@ -237,13 +238,14 @@ def _place(triples: np.ndarray, scale: np.ndarray) -> dict:
     means = triples.mean(0)
     line = (means[2] - means[0]) / scale
     moved = (triples[:, 1] - triples[:, 0]) / scale
-    positions = moved @ line / (line @ line)
-    rest = moved.mean(0) - positions.mean() * line
+    origin = np.zeros_like(line)
+    positions = [place_between(origin, line, point)[0] for point in moved]
+    _, distance = place_between(origin, line, moved.mean(0))
     columns = [PROSODY_CHANGES.index(name) for name in DIMENSIONS]
     ones = np.ones(len(positions))
     return {
         **estimate("position", share, np.stack([positions, ones], 1)),
-        "distance": float(np.linalg.norm(rest) / np.linalg.norm(line)),
+        "distance": distance,
         **{
             name: means[:, column].tolist()
             for name, column in zip(DIMENSIONS, columns)

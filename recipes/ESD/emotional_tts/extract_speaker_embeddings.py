@@ -33,17 +33,14 @@ from speechbrain_emofilm.dataio.speech_tokens import (
 from speechbrain_emofilm.dataio.voices import Voice, read_voices, write_voices
 from speechbrain_emofilm.processing.mel import log_mel
 from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.distributed import ddp_leave_group
 
 import speechbrain as sb
 import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
-from speechbrain.utils.distributed import (
-    ddp_barrier,
-    is_distributed_initialized,
-    run_on_main,
-)
+from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
@@ -214,6 +211,4 @@ if __name__ == "__main__":
     run_on_main(merge_shards, args=[path, list(references)])
     if rank == 0:
         print(f"{path}: {len(references)} voices ({hparams['reference']})")
-    if is_distributed_initialized():
-        # Else its threads may abort a process that is ending.
-        torch.distributed.destroy_process_group()
+    ddp_leave_group()

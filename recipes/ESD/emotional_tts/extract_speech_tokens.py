@@ -30,6 +30,7 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     write_speech_tokens,
 )
 from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.distributed import ddp_leave_group
 
 import speechbrain as sb
 import torch
@@ -39,7 +40,6 @@ from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import (
     ddp_barrier,
     infer_device,
-    is_distributed_initialized,
     run_on_main,
 )
 from speechbrain.utils.logger import get_logger
@@ -388,6 +388,4 @@ if __name__ == "__main__":
     check_skipped(cache, n_utterances, hparams["max_bad_share"], path)
     if rank == 0:
         print(f"{path}: speech tokens of {len(cache.tokens)} utterances")
-    if is_distributed_initialized():
-        # Else its threads may abort a process that is ending.
-        torch.distributed.destroy_process_group()
+    ddp_leave_group()

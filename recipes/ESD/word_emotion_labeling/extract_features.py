@@ -30,6 +30,7 @@ from speechbrain_emofilm.dataio.feature_cache import (
     stored_features,
     write_part,
 )
+from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import write_json
 
 import speechbrain as sb
@@ -388,3 +389,4 @@ if __name__ == "__main__":
             f"{hparams['feature_cache']}: emotion features of "
             f"{len(wavs) - len(skipped)} utterances"
         )
+    ddp_leave_group()

@@ -34,7 +34,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from speechbrain_emofilm.utils.assets import find_file
@@ -55,11 +55,6 @@ HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent
 TRAIN_HPARAMS = "hparams/mini.yaml"
 EVALUATE_HPARAMS = "hparams/evaluate_mini.yaml"
-#: Keys of a variant.
-KEYS = (
-    "train", "evaluate", "relabelled_words", "degrees", "training_speakers",
-    "test_speakers",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,11 +166,12 @@ def read_experiment(path: Path) -> list[Variant]:
     """
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     _check_keys(path, content, {"train", "evaluate", "variants"})
+    keys = {field.name for field in fields(Variant)} - {"name"}
     variants = []
     for name, changes in (content.get("variants") or {}).items():
         place = f"{path}, variant {name}"
         changes = changes or {}
-        _check_keys(place, changes, set(KEYS))
+        _check_keys(place, changes, keys)
         variant = Variant(
             str(name),
             {**content.get("train", {}), **changes.get("train", {})},
