@@ -70,6 +70,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-cov>=5",
+            "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "coverage>=7.10",  # measures subprocesses without a .pth file
             "ruff>=0.12",

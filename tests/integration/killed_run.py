@@ -1,6 +1,6 @@
-"""Runs train.py until a call is made the n-th time; then SIGKILL strikes.
+"""Runs a script until a call is made the n-th time; then SIGKILL strikes.
 
-> python killed_run.py {step,save} N FLAGS...
+> python killed_run.py {step,save,write_json} N SCRIPT HPARAMS FLAGS...
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -12,10 +12,16 @@ import signal
 import sys
 from unittest import mock
 
+from speechbrain_emofilm.utils import files
+
 import torch
 from tiny_world import run_script
 
-CALLS = {"step": "torch.optim.AdamW.step", "save": "torch.save"}
+CALLS = {
+    "step": (torch.optim.AdamW, "step"),
+    "save": (torch, "save"),
+    "write_json": (files, "write_json"),
+}
 
 
 def die_at(function, n):
@@ -34,7 +40,8 @@ def die_at(function, n):
 
 
 if __name__ == "__main__":
-    call, n, *flags = sys.argv[1:]
-    functions = {"step": torch.optim.AdamW.step, "save": torch.save}
-    with mock.patch(CALLS[call], die_at(functions[call], int(n))):
-        run_script("train.py", flags)
+    call, n, script, hparams_file, *flags = sys.argv[1:]
+    owner, name = CALLS[call]
+    dying = die_at(getattr(owner, name), int(n))
+    with mock.patch.object(owner, name, dying):
+        run_script(script, flags, hparams_file)

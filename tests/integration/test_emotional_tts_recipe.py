@@ -67,6 +67,11 @@ def start(script, *args, launcher=()):
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
+def start_and_kill(call, n, flags):
+    """Trains in a process that is killed at a call's n-th time."""
+    return start("killed_run.py", call, n, "train.py", HPARAMS, *flags)
+
+
 def prepare_data(world, **overrides):
     """The recipe's datasets."""
     flags = recipe_flags(world, world / "output", **overrides)
@@ -203,7 +208,7 @@ def test_an_opened_backbone_trains_resumes_and_speaks(
     assert all(("adapter" in name) == (training == "lora") for name in trained)
 
     flags = recipe_flags(pristine_world, resumed, **options)
-    run = start("killed_run.py", "step", 8, *flags)  # of 3 x 4
+    run = start_and_kill("step", 8, flags)  # of 3 x 4
     assert run.returncode == -signal.SIGKILL, run.stderr
     run_script("train.py", flags)
     assert_same(torch.load(resumed / "open_backbone.ckpt"), trained)
@@ -467,7 +472,7 @@ def test_killed_training_ends_with_the_same_parameters(
     at_step, at_save = random.randint(3, 12), random.randint(2, 14)
     print(f"killed at step {at_step}, then at save {at_save}")
     for call, n in (("step", at_step), ("save", at_save)):
-        run = start("killed_run.py", call, n, *flags)
+        run = start_and_kill(call, n, flags)
         assert run.returncode == -signal.SIGKILL, run.stderr
     run_script("train.py", flags)
     assert_same(newest_checkpoint(killed), whole)

@@ -1,7 +1,6 @@
 """extract_features.py: killed, shared out, or given bad wavs, loses nothing."""
 
 import json
-import multiprocessing
 import os
 import random
 import subprocess
@@ -74,21 +73,33 @@ def extract(*args, **options):
     run_script(RECIPE / "extract_features.py", flags(*args, **options), HPARAMS)
 
 
+def start(corpus, *args, launcher=(), **options):
+    """Runs the script in a process of its own.
+
+    Not a fork of this one: tqdm's lock is shared by forked processes, and one
+    that is killed while it holds the lock stops all others for ever.
+    """
+    return subprocess.Popen(
+        [sys.executable, *launcher, "extract_features.py", str(HPARAMS)]
+        + flags(corpus, *args, **options),
+        cwd=RECIPE,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{HERE}"},
+    )
+
+
 def extract_and_kill(n_parts, delay, corpus, **options):
     """Runs the script in a process that is killed some seconds after it has
     written so many parts; returns the names of all that there are."""
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=extract, args=[corpus], kwargs=options)
-    process.start()
     folder = parts_folder(corpus / "features.hdf5")
     before = set(folder.glob("[!.]*"))
-    while process.is_alive():
+    process = start(corpus, **options)
+    while process.poll() is None:
         if len(set(folder.glob("[!.]*")) - before) >= n_parts:
             break
         time.sleep(0.005)
     time.sleep(delay)
     process.kill()
-    process.join()
+    process.wait()
     return set(folder.glob("[!.]*"))
 
 
@@ -126,14 +137,14 @@ def test_killed_between_joining_the_parts_and_removing_them(corpus):
 
 def test_processes_share_the_work_and_the_file_is_the_same(corpus):
     extract(corpus, "alone.hdf5")
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        + ["--nproc_per_node=2", "extract_features.py", str(HPARAMS)]
-        + flags(corpus, "shared.hdf5", distributed_backend="gloo"),
-        cwd=RECIPE,
-        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{HERE}"},
-        check=True,
+    launcher = ("-m", "torch.distributed.run", "--standalone")
+    process = start(
+        corpus,
+        "shared.hdf5",
+        launcher=(*launcher, "--nproc_per_node=2"),
+        distributed_backend="gloo",
     )
+    assert process.wait() == 0
     alone = (corpus / "alone.hdf5").read_bytes()
     assert (corpus / "shared.hdf5").read_bytes() == alone
 

@@ -1,11 +1,11 @@
 """Labelling words: train, label and evaluate on a corpus of tones."""
 
 import math
-import multiprocessing
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -24,17 +24,21 @@ import torch
 from tiny_iemocap import make_iemocap
 from tiny_world import EMOTIONS, REPOSITORY, run_script
 
+HERE = Path(__file__).parent
 RECIPE = REPOSITORY / "recipes" / "ESD" / "word_emotion_labeling"
 EXTRACTOR = "!new:toy_features.ToyFeatures"
 
 
+def flags(options):
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
 def run(script, hparams, **options):
     """Runs one of the recipe's scripts in this process."""
-    flags = [f"--{name}={value}" for name, value in options.items()]
     with mock.patch.object(sys, "path", [str(RECIPE), *sys.path]):
         return run_script(
             RECIPE / f"{script}.py",
-            [*flags, "--device=cpu"],
+            [*flags(options), "--device=cpu"],
             RECIPE / "hparams" / f"{hparams}.yaml",
         )
 
@@ -80,15 +84,17 @@ def train(world, output, **options):
     )
 
 
-def label(world, labeler, output, **options):
-    run(
-        "label",
-        "label",
+def label_options(world, labeler, output, **options):
+    return {
         **data_options(world),
-        labeler_folder=labeler,
-        output_folder=output,
+        "labeler_folder": labeler,
+        "output_folder": output,
         **options,
-    )
+    }
+
+
+def label(*args, **options):
+    run("label", "label", **label_options(*args, **options))
 
 
 @pytest.fixture(scope="module")
@@ -203,32 +209,21 @@ def test_labels_of_a_corpus(world):
     assert not list((world / "labels").glob("*.parts"))
 
 
-def label_and_kill(world, output, n_parts):
-    """Labels in a process that is killed when so many parts are written."""
-
-    def work():
-        written = []
-
-        def counted(path, obj):
-            write_json(path, obj)
-            written.append(path)
-            if len(written) == n_parts:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        target = "speechbrain_emofilm.utils.files.write_json"
-        with mock.patch(target, counted):
-            label(world, world / "labeler", output, batch_size=4)
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join()
-    return process.exitcode
+def label_and_kill(world, output, n):
+    """Labels in a process that is killed at its n-th JSON file (of 8)."""
+    options = label_options(world, world / "labeler", output, batch_size=4)
+    path = f"{REPOSITORY}{os.pathsep}{RECIPE}{os.pathsep}{HERE}"
+    return subprocess.run(
+        [sys.executable, HERE / "killed_run.py", "write_json", str(n)]
+        + [RECIPE / "label.py", RECIPE / "hparams" / "label.yaml"]
+        + [*flags(options), "--device=cpu"],
+        env={**os.environ, "PYTHONPATH": path},
+    ).returncode
 
 
 def test_killed_at_a_random_moment_it_ends_like_an_unbroken_run(world):
     label(world, world / "labeler", world / "unbroken", batch_size=4)
-    moment = random.randint(2, 8)
-    code = label_and_kill(world, world / "broken", moment)
+    code = label_and_kill(world, world / "broken", random.randint(3, 8))
     assert code == -signal.SIGKILL
     assert not (world / "broken" / "word_labels.json").exists()
     label(world, world / "labeler", world / "broken", batch_size=4)
@@ -244,7 +239,7 @@ def test_killed_at_a_random_moment_it_ends_like_an_unbroken_run(world):
 def test_parts_of_another_labeler_are_not_used(world):
     train(world, world / "other", seed=7)
     label(world, world / "other", world / "expected", batch_size=4)
-    label_and_kill(world, world / "labels", 5)
+    label_and_kill(world, world / "labels", 6)
     label(world, world / "other", world / "labels", batch_size=4)
     expected, found = (
         (world / name / "word_labels.json").read_bytes()

@@ -1,9 +1,9 @@
 """A corpus is aligned: TextGrids, confidences, what is bad, going on."""
 
 import functools
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,7 +27,9 @@ import pytest
 import soundfile
 from hyperpyyaml import load_hyperpyyaml
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "ESD" / "word_emotion_labeling"
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+RECIPE = REPOSITORY / "recipes" / "ESD" / "word_emotion_labeling"
 sys.path.insert(0, str(RECIPE))
 import align  # noqa: E402
 
@@ -217,22 +219,27 @@ def test_stereo_and_8_khz_are_aligned(corpus):
     assert "0011/0011_000001.TextGrid" in made
 
 
+def run_to_death():
+    """Aligns the corpus in the working folder until SIGKILL strikes."""
+    corpus = make_corpus(Path.cwd())
+    utterances = align.read_utterances(
+        [corpus["manifest"]], corpus["data_folder"]
+    )
+    make_aligner = functools.partial(EvenAligner, die_at="Come")
+    align.align_corpus(make_aligner, utterances, corpus)
+
+
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     expected = run(make_corpus(tmp_path / "whole"))
     corpus = make_corpus(tmp_path / "killed")
-    kill = multiprocessing.get_context("fork").Process(
-        target=align.align_corpus,
-        args=(
-            functools.partial(EvenAligner, die_at="Come"),
-            align.read_utterances([corpus["manifest"]], tmp_path / "killed"),
-            corpus,
-        ),
+    killed = subprocess.run(
+        [sys.executable, "-c", "import test_align; test_align.run_to_death()"],
+        cwd=tmp_path / "killed",
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{HERE}"},
     )
-    kill.start()
-    kill.join()
-    assert kill.exitcode == -signal.SIGKILL
+    assert killed.returncode == -signal.SIGKILL
     begun = contents(corpus["alignment_folder"])
     assert set(begun) == {
         f"0011/{name}.TextGrid" for name in TEXTS if name.startswith("0011")
