@@ -5,6 +5,7 @@ Authors
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -82,20 +83,28 @@ class DemoSteps:
         Returns
         -------
         list of Step
-            In order; each needs those before.
+            Each after those that it needs.
         """
-        return [
-            self.make_corpus(),
-            self.extract_speech_tokens(),
-            self.align(),
-            self.extract_features(),
-            *map(self.train_labeler, SUPERVISIONS),
-            *map(self.label, SUPERVISIONS),
-            self.evaluate_labels(),
-            # `emofilm say` takes the newest: that trained on the truth.
-            *map(self.train, reversed(LABEL_SOURCES)),
-            self.evaluate(),
+        data = [self.make_corpus(), self.extract_speech_tokens(), self.align()]
+        features = after(self.extract_features(), *data)
+        labelers = [
+            after(self.train_labeler(supervision), *data, features)
+            for supervision in SUPERVISIONS
         ]
+        labels = [
+            after(self.label(supervision), *data, features, labeler)
+            for supervision, labeler in zip(SUPERVISIONS, labelers)
+        ]
+        models = [
+            after(self.train("efilm_sentence"), *data),
+            after(self.train("efilm_labels"), *data, *labels),
+            # It needs no labels, but comes last: `emofilm say` takes the
+            # newest.
+            after(self.train("efilm"), *data, *labels),
+        ]
+        judged = after(self.evaluate_labels(), *labels)
+        steps = [*data, features, *labelers, *labels, judged, *models]
+        return [*steps, self.evaluate()]
 
     def make_corpus(self) -> Step:
         """Speech, and the truth of its words."""
@@ -298,6 +307,23 @@ class DemoSteps:
             self.evaluation,
             ["summary.json", "report.html"],
         )
+
+
+def after(step: Step, *needed: Step) -> Step:
+    """The step, to be done as soon as some others have been.
+
+    Arguments
+    ---------
+    step : Step
+        The step.
+    *needed : Step
+        Those whose results it needs.
+
+    Returns
+    -------
+    Step
+    """
+    return dataclasses.replace(step, needs=[other.name for other in needed])
 
 
 def find_weights(folder: Path) -> list[Path]:

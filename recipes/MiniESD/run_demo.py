@@ -7,8 +7,8 @@ Makes a small MiniESD, finds and labels the emotions of its words knowing
 those of its sentences only, trains E-FiLM on the mini backbone that the package
 ships (on the true labels of the words, on these, and on the sentences'), and
 evaluates it on held-out sentences. Each step is a recipe's own command, which
-is printed. What stands already is not made again; an interrupted step goes on
-where it stopped.
+is printed; as many run at a time as there are processors. What stands already
+is not made again; an interrupted step goes on where it stopped.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -20,7 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechbrain_emofilm.utils.files import read_json, write_json
-from speechbrain_emofilm.utils.steps import StepFailed, run_steps
+from speechbrain_emofilm.utils.steps import (
+    StepFailed,
+    busy_seconds,
+    run_steps,
+)
 
 from demo_steps import (
     CAPTIONS,
@@ -98,7 +102,7 @@ def make_summary(figures: dict, label_accuracy: dict, log: dict) -> dict:
     summary["label_accuracy"] = {
         name: round(label_accuracy[name], 4) for name in LABELS
     }
-    summary["seconds"] = round(sum(e["seconds"] for e in log.values()), 1)
+    summary["seconds"] = round(busy_seconds(log), 1)
     summary["peak_memory_mb"] = max(e["peak_memory_mb"] for e in log.values())
     return summary
 
@@ -235,7 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = options.output_folder
     steps = DemoSteps(options)
     try:
-        log = run_steps(steps.make(), root / "steps.json", REPOSITORY)
+        log = run_steps(
+            steps.make(), root / "steps.json", REPOSITORY, jobs=os.cpu_count()
+        )
     except StepFailed as error:
         raise SystemExit(
             f"The demo stopped: {error}\n"

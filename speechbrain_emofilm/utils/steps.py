@@ -7,18 +7,23 @@ Authors
 import hashlib
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
 from speechbrain_emofilm.utils.files import read_json, write_json
+
+from tqdm import tqdm
 
 #: Long CPU work: page faults cost more than arithmetic on virtual machines,
 #: so freed memory stays in the process; idle threads sleep.
@@ -50,9 +55,12 @@ class Step:
     outputs : list of str
         Files in it that are there when the step is done.
     inputs : list of Path
-        Files that it needs beside the results of the steps before.
+        Files that it needs beside the results of other steps.
     threads : int
         Threads of each of its processes.
+    needs : list of str, optional
+        Names of the steps, among those before, whose results it needs; all
+        of them if None.
     """
 
     name: str
@@ -61,6 +69,7 @@ class Step:
     outputs: list[str]
     inputs: Sequence[Path] = ()
     threads: int = 1
+    needs: Sequence[str] | None = None
 
 
 def run_steps(
@@ -68,28 +77,33 @@ def run_steps(
     log_file: Path,
     working_folder: Path,
     output_file: Path | None = None,
+    jobs: int = 1,
 ) -> dict:
     """Does what has not been done.
 
-    A step is done again, in an empty folder, when its command or its inputs
-    or a step before it have changed; an interrupted one goes on.
+    A step is done again, in an empty folder, when its command, its inputs or
+    a step that it needs have changed; an interrupted one goes on.
 
     Arguments
     ---------
     steps : list of Step
-        In order; each needs those before.
+        Each comes after those that it needs.
     log_file : Path
         JSON file that remembers what was done, with which options.
     working_folder : Path
         Where the commands are run.
     output_file : Path, optional
-        Takes what the commands print, added to its end; the terminal if
-        None.
+        Takes what the commands print, added to its end. If None, the
+        terminal does; with several jobs, it shows the last line of each that
+        runs, and a text file of the step's name beside the log takes all.
+    jobs : int
+        Steps at a time.
 
     Returns
     -------
     dict
-        Step to what the log holds: `seconds`, `peak_memory_mb`.
+        Step to what the log holds: `seconds`, `spans` (its times, in seconds
+        since 1970; several if it was interrupted), `peak_memory_mb`.
 
     Raises
     ------
@@ -109,48 +123,128 @@ def run_steps(
     >>> log = run_steps([step], folder / "steps.json", folder)
     [1/1] Make: ...made is there
     """
-    log = read_json(log_file) if log_file.is_file() else {}
-    key = ""
-    for number, step in enumerate(steps, start=1):
-        # A step's key holds those of the steps before it.
-        inputs = [file_fingerprint(path) for path in step.inputs]
-        content = json.dumps([key, step.command, inputs])
-        key = hashlib.sha256(content.encode()).hexdigest()[:16]
-        heading = f"[{number}/{len(steps)}] {step.name}"
-        entry = log.get(step.name)
+    run = _Run(steps, log_file, working_folder, output_file, jobs)
+    waiting, running = list(steps), {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            unfinished = {step.name for step in (*waiting, *running.values())}
+            ready = [
+                step
+                for step in waiting
+                if unfinished.isdisjoint(run.needs[step.name])
+            ]
+            for step in ready[: jobs - len(running)]:
+                waiting.remove(step)
+                running[pool.submit(run.do, step)] = step
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                del running[future]
+                future.result()  # raises what the step has raised
+    return {step.name: run.log[step.name] for step in steps}
+
+
+class _Run:
+    """What `run_steps` knows of its steps."""
+
+    def __init__(self, steps, log_file, working_folder, output_file, jobs):
+        self.log_file = log_file
+        self.log = read_json(log_file) if log_file.is_file() else {}
+        self.working_folder = working_folder
+        self.output_file = output_file
+        self.has_bars = jobs > 1 and output_file is None
+        self.lock = threading.Lock()
+        names = [step.name for step in steps]
+        self.headings = {
+            name: f"[{number}/{len(steps)}] {name}"
+            for number, name in enumerate(names, start=1)
+        }
+        self.needs = {
+            step.name: names[:place] if step.needs is None else step.needs
+            for place, step in enumerate(steps)
+        }
+        self.keys = {}
+
+    def do(self, step: Step) -> None:
+        """Does a step, if it has not been done."""
+        key, heading = self._make_key(step), self.headings[step.name]
+        entry = self.log.get(step.name)
         if entry is None or entry["key"] != key:
             shutil.rmtree(step.folder, ignore_errors=True)
-            entry = {"key": key, "done": False, "seconds": 0.0}
+            entry = {"key": key, "done": False, "seconds": 0.0, "spans": []}
         whole = all((step.folder / name).is_file() for name in step.outputs)
         if entry["done"] and whole:
-            print(f"{heading}: {step.folder} is there", flush=True)
-            continue
-        print(f"{heading}\n> python {shlex.join(step.command)}", flush=True)
-        log[step.name] = entry
-        _run_timed(step, log, log_file, working_folder, output_file)
-        print(f"{heading}: done in {entry['seconds']:.0f} s\n", flush=True)
-    return {step.name: log[step.name] for step in steps}
+            tqdm.write(f"{heading}: {step.folder} is there")
+            return
+        tqdm.write(f"{heading}\n> python {shlex.join(step.command)}")
+        self._do_timed(step, entry)
+        tqdm.write(f"{heading}: done in {entry['seconds']:.0f} s\n")
+
+    def _make_key(self, step: Step) -> str:
+        """A digest of all that the results of a step depend on.
+
+        It holds the keys of the steps that this one needs.
+        """
+        inputs = [file_fingerprint(path) for path in step.inputs]
+        needed = [self.keys[name] for name in self.needs[step.name]]
+        content = json.dumps([needed, step.command, inputs])
+        key = hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.keys[step.name] = key
+        return key
+
+    def _do_timed(self, step: Step, entry: dict) -> None:
+        """Does a step; the log also counts the time before an interrupt."""
+        started = time.time()
+        self._note(step, entry, done=False)
+        options = [step.command, step.threads, self.working_folder]
+        try:
+            if self.has_bars:
+                file = self.log_file.parent / "logs" / f"{step.name}.txt"
+                with tqdm(
+                    bar_format="{desc}", dynamic_ncols=True, leave=False
+                ) as bar:
+                    run_command(*options, file, bar)
+            else:
+                run_command(*options, self.output_file)
+            entry["done"] = True
+        finally:
+            ended = time.time()
+            entry["seconds"] += round(ended - started, 1)
+            entry["spans"].append([round(started, 1), round(ended, 1)])
+            entry["peak_memory_mb"] = _peak_memory_mb()
+            self._note(step, entry, done=entry["done"])
+
+    def _note(self, step: Step, entry: dict, done: bool) -> None:
+        """Writes the log."""
+        with self.lock:
+            entry["done"] = done
+            self.log[step.name] = entry
+            write_json(self.log_file, self.log)
 
 
-def _run_timed(
-    step: Step,
-    log: dict,
-    log_file: Path,
-    working_folder: Path,
-    output_file: Path | None,
-) -> None:
-    """Does a step; the log also counts the time before an interrupt."""
-    started = time.monotonic()
-    entry = log[step.name]
-    entry["done"] = False
-    write_json(log_file, log)
-    try:
-        run_command(step.command, step.threads, working_folder, output_file)
-        entry["done"] = True
-    finally:
-        entry["seconds"] += round(time.monotonic() - started, 1)
-        entry["peak_memory_mb"] = _peak_memory_mb()
-        write_json(log_file, log)
+def busy_seconds(log: Mapping[str, Mapping]) -> float:
+    """Time in which some step was done.
+
+    Arguments
+    ---------
+    log : dict
+        From `run_steps`.
+
+    Returns
+    -------
+    float
+        Seconds; those of steps done at a time count once.
+
+    Example
+    -------
+    >>> log = {"a": {"spans": [[0, 4], [10, 12]]}, "b": {"spans": [[3, 5]]}}
+    >>> busy_seconds(log)
+    7.0
+    """
+    seconds = busy_until = 0.0
+    for start, end in sorted(s for e in log.values() for s in e["spans"]):
+        seconds += max(0.0, end - max(start, busy_until))
+        busy_until = max(busy_until, end)
+    return seconds
 
 
 def run_command(
@@ -158,6 +252,7 @@ def run_command(
     threads: int,
     working_folder: Path,
     output_file: Path | None = None,
+    bar: tqdm | None = None,
 ) -> None:
     """Runs a Python script.
 
@@ -171,6 +266,8 @@ def run_command(
         Where it runs.
     output_file : Path, optional
         Takes what it prints, added to its end; the terminal if None.
+    bar : tqdm, optional
+        Shows the last line of what goes to the file.
 
     Raises
     ------
@@ -182,19 +279,31 @@ def run_command(
     options = {"cwd": working_folder, "env": environment}
     arguments = [sys.executable, *command]
     if output_file is None:
-        done = subprocess.run(arguments, **options)
+        code = subprocess.run(arguments, **options).returncode
     else:
         output_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(output_file, "ab") as file:
-            done = subprocess.run(
-                arguments, stdout=file, stderr=subprocess.STDOUT, **options
-            )
-    if done.returncode:
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with (
+            open(output_file, "ab", buffering=0) as file,
+            subprocess.Popen(arguments, **options) as process,
+        ):
+            while printed := process.stdout.read1():
+                file.write(printed)
+                if bar is not None:
+                    _show_last_line(bar, output_file.stem, printed)
+        code = process.returncode
+    if code:
         place = f" ({output_file} says why)" if output_file else ""
         raise StepFailed(
-            f"python {shlex.join(command)} ended with code "
-            f"{done.returncode}{place}"
+            f"python {shlex.join(command)} ended with code {code}{place}"
         )
+
+
+def _show_last_line(bar: tqdm, name: str, printed: bytes) -> None:
+    """Shows how far a step is, as its own progress bar says."""
+    lines = re.split(r"[\r\n]+", printed.decode(errors="replace").strip())
+    if lines[-1]:
+        bar.set_description_str(f"{name} | {lines[-1].strip()}")
 
 
 def _peak_memory_mb() -> int:

@@ -1,14 +1,22 @@
 """The demo does what is not done, and tells what came out."""
 
+import io
 import json
 import sys
 from pathlib import Path
 
 from speechbrain_emofilm.utils import steps as steps_module
 from speechbrain_emofilm.utils.files import read_json, write_json
-from speechbrain_emofilm.utils.steps import StepFailed, run_command, run_steps
+from speechbrain_emofilm.utils.steps import (
+    Step,
+    StepFailed,
+    busy_seconds,
+    run_command,
+    run_steps,
+)
 
 import pytest
+from tqdm import tqdm
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "MiniESD"
 sys.path.insert(0, str(FOLDER))
@@ -160,6 +168,60 @@ def test_a_failing_step_ends_the_work(tmp_path):
     assert output.read_text() == "why\n"
 
 
+MEET = """
+import pathlib, sys, time
+mine, other = map(pathlib.Path, sys.argv[1:])
+mine.mkdir()
+for _ in range(600):
+    if other.exists():
+        break
+    time.sleep(0.05)
+else:
+    sys.exit("alone")
+(mine / "out").touch()
+print("met", flush=True)
+"""
+
+
+def test_steps_that_need_only_others_run_at_a_time(tmp_path):
+    (tmp_path / "meet.py").write_text(MEET)
+    steps = [
+        Step(name, ["meet.py", name, other], tmp_path / name, ["out"], needs=[])
+        for name, other in (("a", "b"), ("b", "a"))
+    ]
+    log = run_steps(steps, tmp_path / "steps.json", tmp_path, jobs=2)
+    assert busy_seconds(log) < sum(entry["seconds"] for entry in log.values())
+    assert (tmp_path / "logs" / "a.txt").read_text() == "met\n"
+
+
+def test_what_needs_a_failed_step_is_not_begun(tmp_path):
+    (tmp_path / "make.py").write_text(
+        "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir()\n"
+        "sys.exit(sys.argv[1] == 'bad')"
+    )
+    steps = [
+        Step("bad", ["make.py", "bad"], tmp_path / "bad", [], needs=[]),
+        Step("good", ["make.py", "good"], tmp_path / "good", [], needs=[]),
+        Step("next", ["make.py", "next"], tmp_path / "next", [], needs=["bad"]),
+    ]
+    with pytest.raises(StepFailed, match="make.py bad ended with code 1"):
+        run_steps(steps, tmp_path / "steps.json", tmp_path, jobs=2)
+    done = read_json(tmp_path / "steps.json")
+    assert {name: entry["done"] for name, entry in done.items()} == {
+        "bad": False,
+        "good": True,
+    }
+
+
+def test_the_screen_shows_how_far_each_step_is(tmp_path):
+    (tmp_path / "count.py").write_text("print('7 of 9\\r8 of 9', end='')")
+    with tqdm(bar_format="{desc}", file=io.StringIO()) as bar:
+        output = tmp_path / "Count.txt"
+        run_command(["count.py"], 1, tmp_path, output, bar)
+        assert bar.desc == "Count | 8 of 9"
+    assert output.read_bytes() == b"7 of 9\r8 of 9"
+
+
 def test_a_failing_step_ends_the_demo_with_advice(demo, monkeypatch, tmp_path):
     def fail(command, *_):
         raise StepFailed(f"python {command[0]} ended with code 1")
@@ -198,8 +260,8 @@ LABEL_ACCURACY = {
 
 def summary_of(by_system):
     log = {
-        "a": {"seconds": 60.5, "peak_memory_mb": 700},
-        "b": {"seconds": 2.0, "peak_memory_mb": 900},
+        "a": {"spans": [[100.0, 160.5]], "peak_memory_mb": 700},
+        "b": {"spans": [[160.0, 162.5]], "peak_memory_mb": 900},
     }
     return run_demo.make_summary(by_system, LABEL_ACCURACY, log)
 
