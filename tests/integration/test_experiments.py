@@ -456,6 +456,22 @@ def test_a_row_for_each_run_and_a_table_of_the_variants(start, ran):
     assert "| original |  | " in table and "`python train.py hpar" in table
 
 
+def test_one_table_has_all_experiments(start, ran):
+    start("fusion.yaml", "--variants", "film", "addition")
+    _, folder = start("labels.yaml", "--variants", "truth")
+    lines = (folder / "overview.md").read_text().splitlines()
+    rows = [line.split(" | ")[:3] for line in lines if line.startswith("| ")]
+    assert [row[1] for row in rows] == [
+        "variant",
+        *experiment_results.REFERENCES,  # which all experiments share
+        "film",
+        "addition",
+        "truth",
+    ]
+    assert [row[0] for row in rows[-2:]] == ["| fusion", "| labels"]
+    assert "`python train.py hparams/mini.yaml` |" in lines[-3]
+
+
 def test_what_is_done_is_not_done_again(start, ran):
     start("fusion.yaml")
     n_done = len(ran)
@@ -496,7 +512,7 @@ def test_a_failed_run_is_told_and_the_others_are_kept(
     with pytest.raises(SystemExit, match="1 of 4 runs failed(.|\n)*none, 1: "):
         start("fusion.yaml")
     table = (tmp_path / "results" / "fusion.md").read_text()
-    assert "| film |" in table and "| none |" not in table
+    assert " film |" in table and " none |" not in table
 
 
 def test_other_data_make_every_training_stale(start, ran, world):

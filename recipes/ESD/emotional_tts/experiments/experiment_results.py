@@ -177,9 +177,28 @@ def _key(row: Mapping) -> tuple[str, ...]:
     return tuple(row[name] for name in KEYS)
 
 
-def write_table(
-    path: Path, rows: Sequence[Mapping], commands: Mapping[str, str]
-) -> str:
+def write_overview(folder: Path) -> Path:
+    """Writes one table of all experiments whose results a folder holds.
+
+    Arguments
+    ---------
+    folder : Path
+        With their CSV files; `overview.md` is written there.
+
+    Returns
+    -------
+    Path
+        The table's file.
+    """
+    rows = []
+    for path in sorted(folder.glob("*.csv")):
+        with open(path, newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    write_table(folder / "overview.md", rows)
+    return folder / "overview.md"
+
+
+def write_table(path: Path, rows: Sequence[Mapping]) -> str:
     """Writes the variants' means with their intervals as Markdown.
 
     Arguments
@@ -187,9 +206,7 @@ def write_table(
     path : Path
         Where to.
     rows : list of dict
-        Of the results file.
-    commands : dict
-        Variant to the command of its training.
+        Of results files.
 
     Returns
     -------
@@ -198,20 +215,26 @@ def write_table(
     """
     columns = [name for name in HEADINGS if any(row.get(name) for row in rows)]
     headings = [HEADINGS[name][0] for name in columns]
+    keys = ("experiment", "variant", "seeds")
     lines = [
-        "| " + " | ".join(["variant", "seeds", *headings, "command"]) + " |",
-        "|---" * (len(columns) + 3) + "|",
+        "| " + " | ".join([*keys, *headings, "command"]) + " |",
+        "|---" * (len(columns) + 4) + "|",
     ]
     groups = {}
     for row in rows:
-        groups.setdefault(row["variant"], []).append(row)
-    for variant, group in groups.items():
+        groups.setdefault((row["experiment"], row["variant"]), []).append(row)
+    shown = set()
+    for (experiment, variant), group in groups.items():
         seeds = sum(row["seed"] != "" for row in group) or ""
         cells = [_cell(group, name, HEADINGS[name][1]) for name in columns]
-        command = commands.get(variant, "")
+        if not seeds:  # what no training changes: the same in many experiments
+            if (variant, *cells) in shown:
+                continue
+            shown.add((variant, *cells))
+        command = (group[0].get("command") or "").partition(" --seed=")[0]
         if command:
             command = "`" + command.replace("|", "\\|") + "`"
-        cells = [variant, str(seeds), *cells, command]
+        cells = [experiment, variant, str(seeds), *cells, command]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",

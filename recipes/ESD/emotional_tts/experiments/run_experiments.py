@@ -19,8 +19,9 @@ An experiment's file has:
   emotion that become emotions of their own; `training_speakers` and
   `test_speakers`, where not all are used.
 
-It leaves `results/EXPERIMENT.csv`, with one row for each run, and
-`results/EXPERIMENT.md`, with one for each variant and its command beside it.
+It leaves `results/EXPERIMENT.csv`, with one row for each run,
+`results/EXPERIMENT.md`, with one for each variant and its command beside it,
+and `results/overview.md`, the same of all experiments that were ever run.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -47,6 +48,7 @@ from experiment_results import (
     read_row,
     reference_rows,
     update_rows,
+    write_overview,
     write_table,
 )
 from select_speakers import PARTS, SPLITS
@@ -643,9 +645,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         order = [*REFERENCES, *(variant.name for variant in variants)]
         results = options.results_folder / f"{experiment}.csv"
         rows = update_rows(results, rows, order)
-        commands = {variant.name: variant.command for variant in variants}
-        table = write_table(results.with_suffix(".md"), rows, commands)
+        table = write_table(results.with_suffix(".md"), rows)
         print(f"\n{table}\n{results}")
+    if any(options.results_folder.glob("*.csv")):
+        print(f"All experiments: {write_overview(options.results_folder)}")
     if failures:
         failed = "\n".join(failures)
         raise SystemExit(
