@@ -51,6 +51,7 @@ from speechbrain_emofilm.metrics.condition_effect import (
 )
 from speechbrain_emofilm.metrics.diagnosis import signatures
 from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import atomic_path
 from speechbrain_emofilm.utils.hparams import check_overrides
 
@@ -795,3 +796,4 @@ if __name__ == "__main__":
         test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
     )
     run_on_main(export_synthesizer, args=[hparams, hparams_file, overrides])
+    ddp_leave_group()

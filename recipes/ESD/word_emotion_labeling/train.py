@@ -52,6 +52,7 @@ from speechbrain_emofilm.lobes.word_emotion import (
     splice_bags,
     word_mask,
 )
+from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 import speechbrain as sb
@@ -547,3 +548,4 @@ if __name__ == "__main__":
         test_loader_kwargs=dict(hparams["valid_dataloader_opts"]),
     )
     run_on_main(export_labeler, args=[hparams, hparams_file, overrides])
+    ddp_leave_group()
