@@ -19,6 +19,8 @@ else
 VENV := $(CURDIR)/.venv
 endif
 PY := $(VENV)/bin/python
+# Modules are compiled when they are first imported: most never are.
+INSTALL := $(PY) -m pip install --no-compile
 # One stamp for each checkout that shares the environment.
 INSTALLED := $(VENV)/.emofilm-$(shell echo $(CURDIR) | cksum | cut -d' ' -f1)
 
@@ -66,15 +68,15 @@ $(INSTALLED): setup.py constraints.txt | $(PY)
 		echo "NVIDIA GPU found: TORCH chooses the build of torch" \
 			"(see the top of the Makefile)"; \
 	fi
-	$(PY) -m pip install "setuptools>=77.0.3,<81" wheel
-	$(if $(strip $(TORCH)),$(PY) -m pip install $(TORCH))
+	$(INSTALL) "setuptools>=77.0.3,<81" wheel
+	$(if $(strip $(TORCH)),$(INSTALL) $(TORCH))
 	{ grep -v '^torch' constraints.txt; \
 	  $(PY) -m pip freeze | grep -E '^torch(audio)?==' ; } \
 		> $(VENV)/emofilm-constraints.txt
-	$(PY) -m pip install -c $(VENV)/emofilm-constraints.txt -e ".[demo]"
+	$(INSTALL) -c $(VENV)/emofilm-constraints.txt -e ".[demo]"
 	touch $@
 
 $(TESTABLE): $(INSTALLED)
-	$(PY) -m pip install -c $(VENV)/emofilm-constraints.txt \
+	$(INSTALL) -c $(VENV)/emofilm-constraints.txt \
 		-e ".[demo,emotion2vec,cosyvoice,dev]"
 	touch $@

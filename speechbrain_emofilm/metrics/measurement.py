@@ -99,7 +99,7 @@ class ReadingMeasurer:
         self.asr = asr
         self.mos = mos
         # Every system reads the same sentences.
-        self._baseline = functools.lru_cache(maxsize=16)(self._make_baseline)
+        self._baseline = functools.lru_cache(maxsize=128)(self._make_baseline)
 
     def _make_baseline(self, neutral_wav, text, neutral_words):
         wav = load_audio(neutral_wav)
