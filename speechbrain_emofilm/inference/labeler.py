@@ -13,13 +13,11 @@ from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.labels import UtteranceLabels, WordLabel
 from speechbrain_emofilm.dataio.word_features import word_features
+from speechbrain_emofilm.inference.trained_model import TrainedModel
 
 import torch
-from speechbrain.inference.interfaces import Pretrained
 from torch.nn.utils.rnn import pad_sequence
 
-#: The file by which a recipe's output folder describes its labeler.
-HPARAMS_FILE = "labeler.yaml"
 #: Where the intensity of a word comes from.
 INTENSITY_SOURCES = ("evidence", "attribute")
 #: Decimals that are kept of times, probabilities and the like.
@@ -27,7 +25,7 @@ _DECIMALS = 4
 _TINY = 1e-6
 
 
-class WordEmotionLabeler(Pretrained):
+class WordEmotionLabeler(TrainedModel):
     """Finds the emotion of each word in speech whose text is known.
 
     Made by :meth:`from_hparams` from a folder with ``labeler.yaml``, as the
@@ -73,6 +71,7 @@ class WordEmotionLabeler(Pretrained):
     'happy'
     """
 
+    HPARAMS_FILE = "labeler.yaml"
     MODULES_NEEDED = [
         "word_emotion",
         "frame_normalization",
@@ -89,13 +88,6 @@ class WordEmotionLabeler(Pretrained):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        missing = [n for n in self.MODULES_NEEDED if n not in self.mods]
-        if missing:
-            raise ValueError(
-                f"The hparams have no modules[{missing[0]!r}]: "
-                "WordEmotionLabeler needs "
-                f"{', '.join(self.MODULES_NEEDED)}."
-            )
         self.emotions = list(self.hparams.emotions)
         self.background = getattr(self.hparams, "background", None)
         self.attributes = list(getattr(self.hparams, "attributes", ()))
@@ -132,48 +124,6 @@ class WordEmotionLabeler(Pretrained):
             if name in self.attributes:
                 return self.attributes.index(name)
         return None
-
-    @classmethod
-    def from_hparams(
-        cls, source: str | Path, hparams_file: str = HPARAMS_FILE, **kwargs
-    ) -> "WordEmotionLabeler":
-        """Loads a trained labeler.
-
-        Arguments
-        ---------
-        source : str or Path
-            A training recipe's output folder, or another source that
-            SpeechBrain can fetch from.
-        hparams_file : str
-            Name of the file in it.
-        **kwargs
-            Those of ``Pretrained.from_hparams``.
-
-        Returns
-        -------
-        WordEmotionLabeler
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder exists but has no such file.
-        ValueError
-            If its checkpoints do not fit the modules of that file.
-        """
-        folder = Path(source)
-        if folder.exists() and not (folder / hparams_file).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {hparams_file}: give the output folder of "
-                "a finished training."
-            )
-        try:
-            return super().from_hparams(str(source), hparams_file, **kwargs)
-        except RuntimeError as error:  # from load_state_dict
-            raise ValueError(
-                f"{source} does not fit its {hparams_file} "
-                f"({' '.join(str(error).split())}): give a folder that one "
-                "training has written."
-            ) from error
 
     def label_file(
         self,

@@ -8,21 +8,17 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
 from speechbrain_emofilm.dataio.text import TextUnits
+from speechbrain_emofilm.inference.trained_model import TrainedModel
 
 import torch
-from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.logger import get_logger
 from torch.nn.utils.rnn import pad_sequence
 
 logger = get_logger(__name__)
-
-#: The file by which a recipe's output folder describes its synthesizer.
-HPARAMS_FILE = "synthesizer.yaml"
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class SynthesisResult:
     speech_tokens: torch.Tensor
 
 
-class EmoFiLMSynthesizer(Pretrained):
+class EmoFiLMSynthesizer(TrainedModel):
     """Speaks text, each word with the emotion it is marked with.
 
     Made by :meth:`from_hparams` from a folder with ``synthesizer.yaml``, as
@@ -102,66 +98,18 @@ class EmoFiLMSynthesizer(Pretrained):
     [1.0, 1.0, 0.4..., 0.4..., 0.4...]
     """
 
+    HPARAMS_FILE = "synthesizer.yaml"
     MODULES_NEEDED = ["emofilm", "token_to_wav"]
     HPARAMS_NEEDED = ["emotions", "text_frontend"]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        missing = [n for n in self.MODULES_NEEDED if n not in self.mods]
-        if missing:
-            raise ValueError(
-                f"The hparams have no modules[{missing[0]!r}]: "
-                "EmoFiLMSynthesizer needs "
-                f"{' and '.join(self.MODULES_NEEDED)}."
-            )
         self.emotions = list(self.hparams.emotions)
         self.text_frontend = self.hparams.text_frontend
         self._generation = dict(getattr(self.hparams, "generation", {}))
         self._aligner = getattr(self.hparams, "aligner", None)
         if self._aligner is None:
             self._aligner = _installed_aligner(self.text_frontend)
-
-    @classmethod
-    def from_hparams(
-        cls, source: str | Path, hparams_file: str = HPARAMS_FILE, **kwargs
-    ) -> "EmoFiLMSynthesizer":
-        """Loads a trained synthesizer.
-
-        Arguments
-        ---------
-        source : str or Path
-            A training recipe's output folder, or another source that
-            SpeechBrain can fetch from.
-        hparams_file : str
-            Name of the file in it.
-        **kwargs
-            Those of ``Pretrained.from_hparams``.
-
-        Returns
-        -------
-        EmoFiLMSynthesizer
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder exists but has no such file.
-        ValueError
-            If its checkpoints do not fit the modules of that file.
-        """
-        folder = Path(source)
-        if folder.exists() and not (folder / hparams_file).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {hparams_file}: give the output folder of "
-                "a finished training."
-            )
-        try:
-            return super().from_hparams(str(source), hparams_file, **kwargs)
-        except RuntimeError as error:  # from load_state_dict
-            raise ValueError(
-                f"{source} does not fit its {hparams_file} "
-                f"({' '.join(str(error).split())}): give a folder that one "
-                "training has written."
-            ) from error
 
     @property
     def speakers(self) -> list[str]:
