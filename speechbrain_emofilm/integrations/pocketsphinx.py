@@ -272,6 +272,7 @@ aligner a `pronounce` function.
         found = []
         try:
             decoder.set_align_text(" ".join(keys))
+            decoder.start_stream()  # forgets the noise of other recordings
             decoder.start_utt()
             decoder.process_raw(pcm, full_utt=True)
             decoder.end_utt()
