@@ -10,7 +10,6 @@ from speechbrain_emofilm.utils.files import read_json, write_json
 from speechbrain_emofilm.utils.steps import (
     Step,
     StepFailed,
-    busy_seconds,
     run_command,
     run_steps,
 )
@@ -189,9 +188,9 @@ def test_steps_that_need_only_others_run_at_a_time(tmp_path):
         Step(name, ["meet.py", name, other], tmp_path / name, ["out"], needs=[])
         for name, other in (("a", "b"), ("b", "a"))
     ]
-    log = run_steps(steps, tmp_path / "steps.json", tmp_path, jobs=2)
-    assert busy_seconds(log) < sum(entry["seconds"] for entry in log.values())
-    assert (tmp_path / "logs" / "a.txt").read_text() == "met\n"
+    run_steps(steps, tmp_path / "steps.json", tmp_path, jobs=2)
+    for name in "ab":
+        assert (tmp_path / "logs" / f"{name}.txt").read_text() == "met\n"
 
 
 def test_what_needs_a_failed_step_is_not_begun(tmp_path):
