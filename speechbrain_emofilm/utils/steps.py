@@ -170,7 +170,7 @@ class _Run:
         entry = self.log.get(step.name)
         if entry is None or entry["key"] != key:
             shutil.rmtree(step.folder, ignore_errors=True)
-            entry = {"key": key, "done": False, "seconds": 0.0, "spans": []}
+            entry = {"key": key, "done": False, "spans": []}
         whole = all((step.folder / name).is_file() for name in step.outputs)
         if entry["done"] and whole:
             tqdm.write(f"{heading}: {step.folder} is there")
@@ -194,7 +194,8 @@ class _Run:
     def _do_timed(self, step: Step, entry: dict) -> None:
         """Does a step; the log also counts the time before an interrupt."""
         started = time.time()
-        self._note(step, entry, done=False)
+        entry["done"] = False
+        self._note(step, entry)
         options = [step.command, step.threads, self.working_folder]
         try:
             if self.has_bars:
@@ -207,16 +208,15 @@ class _Run:
                 run_command(*options, self.output_file)
             entry["done"] = True
         finally:
-            ended = time.time()
-            entry["seconds"] += round(ended - started, 1)
-            entry["spans"].append([round(started, 1), round(ended, 1)])
+            entry["spans"].append([round(started, 1), round(time.time(), 1)])
+            seconds = sum(end - start for start, end in entry["spans"])
+            entry["seconds"] = round(seconds, 1)
             entry["peak_memory_mb"] = _peak_memory_mb()
-            self._note(step, entry, done=entry["done"])
+            self._note(step, entry)
 
-    def _note(self, step: Step, entry: dict, done: bool) -> None:
+    def _note(self, step: Step, entry: dict) -> None:
         """Writes the log."""
         with self.lock:
-            entry["done"] = done
             self.log[step.name] = entry
             write_json(self.log_file, self.log)
 

@@ -154,8 +154,7 @@ def update_rows(
     """
     merged = {}
     if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            merged = {_key(row): row for row in csv.DictReader(file)}
+        merged = {_key(row): row for row in _read_rows(path)}
     merged.update((_key(row), row) for row in rows)
     kept = [row for row in merged.values() if row["variant"] in order]
     kept.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
@@ -171,6 +170,11 @@ def update_rows(
         writer.writeheader()
         writer.writerows(kept)
     return kept
+
+
+def _read_rows(path: Path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _key(row: Mapping) -> tuple[str, ...]:
@@ -190,10 +194,8 @@ def write_overview(folder: Path) -> Path:
     Path
         The table's file.
     """
-    rows = []
-    for path in sorted(folder.glob("*.csv")):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows += csv.DictReader(file)
+    paths = sorted(folder.glob("*.csv"))
+    rows = [row for path in paths for row in _read_rows(path)]
     write_table(folder / "overview.md", rows)
     return folder / "overview.md"
 
