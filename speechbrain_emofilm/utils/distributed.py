@@ -4,8 +4,14 @@ Authors
  * speechbrain-emofilm contributors, 2026
 """
 
+import os
+from typing import Any, Mapping
+
 import torch
-from speechbrain.utils.distributed import is_distributed_initialized
+from speechbrain.utils.distributed import (
+    infer_device,
+    is_distributed_initialized,
+)
 
 
 def ddp_leave_group() -> None:
@@ -22,3 +28,28 @@ def ddp_leave_group() -> None:
     """
     if is_distributed_initialized():
         torch.distributed.destroy_process_group()
+
+
+def process_device(run_opts: Mapping[str, Any]) -> str:
+    """The device of this process; each one of torchrun's has its own GPU.
+
+    Arguments
+    ---------
+    run_opts : dict
+        Of ``speechbrain.parse_arguments``; without `device`, the best that
+        there is.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> process_device({"device": "cpu"})
+    'cpu'
+    """
+    device = run_opts.get("device") or infer_device()
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several and device.startswith("cuda"):
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return device

@@ -30,18 +30,17 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     write_speech_tokens,
 )
 from speechbrain_emofilm.utils.assets import find_file
-from speechbrain_emofilm.utils.distributed import ddp_leave_group
+from speechbrain_emofilm.utils.distributed import (
+    ddp_leave_group,
+    process_device,
+)
 
 import speechbrain as sb
 import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
-from speechbrain.utils.distributed import (
-    ddp_barrier,
-    infer_device,
-    run_on_main,
-)
+from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 from transitions_prepare import prepare_transitions
@@ -341,9 +340,6 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     rank = int(os.environ.get("RANK", 0))
     n_processes = int(os.environ.get("WORLD_SIZE", 1))
-    device = run_opts.get("device") or infer_device()
-    if n_processes > 1 and device.startswith("cuda"):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
@@ -379,7 +375,7 @@ if __name__ == "__main__":
             own_cache,
             own_path,
             hparams,
-            device,
+            process_device(run_opts),
         )
     ddp_barrier()
     run_on_main(merge_shards, args=[path, fingerprint])

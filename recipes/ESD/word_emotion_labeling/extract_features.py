@@ -30,7 +30,10 @@ from speechbrain_emofilm.dataio.feature_cache import (
     stored_features,
     write_part,
 )
-from speechbrain_emofilm.utils.distributed import ddp_leave_group
+from speechbrain_emofilm.utils.distributed import (
+    ddp_leave_group,
+    process_device,
+)
 from speechbrain_emofilm.utils.files import write_json
 
 import speechbrain as sb
@@ -42,7 +45,6 @@ from speechbrain.utils.distributed import (
     ddp_barrier,
     ddp_init_group,
     if_main_process,
-    infer_device,
     run_on_main,
 )
 from speechbrain.utils.logger import get_logger
@@ -369,7 +371,7 @@ if __name__ == "__main__":
         batches[rank::world_size],
         identity,
         hparams,
-        run_opts.get("device") or infer_device(),
+        process_device(run_opts),
     )
     ddp_barrier()
     skipped = run_on_main(
