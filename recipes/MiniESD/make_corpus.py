@@ -42,6 +42,7 @@ import numpy as np
 import soundfile as sf
 from sentences import EVALUATION, TEST, SentenceMaker, plain_words
 from styles import (
+    ACTORS,
     EMOTIONS,
     SPEAKERS,
     asked_change,
@@ -62,13 +63,15 @@ Options: `{options}`
 """
 SPLITS = ("evaluation", "test", "train")  # ESD's order of file numbers
 #: Sentences per speaker and emotion; n_transitions: training sentences per
-#: speaker, beside which evaluation and test sentences are made as well.
+#: speaker, beside which evaluation and test sentences are made as well; actor:
+#: whose rules make an emotion (``styles.ACTORS``).
 DEFAULTS = {
     "n_train": 60,
     "n_evaluation": 15,
     "n_test": 40,
     "n_transitions": 150,
     "speakers": list(SPEAKERS),
+    "actor": "first",
     "seed": 1986,
 }
 
@@ -138,10 +141,10 @@ def _entry(uid, folder, speaker, emotion, split, text, words):
 
 def make_utterance(job):
     """Speak one entry of the plan; returns its word times."""
-    entry, root = job
+    entry, root, actor = job
     words = entry["text"].rstrip(".").split()
     words[0] = words[0].lower() if words[0] != "I" else "I"
-    prosody = [emotion_prosody(*word) for word in entry["words"]]
+    prosody = [emotion_prosody(*word, actor) for word in entry["words"]]
     # The same sentence by the same speaker has the same noise.
     seed = random.Random(entry["speaker"] + entry["text"]).randrange(2**31)
     spoken = _voice().speak(words, prosody, SPEAKERS[entry["speaker"]], seed)
@@ -179,7 +182,7 @@ def _labels(entry, times):
     )
 
 
-def write_lists(root, made):
+def write_lists(root, made, actor):
     """ESD's transcripts, the list of the transitions part, and the truth."""
     transcripts, labels, asked, splits = {}, {}, {}, {}
     for entry, (duration, times) in made:
@@ -193,7 +196,10 @@ def write_lists(root, made):
             line = f"{uid}\t{entry['text']}\t{entry['emotion'].capitalize()}"
         transcripts.setdefault(path, []).append(line)
         labels[uid] = _labels(entry, times)
-        asked[uid] = [asked_change(emotion_prosody(*w)) for w in entry["words"]]
+        asked[uid] = [
+            asked_change(emotion_prosody(*word, actor))
+            for word in entry["words"]
+        ]
         write_label_textgrid(
             root / "textgrids" / speaker / f"{uid}.TextGrid",
             labels[uid],
@@ -242,7 +248,7 @@ def make_corpus(root, workers=2, **options):
         return root
     write_json(begun, options)
     plan = plan_corpus(options)
-    jobs = [(entry, str(root)) for entry in plan]
+    jobs = [(entry, str(root), options["actor"]) for entry in plan]
     with multiprocessing.Pool(workers) as pool:
         results = list(
             tqdm(
@@ -255,7 +261,7 @@ def make_corpus(root, workers=2, **options):
     lost = len(plan) - len(made)
     if lost > 0.1 * len(plan):
         raise RuntimeError(f"{lost} of {len(plan)} sentences cannot be spoken.")
-    write_lists(root, made)
+    write_lists(root, made, options["actor"])
     with atomic_path(root / "README.md") as temporary:
         temporary.write_text(
             README.format(n_speakers=len(options["speakers"]), options=options),
@@ -267,10 +273,11 @@ def make_corpus(root, workers=2, **options):
 
 def _complete(options):
     """All options; refuses those that do not exist."""
-    known = {"speakers": SPEAKERS, "options": DEFAULTS}
+    known = {"speakers": SPEAKERS, "actor": ACTORS, "options": DEFAULTS}
     options = {**DEFAULTS, **options}
     for what, names in (
         ("speakers", options["speakers"]),
+        ("actor", [options["actor"]]),
         ("options", options),
     ):
         unknown = sorted(set(names) - set(known[what]))
@@ -290,7 +297,9 @@ def main():
         if name == "speakers":
             parser.add_argument("--speakers", nargs="+", default=default)
         else:
-            parser.add_argument(f"--{name}", type=int, default=default)
+            parser.add_argument(
+                f"--{name}", type=type(default), default=default
+            )
     parser.add_argument("--workers", type=int, default=2)
     options = vars(parser.parse_args())
     root = make_corpus(options.pop("output_folder"), **options)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -574,6 +575,25 @@ def test_a_larger_taxonomy_is_trained_and_judged_by_its_labels(start, ran):
         == ran[1][1]["label_file"]
         == ran[2][1]["truth_file"]
     )
+
+
+def test_another_corpus_is_trained_on_and_not_tested_on(
+    start, ran, pristine_world, tmp_path
+):
+    with pytest.raises(ValueError, match="give --other_data_folder"):
+        start("cross_corpus.yaml")
+    own = [f"{pristine_world}/esd", f"{pristine_world}/prepared"]
+    other = [f"{tmp_path}/data", f"{tmp_path}/prepared"]
+    for source, copy in zip(own, other):
+        shutil.copytree(source, copy)
+    rows, _ = start(
+        "cross_corpus.yaml",
+        f"--other_data_folder={other[0]}",
+        f"--other_prepared_folder={other[1]}",
+    )
+    folders = [[f["data_folder"], f["prepared_folder"]] for _, f in ran]
+    assert folders == [own, own, other, own]
+    assert "--data_folder=OTHER_CORPUS" in rows[-1]["command"]
 
 
 def test_the_variant_without_a_change_is_run_once(start, ran, tmp_path):

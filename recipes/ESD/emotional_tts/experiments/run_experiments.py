@@ -17,7 +17,8 @@ An experiment's file has:
   is done to the data before (all optional): `relabelled_words`, a share of
   the training words whose emotion is changed at random; `degrees` of each
   emotion that become emotions of their own; `training_speakers` and
-  `test_speakers`, where not all are used.
+  `test_speakers`, where not all are used; `other_corpus: True` trains on
+  another corpus than is tested on (`--other_data_folder`).
 
 It leaves `results/EXPERIMENT.csv`, with one row for each run,
 `results/EXPERIMENT.md`, with one for each variant and its command beside it,
@@ -80,6 +81,8 @@ class Variant:
         Who is trained and validated on; everyone if empty.
     test_speakers : tuple of str
         Who is tested; everyone if empty.
+    other_corpus : bool
+        Whether it is trained on another corpus than it is tested on.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Variant:
     degrees: int = 0
     training_speakers: tuple[str, ...] = ()
     test_speakers: tuple[str, ...] = ()
+    other_corpus: bool = False
 
     @property
     def preparations(self) -> dict[str, list[str]]:
@@ -118,12 +122,19 @@ class Variant:
             for script, arguments in self.preparations.items()
         ]
         train = ["python", "train.py", TRAIN_HPARAMS, *as_flags(self.train)]
+        if self.other_corpus:
+            train.append("--data_folder=OTHER_CORPUS")
         return " && ".join(map(shlex.join, [*commands, train]))
 
     @property
     def changes_nothing(self) -> bool:
         """Whether it is the recipe as its files have it."""
-        return not (self.train or self.evaluate or self.preparations)
+        return not (
+            self.train
+            or self.evaluate
+            or self.preparations
+            or self.other_corpus
+        )
 
 
 @dataclass(frozen=True)
@@ -182,11 +193,17 @@ def read_experiment(path: Path) -> list[Variant]:
             changes.get("degrees", 0),
             tuple(map(str, changes.get("training_speakers", ()))),
             tuple(map(str, changes.get("test_speakers", ()))),
+            bool(changes.get("other_corpus", False)),
         )
         if variant.relabelled_words and variant.degrees:
             raise ValueError(
                 f"{place}: relabelled_words and degrees both change the "
                 "labels; keep one."
+            )
+        if variant.other_corpus and variant.preparations:
+            raise ValueError(
+                f"{place}: other_corpus trains on that corpus as it is; drop "
+                f"what makes {', '.join(variant.preparations)} necessary."
             )
         _check_hparams(place, variant.train, TRAIN_HPARAMS)
         _check_hparams(place, variant.evaluate, EVALUATE_HPARAMS)
@@ -282,16 +299,20 @@ def make_run(
     -------
     Run
     """
-    common = [
-        f"--data_folder={options.data_folder}",
-        f"--prepared_folder={options.prepared_folder}",
-        f"--backbone_folder={options.backbone_folder}",
-        *shlex.split(options.flags),
-    ]
+
+    def common(corpus):
+        return [
+            f"--data_folder={corpus.data_folder}",
+            f"--prepared_folder={corpus.prepared_folder}",
+            f"--backbone_folder={options.backbone_folder}",
+            *shlex.split(options.flags),
+        ]
+
     model = folder / "model"
-    inputs = find_inputs(options)
     references = options.output_folder / "references"
-    steps, train, evaluate = prepare(variant, seed, folder, options)
+    trained = other_corpus(options) if variant.other_corpus else options
+    inputs = find_inputs(trained)
+    steps, train, evaluate = prepare(variant, seed, folder, trained)
     train = {**train, **variant.train}
     evaluate = {
         "n_shown": 2,
@@ -306,7 +327,7 @@ def make_run(
                 TRAIN_HPARAMS,
                 *keep_last(
                     [
-                        *common,
+                        *common(trained),
                         f"--output_folder={model}",
                         f"--seed={seed}",
                         "--skip_prep=True",
@@ -327,7 +348,7 @@ def make_run(
                 EVALUATE_HPARAMS,
                 *keep_last(
                     [
-                        *common,
+                        *common(options),
                         f"--model_folder={model}",
                         f"--output_folder={folder / 'evaluation'}",
                         f"--reference_folder={references}",
@@ -343,6 +364,35 @@ def make_run(
         ),
     ]
     return Run(variant, seed, folder, steps)
+
+
+def other_corpus(options: argparse.Namespace) -> argparse.Namespace:
+    """The same options with the other corpus in the tested one's place.
+
+    Arguments
+    ---------
+    options : argparse.Namespace
+        Of the command line.
+
+    Returns
+    -------
+    argparse.Namespace
+
+    Raises
+    ------
+    ValueError
+        If the command line names no other corpus.
+    """
+    folders = {
+        name: getattr(options, f"other_{name}")
+        for name in ("data_folder", "prepared_folder")
+    }
+    if None in folders.values():
+        raise ValueError(
+            "A variant is trained on another corpus: give "
+            "--other_data_folder and --other_prepared_folder."
+        )
+    return argparse.Namespace(**{**vars(options), **folders})
 
 
 def prepare(
@@ -540,6 +590,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--variants", nargs="+", help="only these")
     add("--data_folder", type=Path, required=True, help="the corpus")
     add("--prepared_folder", type=Path, required=True)
+    add("--other_data_folder", type=Path, help="for variants that train on it")
+    add("--other_prepared_folder", type=Path)
     add(
         "--output_folder",
         type=Path,
@@ -554,8 +606,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--train_flags", default="", help="more options of train.py")
     add("--evaluate_flags", default="", help="more options of evaluate.py")
     options = parser.parse_args(arguments)
-    for name in ("data_folder", "prepared_folder", "output_folder"):
-        setattr(options, name, getattr(options, name).resolve())
+    for name, value in vars(options).items():
+        if isinstance(value, Path) and name != "results_folder":
+            setattr(options, name, value.resolve())
     if Path(options.backbone_folder).is_dir():
         options.backbone_folder = Path(options.backbone_folder).resolve()
     return options
