@@ -1,12 +1,12 @@
 """Speech to pretrain the mini backbone on: prosody varies, no emotion labels.
 
-python make_pretraining_corpus.py OUTPUT_FOLDER [--n_utterances 6400]
+python make_pretraining_corpus.py OUTPUT_FOLDER [--n_utterances 12800]
 
 Each utterance changes its prosody at word boundaries, drawn freely along
 pitch, contour, tempo and loudness. What is written about it is what text
 offers: on most utterances cues in the words' own spelling (``WON``, ``sooo``,
-``won!``), on some an instruction before ``<|endofprompt|>``, on some emotive
-words that go with the voice, on the rest nothing, and then the voice is
+``won!``, ``[won]``), on some an instruction before ``<|endofprompt|>``, on some
+emotive words that go with the voice, on the rest nothing, and then the voice is
 calmer. See ``HibariTextFrontend`` for the cues.
 
 Writes ``wavs/*.wav`` (24 kHz) and ``pretraining.jsonl``: per utterance text,
@@ -24,7 +24,11 @@ import random
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
-from speechbrain_emofilm.integrations.hibari import HibariVoice, WordProsody
+from speechbrain_emofilm.integrations.hibari import (
+    Cues,
+    HibariVoice,
+    WordProsody,
+)
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np
@@ -40,7 +44,12 @@ from styles import (
 from tqdm import tqdm
 
 #: Share of utterances with each kind of text.
-TEXT_KINDS = {"cues": 0.65, "instruction": 0.12, "emotive": 0.10, "plain": 0.13}
+TEXT_KINDS = {"cues": 0.62, "instruction": 0.10, "emotive": 0.10, "plain": 0.18}
+#: Share of the spans with cues whose cue asks for plain speech, and how much
+#: prosody is left in them and in utterances without cues.
+PLAIN_SHARE = 0.25
+PLAIN_STRENGTH = 0.15
+UNCUED_STRENGTH = 0.3
 #: What later steps write into the corpus folder.
 DERIVED = ("mel.npy", "tokens.npy", "text_units.json", "decoded_mel.npy")
 CHUNK = 100
@@ -72,8 +81,7 @@ def draw_utterance(rng, make_sentence):
     edges = draw_spans(rng, len(words))
     if kind == "instruction":
         edges = [0, len(words)]
-    strength = 0.3 if kind == "plain" else 1.0
-    prosody = []
+    prosody, cues = [], []
     for first, last in zip(edges, edges[1:]):
         if kind == "emotive":
             mood = rng.choice(list(MOOD_WORDS))
@@ -81,19 +89,22 @@ def draw_utterance(rng, make_sentence):
                 MOOD_WORDS[mood].split()
             )
             base = EMOTION_PROSODY[mood].scaled(rng.uniform(0.6, 1.0))
+        elif kind == "cues" and rng.random() < PLAIN_SHARE:
+            base = draw_free_prosody(rng, PLAIN_STRENGTH)
+            cues += [Cues(plain=True)] * (last - first)
         else:
-            base = draw_free_prosody(rng, strength)
-        prosody += [(base, jitter(rng, base)) for _ in range(first, last)]
-    text = words
+            base = draw_free_prosody(
+                rng, UNCUED_STRENGTH if kind == "plain" else 1.0
+            )
+            cues += [cues_of(base)] * (last - first)
+        prosody += [jitter(rng, base) for _ in range(first, last)]
     if kind == "cues":
-        text = [
-            _write(word, cues_of(base))
-            for word, (base, _) in zip(words, prosody)
-        ]
-    text = " ".join(text) + ("" if kind == "cues" else ".")
+        text = " ".join(map(_write, words, cues))
+    else:
+        text = " ".join(words) + "."
     if kind == "instruction":
-        text = instruction_of(prosody[0][0]) + text
-    return words, text, [change for _, change in prosody]
+        text = instruction_of(base) + text
+    return words, text, prosody
 
 
 def _write(word, cues):
@@ -151,7 +162,7 @@ def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output_folder", type=Path)
-    parser.add_argument("--n_utterances", type=int, default=6400)
+    parser.add_argument("--n_utterances", type=int, default=12800)
     parser.add_argument("--seed", type=int, default=1986)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()

@@ -194,25 +194,35 @@ class PretrainingCorpus:
         """(N / 2,) index into the utterance's unit list at each speech
         token's centre, -1 in silence before the first unit.
         """
-        units = self.rows[index]["units"]
-        starts = np.array([unit[1] for unit in units])
-        ends = np.array([unit[2] for unit in units])
-        centres = (np.arange(self.n_frames(index) // 2) + 0.5) / 25
-        at = np.searchsorted(starts, centres, side="right") - 1
-        return np.where((at >= 0) & (centres < ends[-1] + 0.04), at, -1)
+        return self._units_at(index, 25, self.n_frames(index) // 2)
 
     def token_phonemes(self, index: int) -> np.ndarray:
         """(N / 2,) symbol (index into ``UNITS``) of each speech token, 0 (a
         space) in silence. A stress mark counts as the vowel behind it.
         """
+        return self._phonemes(index, self.token_units(index))
+
+    def frame_phonemes(self, index: int) -> np.ndarray:
+        """(N,) the same of each mel frame."""
+        units = self._units_at(index, 50, self.n_frames(index))
+        return self._phonemes(index, units)
+
+    def _units_at(self, index, rate, size):
+        units = self.rows[index]["units"]
+        starts = np.array([unit[1] for unit in units])
+        ends = np.array([unit[2] for unit in units])
+        centres = (np.arange(size) + 0.5) / rate
+        at = np.searchsorted(starts, centres, side="right") - 1
+        return np.where((at >= 0) & (centres < ends[-1] + 0.04), at, -1)
+
+    def _phonemes(self, index, units):
         symbols = [unit[0] for unit in self.rows[index]["units"]]
         spoken = [
             behind if symbol in "ˈˌ" else symbol
             for symbol, behind in zip(symbols, symbols[1:] + [" "])
         ]
-        at = self.token_units(index)
         classes = np.array([UNITS.index(symbol) for symbol in spoken])
-        return np.where(at >= 0, classes[at], 0)
+        return np.where(units >= 0, classes[units], 0)
 
     def normalisation(self) -> Dict[str, torch.Tensor]:
         """Mean and standard deviation of each mel channel."""

@@ -18,7 +18,7 @@ Authors
 
 import itertools
 import re
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from typing import Callable, List, Optional, Sequence, Tuple
 
 from speechbrain_emofilm.dataio.text import TextUnits, split_words
@@ -43,24 +43,31 @@ INSTRUCTION_WORDS = (
 #: Written cues of a word: one axis of prosody each, three levels.
 CUE_AXES = ("loudness", "pitch", "tempo", "contour")
 CUE_LEVELS = 3
-N_CUES = CUE_LEVELS ** len(CUE_AXES)
+#: Combinations of levels, and the cue that asks for no change at all.
+N_CUES = CUE_LEVELS ** len(CUE_AXES) + 1
 
 #: Letters of a stretched place that had one, as :class:`Cues` writes it.
 _STRETCHED_SIZE = 4
 _STRETCH = re.compile(r"([A-Za-z])\1{2,}")
 _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _INSTRUCTION_END = "<|endofprompt|>"
+#: Marks that may stand around several words.
+_PAIRS = ("()", "[]")
 #: Characters that are no letters but are read aloud.
 _SPOKEN_SYMBOLS = "#$%&+<=>@"
-#: Name of the predicted durations in hibari's graph.
-_DURATIONS = "/Clip_output_0"
+#: F0 above which hibari's dsp makes pulses, Hz.
+_VOICED_HZ = 40.0
+#: Names in hibari's graph: predicted durations before they are divided by the
+#: speed, and as they are after rounding, in steps of two frames.
+_RAW_DURATIONS, _DURATIONS = "/Sub_output_0", "/Clip_output_0"
 
 
 @dataclass(frozen=True)
 class Cues:
     """What the spelling of one word says about how to speak it.
 
-    Every field is -1, 0 or 1; 0 is plain text.
+    Every field but the last is -1, 0 or 1; where all are 0, the text says
+    nothing.
 
     Arguments
     ---------
@@ -74,33 +81,41 @@ class Cues:
     contour : int
         1 for a question mark (rising, ``won?``), -1 for a semicolon (falling,
         ``won;``).
+    plain : bool
+        True for brackets (``[won]``), the aside of a chronicler: no change
+        along any axis, whatever the other fields are.
 
     Example
     -------
     >>> Cues(loudness=1).code
     27
     >>> Cues.from_code(27)
-    Cues(loudness=1, pitch=0, tempo=0, contour=0)
+    Cues(loudness=1, pitch=0, tempo=0, contour=0, plain=False)
     """
 
     loudness: int = 0
     pitch: int = 0
     tempo: int = 0
     contour: int = 0
+    plain: bool = False
 
     @property
     def code(self) -> int:
-        """Index of this combination, 0 for plain text."""
+        """Index of this combination, 0 for text without cues."""
+        if self.plain:
+            return N_CUES - 1
         code = 0
-        for level in astuple(self):
-            code = code * CUE_LEVELS + level % CUE_LEVELS
+        for axis in CUE_AXES:
+            code = code * CUE_LEVELS + getattr(self, axis) % CUE_LEVELS
         return code
 
     @classmethod
     def from_code(cls, code: int) -> "Cues":
         """The combination with that index."""
+        if code == N_CUES - 1:
+            return cls(plain=True)
         levels = []
-        for _ in fields(cls):
+        for _ in CUE_AXES:
             code, level = divmod(code, CUE_LEVELS)
             levels.append(level if level < 2 else -1)
         return cls(*reversed(levels))
@@ -122,6 +137,8 @@ class Cues:
         >>> Cues(loudness=1, pitch=1, tempo=1).write("so")
         'SOOOO!'
         """
+        if self.plain:
+            return f"[{word}]"
         if self.tempo > 0:
             vowel = re.search(r"[aeiouyAEIOUY](?=[^aeiouy]*$)", word)
             at = vowel.start() if vowel else len(word) - 1
@@ -159,9 +176,9 @@ def read_cues(
     Example
     -------
     >>> read_cues("SOOOO!")
-    ('so', Cues(loudness=1, pitch=1, tempo=1, contour=0))
-    >>> read_cues("left,")
-    ('left', Cues(loudness=0, pitch=0, tempo=0, contour=0))
+    ('so', Cues(loudness=1, pitch=1, tempo=1, contour=0, plain=False))
+    >>> read_cues("[so]")[1].plain
+    True
     """
     match = _WORD.search(token)
     if match is None:
@@ -170,8 +187,11 @@ def read_cues(
     stretched = _STRETCH.search(word) is not None
     word = _unstretch(word, is_word)
     loud = len(word) > 1 and word.isupper()  # the pronoun I is not
+    word = word.lower() if loud else word
+    if "[" in token[: match.start()]:
+        return word, Cues(plain=True)
     falling_pitch = "..." in tail or "…" in tail
-    return word.lower() if loud else word, Cues(
+    return word, Cues(
         loudness=1 if loud else -int("(" in token[: match.start()]),
         pitch=1 if "!" in tail else -int(falling_pitch),
         tempo=1 if stretched else -int(tail.rstrip("),.").endswith("-")),
@@ -206,7 +226,7 @@ def _unstretch(word: str, is_word: Optional[Callable[[str], bool]]) -> str:
 def written_tokens(text: str) -> List[str]:
     """The words of a text, each with the marks written onto it.
 
-    Parentheses around several words are written onto each of them.
+    Parentheses and brackets around several words are written onto each.
 
     Arguments
     ---------
@@ -227,16 +247,17 @@ def written_tokens(text: str) -> List[str]:
     words = split_words(text)
     edges = [0, *(word.start for word in words[1:]), len(text)]
     tokens, before = [], text[: words[0].start] if words else ""
-    closing = -1  # where the parenthesis that was opened last ends
+    closing = dict.fromkeys("([", -1)  # where the one that was opened last ends
     for word, end in zip(words, edges[1:]):
         after, *rest = re.split(r"\s", text[word.end : end])
         if not rest and end < len(text):
             after = after.rstrip("-")  # the hyphen of a compound, no cue
         opening = re.split(r"\s", before)[-1]
-        if word.start < closing and "(" not in opening:
-            opening += "("
-        elif "(" in opening:
-            closing = text.find(")", word.start)
+        for left, right in _PAIRS:
+            if word.start < closing[left] and left not in opening:
+                opening += left
+            elif left in opening:
+                closing[left] = text.find(right, word.start)
         tokens.append(opening + text[word.start : word.end] + after)
         before = rest[-1] if rest else ""
     return tokens
@@ -254,7 +275,7 @@ class HibariTextFrontend:
     """English text to the units of the mini language model.
 
     A unit is one phoneme symbol (stress marks, spaces, commas and full stops
-    are units too) in one of the 81 combinations of written cues
+    are units too) in one of the 82 combinations of written cues
     (:class:`Cues`): ``id = cues * len(UNITS) + symbol``. As in the vocabulary
     of a large model, ``won``, ``WON`` and ``won!`` are thus different tokens.
     An instruction (``"loud fast<|endofprompt|>We won."``) adds one token per
@@ -500,10 +521,9 @@ class SpokenUtterance:
 class HibariVoice:
     """hibari's acoustic model with a prosody of its own for every word.
 
-    The ONNX graph is changed in memory: the one speaking rate becomes one per
-    phoneme, F0 is multiplied by a curve before the spectra are predicted from
-    it, and the predicted durations become an output. Level, breathiness and
-    tilt are set on the predicted spectra.
+    The ONNX graph is changed in memory: the duration of every symbol becomes
+    an input, and F0 is multiplied by a curve before the spectra are predicted
+    from it. Level, breathiness and tilt are set on the predicted spectra.
 
     Arguments
     ---------
@@ -539,7 +559,9 @@ class HibariVoice:
         self._dsp = dsp
         self._max_symbols = MAX_PHONEMES
         self._tts = Hibari()
-        self._session, self._duration_session = self._open(self._tts.model_path)
+        self._duration_session, self._f0_session, self._session = self._open(
+            self._tts.model_path
+        )
         kernel = np.hanning(7)[1:-1]
         self._kernel = kernel / kernel.sum()
         hertz = np.linspace(0, self.sample_rate / 2, dsp.N_FFT // 2 + 1)
@@ -548,18 +570,13 @@ class HibariVoice:
 
     @staticmethod
     def _open(path: str):
-        """Sessions over the changed graph: all of it, and durations only."""
+        """Sessions over the changed graph: durations, F0, and speech."""
         import onnx
         import onnx.utils
         import onnxruntime as ort
 
         model = onnx.load(path)
         graph = model.graph
-        for value in graph.input:
-            if value.name == "speed":
-                shape = value.type.tensor_type.shape
-                del shape.dim[:]
-                shape.dim.add().dim_param = "symbols"
         floats = onnx.TensorProto.FLOAT
         graph.input.append(
             onnx.helper.make_tensor_value_info("f0_factor", floats, [1, "F"])
@@ -582,7 +599,14 @@ class HibariVoice:
         extractor = onnx.utils.Extractor(
             onnx.shape_inference.infer_shapes(model)
         )
-        durations = extractor.extract_model(["ids", "speed"], [_DURATIONS])
+        timed = ["ids", _DURATIONS]
+        parts = (
+            extractor.extract_model(["ids"], [_RAW_DURATIONS]),
+            extractor.extract_model(timed, ["f0_predicted"]),
+            extractor.extract_model(
+                [*timed, "f0_factor"], [value.name for value in graph.output]
+            ),
+        )
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
@@ -592,7 +616,7 @@ class HibariVoice:
                 options,
                 providers=["CPUExecutionProvider"],
             )
-            for part in (model, durations)
+            for part in parts
         )
 
     def speak(
@@ -623,21 +647,32 @@ class HibariVoice:
         ids, symbols, spans = self._units(words)
         if spans is None or len(spans) != len(words):
             return None
-        pace = speaker.pace / speaker.warp
-        speed, starts, n_frames = self._pace(ids, spans, prosody, pace)
-        shift = int(round(self.lag / self.frame))
-        spans_f = [
-            (max(0, starts[a] - shift), max(1, starts[b] - shift))
-            for a, b in spans
-        ]
-        curves = self._curves(spans_f, prosody, n_frames)
-        log_f0 = curves["log_f0"] + np.log(speaker.pitch)
+        ids = np.asarray([ids], np.int64)
+        own = self._duration_session.run(None, {"ids": ids})[0].ravel()
+        own = own * (speaker.warp / speaker.pace)
+        neutral = _durations(own, spans, [1.0] * len(spans))
+        durations = _durations(
+            own, spans, [np.exp(change.duration) for change in prosody]
+        )
+        starts = _starts(durations)
+        spans_f = self._in_frames(spans, starts)
+        curves = self._curves(spans_f, prosody, starts[-1])
+        neutral_means = _voiced_means(
+            self._log_f0(ids, neutral),
+            self._in_frames(spans, _starts(neutral)),
+        )
+        log_f0 = _reach_means(
+            self._log_f0(ids, durations),
+            curves["log_f0"],
+            spans_f,
+            [m + change.pitch for m, change in zip(neutral_means, prosody)],
+            self._smooth,
+        )
+        factor = speaker.pitch * np.exp(log_f0)[None].astype(np.float32)
         out = self._session.run(
-            None,
-            self._feed(ids, speed, np.exp(log_f0)[None]),
+            None, {"ids": ids, _DURATIONS: durations, "f0_factor": factor}
         )
         harmonic, phase, noise, rest, rest_phase, f0 = (x[0] for x in out[:6])
-        f0 = self._centre_slopes(f0, spans_f, prosody)
         level = curves["gain"] * (np.log(10) / 20)
         tilt = self._shelf * curves["tilt"] * (np.log(10) / 20)
         wav = self._dsp.synth(
@@ -672,83 +707,43 @@ class HibariVoice:
                 spans.append((run[0] + 1, run[-1] + 2))  # id 0 is the pad
         return ids, [""] + known + [""], spans
 
-    def _feed(self, ids, speed, f0_factor):
-        return {
-            "ids": np.asarray([ids], np.int64),
-            "speed": speed,
-            "f0_factor": f0_factor.astype(np.float32),
-        }
-
-    def _pace(self, ids, spans, prosody, pace, n_trials=4):
-        """Speed of each symbol such that each word lasts as asked.
-
-        The model rounds every symbol to 25 ms, so that speed alone misses
-        the asked duration of short words: it is corrected by what came out,
-        and the best trial of each word is kept.
-        """
-        speed = np.full(len(ids), pace, np.float32)
-        neutral, _ = self._durations(ids, speed)
-        best = [(np.inf, 1.0)] * len(spans)
-        factors = [np.exp(-change.duration) for change in prosody]
-        for trial in range(n_trials + 1):
-            if trial == n_trials:
-                factors = [factor for _, factor in best]
-            for (first, last), factor in zip(spans, factors):
-                speed[first:last] = pace * factor
-            starts, n_frames = self._durations(ids, speed)
-            for index, ((a, b), change) in enumerate(zip(spans, prosody)):
-                target = (neutral[b] - neutral[a]) * np.exp(change.duration)
-                ratio = (starts[b] - starts[a]) / target
-                error = abs(np.log(ratio))
-                if error < best[index][0]:
-                    best[index] = (error, factors[index])
-                factors[index] *= ratio
-        return speed, starts, n_frames
-
-    def _durations(self, ids, speed):
-        """First frame of each symbol (one more than symbols), and frames."""
-        out = self._duration_session.run(
-            None, {"ids": np.asarray([ids], np.int64), "speed": speed}
-        )
-        ends = np.cumsum(out[0].ravel()).astype(int) * 2
-        return np.concatenate([[0], ends]), int(ends[-1])
-
     def _curves(self, spans, prosody, n_frames):
         """Frame-level curves of every word-level setting, smoothed."""
         curves = {
             name: np.zeros(n_frames, np.float32)
             for name in ("log_f0", "gain", "breath", "tilt")
         }
-        for (first, last), change in zip(spans, prosody):
-            size = last - first
-            curves["log_f0"][first:last] = change.pitch + np.linspace(
-                -change.slope / 2, change.slope / 2, size
-            )
-            curves["gain"][first:last] = change.gain
-            curves["breath"][first:last] = change.breath
-            curves["tilt"][first:last] = change.tilt
+        # A pause belongs by halves to the words around it.
+        edges = [(a[1] + b[0]) // 2 for a, b in zip(spans, spans[1:])]
+        edges = [0, *edges, n_frames]
+        for index, ((first, last), change) in enumerate(zip(spans, prosody)):
+            here = slice(edges[index], edges[index + 1])
+            ramp = np.arange(here.start, here.stop) - first
+            ramp = np.clip(ramp / max(1, last - first - 1), 0, 1) - 0.5
+            curves["log_f0"][here] = change.pitch + change.slope * ramp
+            curves["gain"][here] = change.gain
+            curves["breath"][here] = change.breath
+            curves["tilt"][here] = change.tilt
+        return {name: self._smooth(curve) for name, curve in curves.items()}
+
+    def _in_frames(self, spans, starts):
+        """First frame of each word and the first after it."""
+        shift = int(round(self.lag / self.frame))
+        return [
+            (max(0, starts[a] - shift), max(1, starts[b] - shift))
+            for a, b in spans
+        ]
+
+    def _log_f0(self, ids, durations):
+        """The model's own log F0 with those durations, NaN where unvoiced."""
+        feed = {"ids": ids, _DURATIONS: durations}
+        f0 = self._f0_session.run(None, feed)[0].ravel()
+        return np.log(np.where(f0 > _VOICED_HZ, f0, np.nan))
+
+    def _smooth(self, curve):
         half = len(self._kernel) // 2
-        return {
-            name: np.convolve(
-                np.pad(curve, half, mode="edge"), self._kernel, "valid"
-            ).astype(np.float32)
-            for name, curve in curves.items()
-        }
-
-    @staticmethod
-    def _centre_slopes(f0, spans, prosody):
-        """Make a word's mean log F0 change as asked where it is voiced.
-
-        A slope runs over the whole word, but what is heard of it is its
-        voiced part, whose mean would depend on where in the word that is.
-        """
-        f0 = f0.copy()
-        for (first, last), change in zip(spans, prosody):
-            ramp = np.linspace(-0.5, 0.5, last - first) * change.slope
-            voiced = f0[first:last] > 40.0
-            if voiced.any():
-                f0[first:last] *= np.exp(-ramp[voiced].mean())
-        return f0
+        padded = np.pad(curve, half, mode="edge")
+        return np.convolve(padded, self._kernel, "valid").astype(np.float32)
 
     def _finish(self, wav, f0, times, symbols, spans, warp):
         """Warp, cut the silence, and bring all times to the result."""
@@ -767,7 +762,7 @@ class HibariVoice:
         grid = begin + 0.01 + 0.02 * np.arange(int(len(wav) / rate * 50))
         nearest = np.clip(np.searchsorted(f0_times, grid), 0, len(f0) - 1)
         curve = np.interp(grid, f0_times, f0)
-        f0_grid = np.where(f0[nearest] > 40.0, curve, 0.0)
+        f0_grid = np.where(f0[nearest] > _VOICED_HZ, curve, 0.0)
         bounds = [[times[a], times[b]] for a, b in spans]
         for left, right in zip(bounds, bounds[1:]):
             if right[0] - left[1] <= 0.1:  # the space between two words
@@ -782,3 +777,48 @@ class HibariVoice:
             units=units,
             f0=f0_grid.astype(np.float32),
         )
+
+
+def _durations(own, spans, factors):
+    """Durations in whole steps, at least one each, float32.
+
+    A word's symbols are rounded together, so that it lasts as asked even
+    where each of its symbols lasts a step or two.
+    """
+    durations = np.maximum(1, np.round(own)).astype(np.float32)
+    for (first, last), factor in zip(spans, factors):
+        ends = np.round(np.cumsum(own[first:last] * factor))
+        at = 0.0
+        for index, end in enumerate(ends, first):
+            durations[index] = max(1.0, end - at)
+            at += durations[index]
+    return durations
+
+
+def _starts(durations):
+    """First frame of each symbol, and the number of frames."""
+    return np.concatenate([[0], 2 * np.cumsum(durations)]).astype(int)
+
+
+def _reach_means(own, change, spans, asked, smooth, n_passes=8):
+    """Move a curve of changes until words have the asked mean log F0.
+
+    The model's own F0 changes with the pace, above all at the end of a
+    sentence, and a slope runs over the whole word, of which the voiced part
+    is heard. Words without voice stay as they are.
+    """
+    change = change.copy()
+    for _ in range(n_passes):  # smoothing takes a little back
+        missing = np.zeros_like(change)
+        means = _voiced_means(own + change, spans)
+        for (first, last), mean, wanted in zip(spans, means, asked):
+            missing[first:last] = np.nan_to_num(wanted - mean)
+        change += smooth(missing)
+    return change
+
+
+def _voiced_means(log_f0, spans):
+    """Mean of each span's values that are numbers; NaN where none is."""
+    parts = [log_f0[first:last] for first, last in spans]
+    parts = [part[np.isfinite(part)] for part in parts]
+    return [part.mean() if len(part) else np.nan for part in parts]

@@ -87,7 +87,7 @@ class TokenizerTraining(NamedTuple):
     codes : torch.Tensor
         (B, S, 8) quantised to -1, 0, 1, with straight-through gradient.
     phonemes : torch.Tensor
-        (B, S, n_phonemes) logits.
+        (B, 2 S, n_phonemes) logits: a token lasts longer than many consonants.
     prosody : torch.Tensor
         (B, S, 3): normalised log F0, voicing logit, normalised level.
     """
@@ -104,6 +104,8 @@ class FSQSpeechTokenizer(nn.Module):
     ---------
     channels : int
         Width of the encoder.
+    n_blocks : int
+        Its blocks at the rate of the tokens.
     n_phonemes : int
         Classes of the training-only phoneme head; 0 builds no training
         heads (inference).
@@ -120,7 +122,11 @@ class FSQSpeechTokenizer(nn.Module):
     token_rate = 25
 
     def __init__(
-        self, channels: int = 160, n_phonemes: int = 0, n_mels: int = 80
+        self,
+        channels: int = 160,
+        n_blocks: int = 3,
+        n_phonemes: int = 0,
+        n_mels: int = 80,
     ):
         super().__init__()
         self.register_buffer("mean", torch.full((n_mels,), -6.0))
@@ -130,9 +136,7 @@ class FSQSpeechTokenizer(nn.Module):
             ConvNeXtBlock(channels),
             ConvNeXtBlock(channels),
             SameConv(channels, channels, 4, stride=2),
-            ConvNeXtBlock(channels),
-            ConvNeXtBlock(channels),
-            ConvNeXtBlock(channels),
+            *(ConvNeXtBlock(channels) for _ in range(n_blocks)),
             nn.LayerNorm(channels),
             nn.Linear(channels, 8),
         )
@@ -144,7 +148,7 @@ class FSQSpeechTokenizer(nn.Module):
                     "shared": nn.Sequential(
                         SameConv(8, channels, 3), nn.GELU()
                     ),
-                    "phonemes": nn.Linear(channels, n_phonemes),
+                    "phonemes": nn.Linear(channels, 2 * n_phonemes),
                     "prosody": nn.Linear(channels, N_PROSODY),
                 }
             )
@@ -169,8 +173,9 @@ class FSQSpeechTokenizer(nn.Module):
         """
         codes, _ = self.fsq(self.encode(mel))
         shared = self.heads["shared"](codes)
+        phonemes = self.heads["phonemes"](shared).unflatten(2, (2, -1))
         return TokenizerTraining(
-            codes, self.heads["phonemes"](shared), self.heads["prosody"](shared)
+            codes, phonemes.flatten(1, 2), self.heads["prosody"](shared)
         )
 
     @torch.no_grad()
@@ -206,6 +211,8 @@ class TokenDecoder(nn.Module):
     ---------
     n_speakers : int
     channels : int
+    n_blocks : int
+        Blocks at the rate of the tokens.
     n_mels : int
 
     Example
@@ -215,11 +222,19 @@ class TokenDecoder(nn.Module):
     torch.Size([1, 10, 80])
     """
 
-    def __init__(self, n_speakers: int, channels: int = 192, n_mels: int = 80):
+    def __init__(
+        self,
+        n_speakers: int,
+        channels: int = 192,
+        n_blocks: int = 3,
+        n_mels: int = 80,
+    ):
         super().__init__()
         self.input = SameConv(8, channels, 5)
         self.speaker = nn.Embedding(n_speakers, channels)
-        self.at_25 = nn.Sequential(*(ConvNeXtBlock(channels) for _ in range(3)))
+        self.at_25 = nn.Sequential(
+            *(ConvNeXtBlock(channels) for _ in range(n_blocks))
+        )
         self.upsample = nn.Linear(channels, 2 * channels)
         self.at_50 = nn.Sequential(
             ConvNeXtBlock(channels),

@@ -26,6 +26,8 @@ class RegressionDecoder(nn.Module):
     ---------
     channels : int
         Width.
+    n_blocks : int
+        Blocks at the rate of the tokens.
     speaker_dim : int
         Size of the speaker vector.
     n_mels : int
@@ -47,6 +49,7 @@ class RegressionDecoder(nn.Module):
     def __init__(
         self,
         channels: int = 192,
+        n_blocks: int = 3,
         speaker_dim: int = 160,
         n_mels: int = 80,
         mel_mean: float = -6.0,
@@ -57,7 +60,9 @@ class RegressionDecoder(nn.Module):
         self.fsq = FSQ()
         self.input = SameConv(8, channels, 5)
         self.speaker = nn.Linear(speaker_dim, channels)
-        self.at_25 = nn.Sequential(*(ConvNeXtBlock(channels) for _ in range(3)))
+        self.at_25 = nn.Sequential(
+            *(ConvNeXtBlock(channels) for _ in range(n_blocks))
+        )
         self.upsample = nn.Linear(channels, 2 * channels)
         self.at_50 = nn.Sequential(
             ConvNeXtBlock(channels),

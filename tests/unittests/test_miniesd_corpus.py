@@ -118,7 +118,8 @@ def test_intensity_scales_the_style():
 
 
 def test_free_prosody_covers_every_style():
-    for style in styles.EMOTION_PROSODY.values():
+    every = [s for rules in styles.ACTORS.values() for s in rules.values()]
+    for style in every:
         for axis, (low, high) in styles.FREE_RANGE.items():
             assert low <= getattr(style, axis) <= high
     rng = random.Random(0)
@@ -297,6 +298,7 @@ def test_unfinished_corpus_is_finished_with_the_same_options(
     "wrong, message",
     [
         ({"n_sentences": 3}, "no options n_sentences"),
+        ({"actor": "third"}, "no actor third: choose from first, second"),
         ({"speakers": ["0001"]}, "no speakers 0001: choose from 0011"),
     ],
 )
@@ -380,6 +382,20 @@ def test_asked_changes_belong_to_the_words(corpus, labels):
             }
 
 
+def test_actors_differ_in_prosody_alone(corpus, labels, tmp_path):
+    options = {**OPTIONS, "actor": "second"}
+    other = make_corpus.make_corpus(tmp_path / "second", **options)
+    assert transcripts(other) == transcripts(corpus)
+    other_labels = read_word_labels(other / "word_labels.json", EMOTIONS)
+    for uid, entry in labels.items():
+        ours, others = (
+            [(w.word, w.emotion, w.intensity) for w in e.words]
+            for e in (entry, other_labels[uid])
+        )
+        assert ours == others
+    assert read_json(other / "asked.json") != read_json(corpus / "asked.json")
+
+
 def test_transitions_switch_at_known_words(corpus, labels):
     splits = read_json(corpus / "transitions" / "splits.json")
     assert Counter(splits.values()) == {"train": 4, "evaluation": 2, "test": 2}
@@ -436,21 +452,25 @@ def test_chunk_depends_on_its_number_and_the_seed_alone(pretraining, tmp_path):
 def test_every_kind_of_text_is_drawn_with_calm_plain_ones():
     rng = random.Random(0)
     make_sentence = sentences.SentenceMaker(0)
-    strength = {"cues": [], "instruction": [], "plain": []}
+    strength = {"cues": [], "instruction": [], "plain": [], "brackets": []}
     for _ in range(300):
         words, text, prosody = make_pretraining_corpus.draw_utterance(
             rng, make_sentence
         )
         assert len(prosody) == len(words)
         spoken = text.rpartition("<|endofprompt|>")[2]
-        tokens = written_tokens(spoken)
-        assert len(tokens) == len(words)
+        cues = [read_cues(token)[1] for token in written_tokens(spoken)]
+        assert len(cues) == len(words)
         kind = "instruction" if spoken != text else "plain"
-        if any(read_cues(token)[1].code for token in tokens):
+        if any(cue.code for cue in cues):
             kind = "cues"
-        strength[kind] += [abs(change.gain) for change in prosody]
-    assert np.mean(strength["plain"]) < 0.8 * np.mean(strength["cues"])
-    assert np.mean(strength["instruction"]) > 2
+        for cue, change in zip(cues, prosody):
+            kind_here = "brackets" if cue.plain else kind
+            strength[kind_here].append(abs(change.gain))
+    mean = {kind: np.mean(values) for kind, values in strength.items()}
+    assert mean["plain"] < 0.8 * mean["cues"]
+    assert mean["brackets"] < 0.4 * mean["cues"]
+    assert mean["instruction"] > 2
 
 
 def test_no_emotion_label_is_written(pretraining):

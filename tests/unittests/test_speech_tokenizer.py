@@ -77,11 +77,11 @@ def test_mel_is_normalised_by_the_corpus_statistics(tokenizer):
     torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_training_output_has_a_row_for_each_token(tokenizer):
+def test_training_output_has_rows_for_each_token(tokenizer):
     out = tokenizer(torch.randn(2, 20, 80))
     assert out.codes.shape == (2, 10, 8)
     assert set(out.codes.detach().unique().tolist()) <= {-1.0, 0.0, 1.0}
-    assert out.phonemes.shape == (2, 10, 5)
+    assert out.phonemes.shape == (2, 20, 5)
     assert out.prosody.shape == (2, 10, 3)
 
 
@@ -97,7 +97,7 @@ def test_tokens_can_be_learned(tokenizer):
     """The heads read a phoneme from the codes after some steps."""
     torch.manual_seed(0)
     mel = torch.randn(4, 1, 80).repeat_interleave(8, 1) - 6
-    target = torch.arange(4)[:, None].expand(4, 4)
+    target = torch.arange(4)[:, None].expand(4, 8)
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=0.01)
     for _ in range(30):
         logits = tokenizer(mel).phonemes

@@ -21,7 +21,8 @@ class CuedUnitEmbedding(nn.Module):
     """A row per unit and written cue, made as a sum.
 
     ``row(unit, cues) = unit + sum over axes of cue(axis, level)``, with
-    nothing added for plain text. A large model finds such regularities in
+    nothing added where the text says nothing, and a vector of its own for
+    the cue that asks for plain speech. A large model finds such regularities in
     its vocabulary by itself; a small one is given them, and the finished
     table is stored as the plain ``embed_tokens`` of the LLM.
 
@@ -33,7 +34,7 @@ class CuedUnitEmbedding(nn.Module):
     Example
     -------
     >>> CuedUnitEmbedding(16).weight.shape
-    torch.Size([4141, 16])
+    torch.Size([4192, 16])
     """
 
     def __init__(self, dim: int):
@@ -42,11 +43,13 @@ class CuedUnitEmbedding(nn.Module):
         self.cue = nn.Parameter(
             0.1 * torch.randn(len(CUE_AXES), CUE_LEVELS - 1, dim)
         )
+        self.plain = nn.Parameter(0.1 * torch.randn(1, dim))
         self.instruction = nn.Parameter(
             0.3 * torch.randn(len(INSTRUCTION_WORDS), dim)
         )
-        present = torch.zeros(N_CUES, len(CUE_AXES), CUE_LEVELS - 1)
-        for code in range(N_CUES):
+        n_combinations = N_CUES - 1
+        present = torch.zeros(n_combinations, len(CUE_AXES), CUE_LEVELS - 1)
+        for code in range(n_combinations):
             cues = Cues.from_code(code)
             for axis, name in enumerate(CUE_AXES):
                 level = getattr(cues, name)
@@ -56,8 +59,9 @@ class CuedUnitEmbedding(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The whole table (81 units + instruction words, dim)."""
+        """The whole table (82 units + instruction words, dim)."""
         cues = torch.einsum("cal,ald->cd", self.present, self.cue)
+        cues = torch.cat([cues, self.plain])
         rows = (cues[:, None] + self.unit).flatten(0, 1)
         return torch.cat([rows, self.instruction])
 

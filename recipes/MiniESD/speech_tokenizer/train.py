@@ -56,17 +56,16 @@ class Segments(torch.utils.data.Dataset):
         index = self.indices[draw[0] % len(self.indices)]
         n_positions = self.corpus.n_frames(index) // 2 - self.n_tokens + 1
         first = draw[1] % n_positions
-        tokens = slice(first, first + self.n_tokens)
         frames = slice(2 * first, 2 * (first + self.n_tokens))
         if index not in self._cache:
             self._cache[index] = (
-                self.corpus.token_phonemes(index),
+                self.corpus.frame_phonemes(index),
                 self.corpus.relative_log_f0(index).astype(np.float32),
             )
         phonemes, f0 = self._cache[index]
         return {
             "mel": torch.from_numpy(self.corpus.mel(index)[frames]),
-            "phonemes": torch.from_numpy(phonemes[tokens]),
+            "phonemes": torch.from_numpy(phonemes[frames]),
             "f0": torch.from_numpy(f0[frames]),
             "speaker": self.corpus.speaker(index),
         }
