@@ -201,11 +201,61 @@ class FSQSpeechTokenizer(nn.Module):
         return self.tokenize_mel(log_mel(wav))
 
 
-class TokenDecoder(nn.Module):
-    """A direct (regression) decoder of tokens, trained with the tokenizer.
+class MelDecoder(nn.Module):
+    """The layers from codes at 25 Hz and a speaker to mel frames at 50 Hz.
 
-    It only serves to train the tokenizer: the speech that the project makes
-    is decoded by flow matching.
+    Arguments
+    ---------
+    speaker : torch.nn.Module
+        What makes a vector (B, channels) of the speaker.
+    channels : int
+        Width.
+    n_blocks : int
+        Blocks at the rate of the tokens.
+    n_mels : int
+        Mel bands.
+
+    Example
+    -------
+    >>> decoder = MelDecoder(nn.Embedding(2, 16), channels=16)
+    >>> decoder.decode(torch.zeros(1, 5, 8), torch.tensor([1])).shape
+    torch.Size([1, 10, 80])
+    """
+
+    def __init__(
+        self,
+        speaker: nn.Module,
+        channels: int = 192,
+        n_blocks: int = 3,
+        n_mels: int = 80,
+    ):
+        super().__init__()
+        self.input = SameConv(8, channels, 5)
+        self.speaker = speaker
+        self.at_25 = nn.Sequential(
+            *(ConvNeXtBlock(channels) for _ in range(n_blocks))
+        )
+        self.upsample = nn.Linear(channels, 2 * channels)
+        self.at_50 = nn.Sequential(
+            ConvNeXtBlock(channels),
+            ConvNeXtBlock(channels),
+            nn.LayerNorm(channels),
+            nn.Linear(channels, n_mels),
+        )
+
+    def decode(
+        self, codes: torch.Tensor, speaker: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, S, 8) codes and what `speaker` takes to (B, 2 S, n_mels)."""
+        x = self.at_25(self.input(codes) + self.speaker(speaker)[:, None])
+        x = self.upsample(x).unflatten(2, (2, -1)).flatten(1, 2)
+        return self.at_50(x)
+
+
+class TokenDecoder(MelDecoder):
+    """A direct decoder of codes that is trained with the tokenizer.
+
+    The token decoder's training may start from it.
 
     Arguments
     ---------
@@ -229,19 +279,8 @@ class TokenDecoder(nn.Module):
         n_blocks: int = 3,
         n_mels: int = 80,
     ):
-        super().__init__()
-        self.input = SameConv(8, channels, 5)
-        self.speaker = nn.Embedding(n_speakers, channels)
-        self.at_25 = nn.Sequential(
-            *(ConvNeXtBlock(channels) for _ in range(n_blocks))
-        )
-        self.upsample = nn.Linear(channels, 2 * channels)
-        self.at_50 = nn.Sequential(
-            ConvNeXtBlock(channels),
-            ConvNeXtBlock(channels),
-            nn.LayerNorm(channels),
-            nn.Linear(channels, n_mels),
-        )
+        speaker = nn.Embedding(n_speakers, channels)
+        super().__init__(speaker, channels, n_blocks, n_mels)
 
     def forward(
         self, codes: torch.Tensor, speaker: torch.Tensor
@@ -249,9 +288,7 @@ class TokenDecoder(nn.Module):
         """(B, S, 8) codes and (B,) speakers to a normalised log-mel
         (B, 2 S, 80).
         """
-        x = self.at_25(self.input(codes) + self.speaker(speaker)[:, None])
-        batch, steps, channels = x.shape
-        return self.at_50(self.upsample(x).view(batch, 2 * steps, channels))
+        return self.decode(codes, speaker)
 
 
 def pool_prosody(

@@ -7,7 +7,7 @@ Authors
 from typing import Optional, Tuple
 
 from speechbrain_emofilm.lobes.fsq import FSQ
-from speechbrain_emofilm.lobes.speech_tokenizer import ConvNeXtBlock, SameConv
+from speechbrain_emofilm.lobes.speech_tokenizer import MelDecoder
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 
-class RegressionDecoder(nn.Module):
+class RegressionDecoder(MelDecoder):
     """The mean log-mel of speech tokens, given the speaker.
 
     Convolutional and deterministic. It is called as ``CosyVoice2Flow`` is, so
@@ -55,21 +55,10 @@ class RegressionDecoder(nn.Module):
         mel_mean: float = -6.0,
         mel_std: float = 2.5,
     ):
-        super().__init__()
+        speaker = nn.Linear(speaker_dim, channels)
+        super().__init__(speaker, channels, n_blocks, n_mels)
         self.mel_mean, self.mel_std = mel_mean, mel_std
         self.fsq = FSQ()
-        self.input = SameConv(8, channels, 5)
-        self.speaker = nn.Linear(speaker_dim, channels)
-        self.at_25 = nn.Sequential(
-            *(ConvNeXtBlock(channels) for _ in range(n_blocks))
-        )
-        self.upsample = nn.Linear(channels, 2 * channels)
-        self.at_50 = nn.Sequential(
-            ConvNeXtBlock(channels),
-            ConvNeXtBlock(channels),
-            nn.LayerNorm(channels),
-            nn.Linear(channels, n_mels),
-        )
 
     def forward(
         self, tokens: torch.Tensor, xvector: torch.Tensor
@@ -88,10 +77,8 @@ class RegressionDecoder(nn.Module):
         torch.Tensor
             (B, 2 S, n_mels) natural-log mel.
         """
-        speaker = self.speaker(F.normalize(xvector, dim=1))
-        x = self.input(self.fsq.from_id(tokens)) + speaker[:, None]
-        x = self.upsample(self.at_25(x)).unflatten(2, (2, -1)).flatten(1, 2)
-        return self.at_50(x) * self.mel_std + self.mel_mean
+        mel = self.decode(self.fsq.from_id(tokens), F.normalize(xvector, dim=1))
+        return mel * self.mel_std + self.mel_mean
 
     @torch.no_grad()
     def inference(
