@@ -52,7 +52,7 @@ _STRETCH = re.compile(r"([A-Za-z])\1{2,}")
 _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _INSTRUCTION_END = "<|endofprompt|>"
 #: Marks that may stand around several words.
-_PAIRS = ("()", "[]")
+_PAIRS = {"(": ")", "[": "]"}
 #: Characters that are no letters but are read aloud.
 _SPOKEN_SYMBOLS = "#$%&+<=>@"
 #: F0 above which hibari's dsp makes pulses, Hz.
@@ -247,13 +247,15 @@ def written_tokens(text: str) -> List[str]:
     words = split_words(text)
     edges = [0, *(word.start for word in words[1:]), len(text)]
     tokens, before = [], text[: words[0].start] if words else ""
-    closing = dict.fromkeys("([", -1)  # where the one that was opened last ends
+    closing = dict.fromkeys(
+        _PAIRS, -1
+    )  # where the one that was opened last ends
     for word, end in zip(words, edges[1:]):
         after, *rest = re.split(r"\s", text[word.end : end])
         if not rest and end < len(text):
             after = after.rstrip("-")  # the hyphen of a compound, no cue
         opening = re.split(r"\s", before)[-1]
-        for left, right in _PAIRS:
+        for left, right in _PAIRS.items():
             if word.start < closing[left] and left not in opening:
                 opening += left
             elif left in opening:

@@ -538,6 +538,16 @@ def test_tokens_know_their_unit_and_phoneme(features):
         assert not phonemes & set("ˈˌ")
 
 
+def test_frames_know_their_phoneme(features):
+    for index, row in enumerate(features.rows):
+        frames = features.frame_phonemes(index)
+        assert len(frames) == features.n_frames(index)
+        for symbol, start, end in row["units"]:
+            if symbol not in "ˈˌ" and end - start >= 0.02:
+                centre = (start + end) / 2
+                assert UNITS[frames[int(50 * centre)]] == symbol
+
+
 def test_relative_f0_has_no_speaker_in_it(features):
     by_speaker = {}
     for index in range(len(features.rows)):

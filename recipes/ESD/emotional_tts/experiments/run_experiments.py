@@ -607,7 +607,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--evaluate_flags", default="", help="more options of evaluate.py")
     options = parser.parse_args(arguments)
     for name, value in vars(options).items():
-        if isinstance(value, Path) and name != "results_folder":
+        if isinstance(value, Path):
             setattr(options, name, value.resolve())
     if Path(options.backbone_folder).is_dir():
         options.backbone_folder = Path(options.backbone_folder).resolve()
