@@ -451,8 +451,8 @@ class CosyVoice2LM(nn.Module):
             ``unconditional + w * (conditional - unconditional)``.
         candidate_top_k : Optional[int]
             Only so many tokens, the most probable ones by the conditional
-            logits, and the end can be chosen, whatever guidance or the
-            redraw of a repeated token prefers; all if None, as upstream.
+            logits, can be chosen, whatever guidance or the redraw of a
+            repeated token prefers; all if None, as upstream.
         candidate_top_p : float
             Of these, only the most probable ones that together reach this
             probability.
@@ -556,11 +556,14 @@ class CosyVoice2LM(nn.Module):
         spoken = torch.full((len(min_lens), n_steps), IGNORE, device=device)
         rows = torch.arange(len(min_lens), device=device)  # still speaking
         cached, unread = CachedQwen2(self.llm, padding), prefixes
+        specials = torch.arange(self.end_id + 3, device=device) >= self.end_id
         for step in range(n_steps):
             hidden = cached(unread)[:, -1]
-            logits = self._score(hidden, n_variants, guidance, nucleus)
-            logits[:, self.end_id + 1 :] = -torch.inf
-            logits[step < min_lens[rows], self.end_id] = -torch.inf
+            forbidden = specials.repeat(len(rows), 1)
+            forbidden[:, self.end_id] = step < min_lens[rows]
+            logits = self._score(
+                hidden, n_variants, guidance, nucleus, forbidden
+            )
             tokens = sampler(
                 logits.log_softmax(-1), spoken[rows, :step], noise(rows)
             )
@@ -590,13 +593,16 @@ class CosyVoice2LM(nn.Module):
         n_variants: int,
         guidance: float,
         nucleus: Tuple[Optional[int], float],
+        forbidden: torch.Tensor,
     ) -> torch.Tensor:
         """Scores of the next token, shape (rows, V + 3)."""
         logits = self.llm_decoder(hidden).float()
-        conditional = logits[: len(logits) // n_variants]
+        conditional = logits[: len(forbidden)]
         if n_variants == 2:
             unconditional = logits[len(conditional) :]
             logits = unconditional + guidance * (conditional - unconditional)
+        conditional = conditional.masked_fill(forbidden, -torch.inf)
+        logits = logits.masked_fill(forbidden, -torch.inf)
         top_k, top_p = nucleus
         if top_k is None and top_p >= 1:
             return logits
@@ -605,9 +611,9 @@ class CosyVoice2LM(nn.Module):
         probs, ids = conditional.softmax(-1).topk(top_k or logits.shape[1], -1)
         outside = probs.cumsum(-1) - probs >= top_p
         candidates = logits.gather(1, ids).masked_fill(outside, -torch.inf)
-        chosen = torch.full_like(logits, -torch.inf).scatter(1, ids, candidates)
-        chosen[:, self.end_id] = logits[:, self.end_id]
-        return chosen
+        # The end, too, has to be among them: were it always a candidate, the
+        # redraw of a repeated token that is all but certain would be the end.
+        return torch.full_like(logits, -torch.inf).scatter(1, ids, candidates)
 
     @torch.no_grad()
     def generate_stream(
