@@ -229,7 +229,8 @@ def choose_mixed(utterances, neutral, n):
     -------
     list of Utterance
         Sentence i by speaker i modulo their number, or, if that speaker
-        lacks it, by the next who has it.
+        lacks it, by the next who has it; after the last sentence, the first
+        by the next speaker, and so on.
     """
     by_text = {}
     for u in utterances.values():
@@ -238,11 +239,15 @@ def choose_mixed(utterances, neutral, n):
             if (u.speaker, u.text) in neutral:
                 readings[u.speaker] = u
     speakers = sorted({speaker for speaker, _ in neutral})
+    read = [readings for readings in by_text.values() if readings]
     chosen = []
-    for index, readings in enumerate(filter(None, by_text.values())):
-        turn = index % len(speakers)
-        order = speakers[turn:] + speakers[:turn]
-        chosen.append(next(readings[s] for s in order if s in readings))
+    for first in range(len(speakers)):
+        for index, readings in enumerate(read, first):
+            turn = index % len(speakers)
+            order = speakers[turn:] + speakers[:turn]
+            speaker = next((s for s in order if s in readings), None)
+            if speaker is not None:
+                chosen.append(readings.pop(speaker))
     return chosen[:n]
 
 
