@@ -19,21 +19,21 @@ EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 EMOTION_PROSODY: Dict[str, WordProsody] = {
     "neutral": WordProsody(),
     "angry": WordProsody(
-        pitch=0.05, slope=-0.20, duration=-0.30, gain=7.0, breath=-0.3, tilt=5.0
+        pitch=0.05, slope=-0.25, duration=-0.10, gain=7.0, breath=-0.3, tilt=5.0
     ),
     "happy": WordProsody(
-        pitch=0.36, slope=0.05, duration=-0.05, gain=3.0, tilt=2.0
+        pitch=0.34, slope=0.05, duration=-0.05, gain=3.0, tilt=2.0
     ),
     "sad": WordProsody(
         pitch=-0.26,
         slope=-0.10,
-        duration=0.42,
+        duration=0.46,
         gain=-7.0,
-        breath=0.8,
-        tilt=-6.0,
+        breath=0.4,
+        tilt=-5.0,
     ),
     "surprise": WordProsody(
-        pitch=0.24, slope=0.60, duration=0.24, gain=1.0, breath=0.1
+        pitch=0.24, slope=0.60, duration=0.30, gain=1.0, breath=0.1
     ),
 }
 
@@ -42,17 +42,17 @@ EMOTION_PROSODY: Dict[str, WordProsody] = {
 SECOND_EMOTION_PROSODY: Dict[str, WordProsody] = {
     "neutral": WordProsody(),
     "angry": WordProsody(
-        pitch=0.18, slope=-0.10, duration=-0.22, gain=5.5, breath=-0.2, tilt=6.0
+        pitch=0.18, slope=-0.10, duration=-0.12, gain=5.5, breath=-0.2, tilt=6.0
     ),
     "happy": WordProsody(
-        pitch=0.26, slope=0.15, duration=-0.14, gain=2.0, tilt=1.0
+        pitch=0.26, slope=0.15, duration=-0.10, gain=2.0, tilt=1.0
     ),
     "sad": WordProsody(
         pitch=-0.18,
         slope=-0.18,
         duration=0.32,
         gain=-5.0,
-        breath=1.0,
+        breath=0.6,
         tilt=-4.0,
     ),
     "surprise": WordProsody(
