@@ -22,7 +22,9 @@ FRAME_RATE = 200  # frames per second
 SAMPLE_RATE = 24000
 HOP = SAMPLE_RATE // FRAME_RATE
 WINDOW = 1024
+F0_RANGE = (60.0, 800.0)  # Hz
 FEWEST_VOICED = 3  # frames of a word that make its pitch sure
+DOUBLED = 0.1  # how much better a sound repeats after two periods than one
 PROSODY_CHANGES = (
     "f0",
     "energy",
@@ -274,13 +276,14 @@ def _voice(wav: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
     f0, times = pyworld.dio(
         wav,
         SAMPLE_RATE,
-        f0_floor=60.0,
-        f0_ceil=800.0,
+        f0_floor=F0_RANGE[0],
+        f0_ceil=F0_RANGE[1],
         frame_period=1000 / FRAME_RATE,
     )
     f0 = pyworld.stonemask(wav, f0, times, SAMPLE_RATE)
     if (f0 > 0).any():
         f0[f0 < 0.6 * np.median(f0[f0 > 0])] = 0.0
+    f0 = _halve_doubled(wav, f0)
     aperiodicity = pyworld.d4c(wav, f0, times, SAMPLE_RATE)
     band = slice(*(int(f * aperiodicity.shape[1] / 12000) for f in (2e3, 6e3)))
     breathiness = _decibel((aperiodicity[:, band] ** 2).mean(1))
@@ -291,6 +294,40 @@ def _voice(wav: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
     log_f0[:n][voiced[:n]] = np.log(f0[:n][voiced[:n]])
     breath[:n][voiced[:n]] = breathiness[:n][voiced[:n]]
     return log_f0, breath
+
+
+def _halve_doubled(wav: np.ndarray, f0: np.ndarray) -> np.ndarray:
+    """Corrects voiced stretches whose F0 was found an octave too high.
+
+    Those of a low, breathy voice, whose first harmonic is weak, often are. Their
+    sound repeats itself better after two of the found periods than after one.
+    """
+    f0 = f0.copy()
+    jumps = np.abs(np.diff(np.log(np.maximum(f0, 1.0)))) > 0.2
+    for stretch in np.split(np.arange(len(f0)), np.flatnonzero(jumps) + 1):
+        if np.median(f0[stretch]) < 2 * F0_RANGE[0]:
+            continue
+        better = [
+            _similarity(wav, frame * HOP, 2 * period, 2 * period)
+            - _similarity(wav, frame * HOP, period, 2 * period)
+            for frame, period in zip(
+                stretch, np.rint(SAMPLE_RATE / f0[stretch]).astype(int)
+            )
+        ]
+        if np.mean(better) > DOUBLED:
+            f0[stretch] /= 2
+    return f0
+
+
+def _similarity(wav: np.ndarray, centre: int, lag: int, length: int) -> float:
+    """Correlation of two pieces around `centre`; 0 beyond the sound."""
+    start = centre - (lag + length) // 2
+    if start < 0 or start + lag + length > len(wav):
+        return 0.0
+    a = wav[start : start + length]
+    b = wav[start + lag : start + lag + length]
+    power = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / power) if power > 0 else 0.0
 
 
 def _power_spectra(wav: np.ndarray, n_frames: int) -> np.ndarray:

@@ -147,6 +147,17 @@ def test_the_path_of_a_warp_is_monotonic_and_complete():
     assert path[-1].tolist() == [len(tracks[0]) - 1, len(tracks[1]) - 1]
 
 
+@pytest.mark.parametrize(
+    "odd, first, f0", [(0.5, 0.5, 100.0), (0.5, 0.01, 100.0), (0.0, 0.0, 200.0)]
+)
+def test_a_weak_first_harmonic_does_not_double_the_pitch(odd, first, f0):
+    t = np.arange(RATE) / RATE
+    amplitudes = 0.02 * np.array([first, 1.0, odd, 1.0, odd, 1.0])
+    wav = amplitudes @ np.sin(2 * np.pi * np.outer(100 * np.arange(1, 7), t))
+    track = prosody_track(wav, RATE)
+    assert np.exp(np.nanmedian(track.log_f0)) == pytest.approx(f0, rel=0.01)
+
+
 def test_a_track_has_a_fixed_frame_rate_at_any_sample_rate():
     t = np.arange(2 * 16000) / 16000
     wav = sum(np.sin(2 * np.pi * 180 * h * t) for h in range(1, 12)) / 40
