@@ -299,8 +299,8 @@ def _voice(wav: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
 def _halve_doubled(wav: np.ndarray, f0: np.ndarray) -> np.ndarray:
     """Corrects voiced stretches whose F0 was found an octave too high.
 
-    Those of a low, breathy voice, whose first harmonic is weak, often are. Their
-    sound repeats itself better after two of the found periods than after one.
+    Those of a low, breathy voice, whose first harmonic is weak, often are.
+    Such sound repeats itself better after two of the periods than after one.
     """
     f0 = f0.copy()
     jumps = np.abs(np.diff(np.log(np.maximum(f0, 1.0)))) > 0.2
