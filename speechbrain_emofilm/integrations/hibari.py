@@ -247,9 +247,8 @@ def written_tokens(text: str) -> List[str]:
     words = split_words(text)
     edges = [0, *(word.start for word in words[1:]), len(text)]
     tokens, before = [], text[: words[0].start] if words else ""
-    closing = dict.fromkeys(
-        _PAIRS, -1
-    )  # where the one that was opened last ends
+    # Where the one that was opened last ends.
+    closing = dict.fromkeys(_PAIRS, -1)
     for word, end in zip(words, edges[1:]):
         after, *rest = re.split(r"\s", text[word.end : end])
         if not rest and end < len(text):

@@ -96,10 +96,8 @@ def test_mixed_sentences_are_read_by_the_speakers_in_turn(corpus, neutral):
 def test_another_speaker_reads_what_one_cannot_be_compared_in(corpus, neutral):
     del neutral["0011", TEXTS[0]]
     chosen = evaluate.choose_mixed(corpus, neutral, 40)
-    assert [u.speaker for u in chosen] == [
-        *["0012", "0012", "0011"],
-        *["0011", "0012"],
-    ]
+    assert [u.speaker for u in chosen[:3]] == ["0012", "0012", "0011"]
+    assert [u.speaker for u in chosen[3:]] == ["0011", "0012"]
 
 
 def test_single_emotions_and_speakers_take_turns(corpus, neutral):

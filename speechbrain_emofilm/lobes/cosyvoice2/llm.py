@@ -601,13 +601,13 @@ class CosyVoice2LM(nn.Module):
         if n_variants == 2:
             unconditional = logits[len(conditional) :]
             logits = unconditional + guidance * (conditional - unconditional)
-        conditional = conditional.masked_fill(forbidden, -torch.inf)
         logits = logits.masked_fill(forbidden, -torch.inf)
         top_k, top_p = nucleus
         if top_k is None and top_p >= 1:
             return logits
         # Guidance is a ratio of probabilities: it makes much of tokens that
         # neither text would be spoken with.
+        conditional = conditional.masked_fill(forbidden, -torch.inf)
         probs, ids = conditional.softmax(-1).topk(top_k or logits.shape[1], -1)
         outside = probs.cumsum(-1) - probs >= top_p
         candidates = logits.gather(1, ids).masked_fill(outside, -torch.inf)
