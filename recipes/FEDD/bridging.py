@@ -122,10 +122,12 @@ def with_bridge(
 
 def _mixed_label(before: WordLabel, after: WordLabel, share: float):
     """The label of a word that has so much of the second emotion."""
-    probs = {
-        before.emotion: round(1 - float(share), 4),
-        after.emotion: round(float(share), 4),
-    }
+    parts = [(before, 1 - float(share)), (after, float(share))]
+    # A word that carries nothing takes from the intensity alone.
+    carrying = [(w, s) for w, s in parts if s > 0 and w.intensity != 0]
+    carrying = carrying or [max(parts, key=lambda part: part[1])]
+    total = sum(share for _, share in carrying)
+    probs = {word.emotion: round(s / total, 4) for word, s in carrying}
     intensity = None
     if None not in (before.intensity, after.intensity):
         intensity = float(

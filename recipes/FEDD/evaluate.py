@@ -150,7 +150,7 @@ class Evaluation:
     references : dict
         Item id to the Measures of its reference.
     readings : dict
-        (speaker, sentence) to emotion to (features, words): the corpus's.
+        From `measured_readings`.
     listener : Listener
         What was learnt from natural speech.
     """
@@ -254,7 +254,8 @@ class Evaluation:
         frames = self._scaled(name, measures)
         readings = self.readings.get(item.sentence, {})
         candidates = {
-            emotion: frames.mean(0) for emotion, (frames, _) in readings.items()
+            emotion: frames.mean(0)
+            for emotion, (frames, _, _) in readings.items()
         }
         target = self._scaled(name, self.references[name]).mean(0)
         self.metrics["utterance_discrimination"].append(
@@ -269,7 +270,11 @@ class Evaluation:
             return
         vectors = self.listener.words(frames, measures.words)
         by_word = [
-            {emotion: words[index] for emotion, (_, words) in readings.items()}
+            {
+                emotion: words[index]
+                for emotion, (_, words, carried) in readings.items()
+                if carried[index] == emotion
+            }
             for index in range(len(ids))
         ]
         for word, vector, others, asked in zip(
@@ -555,11 +560,11 @@ def hear_readings(readings, listener):
     """
     accuracy = WordEmotionAccuracy(listener.emotions)
     for sentence, by_emotion in readings.items():
-        for emotion, (_, vectors) in by_emotion.items():
+        for emotion, (_, vectors, carried) in by_emotion.items():
             best = listener.posteriors(vectors).argmax(1)
             accuracy.append(
                 " ".join([*sentence, emotion]),
-                [emotion] * len(best),
+                carried,
                 [listener.emotions[index] for index in best],
             )
     return accuracy
@@ -652,6 +657,7 @@ def evaluate(hparams):
         hparams["reading_manifest"],
         hparams["n_classifier"],
         hparams["window"],
+        hparams["corpus_word_labels"],
     )
     readings = measured_readings(
         sentences,

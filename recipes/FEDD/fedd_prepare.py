@@ -102,7 +102,7 @@ N_NATURAL = 600
 NATURAL_QUANTILE = 0.95
 STATE_FILE = "fedd_prepare.json"
 #: Raise it when the same corpus and options give other items.
-SET_VERSION = 1
+SET_VERSION = 2
 
 
 # --- The corpus -----------------------------------------------------------
@@ -128,7 +128,7 @@ def read_recordings(
     emotions : sequence of str
         Those to use.
     word_labels : str or Path, optional
-        Word labels of the corpus, for the words' intensities.
+        Word labels of the corpus, if a word may differ from its sentence.
 
     Returns
     -------
@@ -173,7 +173,7 @@ def _aligned_words(name, item, alignment_folder, labels):
             word.text,
             word.start,
             word.end,
-            item["emotion"],
+            label.emotion if label else item["emotion"],
             intensity=label.intensity if label else None,
         )
         for word, label in zip(timed, known)
@@ -309,7 +309,8 @@ def prepare_emosplice(
         Whether the prosody of these words leads from the one emotion to the
         other, and their labels are mixtures of the two.
     word_labels : str or Path, optional
-        Word labels of the corpus, for the intensities of the words.
+        Word labels of the corpus, with emotions and intensities; by default
+        every word carries the emotion of its reading.
     prepare_opts : dict, optional
         Options of prepare_esd, such as ``language``.
     seed : int

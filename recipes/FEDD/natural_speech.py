@@ -57,7 +57,7 @@ class Listener:
                 continue
             frames = self.scaled(measured[r.id].features, r.speaker)
             vectors.append(self.words(frames, r.words))
-            emotions += [r.emotion] * len(r.words)
+            emotions += [word.emotion for word in r.words]
         # A classifier with a classless emotion could never be right on it.
         missing = set(self.emotions) - set(emotions)
         if missing:
@@ -209,6 +209,7 @@ def natural_speech(
     reading_manifest,
     n_classifier,
     window,
+    word_labels=None,
 ):
     """Learns from the corpus's own speech.
 
@@ -230,6 +231,8 @@ def natural_speech(
         Training utterances at most.
     window : float
         As `Listener` takes it.
+    word_labels : str, optional
+        Word labels of the corpus, if a word may differ from its sentence.
 
     Returns
     -------
@@ -239,7 +242,7 @@ def natural_speech(
         (speaker, sentence) to emotion to Recording, of `reading_manifest`.
     """
     training, sentences = (
-        _read(data_folder, manifest, alignment_folder, emotions)
+        _read(data_folder, manifest, alignment_folder, emotions, word_labels)
         for manifest in (classifier_manifest, reading_manifest)
     )
     listener = Listener(measurer.emotion_features, emotions, window)
@@ -253,10 +256,10 @@ def natural_speech(
     return listener, sentences
 
 
-def _read(data_folder, manifest, alignment_folder, emotions):
+def _read(data_folder, manifest, alignment_folder, emotions, word_labels):
     """Recordings of a manifest; says how many cannot be used."""
     sentences, skipped = read_recordings(
-        data_folder, [manifest], alignment_folder, emotions
+        data_folder, [manifest], alignment_folder, emotions, word_labels
     )
     if not sentences:
         reason = skipped[0]["reason"] if skipped else "it is empty."
@@ -289,7 +292,7 @@ def measured_readings(sentences, wanted, measurer, listener):
     -------
     dict
         (speaker, sentence) to emotion to the features of its frames (F, D)
-        and words (W, D).
+        and words (W, D), and the emotions of the words.
     """
     recordings = {
         (key, emotion): r
@@ -311,5 +314,6 @@ def measured_readings(sentences, wanted, measurer, listener):
         if not m.failure:
             frames = listener.scaled(m.features, r.speaker)
             words = listener.words(frames, r.words)
-            readings.setdefault(key, {})[emotion] = frames, words
+            carried = [word.emotion for word in r.words]
+            readings.setdefault(key, {})[emotion] = frames, words, carried
     return readings

@@ -66,6 +66,12 @@ class Recording:
         seconds = (self.words[word - 1].end + self.words[word].start) / 2
         return round(seconds * SAMPLE_RATE)
 
+    def carries(self, first: int, last: int) -> bool:
+        """Whether any of the words ``first`` to ``last - 1`` carries the
+        emotion of the reading.
+        """
+        return self.emotion in {w.emotion for w in self.words[first:last]}
+
     def sound(self) -> np.ndarray:
         """The samples (T,)."""
         return _sound(self.wav)
@@ -226,11 +232,15 @@ def best_splice(
     Returns
     -------
     (float, Spliced) or None
-        The largest jump, where 1 is the limit; None if no cut is possible.
+        The largest jump, where 1 is the limit; None if no cut is possible:
+        each part needs a word that carries the emotion of its reading.
     """
     best = None
     for cut in cuts:
         ends = [0, *cut, len(readings[0].words)]
+        parts = zip(readings, ends, ends[1:])
+        if not all(reading.carries(*part) for reading, *part in parts):
+            continue
         ready = prepare(readings, cut) if prepare else readings
         parts = list(zip(ready, ends, ends[1:]))
         spliced = splice(parts)

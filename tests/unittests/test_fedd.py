@@ -3,16 +3,23 @@
 import csv
 import hashlib
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
-from speechbrain_emofilm.dataio.alignments import Word, write_alignment
+from speechbrain_emofilm.dataio.alignments import (
+    Word,
+    read_alignment,
+    write_alignment,
+)
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
     WordLabel,
     read_label_textgrid,
     read_word_labels,
+    write_word_labels,
 )
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.utils.files import read_json
@@ -171,6 +178,66 @@ def test_the_truth_is_in_the_sound(splices):
             assert pitch_of(wav, word) == pytest.approx(expected, rel=0.03)
             checked += 1
     assert checked > 100
+
+
+@pytest.fixture(scope="module")
+def word_labels(corpus, tmp_path_factory):
+    """The second word of each emotional reading carries nothing."""
+    labels = {}
+    for path in (corpus / "textgrids").rglob("*.TextGrid"):
+        speaker = path.parent.name
+        table = (corpus / speaker / f"{speaker}.txt").read_text()
+        line = next(x for x in table.splitlines() if x.startswith(path.stem))
+        emotion = line.split("\t")[2].lower()
+        words = [
+            WordLabel(w.text, w.start, w.end, emotion, intensity=0.8)
+            for w in read_alignment(path)
+        ]
+        words[1] = replace(words[1], emotion="neutral", intensity=0.0)
+        labels[path.stem] = UtteranceLabels(words)
+    path = tmp_path_factory.mktemp("labels") / "word_labels.json"
+    write_word_labels(path, labels, EMOTIONS)
+    return path
+
+
+def test_words_have_their_own_truth(corpus, word_labels, tmp_path):
+    folder = make(corpus, tmp_path, word_labels=word_labels)
+    with open(folder / "items.csv", newline="") as file:
+        asked = {row["id"]: row["asked"] for row in csv.DictReader(file)}
+    for name, utterance in labels_of(folder).items():
+        words = utterance.words
+        assert (words[1].emotion, words[1].intensity) == ("neutral", 0.0)
+        assert {words[0].emotion, words[4].emotion} - {"neutral"}
+        marked = parse_markup(asked[name], EMOTIONS).words[1]
+        assert marked.probs[EMOTIONS.index("neutral")] == 1
+
+
+def test_each_part_has_a_word_that_carries_its_emotion(corpus):
+    def reading(emotion, carried):
+        words = [WordLabel(str(i), 0, 1, e) for i, e in enumerate(carried)]
+        return splicing.Recording("", "", "", "en", "", emotion, tuple(words))
+
+    readings = [
+        reading("happy", ["neutral", "neutral", "happy", "happy"]),
+        reading("sad", ["sad", "sad", "sad", "neutral"]),
+    ]
+    # No sound is read: there is no cut between the words that carry.
+    assert splicing.best_splice(readings, [(1,), (2,)], {}) is None
+    assert splicing.best_splice(readings, [(3,)], {}) is None
+
+
+def test_neutral_words_take_intensity_from_a_bridge():
+    happy = WordLabel("a", 0, 1, "happy", intensity=0.9)
+    sad = WordLabel("a", 0, 1, "sad", intensity=0.6)
+    nothing = WordLabel("a", 0, 1, "neutral", intensity=0.0)
+    both = bridging._mixed_label(happy, sad, 1 / 3)
+    assert both.probs == {"happy": 0.6667, "sad": 0.3333}
+    assert both.intensity == pytest.approx(0.8)
+    alone = bridging._mixed_label(nothing, sad, 1 / 3)
+    assert (alone.emotion, alone.probs) == ("sad", {"sad": 1.0})
+    assert alone.intensity == pytest.approx(0.2)
+    none = bridging._mixed_label(nothing, nothing, 1 / 3)
+    assert (none.probs, none.intensity) == ({"neutral": 1.0}, 0.0)
 
 
 def test_a_mild_item_has_a_neutral_bridge(splices):
@@ -485,6 +552,7 @@ def hparams_of(corpus, splices, output, systems, **measuring_tools):
         "reading_manifest": splices / "corpus" / "test.json",
         "n_classifier": 20,
         "window": 0.1,
+        "corpus_word_labels": None,
         "output_folder": output,
         "systems": systems,
         "topline": "copy",
@@ -544,6 +612,16 @@ def test_the_classifier_is_tried_on_natural_words(evaluated):
     natural = evaluated[1]["natural_words"]
     assert natural["words"] == 2 * 2 * 5 * 5  # speakers, sentences, emotions
     assert natural["accuracy"] > 0.9
+
+
+def test_natural_words_count_as_what_they_carry(
+    corpus, splices, word_labels, tmp_path
+):
+    hparams = hparams_of(corpus, splices, tmp_path, {})
+    hparams["corpus_word_labels"] = word_labels
+    natural = evaluate.evaluate(hparams)["natural_words"]
+    words = np.array(natural["confusion"]).sum(1)
+    assert words.tolist() == [20 + 4 * 4, 16, 16, 16, 16]
 
 
 def test_a_monotone_voice_is_seen_through(evaluated):
