@@ -385,10 +385,8 @@ class Evaluation:
             for name, item in self.items.items()
         }
         for key, metric in self.metrics.items():
-            # These have rows for words.
-            if key in ("word_discrimination", "word_emotion_accuracy"):
-                continue
-            if key in self.unmeasured:
+            # word_discrimination has rows for words.
+            if key == "word_discrimination" or key in self.unmeasured:
                 continue
             for row in metric.rows:
                 rows[row["id"]].update(

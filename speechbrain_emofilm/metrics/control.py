@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from speechbrain_emofilm.metrics.bootstrap import correlation, estimate, share
+from speechbrain_emofilm.metrics.bootstrap import correlation, share
 from speechbrain_emofilm.metrics.prosody import (
     PROSODY_CHANGES,
     prosody_change,
     prosody_track,
 )
+from speechbrain_emofilm.metrics.row_stats import RowStats
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np
@@ -83,7 +84,7 @@ class NeutralBaseline:
         )
 
 
-class WordProsodyControl:
+class WordProsodyControl(RowStats):
     """Asked against measured change of each word's F0, energy and duration.
 
     Arguments
@@ -120,9 +121,11 @@ class WordProsodyControl:
         seed: int = 0,
     ):
         self.thresholds = dict(thresholds)
-        self.bootstrap = {"n_samples": n_samples, "seed": seed}
-        self.ids: list[str] = []
-        self.failures: list[str] = []
+        super().__init__(n_samples, seed)
+
+    def clear(self) -> None:
+        """Forgets all utterances."""
+        super().clear()
         self._products: list[np.ndarray] = []
         self._transitions: list[np.ndarray] = []
 
@@ -155,9 +158,8 @@ class WordProsodyControl:
                 f"Utterance {utterance} has {len(words)} words but "
                 f"{len(change)} measured changes: use the words of its text."
             )
-        self.ids.append(utterance)
-        if change is None:
-            self.failures.append(utterance)
+        aligned = change is not None
+        if not aligned:
             change = np.zeros((len(words), len(PROSODY_CHANGES)))
         columns = [PROSODY_CHANGES.index(name) for name in self.thresholds]
         measured = np.asarray(change, dtype=np.float64)[:, columns]
@@ -165,6 +167,22 @@ class WordProsodyControl:
         self._products.append(self._sums_of_products(asked, measured))
         emotions = [word["emotion"] for word in words]
         self._transitions.append(self._moves(emotions, asked, measured))
+        row = self._row(self._products[-1], self._transitions[-1])
+        if aligned:
+            self.add_row(utterance, **row)
+        else:
+            self.add_failure(utterance, "not aligned", **row)
+
+    def _row(self, products, moves) -> dict:
+        """Columns of an utterance: correlation and transitions."""
+        row = {}
+        for name, sums, (right, tested) in zip(
+            self.thresholds, products, moves.astype(int).tolist()
+        ):
+            row[f"{name}_correlation"] = float(correlation(sums))
+            row[f"{name}_transitions"] = tested
+            row[f"{name}_transitions_as_asked"] = right
+        return row
 
     @staticmethod
     def _sums_of_products(asked, measured) -> np.ndarray:
@@ -188,8 +206,8 @@ class WordProsodyControl:
             moves += np.stack([tested & (wanted * got > 0), tested], 1)
         return moves
 
-    def summarize(self) -> dict:
-        """Summary of the utterances so far.
+    def figures(self) -> dict:
+        """Control of each dimension, utterances that failed included.
 
         Returns
         -------
@@ -198,36 +216,27 @@ class WordProsodyControl:
             and measured change; ``transitions_as_asked``: the ``share`` of
             switches of emotion at which a dimension moves in the asked
             direction, over all dimensions and for each; both with the
-            bounds ``low`` and ``high`` of the 95 % interval; the number of
-            ``utterances`` and the ids of ``failures``.
-
-        Raises
-        ------
-        ValueError
-            If no utterance was added.
+            bounds ``low`` and ``high`` of the 95 % interval.
         """
-        if not self.ids:
-            raise ValueError("No utterance was measured: append some first.")
         products = np.stack(self._products)
         moves = np.stack(self._transitions)
-        summary = {"utterances": len(self.ids), "failures": self.failures}
-        by_dimension = {}
-        for index, name in enumerate(self.thresholds):
-            summary[name] = estimate(
-                "correlation",
-                correlation,
-                products[:, index],
-                **self.bootstrap,
-            )
-            by_dimension[name] = estimate(
-                "share", share, moves[:, index], **self.bootstrap
-            )
-        summary["transitions_as_asked"] = {
-            **estimate("share", share, moves.sum(1), **self.bootstrap),
-            "tested": int(moves[:, :, 1].sum()),
-            **by_dimension,
+        by_dimension = {
+            name: self.estimate("share", share, moves[:, index])
+            for index, name in enumerate(self.thresholds)
         }
-        return summary
+        return {
+            **{
+                name: self.estimate(
+                    "correlation", correlation, products[:, index]
+                )
+                for index, name in enumerate(self.thresholds)
+            },
+            "transitions_as_asked": {
+                **self.estimate("share", share, moves.sum(1)),
+                "tested": int(moves[:, :, 1].sum()),
+                **by_dimension,
+            },
+        }
 
 
 class WordEmotionClassifier:
@@ -435,7 +444,7 @@ def cross_validated_predictions(
     return predicted.tolist()
 
 
-class WordEmotionAccuracy:
+class WordEmotionAccuracy(RowStats):
     """Share of words whose emotion a classifier recognises.
 
     Arguments
@@ -462,9 +471,11 @@ class WordEmotionAccuracy:
         self, emotions: Sequence[str], n_samples: int = 1000, seed: int = 0
     ):
         self.emotions = list(emotions)
-        self.bootstrap = {"n_samples": n_samples, "seed": seed}
-        self.failures: list[str] = []
-        self._counts: list[tuple[int, int]] = []
+        super().__init__(n_samples, seed)
+
+    def clear(self) -> None:
+        """Forgets all utterances."""
+        super().clear()
         size = len(self.emotions)
         self.confusion = np.zeros((size, size + 1), dtype=int)
 
@@ -491,7 +502,6 @@ class WordEmotionAccuracy:
             If the numbers of words differ or an emotion is unknown.
         """
         if predicted is None:
-            self.failures.append(utterance)
             columns = [len(self.emotions)] * len(asked)
         else:
             columns = [self._index(utterance, name) for name in predicted]
@@ -503,7 +513,10 @@ class WordEmotionAccuracy:
         rows = [self._index(utterance, name) for name in asked]
         np.add.at(self.confusion, (rows, columns), 1)
         hits = sum(row == column for row, column in zip(rows, columns))
-        self._counts.append((hits, len(rows)))
+        if predicted is None:
+            self.add_failure(utterance, "not aligned", right=0, words=len(rows))
+        else:
+            self.add_row(utterance, right=hits, words=len(rows))
 
     def _index(self, utterance: str, emotion: str) -> int:
         if emotion not in self.emotions:
@@ -513,30 +526,20 @@ class WordEmotionAccuracy:
             )
         return self.emotions.index(emotion)
 
-    def summarize(self) -> dict:
-        """Summary of the utterances so far.
+    def figures(self) -> dict:
+        """Accuracy, utterances that failed included.
 
         Returns
         -------
         dict
             ``accuracy`` with the bounds ``low`` and ``high`` of its 95 %
             interval, ``confusion`` (asked, recognised; a last column for
-            words that could not be aligned), ``utterances``, ``words`` and
-            the ids of ``failures``.
-
-        Raises
-        ------
-        ValueError
-            If no utterance was added.
+            words that could not be aligned) and the number of ``words``.
         """
-        if not self._counts:
-            raise ValueError("No utterance was measured: append some first.")
-        counts = np.array(self._counts)
+        counts = [[row["right"], row["words"]] for row in self.rows]
         return {
-            **estimate("accuracy", share, counts, **self.bootstrap),
+            **self.estimate("accuracy", share, counts),
             "emotions": self.emotions,
             "confusion": self.confusion.tolist(),
-            "utterances": len(counts),
-            "words": int(counts[:, 1].sum()),
-            "failures": self.failures,
+            "words": sum(words for _, words in counts),
         }

@@ -1,5 +1,8 @@
 """Asked against measured changes, with known answers."""
 
+import csv
+import io
+import json
 from types import SimpleNamespace
 
 from speechbrain_emofilm.integrations.pocketsphinx import AlignmentError
@@ -55,7 +58,7 @@ def test_obedience_is_correlation_one_and_every_transition():
     for name in DIMENSIONS:
         assert summary[name]["correlation"] == pytest.approx(1.0)
     assert summary["transitions_as_asked"]["share"] == 1.0
-    assert summary["failures"] == []
+    assert summary["failures"] == {}
 
 
 def test_swapped_emotions_are_seen_as_the_opposite():
@@ -91,11 +94,36 @@ def test_a_failed_alignment_counts_as_nothing_done():
     control.append("aligned", words, obey(words))
     control.append("failed", words, None)
     summary = control.summarize()
-    assert summary["failures"] == ["failed"]
+    assert summary["failures"] == {"failed": "not aligned"}
     assert summary["utterances"] == 2
     assert summary["f0"]["correlation"] == pytest.approx(0.5**0.5)
     assert summary["transitions_as_asked"]["share"] == 0.5
     assert summary["transitions_as_asked"]["tested"] == 6
+
+
+def test_each_utterance_has_a_row_and_the_summary_is_written(tmp_path):
+    words = ask("happy", "happy", "sad", "sad")
+    control = WordProsodyControl()
+    control.append("aligned", words, obey(words))
+    control.append("failed", words, None)
+    control.write_rows(tmp_path / "control.csv")
+    with open(tmp_path / "control.csv", newline="") as file:
+        aligned, failed = csv.DictReader(file)
+    assert float(aligned["f0_correlation"]) == pytest.approx(1)
+    assert aligned["f0_transitions_as_asked"] == "1"
+    assert aligned["failure"] == "" and failed["failure"] == "not aligned"
+    assert failed["f0_transitions"] == "1"
+    assert failed["f0_transitions_as_asked"] == "0"
+    accuracy = WordEmotionAccuracy(list(STYLES))
+    accuracy.append("a", ["happy", "sad"], ["happy", "happy"])
+    assert accuracy.rows == [{"id": "a", "right": 1, "words": 2}]
+    for metric in (control, accuracy):
+        stream = io.StringIO()
+        metric.write_stats(stream)
+        assert json.loads(stream.getvalue()) == metric.summarize()
+        metric.clear()
+        with pytest.raises(ValueError, match="No utterance"):
+            metric.summarize()
 
 
 def test_all_alignments_failed_is_zero_not_an_error():
@@ -247,7 +275,7 @@ def test_words_that_cannot_be_aligned_are_wrong_words():
     summary = accuracy.summarize()
     assert summary["accuracy"] == 0.5
     assert summary["words"] == 4
-    assert summary["failures"] == ["b"]
+    assert summary["failures"] == {"b": "not aligned"}
     assert np.array(summary["confusion"])[:, -1].tolist() == [0, 1, 1]
     assert summary["low"] == 0.0 and summary["high"] == 1.0
 
