@@ -242,6 +242,49 @@ class WordErrorRate:
         """
         write_csv(path, self.rows)
 
+    def above(self, other: "WordErrorRate") -> dict[str, float]:
+        """How much higher the rate is than another system's.
+
+        Both have the same utterances, which are resampled in pairs: what
+        makes a sentence hard is no difference between systems.
+
+        Arguments
+        ---------
+        other : WordErrorRate
+            Of the other system.
+
+        Returns
+        -------
+        dict
+            ``difference``, below 0 where the other one errs more, with the
+            bounds ``low`` and ``high`` of its 95 % interval.
+
+        Raises
+        ------
+        ValueError
+            If the utterances differ, or there is none.
+
+        Example
+        -------
+        >>> ours, theirs = WordErrorRate(), WordErrorRate()
+        >>> ours.append(["a", "b"], ["two fish", "we"], ["two fish", "we won"])
+        >>> theirs.append(["b", "a"], ["we won", "two"], ["we won", "two fish"])
+        >>> ours.above(theirs)
+        {'difference': 0.0, 'low': -0.5, 'high': 0.5}
+        """
+        theirs = {s["key"]: s["num_edits"] for s in other.stats.scores}
+        ours = {s["key"]: s["num_edits"] for s in self.stats.scores}
+        if ours.keys() != theirs.keys():
+            raise ValueError(
+                f"{len(ours.keys() ^ theirs.keys())} utterances were measured "
+                "of one system only: compare systems on the same ones."
+            )
+        sums = [
+            [s["num_edits"] - theirs[s["key"]], s["num_ref_tokens"]]
+            for s in self.stats.scores
+        ]
+        return estimate("difference", share, np.array(sums), **self.bootstrap)
+
     def summarize(self) -> dict:
         """Summary of the utterances so far, as fractions of their words.
 

@@ -55,6 +55,11 @@ def test_summary_has_every_figure_of_every_system(demo):
     for values in summary["within_utterance_correlation"].values():
         assert set(values) == {"f0", "energy", "duration"}
         assert all(-1 <= value <= 1 for value in values.values())
+    evaluated = read_json(folder / "evaluation" / "summary.json")
+    for name, figures in evaluated.items():
+        above = figures["wer_above_backbone"]["difference"]
+        difference = figures["wer"]["wer"] - evaluated["backbone"]["wer"]["wer"]
+        assert above == pytest.approx(difference)
     labels = summary["label_accuracy"]
     assert list(labels) == [
         "majority", "broadcast", "multiple_instance", "words"

@@ -110,3 +110,23 @@ def test_each_utterance_has_a_row(tmp_path):
 def test_a_missing_recogniser_is_named():
     with pytest.raises(ValueError, match="a was not recognised.*`asr`"):
         WordErrorRate().append(["a"], [None], ["we won"])
+
+
+def test_systems_are_compared_on_the_same_sentences():
+    """A hard sentence is hard for both: it widens no interval."""
+    ours, theirs = WordErrorRate(), WordErrorRate()
+    ids = [str(index) for index in range(10)]
+    said = ["a cat sat here"] * 10
+    heard = ["so"] * 5 + said[5:]
+    theirs.append(ids, heard, said)
+    ours.append(ids[::-1], heard[::-1], said)
+    assert ours.above(theirs) == {"difference": 0.0, "low": 0.0, "high": 0.0}
+    worse = WordErrorRate()
+    worse.append(ids, ["so"] * 6 + said[6:], said)
+    above = worse.above(theirs)
+    assert above["difference"] == pytest.approx(0.1)
+    assert above["low"] == 0.0 and 0.2 <= above["high"] <= 0.4
+    fewer = WordErrorRate()
+    fewer.append(ids[:9], heard[:9], said[:9])
+    with pytest.raises(ValueError, match="1 utterances were measured of one"):
+        fewer.above(theirs)

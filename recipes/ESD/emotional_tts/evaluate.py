@@ -653,6 +653,29 @@ def train_classifier(pool, hparams):
     return classifier
 
 
+def word_errors(utterances, measured):
+    """What a recogniser misunderstands of one system.
+
+    Arguments
+    ---------
+    utterances : list of Utterance
+        What was spoken.
+    measured : dict
+        Utterance id to Measurement.
+
+    Returns
+    -------
+    WordErrorRate
+    """
+    wer = WordErrorRate()
+    wer.append(
+        [u.id for u in utterances],
+        [measured[u.id].recognised for u in utterances],
+        [u.text for u in utterances],
+    )
+    return wer
+
+
 def summarise(utterances, measured, classifier, emotions):
     """Figures of one system.
 
@@ -675,14 +698,12 @@ def summarise(utterances, measured, classifier, emotions):
         `transitions_as_asked` (mixed ones), `mos` if predicted, and the ids
         of utterances whose words were not found.
     """
-    wer = WordErrorRate()
     accuracy = WordEmotionAccuracy(emotions)
     control = WordProsodyControl()
     for u in utterances:
         m = measured[u.id]
         change = None if m.change is None else np.array(m.change)
         asked_emotions = [word.emotion for word in u.labels.words]
-        wer.append([u.id], [m.recognised], [u.text])
         predicted = None if change is None else classifier.predict(change)
         accuracy.append(u.id, asked_emotions, predicted)
         if u.part == "mixed":
@@ -696,7 +717,7 @@ def summarise(utterances, measured, classifier, emotions):
         [[m.mos, 1] for m in measured.values() if m.mos is not None]
     )
     return {
-        "wer": wer.summarize(),
+        "wer": word_errors(utterances, measured).summarize(),
         "word_emotion_accuracy": accuracy.summarize(),
         "within_utterance_correlation": {k: within[k] for k in DIMENSIONS},
         "transitions_as_asked": within["transitions_as_asked"],
@@ -730,8 +751,7 @@ def write_tables(folder, utterances, measured, classifier):
     for system, measurements in measured.items():
         for u in utterances:
             m = measurements[u.id]
-            wer = WordErrorRate()
-            wer.append([u.id], [m.recognised], [u.text])
+            wer = word_errors([u], measurements)
             utterance_rows.append(
                 {
                     "system": system,
@@ -845,7 +865,11 @@ if __name__ == "__main__":
             )
 
     # Results
+    floor = word_errors(chosen, measured["backbone"])
     for name, entry in figures.items():
+        entry["wer_above_backbone"] = word_errors(chosen, measured[name]).above(
+            floor
+        )
         entry.update(f0_figures(chosen, measured[name], measured["original"]))
     name_failures(figures)
     word_rows = write_tables(output_folder, chosen, measured, classifier)
