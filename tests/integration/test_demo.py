@@ -56,7 +56,7 @@ def test_summary_has_every_figure_of_every_system(demo):
         assert set(values) == {"f0", "energy", "duration"}
         assert all(-1 <= value <= 1 for value in values.values())
     evaluated = read_json(folder / "evaluation" / "summary.json")
-    for name, figures in evaluated.items():
+    for figures in evaluated.values():
         above = figures["wer_above_backbone"]["difference"]
         difference = figures["wer"]["wer"] - evaluated["backbone"]["wer"]["wer"]
         assert above == pytest.approx(difference)
