@@ -173,7 +173,7 @@ def _aligned_words(name, item, alignment_folder, labels):
             word.text,
             word.start,
             word.end,
-            label.emotion if label else item["emotion"],
+            (label and label.emotion) or item["emotion"],
             intensity=label.intensity if label else None,
         )
         for word, label in zip(timed, known)
@@ -309,8 +309,8 @@ def prepare_emosplice(
         Whether the prosody of these words leads from the one emotion to the
         other, and their labels are mixtures of the two.
     word_labels : str or Path, optional
-        Word labels of the corpus, with emotions and intensities; by default
-        every word carries the emotion of its reading.
+        Word labels of the corpus, with emotions and intensities; a word
+        without a label carries the emotion of its reading.
     prepare_opts : dict, optional
         Options of prepare_esd, such as ``language``.
     seed : int

@@ -194,6 +194,7 @@ def word_labels(corpus, tmp_path_factory):
             for w in read_alignment(path)
         ]
         words[1] = replace(words[1], emotion="neutral", intensity=0.0)
+        words[3] = replace(words[3], emotion=None)
         labels[path.stem] = UtteranceLabels(words)
     path = tmp_path_factory.mktemp("labels") / "word_labels.json"
     write_word_labels(path, labels, EMOTIONS)
@@ -208,6 +209,7 @@ def test_words_have_their_own_truth(corpus, word_labels, tmp_path):
         words = utterance.words
         assert (words[1].emotion, words[1].intensity) == ("neutral", 0.0)
         assert {words[0].emotion, words[4].emotion} - {"neutral"}
+        assert words[3].emotion in {w.emotion for w in words[2::2]}
         marked = parse_markup(asked[name], EMOTIONS).words[1]
         assert marked.probs[EMOTIONS.index("neutral")] == 1
 
