@@ -52,6 +52,7 @@ class DemoSteps:
         self.held_out = options.speakers[-1:]  # from the labelers
         self.evaluation = root / "evaluation"
         self.label_evaluation = root / "label_evaluation"
+        self.modulation = root / "modulation"
         self.data = [
             f"--data_folder={self.corpus}",
             f"--prepared_folder={self.prepared}",
@@ -103,7 +104,8 @@ class DemoSteps:
             after(self.train("efilm"), *data, *labels),
         ]
         judged = after(self.evaluate_labels(), *labels)
-        steps = [*data, features, *labelers, *labels, judged, *models]
+        drawn = after(self.analyze_modulation(), models[-1])
+        steps = [*data, features, *labelers, *labels, judged, *models, drawn]
         return [*steps, self.evaluate()]
 
     def make_corpus(self) -> Step:
@@ -287,6 +289,19 @@ class DemoSteps:
             threads=os.cpu_count(),
         )
 
+    def analyze_modulation(self) -> Step:
+        """Gamma and beta of every emotion, drawn."""
+        return Step(
+            "Draw gamma and beta",
+            [
+                f"{TTS}/analyze_modulation.py",
+                f"{self.root}/models/efilm",
+                f"--output_folder={self.modulation}",
+            ],
+            self.modulation,
+            ["modulation.json", "modulation.png"],
+        )
+
     def evaluate(self) -> Step:
         """What all systems speak, and the report."""
         models = {name: f"{self.root}/models/{name}" for name in LABEL_SOURCES}
@@ -300,6 +315,7 @@ class DemoSteps:
                 f"--model_folder={model}",
                 f"--compared_models={json.dumps(models)}",
                 f"--captions={json.dumps(CAPTIONS)}",
+                f"--modulation_picture={self.modulation}/modulation.png",
                 f"--output_folder={self.evaluation}",
                 f"--reference_folder={self.evaluation}",
                 *shlex.split(self.options.evaluate_flags),

@@ -14,7 +14,7 @@ SYSTEMS = {
     "original", "copy_synthesis", "backbone", "efilm", "efilm_labels",
     "efilm_sentence",
 }  # fmt: skip
-N_STEPS = 15
+N_STEPS = 16
 SIZES = [
     "--n_train=2", "--n_evaluation=1", "--n_test=2", "--n_transitions=2",
     "--speakers", "0011", "0012",
@@ -88,7 +88,7 @@ def test_report_plays_and_shows_every_system(demo):
     # The demo's sentence twice, then two sentences in six systems.
     assert len(re.findall('src="data:audio/flac;base64,', page)) == 14
     pictures = re.findall('src="data:image/png;base64,', page)
-    assert len(pictures) == 14 + 3
+    assert len(pictures) == 14 + 4
     for source in ("true word labels", "our labels", "sentence labels"):
         assert page.count(f">E-FiLM, {source}<") >= 3  # table, two sentences
     assert "says nothing" in page or "say nothing" in page

@@ -45,6 +45,8 @@ def ran(monkeypatch):
                 "synthesizer.yaml",
                 "efilm.ckpt",
                 "llm_decoder.ckpt",
+                "modulation.json",
+                "modulation.png",
                 "summary.json",
                 "report.html",
             ],
@@ -77,6 +79,7 @@ ALL = [
     *["word_emotion_labeling/label.py"] * 3,
     "word_emotion_labeling/evaluate.py",
     *["emotional_tts/train.py"] * 3,
+    "emotional_tts/analyze_modulation.py",
     EVALUATE,
 ]
 
@@ -113,7 +116,7 @@ def test_other_options_do_again_what_depends_on_them(demo, ran, tmp_path):
     stale = tmp_path / "demo" / "models" / "efilm" / "save"
     stale.mkdir()
     demo("--train_flags=--lr=0.1")
-    assert ran[len(ALL) :] == ALL[-4:]
+    assert ran[len(ALL) :] == ALL[-5:]
     assert not stale.exists()
 
 

@@ -148,7 +148,7 @@ def write_evaluation_report(
                 "heard; around 1 and above it hides the text. "
                 f"{last_diagnosis(model_folder / 'train_log.txt')}",
             ),
-            *modulation_picture(model_folder / "modulation.png"),
+            *modulation_picture(Path(hparams["modulation_picture"])),
         ],
         findings=findings(figures, systems),
         findings_note=FINDINGS_NOTE,
@@ -625,7 +625,7 @@ def modulation_picture(path):
     Arguments
     ---------
     path : Path
-        In the model's folder.
+        It may be missing.
 
     Returns
     -------
