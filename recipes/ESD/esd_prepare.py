@@ -515,7 +515,7 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
             "from ESD."
         )
     lines, bad, others = {}, [], []
-    text = decode_transcript(path.read_bytes(), _language(speaker))
+    text = decode_transcript(path.read_bytes(), _language(speaker), words)
     for number, content in enumerate(re.split(r"\r\n?|\n", text), start=1):
         place = f"{path} line {number}"
         match = _LINE.fullmatch(content.strip())
@@ -543,7 +543,9 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
     return lines, bad
 
 
-def decode_transcript(raw: bytes, language: str) -> str:
+def decode_transcript(
+    raw: bytes, language: str, words: Mapping[str, str] = EMOTION_WORDS
+) -> str:
     r"""Decodes a transcript of unknown encoding.
 
     Arguments
@@ -552,6 +554,9 @@ def decode_transcript(raw: bytes, language: str) -> str:
         Content of the file.
     language : str
         "en" or "zh".
+    words : dict
+        Emotion by its spelling in lower case. Chinese ones tell GB18030 from
+        Windows-1252.
 
     Returns
     -------
@@ -564,6 +569,8 @@ def decode_transcript(raw: bytes, language: str) -> str:
     '0001_000001\t你好\t中立'
     >>> decode_transcript(b"0016_000001\tIt\x92s\tSad", "en")
     '0016_000001\tIt’s\tSad'
+    >>> decode_transcript("0016_000001\tIt’s\t伤心".encode("gb18030"), "en")
+    '0016_000001\tIt’s\t伤心'
     """
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16", errors="replace")
@@ -575,9 +582,16 @@ def decode_transcript(raw: bytes, language: str) -> str:
     except UnicodeDecodeError:
         text = raw.decode("gb18030", errors="replace")
     # A curly apostrophe of Windows-1252 reads as half a Chinese character.
-    if language == "en" and (_HAN.search(text) or "\ufffd" in text):
+    odd = _HAN.search(text) or "\ufffd" in text
+    if language == "en" and odd and not _has_chinese_emotion(text, words):
         text = raw.decode("cp1252", errors="replace")
     return text
+
+
+def _has_chinese_emotion(text, words):
+    """Whether a line ends in an emotion that is spelled in Chinese."""
+    ends = {line.split()[-1] for line in text.splitlines() if line.strip()}
+    return any(word in words and _HAN.search(word) for word in ends)
 
 
 def _parse_line(rest, place, words):

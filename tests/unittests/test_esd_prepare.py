@@ -265,6 +265,21 @@ def test_english_transcripts_may_be_windows_1252(tmp_path):
     assert prepare_all(root)["0011_000004"]["text"] == "It’s day 3."
 
 
+@pytest.mark.parametrize("separator", ["\t", " "])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030"])
+def test_english_transcripts_may_name_emotions_in_chinese(
+    tmp_path, encoding, separator
+):
+    root = write_corpus(tmp_path / "ESD")
+    transcript = root / "0011" / "0011.txt"
+    text = transcript.read_text(encoding="utf-8")
+    for emotion, chinese in EMOTIONS.items():
+        text = text.replace(f"\t{emotion}", f"{separator}{chinese}")
+    transcript.write_bytes(text.encode(encoding))
+    item = prepare_all(root, max_bad_share=0)["0011_000004"]
+    assert (item["text"], item["emotion"]) == ("It’s day 3.", "neutral")
+
+
 @pytest.mark.parametrize(
     "edit",
     [
