@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,11 @@ def load_script(path):
     return module
 
 
-esd_prepare = load_script(ROOT / "recipes" / "ESD" / "esd_prepare.py")
+RECIPE = ROOT / "recipes" / "ESD"
+esd_prepare = load_script(RECIPE / "esd_prepare.py")
+transitions_prepare = load_script(
+    RECIPE / "emotional_tts" / "transitions_prepare.py"
+)
 prepare_esd = esd_prepare.prepare_esd
 
 EMOTIONS = {
@@ -592,3 +597,151 @@ def test_an_empty_split_is_named(tmp_path):
     with pytest.raises(ValueError, match="split 'valid' is empty"):
         prepare(root)
     assert not (tmp_path / "save" / "train.json").exists()
+
+
+# The transitions part of MiniESD
+
+
+SPLITS = {
+    "0011_t00001": "evaluation",
+    "0011_t00002": "test",
+    "0012_t00001": "train",
+}
+
+
+@pytest.fixture
+def transitions(tmp_path):
+    """The folder of a transitions part of silence."""
+    folder = tmp_path / "MiniESD" / "transitions"
+    for utterance in SPLITS:
+        wav = folder / utterance[:4] / f"{utterance}.wav"
+        wav.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(wav, np.zeros(800), 16000)
+        with open(f"{wav.parent}.txt", "a", encoding="utf-8") as transcript:
+            transcript.write(f"{utterance}\tIt’s {{late}}.\n")
+    (folder / "splits.json").write_text(json.dumps(SPLITS))
+    return folder
+
+
+def prepare_transitions(folder):
+    """Prepares beside the corpus; returns the folder of the manifests."""
+    save_folder = folder.parents[1] / "save"
+    transitions_prepare.prepare_transitions(folder.parent, save_folder)
+    return save_folder
+
+
+def test_transitions_become_manifests(transitions):
+    save_folder = prepare_transitions(transitions)
+    manifests = {
+        split: json.loads(
+            (save_folder / f"transitions_{split}.json").read_text()
+        )
+        for split in ("train", "valid", "test")
+    }
+    assert [list(manifest) for manifest in manifests.values()] == [
+        ["0012_t00001"],
+        ["0011_t00001"],
+        ["0011_t00002"],
+    ]
+    assert manifests["train"]["0012_t00001"] == {
+        "wav": "{data_root}/transitions/0012/0012_t00001.wav",
+        "duration": 0.05,
+        "speaker": "0012",
+        "language": "en",
+        "text": "It’s {{late}}.",
+        "emotion": None,
+    }
+
+
+def write_splits(folder, splits):
+    (folder / "splits.json").write_text(json.dumps(splits))
+
+
+def encode_transcript(folder, encoding):
+    transcript = folder / "0011.txt"
+    text = transcript.read_text(encoding="utf-8")
+    transcript.write_bytes(text.encode(encoding))
+
+
+BAD_TRANSITIONS = {
+    "no transcript": (
+        lambda folder: (folder / "0011.txt").unlink(),
+        ["0011.txt does not exist", "0011_t00001", "splits.json"],
+    ),
+    "no transcripts": (
+        lambda folder: [path.unlink() for path in folder.glob("*.txt")],
+        ["0011.txt does not exist", "0011_t00001", "splits.json"],
+    ),
+    "empty transcript": (
+        lambda folder: (folder / "0011.txt").write_text(""),
+        ["0011.txt has no line of 0011_t00001", "splits.json"],
+    ),
+    "no line": (
+        lambda folder: (folder / "0011.txt").write_text(
+            "0011_t00001\tIt is late.\n"
+        ),
+        ["0011.txt has no line of 0011_t00002", "splits.json"],
+    ),
+    "line without text": (
+        lambda folder: (folder / "0011.txt").write_text("0011_t00001\t\n"),
+        ["0011.txt, line 1: '0011_t00001"],
+    ),
+    "no wav": (
+        lambda folder: (folder / "0012" / "0012_t00001.wav").unlink(),
+        ["0012_t00001.wav: no such audio file", "check the path"],
+    ),
+    "no splits": (
+        lambda folder: (folder / "splits.json").unlink(),
+        ["splits.json: no such file"],
+    ),
+    "empty splits": (
+        lambda folder: write_splits(folder, {}),
+        ["splits.json is no list of utterances"],
+    ),
+    "no split": (
+        lambda folder: write_splits(
+            folder, {"0011_t00001": "test", "0012_t00001": "train"}
+        ),
+        ["splits.json has no split of 0011_t00002", "0011.txt"],
+    ),
+    "unknown split": (
+        lambda folder: write_splits(folder, {**SPLITS, "0011_t00002": "dev"}),
+        ["splits.json", "0011_t00002 is 'dev'", "train, evaluation, test"],
+    ),
+    "split of another type": (
+        lambda folder: write_splits(folder, {**SPLITS, "0011_t00002": []}),
+        ["splits.json", r"0011_t00002 is \[\]"],
+    ),
+    "GB18030": (
+        lambda folder: encode_transcript(folder, "gb18030"),
+        ["0011.txt, line 1: b'0011_t00001", "UTF-8"],
+    ),
+    "UTF-16": (
+        lambda folder: encode_transcript(folder, "utf-16"),
+        ["0011.txt, line 1", "UTF-8"],
+    ),
+    "no text file": (
+        lambda folder: (folder / "0011.txt").write_bytes(b"\x89PNG\r\n\0"),
+        ["0011.txt, line 1", "UTF-8"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "damage, words", BAD_TRANSITIONS.values(), ids=BAD_TRANSITIONS
+)
+def test_bad_transitions_are_named_and_nothing_is_written(
+    transitions, damage, words
+):
+    damage(transitions)
+    with pytest.raises((FileNotFoundError, ValueError)) as error:
+        prepare_transitions(transitions)
+    assert not isinstance(error.value, UnicodeError)
+    for word in (*words, "again|check the path|make the file"):
+        assert re.search(word, str(error.value)), str(error.value)
+    assert not (transitions.parents[1] / "save").exists()
+
+
+def test_a_byte_order_mark_of_a_transcript_is_no_part_of_an_id(transitions):
+    encode_transcript(transitions, "utf-8-sig")
+    prepare_transitions(transitions)

@@ -37,7 +37,8 @@ def prepare_transitions(data_folder, save_folder):
     FileNotFoundError
         If there is no such part, or a file of it is missing.
     ValueError
-        If a transcript or an audio file cannot be read.
+        If a file of it cannot be read, or ``splits.json`` and the transcripts
+        differ. Nothing is written then.
     """
     folder = Path(data_folder) / "transitions"
     if not folder.is_dir():
@@ -45,15 +46,15 @@ def prepare_transitions(data_folder, save_folder):
             f"{folder} does not exist: set use_transitions to False for a "
             "corpus without a transitions part, such as ESD."
         )
-    splits = read_json(folder / "splits.json")
+    splits = _read_splits(folder / "splits.json")
+    transcripts = {
+        path: dict(_read_transcript(path))
+        for path in sorted(folder.glob("*.txt"))
+    }
+    _check_complete(folder, splits, transcripts)
     manifests = {split: {} for split in SPLITS.values()}
-    for transcript in sorted(folder.glob("*.txt")):
-        for utterance, text in _read_transcript(transcript):
-            if utterance not in splits:
-                raise ValueError(
-                    f"{folder / 'splits.json'} has no split of {utterance} "
-                    f"({transcript}): make the corpus again."
-                )
+    for transcript, texts in transcripts.items():
+        for utterance, text in texts.items():
             place = Path("transitions", transcript.stem, f"{utterance}.wav")
             manifests[SPLITS[splits[utterance]]][utterance] = {
                 "wav": f"{{data_root}}/{place.as_posix()}",
@@ -68,10 +69,35 @@ def prepare_transitions(data_folder, save_folder):
         write_json(Path(save_folder) / f"transitions_{split}.json", manifest)
 
 
+def _read_splits(path):
+    """Split by utterance id; raises ValueError for unknown ones."""
+    splits = read_json(path)
+    if not isinstance(splits, dict) or not splits:
+        raise ValueError(
+            f"{path} is no list of utterances and their splits: make the "
+            "corpus again."
+        )
+    for utterance, split in splits.items():
+        if split not in list(SPLITS):
+            raise ValueError(
+                f"{path}: the split of {utterance} is {split!r}; correct it "
+                f"to one of {', '.join(SPLITS)}, or make the corpus again."
+            )
+    return splits
+
+
 def _read_transcript(path):
     """Utterance ids and texts of one speaker."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
+        try:
+            line = line.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            # Guessed at, a text in another encoding may be a wrong one.
+            raise ValueError(
+                f"{path}, line {number}: {line[:40]!r} is not UTF-8; save the "
+                "file as UTF-8, or make the corpus again."
+            ) from error
         utterance, tab, text = line.partition("\t")
         if not tab or not text.strip():
             raise ValueError(
@@ -79,3 +105,28 @@ def _read_transcript(path):
                 "text: make the corpus again."
             )
         yield utterance, text.strip()
+
+
+def _check_complete(folder, splits, transcripts):
+    """Raises an error unless splits and transcripts name the same ids."""
+    listing = folder / "splits.json"
+    remedy = "copy it again, or make the corpus again."
+    for transcript, texts in transcripts.items():
+        unknown = min(texts.keys() - splits.keys(), default=None)
+        if unknown is not None:
+            raise ValueError(
+                f"{listing} has no split of {unknown} ({transcript}): {remedy}"
+            )
+    known = set().union(*transcripts.values())
+    lost = min(splits.keys() - known, default=None)
+    if lost is not None:
+        transcript = folder / f"{lost.partition('_')[0]}.txt"
+        if transcript not in transcripts:
+            raise FileNotFoundError(
+                f"{transcript} does not exist, but {listing} lists {lost}: "
+                f"{remedy}"
+            )
+        raise ValueError(
+            f"{transcript} has no line of {lost}, which {listing} lists: "
+            f"{remedy}"
+        )
