@@ -1,4 +1,4 @@
-"""Checks of hyperparameters that were changed on the command line.
+"""Checks of hyperparameters, which the command line may have changed.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -58,6 +58,46 @@ def check_overrides(
                 "[ARGUMENTS]' with a list of arguments, which replaces it, or "
                 "change the line of the file."
             )
+
+
+def check_length(
+    hparams: Mapping, hparams_file: str | Path, number: str, items: str
+) -> None:
+    """Makes sure that a number is the length of the list that it counts.
+
+    Arguments
+    ---------
+    hparams : dict
+        As loaded.
+    hparams_file : str or Path
+        The file they were loaded from.
+    number : str
+        Name of the number, which sizes the model.
+    items : str
+        Name of the list.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+
+    Example
+    -------
+    >>> hparams = {"emotions": ["neutral", "sad"], "n_emotions": 2}
+    >>> check_length(hparams, "train.yaml", "n_emotions", "emotions")
+    >>> hparams["n_emotions"] = 5
+    >>> check_length(hparams, "train.yaml", "n_emotions", "emotions")
+    Traceback (most recent call last):
+    ...
+    ValueError: train.yaml: n_emotions is 5, but emotions names 2 ...
+    """
+    names = hparams[items]
+    if hparams[number] != len(names):
+        raise ValueError(
+            f"{hparams_file}: {number} is {hparams[number]}, but {items} names "
+            f"{len(names)} ({', '.join(names)}): give --{number}={len(names)}, "
+            f"or other {items}."
+        )
 
 
 def _class_name(node: yaml.Node, folder: Path) -> str | None:

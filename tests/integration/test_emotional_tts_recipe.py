@@ -594,6 +594,10 @@ def spoil_nothing_but(kind, world):
         cache = read_speech_tokens(tokens)
         del cache.tokens[first]
         write_speech_tokens(tokens, cache)
+    elif kind in ("token above the vocabulary", "negative token"):
+        cache = read_speech_tokens(tokens)
+        cache.tokens[first][-1] = -1 if "negative" in kind else 6561
+        write_speech_tokens(tokens, cache)
     elif kind == "tokens of another wav":
         edit(prepared / "train.json", first, duration=7.5)
     elif kind == "no labels":
@@ -630,6 +634,13 @@ def spoil_nothing_but(kind, world):
         "another file": ["speech_tokens", "not a cache"],
         "another tokenizer": ["speech_tokens", "delete the file"],
         "utterance without tokens": ["speech_tokens", "0011_000001", "again"],
+        "token above the vocabulary": [
+            "speech_tokens",
+            "0011_000001",
+            "token 6561 of it.* 0 to 6560",
+            "again",
+        ],
+        "negative token": ["speech_tokens", "0011_000001", "token -1", "again"],
         "tokens of another wav": ["speech_tokens", "7.50 s", "again"],
         "no labels": ["word_labels.json", "does not exist|no such file"],
         "utterance without labels": ["word_labels.json", "0011_000001"],
@@ -661,6 +672,17 @@ def test_whole_input_is_accepted(world):
 def test_unknown_label_source_is_named(world):
     with pytest.raises(ValueError, match="label_source is 'guess': set it to"):
         prepare_data(world, label_source="guess")
+
+
+@pytest.mark.parametrize("n_emotions", [4, 6])
+def test_another_number_of_emotions_is_refused_before_work(
+    pristine_world, tmp_path, n_emotions
+):
+    flags = recipe_flags(pristine_world, tmp_path / "o", n_emotions=n_emotions)
+    message = f"n_emotions is {n_emotions}, but emotions names 5 .neutral"
+    with pytest.raises(ValueError, match=f"mini.yaml: {message}"):
+        run_script("train.py", flags)
+    assert not (tmp_path / "o" / "hyperparams.yaml").exists()
 
 
 def test_sentence_labels_need_alignments(world):

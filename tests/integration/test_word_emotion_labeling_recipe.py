@@ -308,6 +308,14 @@ def test_an_unknown_supervision_is_refused(world):
         train(world, world / "other", supervision="guess")
 
 
+@pytest.mark.parametrize("items", ["emotions", "attributes"])
+def test_another_number_of_emotions_or_attributes_is_refused(world, items):
+    message = f"train_mini.yaml: n_{items} is 4, but {items} names "
+    with pytest.raises(ValueError, match=message):
+        train(world, world / "other", **{f"n_{items}": 4})
+    assert not (world / "other" / "hyperparams.yaml").exists()
+
+
 def evaluate(world, files, **options):
     run(
         "evaluate",

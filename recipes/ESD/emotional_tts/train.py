@@ -53,7 +53,7 @@ from speechbrain_emofilm.metrics.diagnosis import signatures
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import atomic_path
-from speechbrain_emofilm.utils.hparams import check_overrides
+from speechbrain_emofilm.utils.hparams import check_length, check_overrides
 
 import numpy as np
 import speechbrain as sb
@@ -483,6 +483,7 @@ def dataio_prepare(hparams):
         tokens_file,
         file_fingerprint(find_file(hparams["speech_tokenizer_file"])),
     )
+    n_speech_tokens = hparams["emofilm"].llm.speech_token_size
     labels_of = label_reader(hparams)
     # A corpus has the same sentence in several emotions.
     encode = functools.lru_cache(maxsize=None)(hparams["text_frontend"].encode)
@@ -506,6 +507,14 @@ def dataio_prepare(hparams):
                 "extract_speech_tokens.py again."
             )
         speech_tokens = cache.tokens[utterance]
+        outside = (speech_tokens < 0) | (speech_tokens >= n_speech_tokens)
+        if outside.any():
+            raise ValueError(
+                f"{tokens_file} has the speech token "
+                f"{int(speech_tokens[outside][0])} of it, but the language "
+                f"model's are 0 to {n_speech_tokens - 1}: delete the file and "
+                "run extract_speech_tokens.py again."
+            )
         seconds = len(speech_tokens) / hparams["speech_token_rate"]
         if abs(seconds - duration) > 0.2:
             raise ValueError(
@@ -748,6 +757,7 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     check_overrides(hparams, hparams_file, overrides)
+    check_length(hparams, hparams_file, "n_emotions", "emotions")
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,

@@ -54,6 +54,7 @@ from speechbrain_emofilm.lobes.word_emotion import (
 )
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import atomic_path, write_json
+from speechbrain_emofilm.utils.hparams import check_length
 
 import speechbrain as sb
 import torch
@@ -513,6 +514,8 @@ if __name__ == "__main__":
             f"supervision is {hparams['supervision']!r}: set it to "
             f"{', '.join(hparams['losses'])}."
         )
+    for items in ("emotions", "attributes"):
+        check_length(hparams, hparams_file, f"n_{items}", items)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
