@@ -8,6 +8,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.cosyvoice2.precision import (
     BFloat16Linear,
+    cpu_multiplies_bfloat16,
     set_weight_precision,
 )
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
@@ -786,10 +787,22 @@ def test_the_cache_grows_beyond_its_first_room():
 # Smaller weights
 
 
-@pytest.mark.parametrize("precision, error", [("bf16", 0.01), ("int8", 0.1)])
+@pytest.mark.parametrize(
+    "precision, is_native, error",
+    [
+        ("bf16", False, 0.01),  # the weights alone are rounded
+        ("bf16", True, 0.02),  # inputs and products, too
+        ("int8", None, 0.1),
+    ],
+)
 @pytest.mark.parametrize("n_rows", [1, 3])
-def test_smaller_weights_score_almost_the_same(precision, error, n_rows):
+def test_smaller_weights_score_almost_the_same(
+    precision, is_native, error, n_rows
+):
     lm, small = _tiny_lm(), set_weight_precision(_tiny_lm(), precision)
+    for module in small.modules():
+        if isinstance(module, BFloat16Linear):
+            module.is_native = is_native
     text, text_lens, speech, speech_lens = (t[:n_rows] for t in _tiny_batch())
     text_lens, speech_lens = torch.ones(n_rows), torch.ones(n_rows)
     with torch.no_grad():
@@ -801,12 +814,53 @@ def test_smaller_weights_score_almost_the_same(precision, error, n_rows):
     assert all(0 <= t < 27 for row in tokens for t in row.tolist())
 
 
+@pytest.mark.parametrize("is_native", [False, True])
 @pytest.mark.parametrize("n_rows", [1, 3])
-def test_bfloat16_layers_of_many_rows_are_whole_and_in_order(n_rows):
+def test_bfloat16_layers_of_many_rows_are_whole_and_in_order(n_rows, is_native):
     linear = torch.nn.Linear(8, 600)
     x = torch.randn(n_rows, 8)
-    close = BFloat16Linear(linear)(x)
-    torch.testing.assert_close(close, linear(x), rtol=0, atol=0.05)
+    small = BFloat16Linear(linear)
+    small.is_native = is_native
+    torch.testing.assert_close(small(x), linear(x), rtol=0, atol=0.05)
+
+
+def test_bfloat16_layers_round_inputs_only_where_they_are_told_to():
+    linear = torch.nn.Linear(8, 600)
+    x = torch.randn(3, 8)
+    small = BFloat16Linear(linear)
+    rounded = F.linear(x, small.weight.float(), linear.bias)
+    small.is_native = False
+    torch.testing.assert_close(small(x), rounded, rtol=0, atol=1e-5)
+    small.is_native = True
+    assert (small(x) - rounded).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "capabilities, is_native",
+    [
+        ({}, False),
+        ({"avx512_f": True, "avx512_vnni": True, "avx512_bf16": False}, False),
+        ({"avx512_f": True, "avx512_bf16": True}, True),
+        ({"amx_tile": True, "amx_bf16": True}, True),
+    ],
+)
+def test_avx512_alone_does_not_multiply_bfloat16(
+    monkeypatch, capabilities, is_native
+):
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: capabilities, raising=False
+    )
+    assert cpu_multiplies_bfloat16() is is_native
+    assert BFloat16Linear(torch.nn.Linear(2, 2)).is_native is is_native
+
+
+def test_an_older_torch_is_asked_what_it_knows(monkeypatch):
+    name = "_is_avx512_bf16_supported"
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
+    assert cpu_multiplies_bfloat16()
+    monkeypatch.delattr(torch.cpu, name)
+    assert not cpu_multiplies_bfloat16()
 
 
 def test_smaller_weights_are_smaller():

@@ -12,14 +12,38 @@ from torch import nn
 
 PRECISIONS = ("fp32", "bf16", "int8")
 _BLOCK = 256  # rows of a weight that are converted at once
+_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16")
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16, by AVX-512, AMX or SVE.
+
+    Returns
+    -------
+    bool
+        False also where torch cannot tell.
+
+    Example
+    -------
+    >>> cpu_multiplies_bfloat16() in (True, False)
+    True
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in _INSTRUCTIONS)
+    # Earlier versions of torch have no public way to ask.
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return ask is not None and ask()
 
 
 class BFloat16Linear(nn.Module):
     """A linear layer with weights in bfloat16, for any precision around it.
 
-    CPUs without bfloat16 arithmetic are slow in it, by ten times on AVX2;
-    there the weights are converted as they are used, block by block, so that
-    what has been converted is still in the processor's cache.
+    On a GPU, or a CPU that multiplies bfloat16, inputs and products are
+    rounded to it, too, which about doubles the error of rounded weights. Other
+    CPUs are slow in it, by ten times on AVX2; there the weights are converted
+    as they are used, block by block, so that what has been converted is still
+    in the processor's cache.
 
     Arguments
     ---------
@@ -39,16 +63,14 @@ class BFloat16Linear(nn.Module):
         self.register_buffer(
             "bias", None if linear.bias is None else linear.bias.detach()
         )
-        self._is_native = torch.backends.cpu.get_cpu_capability() not in (
-            "DEFAULT",
-            "AVX2",
-        )
+        #: Whether a CPU is to compute in bfloat16.
+        self.is_native = cpu_multiplies_bfloat16()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (..., C) to (..., D)."""
         # A product with one vector waits for the memory, not for arithmetic.
         is_vector = x.numel() == x.shape[-1]
-        if self._is_native or is_vector or x.device.type != "cpu":
+        if self.is_native or is_vector or x.device.type != "cpu":
             y = F.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
         else:
             blocks = self.weight.split(_BLOCK)
