@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from speechbrain_emofilm.dataio.speech_tokens import (
 )
 from speechbrain_emofilm.dataio.voices import read_voices
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
-from speechbrain_emofilm.utils.files import read_json
+from speechbrain_emofilm.utils.files import read_json, write_json
 
 import pytest
 import torch
@@ -172,22 +173,71 @@ def test_reference_recordings(reference):
         choose("angry", manifests, tokens, 8)
 
 
-@pytest.mark.parametrize("hparams", ["cosyvoice2", "cosyvoice2_robust"])
-def test_training_ends_in_a_folder_that_speaks(prepared, tmp_path, hparams):
+@pytest.fixture(scope="module", params=["cosyvoice2", "cosyvoice2_robust"])
+def trained(request, prepared, tmp_path_factory):
+    """Output folder of a training with voices for each emotion."""
     robust = {}
-    if hparams == "cosyvoice2_robust":
+    if request.param == "cosyvoice2_robust":
         robust = {"warmup_steps": 1, "backbone_training": "lora"}
+    folder = tmp_path_factory.mktemp(request.param)
     brain = run(
         "train.py",
         prepared,
-        hparams,
-        output_folder=tmp_path / "output",
+        request.param,
+        output_folder=folder,
         voices=prepared / "prepared" / "voices_matched.safetensors",
         **robust,
     )["brain"]
     assert brain.optimizer_step == 2
+    return folder
+
+
+@pytest.mark.parametrize("reference", ["matched", "same"])
+def test_evaluation_speaks_with_the_voices_of_any_reference(
+    trained, prepared, tmp_path, reference
+):
+    folder = prepared / "prepared"
+    model = tmp_path / "model"
+    shutil.copytree(trained, model)
+    if reference == "same":
+        run("extract_speaker_embeddings.py", prepared, reference=reference)
+        hparams_file = model / "synthesizer.yaml"
+        content = hparams_file.read_text()
+        assert "voices_matched" in content
+        hparams_file.write_text(content.replace("matched", "same"))
+    functions = run_script("evaluate.py", [], run_name="functions")
+    hparams = {
+        "model_folder": model,
+        "compared_models": {},
+        "backbone_emofilm": EmoFiLMSynthesizer.from_hparams(model).mods.emofilm,
+        "speech_tokens": folder / "speech_tokens.safetensors",
+        "speech_tokenizer_file": prepared / "snapshot/speech_tokenizer_v2.onnx",
+        "synthesis_seed": 0,
+        "guidance": 1.0,
+        "baseline_emotion": "neutral",
+        "reference_folder": tmp_path / "references",
+        "output_folder": tmp_path / "evaluation",
+        "data_folder": prepared / "esd",
+        "truth_file": prepared / "esd" / "word_labels.json",
+        "asked_file": tmp_path / "asked.json",
+        "emotions": EMOTIONS,
+        "batch_size": 4,
+        "sample_rate": 24000,
+    }
+    manifests = [folder / "test.json", folder / "transitions_test.json"]
+    names = [name for file in manifests for name in read_json(file)]
+    write_json(hparams["asked_file"], dict.fromkeys(names))
+    utterances = functions["load_utterances"](manifests, hparams).values()
+    assert {u.emotion for u in utterances} == {"neutral", "angry", None}
+    systems, _ = functions["make_systems"](hparams, "cpu")
+    for name, system in systems.items():
+        wavs = functions["synthesise"](name, system, utterances, hparams)
+        assert len(wavs) == 3
+
+
+def test_training_ends_in_a_folder_that_speaks(trained, tmp_path):
     synthesizer = EmoFiLMSynthesizer.from_hparams(
-        tmp_path / "output", savedir=str(tmp_path / "saved")
+        trained, savedir=str(tmp_path / "saved")
     )
     assert synthesizer.speakers == [f"0011/{e}" for e in sorted(EMOTIONS)]
     spoken = synthesizer.synthesize(

@@ -3,6 +3,7 @@
 import csv
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
@@ -243,6 +244,53 @@ def test_another_model_or_request_speaks_again(tmp_path, corpus):
     asked = utterance(some[0].id, "0011", some[0].text, "sad")
     evaluate.synthesise("efilm", other.system, [asked], HPARAMS)
     assert len(other.spoken) == 3
+
+
+@pytest.mark.parametrize(
+    "voices, expected",
+    [
+        (["0011", "0012"], ["0011"] * 4),
+        (
+            ["0011/happy", "0011/neutral", "0012/happy"],
+            ["0011/neutral", "0011/happy", "0011/neutral", "0011/neutral"],
+        ),
+        (["1", "2", "3", "4"], ["1", "2", "3", "4"]),
+        (["0011", "2"], ["0011", "2", "0011", "0011"]),
+    ],
+)
+def test_each_utterance_has_the_voice_nearest_to_it(voices, expected):
+    emotions = ["neutral", "happy", "sad", None]  # no voice is sad
+    utterances = [
+        utterance(str(i), "0011", TEXTS[0], emotion, ["sad"] * 3)
+        for i, emotion in enumerate(emotions, 1)
+    ]
+    chosen = [evaluate.choose_voice(u, voices, "neutral") for u in utterances]
+    assert chosen == expected
+
+
+def test_an_utterance_without_a_voice_is_named(corpus):
+    with pytest.raises(ValueError, match="0011_000 of 0011 has no voice.*0012"):
+        evaluate.choose_voice(corpus["0011_000"], ["0012/sad"], "neutral")
+
+
+def test_another_voice_speaks_again(tmp_path, corpus):
+    some = list(corpus.values())[:2]
+    voice = Voice(tmp_path)
+    evaluate.synthesise("efilm", voice.system, some, HPARAMS)
+    other = replace(voice.system, voice=lambda u: f"{u.speaker}/{u.emotion}")
+    evaluate.synthesise("efilm", other, some, HPARAMS)
+    assert len(voice.spoken) == 4
+
+
+def test_a_fingerprint_names_the_recordings_of_voices(tmp_path):
+    token_to_wav = evaluate.PromptedTokenToWav(
+        torch.nn.Linear(2, 2), torch.nn.Identity(), tmp_path / "voices"
+    )
+    versions = []
+    for content in (b"one", b"other"):
+        token_to_wav.voices_file.write_bytes(content)
+        versions.append(evaluate.fingerprint(token_to_wav))
+    assert versions[0] != versions[1]
 
 
 def test_a_fingerprint_names_weights_and_options():

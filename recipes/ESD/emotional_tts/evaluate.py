@@ -36,6 +36,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html import escape
+from operator import attrgetter
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
@@ -49,6 +50,9 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     read_speech_tokens,
 )
 from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.inference.prompted_token_to_wav import (
+    PromptedTokenToWav,
+)
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
 from speechbrain_emofilm.metrics.control import (
@@ -130,11 +134,14 @@ class System:
         Changes when it would speak otherwise.
     speak : callable
         List of utterances to list of waves (T,).
+    voice : callable
+        Utterance to the name of the voice that it is spoken in.
     """
 
     folder: Path
     version: str
     speak: Callable
+    voice: Callable = attrgetter("speaker")
 
 
 # --- The utterances -------------------------------------------------------
@@ -359,14 +366,21 @@ def make_systems(hparams, device):
         default=lambda part: [type(part).__name__, vars(part)],
     )
 
+    def voice_in(model):
+        return functools.partial(
+            choose_voice,
+            voices=model.speakers,
+            baseline_emotion=hparams["baseline_emotion"],
+        )
+
     def copy(utterances):
         tokens = [cache.tokens[u.id].to(device) for u in utterances]
-        return token_to_wav(tokens, [u.speaker for u in utterances])
+        return token_to_wav(tokens, list(map(voice_in(backbone), utterances)))
 
     def speak(synthesizer, texts, utterances, guidance=1.0):
         results = synthesizer.synthesize(
             texts,
-            speaker=[u.speaker for u in utterances],
+            speaker=list(map(voice_in(synthesizer), utterances)),
             seed=seed,
             guidance=guidance,
             batch_size=len(texts),
@@ -388,11 +402,13 @@ def make_systems(hparams, device):
             references / "copy_synthesis",
             fingerprint(token_to_wav, steps, tokens_version),
             copy,
+            voice_in(backbone),
         ),
         "backbone": System(
             references / "backbone",
             fingerprint(backbone.mods, steps, sampling, seed),
             speak_plain,
+            voice_in(backbone),
         ),
     }
     for name, model in {"efilm": synthesizer, **compared}.items():
@@ -400,6 +416,7 @@ def make_systems(hparams, device):
             Path(hparams["output_folder"]) / name,
             fingerprint(model.mods, steps, sampling, seed, guidance),
             functools.partial(speak_marked, model),
+            voice_in(model),
         )
     return systems, synthesizer
 
@@ -445,6 +462,47 @@ def load_compared(folders, device):
     }
 
 
+def choose_voice(utterance, voices, baseline_emotion):
+    """Chooses the voice that an utterance is spoken in.
+
+    Arguments
+    ---------
+    utterance : Utterance
+        What to speak.
+    voices : list of str
+        Those of the model, which may be named by the utterance, by speaker
+        and emotion, or by speaker.
+    baseline_emotion : str
+        Its voice speaks where the speaker has none of the utterance's
+        emotion, or the emotion switches.
+
+    Returns
+    -------
+    str
+        One of `voices`, the nearest to the utterance.
+
+    Raises
+    ------
+    ValueError
+        If the speaker has none.
+    """
+    names = (
+        utterance.id,
+        f"{utterance.speaker}/{utterance.emotion}",
+        utterance.speaker,
+        f"{utterance.speaker}/{baseline_emotion}",
+    )
+    for name in names:
+        if name in voices:
+            return name
+    raise ValueError(
+        f"{utterance.id} of {utterance.speaker} has no voice: the model has "
+        f"{len(voices)}, such as {voices[0]}. Make this corpus's with "
+        "extract_speaker_embeddings.py, or evaluate the speakers that the "
+        "model has."
+    )
+
+
 def mark(text, labels):
     """Writes word labels as marks in a text.
 
@@ -481,7 +539,7 @@ def mark(text, labels):
 
 
 def fingerprint(modules, *options):
-    """Names modules by their weights, and options.
+    """Names modules by their weights and voices, and options.
 
     Arguments
     ---------
@@ -504,6 +562,9 @@ def fingerprint(modules, *options):
         digest.update(
             tensor.detach().float().cpu().contiguous().numpy().tobytes()
         )
+    for module in modules.modules():
+        if isinstance(module, PromptedTokenToWav):
+            digest.update(file_fingerprint(module.voices_file).encode())
     return digest.hexdigest()[:16]
 
 
@@ -556,7 +617,7 @@ def _request_key(system, utterance):
     request = [
         system.version,
         mark(utterance.text, utterance.labels),
-        utterance.speaker,
+        system.voice(utterance),
     ]
     return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
 

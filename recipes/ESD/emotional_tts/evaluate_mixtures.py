@@ -359,13 +359,16 @@ def speak(
         (speaker, text) to the neutral reading decoded from its tokens.
     """
     systems, synthesizer = make_systems(hparams, options.device)
-    texts = {r.utterance.id: r.marked_text for r in requests}
+    asked = {request.utterance.id: request for request in requests}
     seed, guidance = hparams["synthesis_seed"], hparams["guidance"]
+
+    def voice(utterance):
+        return systems["efilm"].voice(asked[utterance.id].neutral)
 
     def say(utterances):
         results = synthesizer.synthesize(
-            [texts[u.id] for u in utterances],
-            speaker=[u.speaker for u in utterances],
+            [asked[u.id].marked_text for u in utterances],
+            speaker=[voice(u) for u in utterances],
             seed=seed,
             guidance=guidance,
             batch_size=len(utterances),
@@ -376,7 +379,7 @@ def speak(
     version = fingerprint(synthesizer.mods, steps, seed, guidance)
     wavs = synthesise(
         "mixtures",
-        System(folder, version, say),
+        System(folder, version, say, voice),
         [request.utterance for request in requests],
         hparams,
     )

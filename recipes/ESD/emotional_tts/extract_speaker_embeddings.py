@@ -10,8 +10,9 @@ recordings give the voices; their emotion is heard in the speech:
   neutral   one neutral training utterance for each speaker: voice `0011`
   matched   one training utterance for each speaker and emotion: `0011/happy`,
             another sentence than those that are evaluated
-  same      each test utterance itself: `0011_000021`. Nothing can be better,
-            and nobody has it: for copy synthesis only
+  same      each test utterance itself, mixed ones (`use_transitions`) too:
+            `0011_000021`. Nothing can be better, and nobody has it: for copy
+            synthesis only
 
 The same command goes on where an interrupted one stopped; with torchrun each
 process makes its share.
@@ -186,6 +187,11 @@ if __name__ == "__main__":
         split: load_data_json(path, {"data_root": hparams["data_folder"]})
         for split, path in hparams["manifests"].items()
     }
+    if hparams["use_transitions"]:
+        manifests["test"] |= load_data_json(
+            hparams["transitions_manifests"]["test"],
+            {"data_root": hparams["data_folder"]},
+        )
     tokens = read_speech_tokens(
         hparams["speech_tokens"],
         file_fingerprint(find_file(hparams["speech_tokenizer_file"])),
