@@ -72,6 +72,9 @@ OTHER_MODELS = {
     "cosyvoice.yaml": "CosyVoice-1",
     "cosyvoice3.yaml": "CosyVoice-3",
 }
+#: What CosyVoice2 has and CosyVoice-1 lacks: snapshots of CosyVoice2 called
+#: their settings ``cosyvoice.yaml``, too, for a while.
+NOT_IN_COSYVOICE_1 = ("cosyvoice2.yaml", TOKENIZER_FOLDER)
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 #: Which of the fetched files have been checked.
 RECEIPT = "verified.json"
@@ -223,17 +226,25 @@ def _find_local(folder: Path, name: str) -> Path:
             f"{folder} is no folder: give one that holds a snapshot of "
             f"CosyVoice2-0.5B, or the hub's name {REPOSITORY}."
         )
-    for settings, model in OTHER_MODELS.items():
-        if (folder / settings).is_file():
-            raise ValueError(
-                f"{folder} holds {model} (it has {settings}), whose parts "
-                f"differ: give a snapshot of {REPOSITORY}."
-            )
+    settings = _other_settings(folder)
+    if settings is not None:
+        raise ValueError(
+            f"{folder} holds {OTHER_MODELS[settings]} (it has {settings}), "
+            f"whose parts differ: give a snapshot of {REPOSITORY}."
+        )
     if not (folder / name).is_file():
         raise FileNotFoundError(
             f"{folder} has no {name}: give a whole snapshot of {REPOSITORY}."
         )
     return folder / name
+
+
+def _other_settings(folder: Path) -> Optional[str]:
+    """Settings by which a folder holds another CosyVoice model."""
+    names = [name for name in OTHER_MODELS if (folder / name).is_file()]
+    if any((folder / name).exists() for name in NOT_IN_COSYVOICE_1):
+        names = [name for name in names if name != "cosyvoice.yaml"]
+    return names[0] if names else None
 
 
 def _verify(path: Path, name: str, savedir: Path) -> None:

@@ -74,14 +74,31 @@ def test_missing_folder_is_named(source):
         fetch_file("llm.pt", source)
 
 
-@pytest.mark.parametrize(
-    "settings, model",
-    [("cosyvoice.yaml", "CosyVoice-1"), ("cosyvoice3.yaml", "CosyVoice-3")],
-)
-def test_another_cosyvoice_is_named(snapshot, settings, model):
-    (snapshot / settings).write_text("!!python/object/apply:os._exit [1]")
-    with pytest.raises(ValueError, match=f"holds {model}"):
+YAML = "!!python/object/apply:os._exit [1]"
+
+
+def test_cosyvoice_1_is_named(tmp_path):
+    (tmp_path / "llm.pt").write_bytes(CONTENT)
+    (tmp_path / "cosyvoice.yaml").write_text(YAML)
+    with pytest.raises(ValueError, match="holds CosyVoice-1"):
+        fetch_file("llm.pt", tmp_path)
+
+
+def test_cosyvoice_3_is_named_though_it_has_the_same_tokenizer(snapshot):
+    (snapshot / "cosyvoice3.yaml").write_text(YAML)
+    with pytest.raises(ValueError, match="holds CosyVoice-3"):
         fetch_file("llm.pt", snapshot)
+
+
+@pytest.mark.parametrize("mark", ["CosyVoice-BlankEN/", "cosyvoice2.yaml"])
+def test_cosyvoice_2_may_have_settings_of_the_first_ones_name(tmp_path, mark):
+    (tmp_path / "llm.pt").write_bytes(CONTENT)
+    (tmp_path / "cosyvoice.yaml").write_text(YAML)
+    if mark.endswith("/"):
+        (tmp_path / mark).mkdir()
+    else:
+        (tmp_path / mark).write_text(YAML)
+    assert fetch_file("llm.pt", tmp_path) == tmp_path / "llm.pt"
 
 
 def test_the_hubs_revision_is_fixed_and_its_yaml_left_there(hub, tmp_path):
