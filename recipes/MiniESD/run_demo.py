@@ -72,8 +72,8 @@ def make_summary(figures: dict, label_accuracy: dict, log: dict) -> dict:
     -------
     dict
         Figure to system to value, as fractions; predicted MOS if there is
-        one; accuracy of the labels; seconds of all steps and memory of the
-        largest process.
+        one; accuracy of the labels; seconds of all steps and the most memory
+        that they used together.
     """
     systems = [name for name in SYSTEMS if name in figures]
     names = {

@@ -103,7 +103,9 @@ def run_steps(
     -------
     dict
         Step to what the log holds: `seconds`, `spans` (its times, in seconds
-        since 1970; several if it was interrupted), `peak_memory_mb`.
+        since 1970; several if it was interrupted), `peak_memory_mb` (of all
+        that ran while it did, looked at every second, this process included;
+        other systems than Linux tell that of the largest process only).
 
     Raises
     ------
@@ -136,7 +138,8 @@ def run_steps(
             for step in ready[: jobs - len(running)]:
                 waiting.remove(step)
                 running[pool.submit(run.do, step)] = step
-            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            ended, _ = wait(running, 1.0, return_when=FIRST_COMPLETED)
+            run.watch_memory()
             for future in ended:
                 del running[future]
                 future.result()  # raises what the step has raised
@@ -163,6 +166,13 @@ class _Run:
             for place, step in enumerate(steps)
         }
         self.keys = {}
+        self.peaks = {}  # of the steps that run
+
+    def watch_memory(self) -> None:
+        """Notes how much is in use while these steps run."""
+        used = used_memory_mb()
+        with self.lock:
+            self.peaks = {n: max(p, used) for n, p in self.peaks.items()}
 
     def do(self, step: Step) -> None:
         """Does a step, if it has not been done."""
@@ -195,6 +205,8 @@ class _Run:
         """Does a step; the log also counts the time before an interrupt."""
         started = time.time()
         entry["done"] = False
+        with self.lock:
+            self.peaks[step.name] = entry.get("peak_memory_mb", 0)
         self._note(step, entry)
         options = [step.command, step.threads, self.working_folder]
         try:
@@ -211,7 +223,10 @@ class _Run:
             entry["spans"].append([round(started, 1), round(time.time(), 1)])
             seconds = sum(end - start for start, end in entry["spans"])
             entry["seconds"] = round(seconds, 1)
-            entry["peak_memory_mb"] = _peak_memory_mb()
+            with self.lock:
+                sampled = self.peaks.pop(step.name)
+            # A short step may have ended between two looks.
+            entry["peak_memory_mb"] = max(sampled, _largest_process_mb())
             self._note(step, entry)
 
     def _note(self, step: Step, entry: dict) -> None:
@@ -306,7 +321,41 @@ def _show_last_line(bar: tqdm, name: str, printed: bytes) -> None:
         bar.set_description_str(f"{name} | {lines[-1].strip()}")
 
 
-def _peak_memory_mb() -> int:
-    """Of the largest process that has ended so far."""
+def used_memory_mb() -> int:
+    """Memory of this process and of all that it has started.
+
+    Returns
+    -------
+    int
+        In MiB, pages that several share counted once; 0 where the system
+        (other than Linux) does not tell.
+
+    Example
+    -------
+    >>> used_memory_mb() >= 0
+    True
+    """
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:  # "pid (name) state parent ...", and a name may hold anything
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    kilobytes, processes = 0, [os.getpid()]
+    while processes:
+        process = processes.pop()
+        processes += children.get(process, [])
+        try:
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        found = re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)
+        kilobytes += int(found[1]) if found else 0
+    return kilobytes // 1024
+
+
+def _largest_process_mb() -> int:
+    """Of those that have ended so far."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))

@@ -394,3 +394,27 @@ def test_the_log_is_a_file_of_its_own(demo, ran, tmp_path):
     log = read_json(tmp_path / "demo" / "steps.json")
     assert all(entry["done"] for entry in log.values())
     assert all(entry["peak_memory_mb"] >= 0 for entry in log.values())
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").is_file(),
+    reason="only Linux tells what processes use together",
+)
+def test_memory_is_that_of_all_steps_that_run_at_a_time(tmp_path):
+    (tmp_path / "hold.py").write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "held = b'x' * 300_000_000\n"
+        "folder = Path(sys.argv[1])\n"
+        "folder.mkdir()\n"
+        "(folder / 'holds').touch()\n"
+        "while len(list(folder.parent.glob('*/holds'))) < 2:\n"
+        "    time.sleep(0.1)\n"
+        "time.sleep(2.5)\n"  # longer than from one look to the next
+    )
+    steps = [
+        Step(name, ["hold.py", name], tmp_path / name, ["holds"], needs=())
+        for name in ("one", "two")
+    ]
+    log = run_steps(steps, tmp_path / "log.json", tmp_path, jobs=2)
+    assert min(entry["peak_memory_mb"] for entry in log.values()) > 570
