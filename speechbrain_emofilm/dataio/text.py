@@ -9,7 +9,7 @@ Authors
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -215,54 +215,59 @@ def map_tokens_to_words(
 
 
 def map_rewritten_words(
-    words: Sequence[str], rewritten: Sequence[str]
+    text: str, rewritten: str, rewrite: Callable[[str], str]
 ) -> list[int]:
     """Finds from which word of a text each word of a rewritten text comes.
 
-    Text normalisation writes one word as several ("21" as "twenty one"); what
-    a label says of the first then holds for all of them. Words that did not
-    change anchor the others; between two anchors words follow each other by
-    their numbers if those are equal, otherwise by their shares of the
-    letters. A word that was put in ("&" as "and") belongs to the word before
-    it, or to the first.
+    Text normalisation writes one word as several ("21" as "twenty one") and
+    changes their order ("March 3rd" to "the third of march"); what a label
+    says of a word then holds for all that it became. Each part between spaces
+    is rewritten by itself, and the words that it becomes are found in the
+    rewritten text: most in their order, the others wherever they were moved.
+    Those that are found in no part come from the parts of which nothing was
+    found, between the same neighbours: one from each if there are as many,
+    otherwise by their shares of the letters. If there is no such part ("the"
+    and "of" are put in), they come from the one behind them, or from the last
+    before. The words of a part ("7:05pm") are told apart in the same way.
 
     Arguments
     ---------
-    words : list of str
-        Words of the text.
-    rewritten : list of str
-        Words of the rewritten text.
+    text : str
+        The text.
+    rewritten : str
+        What ``rewrite`` has made of it.
+    rewrite : callable
+        str to str.
 
     Returns
     -------
     list of int
-        For each rewritten word the index of a word, never falling; -1 if
-        there are no words.
+        For each word of :func:`split_words` of the rewritten text the index
+        of a word of the text; -1 if that has none.
 
     Example
     -------
-    >>> map_rewritten_words(
-    ...     ["I", "paid", "5", "now"], ["I", "paid", "five", "dollars", "now"]
-    ... )
-    [0, 1, 2, 2, 3]
+    >>> spoken = {"3rd": "third", "March 3rd": "the third of march"}
+    >>> rewrite = lambda text: spoken.get(text, text)
+    >>> map_rewritten_words("March 3rd", "the third of march", rewrite)
+    [1, 1, 0, 0]
     """
+    words = [word.text for word in split_words(text)]
+    spoken = [word.text for word in split_words(rewritten)]
     if not words:
-        return [-1] * len(rewritten)
-    matcher = SequenceMatcher(
-        None,
-        [_letters(word) for word in words],
-        [_letters(word) for word in rewritten],
-        autojunk=False,
-    )
-    origin = []
-    for kind, start, end, first, last in matcher.get_opcodes():
-        if kind == "insert":
-            origin += [max(start - 1, 0)] * (last - first)
-        elif end - start == last - first:
-            origin += range(start, end)
-        elif kind == "replace":
-            shares = _share_letters(words[start:end], rewritten[first:last])
-            origin += [start + share for share in shares]
+        return [-1] * len(spoken)
+    if list(map(_letters, words)) == list(map(_letters, spoken)):
+        return list(range(len(words)))
+    parts = _parts_with_words(text)
+    origin, first = [0] * len(spoken), 0
+    owners = _map_parts(parts, spoken, rewrite)
+    for index, part in enumerate(parts):
+        inside = [word.text for word in split_words(part)]
+        places = [place for place, own in enumerate(owners) if own == index]
+        own_words = _map_parts(inside, [spoken[p] for p in places], rewrite)
+        for place, word in zip(places, own_words):
+            origin[place] = first + word
+        first += len(inside)
     return origin
 
 
@@ -392,12 +397,81 @@ def _attach_punctuation(
             owner[position] = current
 
 
-def _share_letters(words: Sequence[str], rewritten: Sequence[str]) -> list[int]:
-    """Divides rewritten words between words in proportion to their letters."""
-    ends = torch.tensor([len(word) for word in words]).cumsum(0)
-    sizes = torch.tensor([len(word) for word in rewritten])
+def _parts_with_words(text: str) -> list[str]:
+    """Runs without spaces; one without words ("&") is put to the one before,
+    or to the first.
+    """
+    parts = []
+    for chunk in text.split():
+        if parts and not (split_words(chunk) and split_words(parts[-1])):
+            parts[-1] += f" {chunk}"
+        else:
+            parts.append(chunk)
+    return parts
+
+
+def _map_parts(
+    parts: Sequence[str], spoken: Sequence[str], rewrite: Callable[[str], str]
+) -> list[int]:
+    """Gives each spoken word to a part; see :func:`map_rewritten_words`."""
+    if len(parts) == 1:
+        return [0] * len(spoken)
+    read, readers = [], []
+    for index, part in enumerate(parts):
+        own = [_letters(word.text) for word in split_words(rewrite(part))]
+        read += own
+        readers += [index] * len(own)
+    matched = _match(read, [_letters(word) for word in spoken])
+    owners = [None if i is None else readers[i] for i in matched]
+    found = set(owners)
+    for start, end in _gaps(owners):
+        before = owners[start - 1] if start else -1
+        behind = owners[end] if end < len(owners) else len(parts)
+        lost = [i for i in range(before + 1, behind) if i not in found]
+        lost = lost or [behind if behind < len(parts) else before]
+        owners[start:end] = _share(parts, lost, spoken[start:end])
+    return owners
+
+
+def _match(read: Sequence[str], spoken: Sequence[str]) -> list[int | None]:
+    """Index in ``read`` of each spoken word; each is used once.
+
+    The longest runs that both share go first, then single words in any order.
+    """
+    found = [None] * len(spoken)
+    matcher = SequenceMatcher(None, read, spoken, autojunk=False)
+    for first, start, size in matcher.get_matching_blocks():
+        found[start : start + size] = range(first, first + size)
+    left = [index for index in range(len(read)) if index not in found]
+    for place, word in enumerate(spoken):
+        if found[place] is None:
+            found[place] = next((i for i in left if read[i] == word), None)
+            left = [index for index in left if index != found[place]]
+    return found
+
+
+def _gaps(owners: Sequence[int | None]) -> list[tuple[int, int]]:
+    """Start and end of each run of None."""
+    gaps = []
+    for place, owner in enumerate(owners):
+        if owner is None and gaps and gaps[-1][1] == place:
+            gaps[-1] = (gaps[-1][0], place + 1)
+        elif owner is None:
+            gaps.append((place, place + 1))
+    return gaps
+
+
+def _share(
+    parts: Sequence[str], sharing: Sequence[int], spoken: Sequence[str]
+) -> list[int]:
+    """Divides spoken words among some parts, by letters if not one to one."""
+    if len(sharing) == len(spoken):
+        return list(sharing)
+    sizes = torch.tensor([len(parts[index]) for index in sharing])
+    ends = sizes.cumsum(0) / sizes.sum()
+    sizes = torch.tensor([len(word) for word in spoken])
     middles = (sizes.cumsum(0) - sizes / 2) / sizes.sum()
-    return torch.searchsorted(ends / ends[-1], middles).tolist()
+    return [sharing[i] for i in torch.searchsorted(ends, middles).tolist()]
 
 
 def _letters(word: str) -> str:

@@ -61,7 +61,8 @@ class Qwen2TextFrontend:
     normalizer : callable, optional
         Rewrites text as it is spoken, str to str; see
         :class:`~speechbrain_emofilm.integrations.text_normalization.WeTextNormalizer`.
-        A word that becomes several keeps them all.
+        A word that becomes several keeps them all, also where their order
+        changes.
     language : str
         ``"en"`` or ``"zh"``: what an aligner takes the speech for. The
         tokenizer reads both, also mixed.
@@ -90,7 +91,7 @@ class Qwen2TextFrontend:
         language: str = "en",
     ):
         self.language = language
-        self._normalize = normalizer
+        self._normalize = normalizer or str
         self._tokenizer = _load(Path(folder))
 
     @property
@@ -126,16 +127,12 @@ class Qwen2TextFrontend:
             )
         ids, _ = self._tokenize(instruction + mark)
         word_of_unit = [-1] * len(ids)
-        if self._normalize is not None:
-            spoken = self._normalize(spoken)
         # The tokenizer would compose letters itself, and then lose the
         # places of the characters behind the first.
-        spoken = unicodedata.normalize("NFC", spoken)
-        new_ids, offsets = self._tokenize(spoken)
-        origin = map_rewritten_words(
-            words, [word.text for word in split_words(spoken)]
-        )
-        for word in map_tokens_to_words(offsets, spoken):
+        rewritten = unicodedata.normalize("NFC", self._normalize(spoken))
+        new_ids, offsets = self._tokenize(rewritten)
+        origin = map_rewritten_words(spoken, rewritten, self._normalize)
+        for word in map_tokens_to_words(offsets, rewritten):
             word_of_unit.append(-1 if word < 0 else origin[word])
         return TextUnits(ids + new_ids, word_of_unit, words)
 
