@@ -35,6 +35,11 @@ export MALLOC_TOP_PAD_ ?= 500000000
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
+# The work is many short processes: what they import is compiled once, and kept
+# in the environment, also where Python is told to keep nothing.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX ?= $(VENV)/pycache
+
 .PHONY: demo test lint bench install
 .DELETE_ON_ERROR:
 
