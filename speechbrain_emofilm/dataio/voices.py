@@ -1,20 +1,23 @@
 """Voices to be cloned: speaker vectors and prompts, in one file.
 
 The file is safetensors: ``<name>.xvector`` (D,), ``<name>.prompt_tokens``
-(P,) and ``<name>.prompt_mel`` (2P, mels) for each voice.
+(P,) and ``<name>.prompt_mel`` (2P, mels) for each voice, and in its header
+what each was made of.
 
 Authors
  * speechbrain-emofilm contributors, 2026
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 from speechbrain_emofilm.utils.assets import load_tensors
 from speechbrain_emofilm.utils.files import atomic_path
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -35,6 +38,9 @@ class Voice:
         Speech tokens of the recording (P,), long.
     prompt_mel : torch.Tensor
         Its log-mel (2P, mels).
+    source : dict, optional
+        What it was made of, by which a voice that is out of date is noticed;
+        str to str.
 
     Raises
     ------
@@ -45,6 +51,7 @@ class Voice:
     xvector: torch.Tensor
     prompt_tokens: torch.Tensor
     prompt_mel: torch.Tensor
+    source: Optional[Mapping[str, str]] = None
 
     def __post_init__(self):
         if len(self.prompt_mel) != 2 * len(self.prompt_tokens):
@@ -56,7 +63,11 @@ class Voice:
 
     @classmethod
     def cut(
-        cls, xvector: torch.Tensor, tokens: torch.Tensor, mel: torch.Tensor
+        cls,
+        xvector: torch.Tensor,
+        tokens: torch.Tensor,
+        mel: torch.Tensor,
+        source: Optional[Mapping[str, str]] = None,
     ) -> "Voice":
         """Makes a voice of tokens and mel whose ends differ a little.
 
@@ -68,6 +79,8 @@ class Voice:
             Speech tokens (S,).
         mel : torch.Tensor
             Log-mel (N, mels) of the same recording.
+        source : dict, optional
+            What it was made of.
 
         Returns
         -------
@@ -82,7 +95,7 @@ class Voice:
         (torch.Size([25]), torch.Size([50, 80]))
         """
         n_tokens = min(len(tokens), len(mel) // 2)
-        return cls(xvector, tokens[:n_tokens], mel[: 2 * n_tokens])
+        return cls(xvector, tokens[:n_tokens], mel[: 2 * n_tokens], source)
 
 
 def write_voices(path: PathLike, voices: Mapping[str, Voice]) -> None:
@@ -112,8 +125,10 @@ def write_voices(path: PathLike, voices: Mapping[str, Voice]) -> None:
         for name, voice in voices.items()
         for part in _PARTS
     }
+    sources = {name: voice.source for name, voice in voices.items()}
+    header = {"sources": json.dumps(sources)}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
+        safetensors.torch.save_file(tensors, temporary, metadata=header)
 
 
 def read_voices(path: PathLike) -> dict[str, Voice]:
@@ -155,7 +170,12 @@ def read_voices(path: PathLike) -> dict[str, Voice]:
             f"{missing[0] if missing else 'voice'}): make it with "
             "extract_speaker_embeddings.py."
         )
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+    sources = json.loads(header.get("sources", "{}"))
     return {
-        name: Voice(*(tensors[f"{name}.{part}"] for part in _PARTS))
+        name: Voice(
+            *(tensors[f"{name}.{part}"] for part in _PARTS), sources.get(name)
+        )
         for name in names
     }

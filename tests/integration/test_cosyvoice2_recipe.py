@@ -12,9 +12,11 @@ from speechbrain_emofilm.dataio.speech_tokens import (
 )
 from speechbrain_emofilm.dataio.voices import read_voices
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.integrations.campplus import CAMPPlus
 from speechbrain_emofilm.utils.files import read_json, write_json
 
 import pytest
+import soundfile
 import torch
 from tiny_cosyvoice2 import BACKBONE
 from tiny_world import EMOTIONS, RECIPE, REPOSITORY, make_corpus, run_script
@@ -137,6 +139,105 @@ def test_two_processes_extract_what_one_does(prepared, tmp_path):
     assert list(one) == list(two)
     for name, voice in one.items():
         assert torch.equal(voice.prompt_mel, two[name].prompt_mel)
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Lengths of the recordings that the speaker encoder reads."""
+    lengths = []
+    embed = CAMPPlus.embed
+
+    def listed(encoder, wavs):
+        lengths.extend(map(len, wavs))
+        return embed(encoder, wavs)
+
+    monkeypatch.setattr(CAMPPlus, "embed", listed)
+    return lengths
+
+
+@pytest.fixture
+def extract_voices(prepared, tmp_path):
+    """Makes the matched voices of a copy of the corpus."""
+    for name in ("esd", "prepared"):
+        shutil.copytree(prepared / name, tmp_path / name)
+    path = tmp_path / "voices.safetensors"
+
+    def extract(**overrides):
+        folders = {n: tmp_path / n for n in ("esd", "prepared")}
+        run(
+            "extract_speaker_embeddings.py",
+            prepared,
+            data_folder=folders["esd"],
+            prepared_folder=folders["prepared"],
+            voices=path,
+            reference="matched",
+            extraction_save_interval=1,
+            **overrides,
+        )
+        return read_voices(path)
+
+    return extract
+
+
+def test_interrupted_voices_are_kept(
+    prepared, extract_voices, encoded, monkeypatch
+):
+    embed = CAMPPlus.embed
+
+    def interrupted(encoder, wavs):
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        return embed(encoder, wavs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CAMPPlus, "embed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract_voices()
+    voices = extract_voices()
+    assert len(encoded) == len(EMOTIONS)
+    whole = read_voices(prepared / "prepared" / "voices_matched.safetensors")
+    assert list(voices) == list(whole)
+    for name, voice in whole.items():
+        assert torch.equal(voices[name].xvector, voice.xvector)
+        assert torch.equal(voices[name].prompt_mel, voice.prompt_mel)
+
+
+def test_voices_are_made_again_where_what_they_depend_on_has_changed(
+    extract_voices, encoded, tmp_path, caplog
+):
+    longest = extract_voices()
+    assert set(encoded) == {19200}
+    extract_voices()
+    assert len(encoded) == len(EMOTIONS)
+
+    item = longest["0011/happy"].source["utterance"]
+    wav = tmp_path / "esd" / "0011" / "Happy" / "train" / f"{item}.wav"
+    samples, rate = soundfile.read(wav)
+    soundfile.write(wav, samples / 2, rate, "PCM_16")
+    louder = extract_voices()
+    assert len(encoded) == len(EMOTIONS) + 1
+    changed = "1 voices are of other recordings, another speech tokenizer"
+    assert caplog.text.count(changed) == 1
+    for name, voice in longest.items():
+        same = torch.equal(voice.prompt_mel, louder[name].prompt_mel)
+        assert same == (name != "0011/happy")
+
+    shorter = extract_voices(max_reference_duration=1.1)
+    assert encoded[len(EMOTIONS) + 1 :] == [16000] * len(EMOTIONS)
+    for name, voice in shorter.items():
+        assert len(voice.prompt_tokens) < len(longest[name].prompt_tokens)
+
+    extract_voices(max_reference_duration=1.1, speaker_encoder_file=wav)
+    assert len(encoded) == 3 * len(EMOTIONS) + 1
+
+
+def test_a_recording_of_other_speech_tokens_is_refused(
+    extract_voices, tmp_path
+):
+    for wav in (tmp_path / "esd" / "0011" / "Sad" / "train").iterdir():
+        soundfile.write(wav, torch.zeros(12000).numpy(), 24000, "PCM_16")
+    with pytest.raises(ValueError, match="run extract_speech_tokens.py again"):
+        extract_voices()
 
 
 @pytest.mark.parametrize("reference", ["neutral", "matched", "same"])

@@ -1,5 +1,7 @@
 """Voices that recordings give, and speech made with them."""
 
+from dataclasses import replace
+
 from speechbrain_emofilm.dataio.voices import Voice, read_voices, write_voices
 from speechbrain_emofilm.inference.prompted_token_to_wav import (
     PromptedTokenToWav,
@@ -60,6 +62,15 @@ def test_voices_survive_the_file(path):
         assert torch.equal(read.xvector, voice.xvector)
         assert torch.equal(read.prompt_tokens, voice.prompt_tokens)
         assert torch.equal(read.prompt_mel, voice.prompt_mel)
+
+
+def test_the_header_says_what_voices_were_made_of(tmp_path):
+    path = tmp_path / "voices.safetensors"
+    made = {"utterance": "0011_000351", "wav": "3f2a"}
+    known = replace(make_voice(1, 12), source=made)
+    write_voices(path, {"0011": known, "0012": make_voice(2, 7)})
+    assert read_voices(path)["0011"].source == made
+    assert read_voices(path)["0012"].source is None
 
 
 def test_one_voice_may_have_two_names(tmp_path):

@@ -14,7 +14,9 @@ recordings give the voices; their emotion is heard in the speech:
             `0011_000021`. Nothing can be better, and nobody has it: for copy
             synthesis only
 
-The same command goes on where an interrupted one stopped; with torchrun each
+The same command goes on where an interrupted one stopped, and makes a voice
+again only if its recording, the speech tokenizer or the speaker encoder has
+changed; the header of the file says what each was made of. With torchrun each
 process makes its share.
 
 Authors
@@ -48,7 +50,6 @@ from tqdm import tqdm
 logger = get_logger(__name__)
 
 REFERENCES = ("neutral", "matched", "same")
-SAVE_INTERVAL = 200  # voices
 
 
 def choose_references(reference, manifests, tokens, max_seconds):
@@ -103,8 +104,52 @@ def choose_references(reference, manifests, tokens, max_seconds):
     return {voice: rank[-1] for voice, rank in sorted(best.items())}
 
 
+def describe_sources(references, items, cache, speaker_encoder):
+    """Tells what each voice is made of.
+
+    Arguments
+    ---------
+    references : dict
+        Name of each voice to its utterance id.
+    items : dict
+        Utterance id to its item of the manifest.
+    cache : SpeechTokenCache
+        Speech tokens of the utterances.
+    speaker_encoder : str
+        Fingerprint of the speaker encoder.
+
+    Returns
+    -------
+    dict
+        Name of each voice to a dict: "utterance", and the fingerprints "wav",
+        "speech_tokenizer" and "speaker_encoder".
+
+    Raises
+    ------
+    FileNotFoundError
+        If a recording does not exist.
+    ValueError
+        If one is not the recording that has given the speech tokens.
+    """
+    sources = {}
+    for voice, utterance in references.items():
+        wav = find_file(items[utterance]["wav"])
+        if wav.stat().st_size != cache.wav_bytes.get(utterance):
+            raise ValueError(
+                f"{wav} has changed since its speech tokens were made: run "
+                "extract_speech_tokens.py again."
+            )
+        sources[voice] = {
+            "utterance": utterance,
+            "wav": file_fingerprint(wav),
+            "speech_tokenizer": cache.tokenizer,
+            "speaker_encoder": speaker_encoder,
+        }
+    return sources
+
+
 @torch.inference_mode()
-def make_voice(wav_file, tokens, speaker_encoder):
+def make_voice(wav_file, tokens, speaker_encoder, source):
     """Makes a voice of a recording.
 
     Arguments
@@ -115,6 +160,8 @@ def make_voice(wav_file, tokens, speaker_encoder):
         Its speech tokens (S,).
     speaker_encoder : object
         With `sample_rate` and `embed`: list of wavs to vectors.
+    source : dict
+        What it is made of.
 
     Returns
     -------
@@ -123,16 +170,18 @@ def make_voice(wav_file, tokens, speaker_encoder):
     wav = load_audio(wav_file, speaker_encoder.sample_rate)
     (xvector,) = speaker_encoder.embed([wav])
     mel = log_mel(load_audio(wav_file)[None])[0]
-    return Voice.cut(xvector, tokens, mel)
+    return Voice.cut(xvector, tokens, mel, source)
 
 
-def extract_voices(references, items, tokens, speaker_encoder, path):
+def extract_voices(
+    sources, items, tokens, speaker_encoder, path, save_interval
+):
     """Makes voices, saving now and then.
 
     Arguments
     ---------
-    references : dict
-        Name of each voice to its utterance id.
+    sources : dict
+        Name of each voice to what it is made of, from `describe_sources`.
     items : dict
         Utterance id to its item of the manifest.
     tokens : dict
@@ -141,35 +190,64 @@ def extract_voices(references, items, tokens, speaker_encoder, path):
         As in `make_voice`.
     path : Path
         The file of the voices.
+    save_interval : int
+        Voices after which they are written.
     """
     voices = {}
-    progress = tqdm(references.items(), desc="Voices", unit="voice")
-    for voice, utterance in progress:
+    for voice, source in tqdm(sources.items(), desc="Voices", unit="voice"):
+        utterance = source["utterance"]
         voices[voice] = make_voice(
-            items[utterance]["wav"], tokens[utterance], speaker_encoder
+            items[utterance]["wav"], tokens[utterance], speaker_encoder, source
         )
-        if len(voices) % SAVE_INTERVAL == 0:
+        if len(voices) % save_interval == 0:
             write_voices(path, voices)
     if voices:
         write_voices(path, voices)
 
 
-def merge_shards(path, names):
+def read_current(path, sources):
+    """Reads those voices that would not be made otherwise today.
+
+    Arguments
+    ---------
+    path : Path
+        A file of voices, or none.
+    sources : dict
+        Name of each voice to what it is made of.
+
+    Returns
+    -------
+    current : dict
+        Name to Voice.
+    n_outdated : int
+        How many others the file has.
+    """
+    voices = read_voices(path) if path.exists() else {}
+    current = {
+        name: voice
+        for name, voice in voices.items()
+        if name in sources and voice.source == sources[name]
+    }
+    return current, len(voices) - len(current)
+
+
+def merge_shards(path, sources):
     """Puts what processes have made into the file of all.
 
     Arguments
     ---------
-    path : str
+    path : Path
         The file of the voices.
-    names : list of str
-        Those that it is to hold.
+    sources : dict
+        Name of each voice that it is to hold to what it is made of; voices
+        that were made of something else are left out.
     """
-    voices = read_voices(path) if Path(path).exists() else {}
-    shards = sorted(Path(path).parent.glob(f"{Path(path).stem}.shard*"))
+    shards = sorted(path.parent.glob(f"{path.stem}.shard*"))
+    voices, _ = read_current(path, sources)
     for shard in shards:
-        voices.update(read_voices(shard))
-    if shards:
-        write_voices(path, {n: v for n, v in voices.items() if n in names})
+        voices |= read_current(shard, sources)[0]
+    if shards and voices:
+        write_voices(path, voices)
     for shard in shards:
         shard.unlink()
 
@@ -192,29 +270,42 @@ if __name__ == "__main__":
             hparams["transitions_manifests"]["test"],
             {"data_root": hparams["data_folder"]},
         )
-    tokens = read_speech_tokens(
+    cache = read_speech_tokens(
         hparams["speech_tokens"],
         file_fingerprint(find_file(hparams["speech_tokenizer_file"])),
-    ).tokens
+    )
     references = choose_references(
         hparams["reference"],
         manifests,
-        tokens,
+        cache.tokens,
         hparams["max_reference_duration"],
     )
-    path = hparams["voices"]
-    run_on_main(merge_shards, args=[path, list(references)])
-    made = read_voices(path) if Path(path).exists() else {}
+    items = {**manifests["train"], **manifests["test"]}
+    sources = describe_sources(
+        references,
+        items,
+        cache,
+        file_fingerprint(find_file(hparams["speaker_encoder_file"])),
+    )
+    path = Path(hparams["voices"])
+    run_on_main(merge_shards, args=[path, sources])
+    made, n_outdated = read_current(path, sources)
     missing = [name for name in references if name not in made]
+    if n_outdated and missing:
+        logger.warning(
+            f"{path}: {n_outdated} voices are of other recordings, another "
+            "speech tokenizer or another speaker encoder. They are replaced."
+        )
     extract_voices(
-        {name: references[name] for name in missing[rank::n_processes]},
-        {**manifests["train"], **manifests["test"]},
-        tokens,
+        {name: sources[name] for name in missing[rank::n_processes]},
+        items,
+        cache.tokens,
         hparams["speaker_encoder"],
-        Path(path).with_suffix(f".shard{rank}.safetensors"),
+        path.with_suffix(f".shard{rank}.safetensors"),
+        hparams["extraction_save_interval"],
     )
     ddp_barrier()
-    run_on_main(merge_shards, args=[path, list(references)])
+    run_on_main(merge_shards, args=[path, sources])
     if rank == 0:
         print(f"{path}: {len(references)} voices ({hparams['reference']})")
     ddp_leave_group()
