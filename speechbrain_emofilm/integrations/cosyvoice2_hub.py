@@ -94,9 +94,11 @@ def fetch_file(
 
     An interrupted download goes on where it stopped: until it is whole and
     compared with its known size and SHA-256, the file is called
-    ``<name>.part``. Files of a folder are taken as they are, since they may
-    have been fine-tuned; so are those of another repository, which
-    SpeechBrain's ``fetch`` gets.
+    ``<name>.part``. Files of a folder may have been fine-tuned: they are
+    used, with a warning if their size is another than the released one's, or
+    the content of one of the tokenizer's, which a copy that was cut off or a
+    file of another model would silently turn into other token ids. Those of
+    another repository, which SpeechBrain's ``fetch`` gets, are not compared.
 
     Arguments
     ---------
@@ -225,7 +227,24 @@ def _find_local(folder: Path, name: str) -> Path:
         raise FileNotFoundError(
             f"{folder} has no {name}: give a whole snapshot of {REPOSITORY}."
         )
+    _warn_if_changed(folder / name, name)
     return folder / name
+
+
+def _warn_if_changed(path: Path, name: str) -> None:
+    """Says that a file is not the released one, as far as is soon told."""
+    size, checksum = FILES[name]
+    found = path.stat().st_size
+    if found != size:
+        difference = f"has {found} bytes, the released file {size}"
+    elif name.startswith(TOKENIZER_FOLDER) and _sha256(path) != checksum:
+        difference = "has the size of the released file and other content"
+    else:
+        return
+    logger.warning(
+        f"{path} {difference}: unless it was fine-tuned, copy it again from "
+        f"{REPOSITORY}."
+    )
 
 
 def _other_settings(folder: Path) -> Optional[str]:

@@ -112,6 +112,34 @@ def test_files_of_a_folder_are_used_where_they_are(snapshot):
     assert fetch_tokenizer(snapshot) == snapshot / "CosyVoice-BlankEN"
 
 
+@pytest.mark.parametrize("name", ["llm.pt", "CosyVoice-BlankEN/merges.txt"])
+def test_files_of_a_folder_that_were_cut_off_are_named(
+    snapshot, monkeypatch, caplog, name
+):
+    know(monkeypatch, CONTENT)
+    (snapshot / name).write_bytes(CONTENT[:-1])
+    assert fetch_files(source=snapshot) == snapshot
+    (warning,) = caplog.messages
+    assert f"{name} has 6 bytes, the released file 7: unless" in warning
+
+
+def test_a_tokenizer_of_other_content_is_named(snapshot, monkeypatch, caplog):
+    know(monkeypatch, CONTENT)
+    for name in ("CosyVoice-BlankEN/vocab.json", "llm.pt"):
+        (snapshot / name).write_bytes(CONTENT[::-1])
+    fetch_files(source=snapshot)
+    (warning,) = caplog.messages
+    assert "vocab.json has the size of the released file and other" in warning
+
+
+def test_released_files_of_a_folder_need_no_warning(
+    snapshot, monkeypatch, caplog
+):
+    know(monkeypatch, CONTENT)
+    fetch_files(source=snapshot)
+    assert not caplog.messages
+
+
 def test_folder_may_lack_the_tokenizers_settings(snapshot):
     (snapshot / "CosyVoice-BlankEN" / "tokenizer_config.json").unlink()
     assert fetch_tokenizer(snapshot) == snapshot / "CosyVoice-BlankEN"
