@@ -1,6 +1,7 @@
 """Streaming flow and vocoder against what they compute for whole speech."""
 
 import gc
+import json
 import weakref
 from pathlib import Path
 
@@ -8,7 +9,10 @@ from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
 from speechbrain_emofilm.lobes.cosyvoice2.flow_stream import FlowStream
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
 from speechbrain_emofilm.lobes.cosyvoice2.hift_stream import HiFTStream
+from speechbrain_emofilm.lobes.vocoder import seeded_noise
+from speechbrain_emofilm.processing.mel import log_mel
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -146,22 +150,51 @@ def test_bounded_context_equals_the_whole_until_it_forgets(flow, speech):
     assert 1e-4 < difference.mean() < 0.3 * whole.std()
 
 
-def test_a_chunk_costs_the_same_however_much_came_before(flow, speech):
+def test_what_the_default_context_forgets_costs_six_hundredths(flow, speech):
+    """16 s of speech: the figure of FlowStream and of the recipe's README."""
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(300, (1, 400), generator=generator)
+    speech = dict(speech, tokens=tokens)
+    whole = whole_mel(flow, speech)
+    bounded = torch.cat(stream_mels(flow, speech, part=400), 1)
+    # The first chunk holds the prompt and 8 tokens, then four more are kept.
+    kept = 2 * (5 * 25 - 17)
+    assert kept >= 2 * 100
+    assert_close(bounded[:, :kept], whole[:, :kept], atol=2e-5)
+    difference = bounded[:, kept:] - whole[:, kept:]
+    rms = float(difference.square().mean().sqrt() / whole.std())
+    assert rms == pytest.approx(0.061, rel=0.1)
+
+
+def chunk_flops(flow, speech, **options):
+    """What each of eight chunks costs."""
     stream = FlowStream(
         flow,
         speech["xvector"],
         speech["prompt_tokens"],
         speech["prompt_mel"],
         n_timesteps=2,
-        left_chunks=2,
+        **options,
     )
     flops = []
     for chunk in torch.randint(300, (1, 200)).split(25, dim=1):
         with FlopCounterMode(display=False) as counter:
             assert stream.push(chunk).size(1) in (16, 50)
         flops.append(counter.get_total_flops())
+    return flops
+
+
+def test_a_chunk_costs_the_same_however_much_came_before(flow, speech):
+    flops = chunk_flops(flow, speech, left_chunks=2)
     assert len(set(flops[4:])) == 1
     assert flops[0] < flops[-1]
+    by_default = chunk_flops(flow, speech)
+    assert by_default[6] == by_default[7]
+
+
+def test_a_chunk_costs_more_than_the_one_before_if_all_are_kept(flow, speech):
+    flops = chunk_flops(flow, speech, left_chunks=None)
+    assert all(before < after for before, after in zip(flops, flops[1:]))
 
 
 def test_a_finished_stream_leaves_no_memory_behind(flow, speech):
@@ -284,3 +317,118 @@ def test_silence_and_a_finished_wave_stream(vocoder, mel):
         stream.push(mel)
     with pytest.raises(ValueError, match="0 or more"):
         HiFTStream(vocoder, context=-1)
+
+
+# ------------------------------------------- beside the original's vocoding
+
+HOP, OVERLAP = 480, 8  # samples of a frame; frames that the original repeats
+SEEN = 15  # frames to each side that the network sees
+PARTS = (50, 100, 60)  # the original's first chunks, and a rest
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The reference's small vocoder, and long mels."""
+    weights = load_file(FIXTURES / "hift_small.safetensors")
+    config = json.loads((FIXTURES / "hift_small.json").read_text())["config"]
+    vocoder = HiFTGenerator(**config)
+    vocoder.load_state_dict(
+        {k[2:]: v for k, v in weights.items() if k.startswith("w.")}
+    )
+    vocoder = vocoder.double().eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    mel = torch.randn(1, sum(PARTS), 80, generator=generator).double()
+    f0 = vocoder.predict_f0(mel)
+    noise = seeded_noise(
+        1, sum(PARTS) * HOP, vocoder.m_source.n_waves, seed=0, like=f0
+    )
+    return vocoder, mel, f0, noise
+
+
+def overlapping_chunks(vocoder, mel, noise, source=None):
+    """The wave as the original's driver makes it.
+
+    Each chunk but the first begins with the last frames and the last samples
+    of excitation of the one before; the wave of an overlap goes from one to
+    the other by the halves of a Hamming window. Phases begin anew in every
+    chunk, unless the excitation is given.
+    """
+    n_overlap = OVERLAP * HOP
+    rising, falling = torch.from_numpy(np.hamming(2 * n_overlap)).split(
+        n_overlap
+    )
+    waves, start = [], 0
+    held = last_excitation = None
+    for end in np.cumsum(PARTS):
+        samples = slice(start * HOP, end * HOP)
+        frames = mel[:, start:end]
+        if source is not None:
+            excitation = source[:, samples]
+        else:
+            f0 = vocoder.predict_f0(frames)
+            excitation = vocoder.m_source(f0, noise[:, samples])
+            if last_excitation is not None:
+                excitation[:, :n_overlap] = last_excitation
+        wave = vocoder.decode(frames, excitation)
+        if held is not None:
+            wave[:, :n_overlap] *= rising
+            wave[:, :n_overlap] += held * falling
+        last_excitation = excitation[:, -n_overlap:]
+        held = wave[:, -n_overlap:]
+        waves.append(wave[:, :-n_overlap])
+        start = end - OVERLAP
+    return torch.cat([*waves, held], dim=1)
+
+
+def split_stream(vocoder, mel, **options):
+    """The wave of a stream that gets the original's chunks."""
+    stream = HiFTStream(vocoder, **options)
+    waves = [stream.push(part) for part in mel.split(PARTS, dim=1)]
+    return torch.cat([*waves, stream.finish()], dim=1)
+
+
+def relative_rms(difference, wave):
+    return float(difference.norm() / wave.norm())
+
+
+def test_the_original_differs_at_its_joins_if_phases_run_on(small):
+    vocoder, mel, f0, noise = small
+    ours = split_stream(vocoder, mel)
+    source = vocoder.m_source(f0, noise)
+    difference = overlapping_chunks(vocoder, mel, noise, source) - ours
+    near = torch.zeros(mel.size(1), dtype=torch.bool)
+    for join in np.cumsum(PARTS)[:-1]:
+        near[join - SEEN : join - OVERLAP + SEEN] = True
+    far = difference.unflatten(1, (-1, HOP))[:, ~near]
+    assert far.abs().max() < 1e-7
+    assert relative_rms(difference, ours) == pytest.approx(0.056, rel=0.3)
+
+
+@pytest.mark.parametrize("context, error", [(3, 0.07), (8, 0.009)])
+def test_what_sound_that_comes_sooner_costs(small, context, error):
+    """Context 3 sounds as soon as the original, 8 five frames later."""
+    vocoder, mel, _, _ = small
+    ours = split_stream(vocoder, mel)
+    sooner = split_stream(vocoder, mel, context=context)
+    assert relative_rms(sooner - ours, ours) == pytest.approx(error, rel=0.3)
+
+
+def test_the_originals_phases_differ_no_more_than_other_phases_do(small):
+    vocoder, mel, f0, noise = small
+    ours = split_stream(vocoder, mel)
+    chunks = overlapping_chunks(vocoder, mel, noise)
+    # F0 sees five frames further than the network.
+    same = (PARTS[0] - SEEN - 5) * HOP
+    assert_close(chunks[:, :same], ours[:, :same], atol=1e-7)
+    generator = torch.Generator().manual_seed(0)
+    cycles = torch.rand(1, noise.size(2), 1, generator=generator).double()
+    other_phases = vocoder.decode(
+        mel, vocoder.m_source(f0, noise, start_cycles=cycles)
+    )
+    for wave, rms, log_mels in (
+        (chunks, 0.98, 0.26),
+        (other_phases, 1.18, 0.30),
+    ):
+        assert relative_rms(wave - ours, ours) == pytest.approx(rms, rel=0.1)
+        difference = (log_mel(wave) - log_mel(ours)).abs().mean()
+        assert float(difference) == pytest.approx(log_mels, rel=0.1)
