@@ -3,7 +3,7 @@
 python pack_backbone.py RESULTS_FOLDER [--output ASSETS_FOLDER]
 
 RESULTS_FOLDER holds the recipes' output folders ``speech_tokenizer``, ``llm``,
-``token_decoder`` and ``vocoder``.
+``token_decoder`` (the speakers) and ``token_to_wav``.
 
 Authors
  * speechbrain-emofilm contributors, 2026
@@ -18,9 +18,9 @@ from speechbrain_emofilm.utils.files import atomic_path
 FILES = (
     "speech_tokenizer/speech_tokenizer.safetensors",
     "llm/llm.safetensors",
-    "token_decoder/token_decoder.safetensors",
     "token_decoder/speakers.safetensors",
-    "vocoder/vocoder.safetensors",
+    "token_to_wav/token_decoder.safetensors",
+    "token_to_wav/vocoder.safetensors",
 )
 MAX_BYTES = 15_000_000
 ASSETS = Path(__file__).resolve().parents[2] / "speechbrain_emofilm/assets/mini"

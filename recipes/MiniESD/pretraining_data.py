@@ -307,12 +307,21 @@ class TokenSegments(torch.utils.data.Dataset):
         return self.n_items
 
     def __getitem__(self, item):
+        return self.segment(*self.draw(item))
+
+    def draw(self, item):
+        """An utterance, and the first token of a segment in it."""
         generator = torch.Generator().manual_seed(item) if self.fixed else None
         index, first = torch.randint(
             0, 2**31 - 1, (2,), generator=generator
         ).tolist()
         index = self.indices[index % len(self.indices)]
-        first %= self.corpus.n_frames(index) // 2 - self.n_tokens + 1
+        return index, first % (
+            self.corpus.n_frames(index) // 2 - self.n_tokens + 1
+        )
+
+    def segment(self, index, first):
+        """Its tokens, mel and speaker."""
         at = self.edges[index] + first
         tokens = self.tokens[at : at + self.n_tokens].astype(np.int64)
         mel = self.corpus.mel(index)[2 * first : 2 * (first + self.n_tokens)]
@@ -320,6 +329,22 @@ class TokenSegments(torch.utils.data.Dataset):
             "tokens": torch.from_numpy(tokens),
             "mel": torch.from_numpy(mel),
             "x_vector": self.x_vectors[self.corpus.speaker(index)],
+        }
+
+
+class SpeechSegments(TokenSegments):
+    """The same with the wave, F0 and phonemes."""
+
+    def segment(self, index, first):
+        """Tokens, mel, speaker, wave, and F0 and phoneme of each 20 ms."""
+        frames = slice(2 * first, 2 * (first + self.n_tokens))
+        corpus = self.corpus
+        wav = corpus.wav(index, 2 * first, 2 * self.n_tokens)
+        return {
+            **super().segment(index, first),
+            "wav": torch.from_numpy(wav),
+            "f0": torch.from_numpy(corpus.f0(index)[frames]),
+            "phonemes": torch.from_numpy(corpus.frame_phonemes(index)[frames]),
         }
 
 
