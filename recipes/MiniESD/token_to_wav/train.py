@@ -31,9 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
 from pretraining_data import PretrainingCorpus, SpeechSegments  # noqa: E402
 
-#: Parts of the model, each from a file of its own.
-PARTS = ("token_decoder", "vocoder", "recognizer")
-
 
 class TokenToWavBrain(PretrainingBrain):
     """From tokens to waves, with the true F0 behind the source."""
@@ -74,8 +71,9 @@ def main():
         hparams["output_folder"], hparams_file, overrides
     )
     corpus = PretrainingCorpus(hparams["data_folder"])
-    for name in PARTS:
-        load_safetensors(hparams[name], hparams[f"{name}_file"])
+    load_safetensors(hparams["token_decoder"], hparams["token_decoder_file"])
+    load_safetensors(hparams["vocoder"], hparams["vocoder_file"])
+    load_safetensors(hparams["recognizer"], hparams["recognizer_file"])
     size, batch_size = hparams["segment_tokens"], hparams["batch_size"]
     n_items = hparams["steps_per_epoch"] * batch_size
     train = SpeechSegments(corpus, corpus.train, n_items, size)
