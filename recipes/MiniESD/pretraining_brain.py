@@ -95,6 +95,36 @@ class PretrainingBrain(sb.Brain):
             )
 
 
+def fit(brain_class, hparams, run_opts, train, valid):
+    """Train, or go on with a training, as the hyperparameters say.
+
+    Arguments
+    ---------
+    brain_class : type
+        The recipe's ``PretrainingBrain``.
+    hparams : dict
+        Of the recipe.
+    run_opts : dict
+        From the command line.
+    train, valid : torch.utils.data.Dataset
+        Items to train on and to validate on, in batches of ``batch_size``.
+    """
+    brain = brain_class(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.fit(
+        hparams["epoch_counter"],
+        train,
+        valid,
+        train_loader_kwargs={"batch_size": hparams["batch_size"]},
+        valid_loader_kwargs={"batch_size": hparams["batch_size"]},
+    )
+
+
 def save_weights(state, path):
     """Write tensors as float16 safetensors, whole or not at all.
 

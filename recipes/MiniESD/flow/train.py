@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from hyperpyyaml import load_hyperpyyaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
+from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
 from pretraining_data import (  # noqa: E402
     PretrainingCorpus,
     TokenSegments,
@@ -94,20 +94,7 @@ def main():
     valid = TokenSegments(
         corpus, corpus.valid, 4 * hparams["batch_size"], size, fixed=True
     )
-    brain = FlowBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.fit(
-        hparams["epoch_counter"],
-        train,
-        valid,
-        train_loader_kwargs={"batch_size": hparams["batch_size"]},
-        valid_loader_kwargs={"batch_size": hparams["batch_size"]},
-    )
+    fit(FlowBrain, hparams, run_opts, train, valid)
     folder = Path(hparams["output_folder"])
     average = hparams["average"].module.state_dict()
     save_weights(average, folder / "flow.safetensors")

@@ -32,7 +32,7 @@ from hyperpyyaml import load_hyperpyyaml
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
+from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
 from pretraining_data import PretrainingCorpus  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -156,20 +156,7 @@ def main():
     valid = Segments(
         corpus, corpus.valid, 4 * hparams["batch_size"], size, fixed=True
     )
-    brain = TokenizerBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.fit(
-        hparams["epoch_counter"],
-        train,
-        valid,
-        train_loader_kwargs={"batch_size": hparams["batch_size"]},
-        valid_loader_kwargs={"batch_size": hparams["batch_size"]},
-    )
+    fit(TokenizerBrain, hparams, run_opts, train, valid)
     state = hparams["tokenizer"].state_dict()
     inference = {k: v for k, v in state.items() if not k.startswith("heads")}
     path = Path(hparams["output_folder"]) / "speech_tokenizer.safetensors"

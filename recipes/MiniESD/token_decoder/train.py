@@ -25,7 +25,7 @@ from hyperpyyaml import load_hyperpyyaml
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
+from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
 from pretraining_data import (  # noqa: E402
     PretrainingCorpus,
     TokenSegments,
@@ -113,20 +113,7 @@ def main():
     n_items = hparams["steps_per_epoch"] * batch_size
     train = TokenSegments(corpus, corpus.train, n_items, size)
     valid = TokenSegments(corpus, corpus.valid, 4 * batch_size, size, True)
-    brain = DecoderBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.fit(
-        hparams["epoch_counter"],
-        train,
-        valid,
-        train_loader_kwargs={"batch_size": batch_size},
-        valid_loader_kwargs={"batch_size": batch_size},
-    )
+    fit(DecoderBrain, hparams, run_opts, train, valid)
     folder = Path(hparams["output_folder"])
     state = hparams["decoder"].state_dict()
     save_weights(state, folder / "token_decoder.safetensors")

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from hyperpyyaml import load_hyperpyyaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
+from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
 from pretraining_data import PretrainingCorpus, SpeechSegments  # noqa: E402
 
 
@@ -61,20 +61,7 @@ def main():
     n_items = hparams["steps_per_epoch"] * batch_size
     train = SpeechSegments(corpus, corpus.train, n_items, size)
     valid = SpeechSegments(corpus, corpus.valid, 4 * batch_size, size, True)
-    brain = RecognizerBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.fit(
-        hparams["epoch_counter"],
-        train,
-        valid,
-        train_loader_kwargs={"batch_size": batch_size},
-        valid_loader_kwargs={"batch_size": batch_size},
-    )
+    fit(RecognizerBrain, hparams, run_opts, train, valid)
     path = Path(hparams["output_folder"]) / "recognizer.safetensors"
     save_weights(hparams["recognizer"].state_dict(), path)
 

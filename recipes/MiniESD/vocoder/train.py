@@ -27,7 +27,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
+from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
 from pretraining_data import PretrainingCorpus  # noqa: E402
 
 
@@ -177,20 +177,7 @@ def main():
     valid = WavSegments(corpus, corpus.valid, 64, size, True, share)
     if hparams["init_from"]:
         load_safetensors(module=hparams["vocoder"], path=hparams["init_from"])
-    brain = VocoderBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.fit(
-        hparams["epoch_counter"],
-        train,
-        valid,
-        train_loader_kwargs={"batch_size": batch_size},
-        valid_loader_kwargs={"batch_size": batch_size},
-    )
+    fit(VocoderBrain, hparams, run_opts, train, valid)
     path = Path(hparams["output_folder"]) / "vocoder.safetensors"
     save_weights(hparams["vocoder"].state_dict(), path)
 
