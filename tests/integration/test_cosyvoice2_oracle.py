@@ -1,9 +1,15 @@
-"""Flow and vocoder at true size beside an independent implementation.
+r"""Flow and vocoder at true size beside an independent implementation.
 
-Runs where ``token2wav-cosyvoice-stepaudio2`` is installed (``pip install
---no-deps``), which loads the released state dicts; random weights here.
+Runs where ``token2wav-cosyvoice-stepaudio2`` is installed, which loads the
+released state dicts; random weights here. Beside what the tests need anyway::
+
+    pip install --no-deps token2wav-cosyvoice-stepaudio2==0.1.3 \
+        diffusers==0.35.2 importlib_metadata zipp
+
+An installation that lacks a part fails; it is not skipped.
 """
 
+import importlib.util
 from unittest import mock
 
 from speechbrain_emofilm.lobes.cosyvoice2.flow import (
@@ -15,7 +21,10 @@ from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
 import pytest
 import torch
 
-pytest.importorskip("stepaudio2", exc_type=ImportError)
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("stepaudio2") is None,
+    reason="stepaudio2 is not installed",
+)
 
 N_PROMPT, N_TOKENS = 12, 18
 
@@ -85,9 +94,7 @@ def test_vocoder_makes_the_same_f0_and_wave():
     generator = torch.Generator().manual_seed(2)
     mel = torch.randn(1, 40, 80, generator=generator)
     f0 = oracle.f0_predictor(mel.mT)
-    torch.testing.assert_close(
-        vocoder.predict_f0(mel), f0, atol=5e-4, rtol=2e-6
-    )
+    assert (vocoder.predict_f0(mel) - f0).abs().max() < 2e-6 * f0.max()
     source = 0.1 * torch.randn(1, 40 * 480, generator=generator)
     expected = oracle.decode(x=mel.mT, s=source[:, None])
     torch.testing.assert_close(

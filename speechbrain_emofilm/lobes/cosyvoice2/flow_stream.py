@@ -29,12 +29,16 @@ class FlowStream:
     start of the prompt, so that the first one usually needs fewer new tokens.
 
     With ``left_chunks=None`` the mels are those of ``CosyVoice2Flow.inference``
-    with ``streaming=True``. The released implementation computes the same for
-    every chunk but the last, which it runs again with all of the speech before
-    it and without the chunks' limits: the last chunk, at most one second,
-    differs from it. With a number of ``left_chunks`` attention also forgets
-    what lies between the prompt and so many chunks before; the mels are the
-    same until there is something to forget.
+    with ``streaming=True``, and each chunk costs more than the one before. The
+    released implementation computes the same for every chunk but the last,
+    which it runs again with all of the speech before it and without the
+    chunks' limits: the last chunk, at most one second, differs from it.
+
+    With a number of ``left_chunks`` attention forgets what lies between the
+    prompt and so many chunks before, so that all later chunks cost the same.
+    The mels are the same until there is something to forget, by default for
+    the first 100 tokens (4 s) at least. With random weights at small size what
+    follows in 16 s of speech differs by 6 % of the mels' deviation (RMS).
 
     Arguments
     ---------
