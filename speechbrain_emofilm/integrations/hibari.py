@@ -1,6 +1,6 @@
 """The small English voice and phonemiser behind the mini world.
 
-`hibari-tts <https://pypi.org/project/hibari-tts/>`_ (Apache-2.0, 14 MB with
+hibari-tts (on PyPI, Apache-2.0, 14 MB with
 its weights) reads English at about one hundred times real time on one CPU
 core. Two things are taken from it:
 
