@@ -36,7 +36,7 @@ from speechbrain_emofilm.dataio.alignments import (  # noqa: E402
 )
 from speechbrain_emofilm.dataio.audio import load_audio  # noqa: E402
 from speechbrain_emofilm.dataio.text import split_words  # noqa: E402
-from speechbrain_emofilm.processing.alignment import (  # noqa: E402
+from speechbrain_emofilm.integrations.aligner.base import (  # noqa: E402
     proportional_alignment,
 )
 

@@ -32,7 +32,9 @@ from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
-from speechbrain_emofilm.integrations.emotion2vec import Emotion2vec
+from speechbrain_emofilm.integrations.emotion_features.emotion2vec import (
+    Emotion2vec,
+)
 
 import numpy as np
 import torch

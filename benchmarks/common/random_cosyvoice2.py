@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
-from speechbrain_emofilm.lobes.cosyvoice2.checkpoint import QWEN2_0_5B
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import QWEN2_0_5B
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 
 import torch

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from speechbrain_emofilm.dataio.labels import WordLabel
-from speechbrain_emofilm.metrics.prosody import (
+from speechbrain_emofilm.processing.prosody import (
     PROSODY_CHANGES,
     prosody_change,
     prosody_track,

@@ -55,12 +55,12 @@ from speechbrain_emofilm.dataio.labels import (
     write_label_textgrid,
     write_word_labels,
 )
-from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.metrics.transitions import emotion_runs
 from speechbrain_emofilm.utils.files import (
     atomic_path,
+    file_fingerprint,
     read_json,
     write_json,
 )

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.audio import load_audio
-from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
-from speechbrain_emofilm.metrics.prosody import ProsodyTrack, prosody_track
-from speechbrain_emofilm.utils.files import atomic_path
+from speechbrain_emofilm.processing.prosody import ProsodyTrack, prosody_track
+from speechbrain_emofilm.utils.files import atomic_path, file_fingerprint
 
 import numpy as np
 import torch

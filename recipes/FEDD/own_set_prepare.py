@@ -182,7 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     make_aligner = None
     if args.alignment_folder is None:
-        from speechbrain_emofilm.integrations.pocketsphinx import (
+        from speechbrain_emofilm.integrations.aligner.pocketsphinx import (
             PocketsphinxAligner as make_aligner,
         )
     prepare_own_set(

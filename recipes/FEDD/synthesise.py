@@ -30,10 +30,14 @@ from pathlib import Path
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.markup import parse_markup
-from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.utils.assets import find_file
-from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
+from speechbrain_emofilm.utils.files import (
+    atomic_path,
+    file_fingerprint,
+    read_json,
+    write_json,
+)
 
 import soundfile
 import speechbrain as sb

@@ -42,7 +42,7 @@ def extractor_identity(extractor: torch.nn.Module) -> dict[str, Any]:
     ---------
     extractor : torch.nn.Module
         An extractor of emotion features, see
-        :class:`~speechbrain_emofilm.processing.frame_features.FrameFeatureExtractor`.
+        :class:`~speechbrain_emofilm.integrations.emotion_features.base.FrameFeatureExtractor`.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def extractor_identity(extractor: torch.nn.Module) -> dict[str, Any]:
 
     Example
     -------
-    >>> from speechbrain_emofilm.processing.frame_features import (
+    >>> from speechbrain_emofilm.integrations.emotion_features.base import (
     ...     FrameFeatureExtractor,
     ... )
     >>> extractor = FrameFeatureExtractor("wavlm", "3f2a", {}, 768, 400)

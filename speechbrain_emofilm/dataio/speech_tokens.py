@@ -8,7 +8,6 @@ Authors
  * speechbrain-emofilm contributors, 2026
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,43 +43,6 @@ class SpeechTokenCache:
     tokens: dict[str, torch.Tensor] = field(default_factory=dict)
     wav_bytes: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-
-
-def file_fingerprint(path: PathLike) -> str:
-    """Names a file by its content.
-
-    Arguments
-    ---------
-    path : str or Path
-        The tokenizer's weights.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits of the SHA-256.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "tokenizer.safetensors"
-    >>> _ = path.write_bytes(b"weights")
-    >>> len(file_fingerprint(path))
-    16
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: give the path of the speech tokenizer's "
-            "weights."
-        )
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def write_speech_tokens(path: PathLike, cache: SpeechTokenCache) -> None:

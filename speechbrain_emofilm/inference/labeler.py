@@ -37,7 +37,7 @@ class WordEmotionLabeler(TrainedModel):
       ``frame_normalization``, a
       :class:`~speechbrain_emofilm.lobes.word_emotion.FrameNormalization`,
       and ``emotion_features``, a
-      :class:`~speechbrain_emofilm.processing.frame_features.FrameFeatureExtractor`;
+      :class:`~speechbrain_emofilm.integrations.emotion_features.base.FrameFeatureExtractor`;
     * ``emotions``: the taxonomy, a list;
     * ``background`` (optional): the emotion of intensity 0, ``neutral``;
     * ``attributes`` (optional): names of the regression head's outputs;

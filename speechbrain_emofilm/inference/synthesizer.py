@@ -400,7 +400,7 @@ def _installed_aligner(text_frontend):
         "pocketsphinx"
     ):
         return None
-    from speechbrain_emofilm.integrations.pocketsphinx import (
+    from speechbrain_emofilm.integrations.aligner.pocketsphinx import (
         PocketsphinxAligner,
     )
 

@@ -33,7 +33,7 @@ Authors
 from dataclasses import dataclass
 from typing import Optional
 
-from speechbrain_emofilm.dataio.text import spread
+from speechbrain_emofilm.processing.pooling import spread
 
 import torch
 import torch.nn.functional as F

@@ -15,11 +15,11 @@ Authors
 
 from collections.abc import Sequence
 
-from speechbrain_emofilm.dataio.text import spread
 from speechbrain_emofilm.lobes.efilm import is_labelled
 from speechbrain_emofilm.lobes.emofilm import EmoFiLM
 from speechbrain_emofilm.metrics.bootstrap import share
 from speechbrain_emofilm.metrics.row_stats import RowStats
+from speechbrain_emofilm.processing.pooling import spread
 
 import torch
 import torch.nn.functional as F

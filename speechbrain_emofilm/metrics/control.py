@@ -15,12 +15,12 @@ from itertools import groupby
 from pathlib import Path
 
 from speechbrain_emofilm.metrics.bootstrap import correlation, share
-from speechbrain_emofilm.metrics.prosody import (
+from speechbrain_emofilm.metrics.row_stats import RowStats
+from speechbrain_emofilm.processing.prosody import (
     PROSODY_CHANGES,
     prosody_change,
     prosody_track,
 )
-from speechbrain_emofilm.metrics.row_stats import RowStats
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np
@@ -69,7 +69,7 @@ class NeutralBaseline:
         -------
         numpy.ndarray
             Changes (W, 6): see
-            :func:`~speechbrain_emofilm.metrics.prosody.prosody_change`.
+            :func:`~speechbrain_emofilm.processing.prosody.prosody_change`.
 
         Raises
         ------

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from speechbrain_emofilm.metrics.emotion_similarity import check_pairs
-from speechbrain_emofilm.metrics.prosody import FRAME_RATE, ProsodyTrack
 from speechbrain_emofilm.metrics.row_stats import RowStats
+from speechbrain_emofilm.processing.prosody import FRAME_RATE, ProsodyTrack
 
 import numpy as np
 import torch
@@ -260,7 +260,7 @@ def contours(
     Arguments
     ---------
     track : ProsodyTrack
-        From :func:`~speechbrain_emofilm.metrics.prosody.prosody_track`.
+        From :func:`~speechbrain_emofilm.processing.prosody.prosody_track`.
     frame_rate : int
         Frames per second, of which 200 are a multiple.
 
@@ -273,7 +273,7 @@ def contours(
 
     Example
     -------
-    >>> from speechbrain_emofilm.metrics.prosody import prosody_track
+    >>> from speechbrain_emofilm.processing.prosody import prosody_track
     >>> time = np.arange(12000) / 24000
     >>> track = prosody_track(0.1 * np.sin(2 * np.pi * 200 * time), 24000)
     >>> contours(track)["energy"].shape

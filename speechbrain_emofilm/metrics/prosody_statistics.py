@@ -4,8 +4,8 @@ Authors
  * speechbrain-emofilm contributors, 2026
 """
 
-from speechbrain_emofilm.metrics.prosody import FRAME_RATE, ProsodyTrack
 from speechbrain_emofilm.metrics.row_stats import RowStats
+from speechbrain_emofilm.processing.prosody import FRAME_RATE, ProsodyTrack
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class ProsodyStatistics(RowStats):
 
     Example
     -------
-    >>> from speechbrain_emofilm.metrics.prosody import prosody_track
+    >>> from speechbrain_emofilm.processing.prosody import prosody_track
     >>> time = np.arange(12000) / 24000
     >>> track = prosody_track(0.1 * np.sin(2 * np.pi * 200 * time), 24000)
     >>> statistics = ProsodyStatistics()
@@ -51,7 +51,7 @@ class ProsodyStatistics(RowStats):
             Its id.
         predict : ProsodyTrack
             Of synthesised speech, from
-            :func:`~speechbrain_emofilm.metrics.prosody.prosody_track`.
+            :func:`~speechbrain_emofilm.processing.prosody.prosody_track`.
         target : ProsodyTrack, optional
             Of the reference.
         """

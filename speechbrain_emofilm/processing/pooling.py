@@ -75,3 +75,41 @@ def word_average_pooling(
     covered = total > 0
     weights = weights / torch.where(covered, total, 1.0)
     return weights.to(features.dtype) @ features, covered.squeeze(-1)
+
+
+def spread(
+    word_values: torch.Tensor, word_of_position: torch.Tensor
+) -> torch.Tensor:
+    """Repeats each word's values at every position of the word.
+
+    Arguments
+    ---------
+    word_values : torch.Tensor
+        (W, ...) or, batched, (B, W, ...).
+    word_of_position : torch.Tensor
+        (T,) or (B, T) long, -1 for no word.
+
+    Returns
+    -------
+    torch.Tensor
+        (T, ...) or (B, T, ...), zeros where there is no word.
+
+    Example
+    -------
+    >>> spread(torch.tensor([5.0, 7.0]), torch.tensor([0, 0, -1, 1]))
+    tensor([5., 5., 0., 7.])
+    >>> spread(torch.ones(2, 3, 4), torch.zeros(2, 9).long()).shape
+    torch.Size([2, 9, 4])
+    """
+    batched = word_of_position.dim() == 2
+    index = word_of_position.clamp(min=0)
+    if batched:
+        rows = torch.arange(len(index), device=index.device)[:, None]
+        spread_values = word_values[rows, index]
+    else:
+        spread_values = word_values[index]
+    outside = (word_of_position < 0).reshape(
+        *word_of_position.shape,
+        *[1] * (spread_values.dim() - word_of_position.dim()),
+    )
+    return spread_values.masked_fill(outside, 0)

@@ -4,6 +4,7 @@ Authors
  * speechbrain-emofilm contributors, 2026
 """
 
+import hashlib
 import json
 import os
 import uuid
@@ -131,3 +132,39 @@ def read_json(path: PathLike) -> Any:
         raise ValueError(
             f"{path}: not a JSON file ({error}); delete it and make it again."
         ) from error
+
+
+def file_fingerprint(path: PathLike) -> str:
+    """Names a file by its content.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits of the SHA-256.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "tokenizer.safetensors"
+    >>> _ = path.write_bytes(b"weights")
+    >>> len(file_fingerprint(path))
+    16
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: check the path given for it."
+        )
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]

@@ -20,8 +20,11 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
-from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.files import (
+    file_fingerprint,
+    read_json,
+    write_json,
+)
 
 from tqdm import tqdm
 

@@ -12,7 +12,7 @@ from speechbrain_emofilm.dataio.speech_tokens import (
 )
 from speechbrain_emofilm.dataio.voices import read_voices
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
-from speechbrain_emofilm.integrations.campplus import CAMPPlus
+from speechbrain_emofilm.integrations.cosyvoice2.campplus import CAMPPlus
 from speechbrain_emofilm.utils.files import read_json, write_json
 
 import pytest

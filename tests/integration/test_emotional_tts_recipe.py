@@ -743,7 +743,7 @@ def test_extraction_reads_other_rates_and_stereo(world, wavs):
 
 
 def test_extraction_goes_on_where_it_stopped(world, wavs, monkeypatch):
-    import speechbrain_emofilm.lobes.speech_tokenizer as module
+    import speechbrain_emofilm.lobes.mini.speech_tokenizer as module
 
     tokenize, n_calls = module.FSQSpeechTokenizer.tokenize, []
 

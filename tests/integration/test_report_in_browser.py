@@ -10,7 +10,7 @@ import subprocess
 from html import unescape
 
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.report import (
+from speechbrain_emofilm.evaluation.report import (
     AskedWord,
     Estimate,
     Figure,

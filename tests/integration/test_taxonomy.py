@@ -11,11 +11,11 @@ from speechbrain_emofilm.dataio.labels import (
     read_word_labels,
     write_word_labels,
 )
+from speechbrain_emofilm.evaluation.measuring import Measurement
+from speechbrain_emofilm.evaluation.report import emotion_colors
 from speechbrain_emofilm.inference.labeler import WordEmotionLabeler
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.metrics.control import WordEmotionClassifier
-from speechbrain_emofilm.metrics.measurement import Measurement
-from speechbrain_emofilm.report import emotion_colors
 from speechbrain_emofilm.utils.files import read_json, write_json
 
 import numpy as np

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from speechbrain_emofilm.integrations.ctc import HuggingFaceCTC
+from speechbrain_emofilm.integrations.aligner.ctc import HuggingFaceCTC
 
 import torch
 

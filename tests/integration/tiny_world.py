@@ -29,10 +29,9 @@ from speechbrain_emofilm.dataio.labels import (
 )
 from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
-    file_fingerprint,
     write_speech_tokens,
 )
-from speechbrain_emofilm.utils.files import write_json
+from speechbrain_emofilm.utils.files import file_fingerprint, write_json
 
 import numpy as np
 import soundfile

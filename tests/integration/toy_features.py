@@ -6,7 +6,9 @@ Authors
 
 import time
 
-from speechbrain_emofilm.processing.frame_features import FrameFeatureExtractor
+from speechbrain_emofilm.integrations.emotion_features.base import (
+    FrameFeatureExtractor,
+)
 
 
 class ToyFeatures(FrameFeatureExtractor):

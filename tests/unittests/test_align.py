@@ -14,12 +14,12 @@ from speechbrain_emofilm.dataio.alignments import (
     write_alignment,
 )
 from speechbrain_emofilm.dataio.text import split_words
-from speechbrain_emofilm.integrations.mfa import MFAAligner
-from speechbrain_emofilm.processing.alignment import (
+from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     check_alignment_input,
     fit_times,
 )
+from speechbrain_emofilm.integrations.aligner.mfa import MFAAligner
 from speechbrain_emofilm.utils.files import read_json, write_json
 
 import numpy as np

@@ -5,7 +5,7 @@ import io
 import json
 from types import SimpleNamespace
 
-from speechbrain_emofilm.integrations.pocketsphinx import AlignmentError
+from speechbrain_emofilm.integrations.aligner.pocketsphinx import AlignmentError
 from speechbrain_emofilm.metrics.control import (
     NeutralBaseline,
     WordEmotionAccuracy,
@@ -13,7 +13,7 @@ from speechbrain_emofilm.metrics.control import (
     WordProsodyControl,
     cross_validated_predictions,
 )
-from speechbrain_emofilm.metrics.prosody import PROSODY_CHANGES
+from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
 
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
-from speechbrain_emofilm.lobes.cosyvoice2.checkpoint import (
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
     QWEN2_0_5B,
     read_qwen2_config,
     read_upstream_tensors,

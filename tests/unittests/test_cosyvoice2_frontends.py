@@ -3,11 +3,13 @@
 import builtins
 from pathlib import Path
 
-from speechbrain_emofilm.integrations.campplus import (
+from speechbrain_emofilm.integrations.cosyvoice2.campplus import (
     CAMPPlus,
     speaker_features,
 )
-from speechbrain_emofilm.integrations.s3tokenizer import S3SpeechTokenizer
+from speechbrain_emofilm.integrations.cosyvoice2.s3tokenizer import (
+    S3SpeechTokenizer,
+)
 
 import pytest
 import torch

@@ -6,8 +6,8 @@ import http.server
 import os
 import threading
 
-from speechbrain_emofilm.integrations import cosyvoice2_hub
-from speechbrain_emofilm.integrations.cosyvoice2_hub import (
+from speechbrain_emofilm.integrations.cosyvoice2 import hub as cosyvoice2_hub
+from speechbrain_emofilm.integrations.cosyvoice2.hub import (
     FILES,
     REPOSITORY,
     REVISION,

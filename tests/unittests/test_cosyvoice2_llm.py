@@ -17,7 +17,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
     UtteranceNoise,
 )
 from speechbrain_emofilm.lobes.cosyvoice2.trunk import read_packed
-from speechbrain_emofilm.lobes.fsq import FSQEmbedding, FSQLinear
+from speechbrain_emofilm.lobes.mini.fsq import FSQEmbedding, FSQLinear
 
 import pytest
 import torch

@@ -2,14 +2,14 @@
 
 import itertools
 
-from speechbrain_emofilm.integrations.ctc import (
+from speechbrain_emofilm.integrations.aligner.base import (
+    AlignmentError,
+    UnusableInputError,
+)
+from speechbrain_emofilm.integrations.aligner.ctc import (
     CTCAligner,
     SpeechBrainCTC,
     viterbi_search,
-)
-from speechbrain_emofilm.processing.alignment import (
-    AlignmentError,
-    UnusableInputError,
 )
 
 import numpy as np

@@ -6,7 +6,7 @@ from speechbrain_emofilm.metrics.dtw import (
     contours,
     dtw,
 )
-from speechbrain_emofilm.metrics.prosody import ProsodyTrack, prosody_track
+from speechbrain_emofilm.processing.prosody import ProsodyTrack, prosody_track
 
 import numpy as np
 import pytest

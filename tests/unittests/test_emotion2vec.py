@@ -4,7 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from speechbrain_emofilm.integrations.emotion2vec import Emotion2vec
+from speechbrain_emofilm.integrations.emotion_features.emotion2vec import (
+    Emotion2vec,
+)
 
 import pytest
 import torch

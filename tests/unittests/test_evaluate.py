@@ -13,8 +13,8 @@ from speechbrain_emofilm.dataio.labels import (
     write_word_labels,
 )
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.evaluation.measuring import Measurement, MeasuringPool
 from speechbrain_emofilm.metrics.control import WordEmotionClassifier
-from speechbrain_emofilm.metrics.measurement import Measurement, MeasuringPool
 from speechbrain_emofilm.utils.files import read_json, write_json
 
 import numpy as np
@@ -25,8 +25,11 @@ from PIL import Image
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "ESD" / "emotional_tts"
 sys.path.insert(0, str(RECIPE))
+from speechbrain_emofilm.evaluation import (  # noqa: E402
+    diagnosis as evaluation_diagnosis,
+)
+
 import evaluate  # noqa: E402
-import evaluation_diagnosis  # noqa: E402
 import evaluation_report  # noqa: E402
 
 sys.path.remove(str(RECIPE))

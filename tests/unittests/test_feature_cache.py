@@ -11,7 +11,9 @@ from speechbrain_emofilm.dataio.feature_cache import (
     stored_features,
     write_part,
 )
-from speechbrain_emofilm.processing.frame_features import FrameFeatureExtractor
+from speechbrain_emofilm.integrations.emotion_features.base import (
+    FrameFeatureExtractor,
+)
 
 import pytest
 import torch

@@ -1,6 +1,8 @@
 """What extractors share: lengths, padding, pieces of long speech."""
 
-from speechbrain_emofilm.processing.frame_features import FrameFeatureExtractor
+from speechbrain_emofilm.integrations.emotion_features.base import (
+    FrameFeatureExtractor,
+)
 
 import pytest
 import torch

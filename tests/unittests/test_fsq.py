@@ -2,7 +2,7 @@
 
 import copy
 
-from speechbrain_emofilm.lobes.fsq import FSQ, FSQEmbedding, FSQLinear
+from speechbrain_emofilm.lobes.mini.fsq import FSQ, FSQEmbedding, FSQLinear
 
 import pytest
 import torch

@@ -1,11 +1,11 @@
 """The harmonic-plus-noise vocoder: its parts, its interface, its training."""
 
-from speechbrain_emofilm.lobes.harmonic_noise_vocoder import (
+from speechbrain_emofilm.lobes.mini.harmonic_noise_vocoder import (
     HarmonicNoiseVocoder,
     mel_band_interpolation,
     pulse_train,
 )
-from speechbrain_emofilm.lobes.vocoder_losses import (
+from speechbrain_emofilm.lobes.mini.vocoder_losses import (
     MultiResolutionDiscriminator,
     MultiResolutionSTFTLoss,
 )

@@ -16,7 +16,7 @@ from speechbrain_emofilm.integrations.hibari import (
     read_cues,
     written_tokens,
 )
-from speechbrain_emofilm.metrics.prosody import prosody_track
+from speechbrain_emofilm.processing.prosody import prosody_track
 
 import numpy as np
 import pytest

@@ -12,12 +12,14 @@ from speechbrain_emofilm.inference.labeler import (
     entropy,
     smooth,
 )
+from speechbrain_emofilm.integrations.emotion_features.base import (
+    FrameFeatureExtractor,
+)
 from speechbrain_emofilm.lobes.word_emotion import (
     FrameNormalization,
     WordEmotionOutput,
     WordEmotionTransformer,
 )
-from speechbrain_emofilm.processing.frame_features import FrameFeatureExtractor
 
 import pytest
 import soundfile

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.metrics.measurement import MeasuringPool, Reading
+from speechbrain_emofilm.evaluation.measuring import MeasuringPool, Reading
 from speechbrain_emofilm.utils.files import read_json
 
 import numpy as np

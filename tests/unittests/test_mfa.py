@@ -4,12 +4,12 @@ import stat
 import sys
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
-from speechbrain_emofilm.integrations.mfa import MFAAligner
-from speechbrain_emofilm.processing.alignment import (
+from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     UnusableInputError,
     Utterance,
 )
+from speechbrain_emofilm.integrations.aligner.mfa import MFAAligner
 
 import numpy as np
 import pytest

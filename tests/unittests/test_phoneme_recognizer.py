@@ -1,6 +1,6 @@
 """What listens to synthetic speech while it is trained."""
 
-from speechbrain_emofilm.lobes.phoneme_recognizer import (
+from speechbrain_emofilm.lobes.mini.phoneme_recognizer import (
     PhonemeRecognizer,
     PhoneticLoss,
 )

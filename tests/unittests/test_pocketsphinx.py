@@ -1,15 +1,15 @@
 """Forced alignment by PocketSphinx."""
 
 from speechbrain_emofilm.dataio.text import split_words
-from speechbrain_emofilm.integrations.pocketsphinx import (
-    PocketsphinxAligner,
-    arpabet,
-    hibari_pronunciation,
-)
-from speechbrain_emofilm.processing.alignment import (
+from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     UnusableInputError,
     resample,
+)
+from speechbrain_emofilm.integrations.aligner.pocketsphinx import (
+    PocketsphinxAligner,
+    arpabet,
+    hibari_pronunciation,
 )
 
 import numpy as np

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from speechbrain_emofilm.metrics.prosody import (
+from speechbrain_emofilm.processing.prosody import (
     FRAME_RATE,
     PROSODY_CHANGES,
     prosody_change,

@@ -9,7 +9,7 @@ from speechbrain_emofilm.dataio.text import (
     split_words,
     word_of_characters,
 )
-from speechbrain_emofilm.integrations.qwen2_tokenizer import (
+from speechbrain_emofilm.integrations.cosyvoice2.qwen2_tokenizer import (
     SPECIAL_TOKENS,
     Qwen2TextFrontend,
 )

@@ -5,7 +5,7 @@ import io
 import re
 
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.report import (
+from speechbrain_emofilm.evaluation.report import (
     AskedWord,
     Estimate,
     Figure,

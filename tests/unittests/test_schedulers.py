@@ -1,7 +1,7 @@
 """Learning rates are a function of the number of updates."""
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
-from speechbrain_emofilm.nnet.schedulers import WarmupCosineSchedule
+from speechbrain_emofilm.utils.schedulers import WarmupCosineSchedule
 
 import pytest
 import torch

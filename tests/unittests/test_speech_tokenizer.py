@@ -1,6 +1,6 @@
 """The mini speech tokenizer: 25 tokens a second, 6,561 ids."""
 
-from speechbrain_emofilm.lobes.speech_tokenizer import (
+from speechbrain_emofilm.lobes.mini.speech_tokenizer import (
     ConvNeXtBlock,
     FSQSpeechTokenizer,
     SameConv,

@@ -1,6 +1,8 @@
 """SpeechBrain's self-supervised models as emotion features."""
 
-from speechbrain_emofilm.integrations.ssl_features import SSLFeatures
+from speechbrain_emofilm.integrations.emotion_features.ssl_features import (
+    SSLFeatures,
+)
 
 import pytest
 import torch

@@ -7,9 +7,9 @@ from speechbrain_emofilm.dataio.text import (
     map_tokens_to_words,
     same_word,
     split_words,
-    spread,
     word_of_characters,
 )
+from speechbrain_emofilm.processing.pooling import spread
 
 import pytest
 import torch

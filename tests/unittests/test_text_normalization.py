@@ -3,7 +3,7 @@
 import builtins
 
 from speechbrain_emofilm.dataio.text import map_rewritten_words, split_words
-from speechbrain_emofilm.integrations.text_normalization import (
+from speechbrain_emofilm.integrations.cosyvoice2.text_normalization import (
     WeTextNormalizer,
 )
 

@@ -5,9 +5,9 @@ from types import ModuleType
 
 from speechbrain_emofilm.integrations.resemblyzer import Resemblyzer
 from speechbrain_emofilm.metrics.naturalness import PredictedMOS
-from speechbrain_emofilm.metrics.prosody import ProsodyTrack, prosody_track
 from speechbrain_emofilm.metrics.prosody_statistics import ProsodyStatistics
 from speechbrain_emofilm.metrics.speaker_similarity import SpeakerSimilarity
+from speechbrain_emofilm.processing.prosody import ProsodyTrack, prosody_track
 
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 
 import sys
 
-from speechbrain_emofilm.integrations.whisper_prosody import (
+from speechbrain_emofilm.integrations.emotion_features.whisper_prosody import (
     PROSODY,
     WhisperProsody,
     prosody_frames,

@@ -33,8 +33,8 @@ from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import full_intensity
+from speechbrain_emofilm.evaluation.report import emotion_colors
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
-from speechbrain_emofilm.report import emotion_colors
 from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 import numpy as np

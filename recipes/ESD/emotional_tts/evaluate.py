@@ -45,11 +45,10 @@ from speechbrain_emofilm.dataio.labels import (
     check_words,
     read_word_labels,
 )
-from speechbrain_emofilm.dataio.speech_tokens import (
-    file_fingerprint,
-    read_speech_tokens,
-)
+from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.evaluation.diagnosis import f0_figures, name_failures
+from speechbrain_emofilm.evaluation.measuring import MeasuringPool, Reading
 from speechbrain_emofilm.inference.prompted_token_to_wav import (
     PromptedTokenToWav,
 )
@@ -61,16 +60,19 @@ from speechbrain_emofilm.metrics.control import (
     WordProsodyControl,
 )
 from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
-from speechbrain_emofilm.metrics.measurement import MeasuringPool, Reading
-from speechbrain_emofilm.metrics.prosody import PROSODY_CHANGES
+from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
 from speechbrain_emofilm.utils.assets import find_file
-from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
+from speechbrain_emofilm.utils.files import (
+    atomic_path,
+    file_fingerprint,
+    read_json,
+    write_json,
+)
 
 import numpy as np
 import soundfile
 import speechbrain as sb
 import torch
-from evaluation_diagnosis import f0_figures, name_failures
 from evaluation_report import write_evaluation_report
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json

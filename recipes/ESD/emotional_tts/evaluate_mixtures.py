@@ -31,10 +31,10 @@ from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import UtteranceLabels
+from speechbrain_emofilm.evaluation.measuring import MeasuringPool
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
-from speechbrain_emofilm.metrics.measurement import MeasuringPool
-from speechbrain_emofilm.metrics.prosody import PROSODY_CHANGES
 from speechbrain_emofilm.metrics.row_stats import write_csv
+from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
 from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 import numpy as np

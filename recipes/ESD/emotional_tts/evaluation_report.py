@@ -11,8 +11,7 @@ from pathlib import Path
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.markup import parse_markup
-from speechbrain_emofilm.processing.mel import SAMPLE_RATE
-from speechbrain_emofilm.report import (
+from speechbrain_emofilm.evaluation.report import (
     INK,
     AskedWord,
     Estimate,
@@ -26,6 +25,7 @@ from speechbrain_emofilm.report import (
     figure_png,
     write_report,
 )
+from speechbrain_emofilm.processing.mel import SAMPLE_RATE
 
 import numpy as np
 import speechbrain

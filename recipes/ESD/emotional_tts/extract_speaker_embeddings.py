@@ -29,14 +29,12 @@ from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
-from speechbrain_emofilm.dataio.speech_tokens import (
-    file_fingerprint,
-    read_speech_tokens,
-)
+from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.dataio.voices import Voice, read_voices, write_voices
 from speechbrain_emofilm.processing.mel import log_mel
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
+from speechbrain_emofilm.utils.files import file_fingerprint
 
 import speechbrain as sb
 import torch

@@ -25,7 +25,6 @@ import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on 
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
-    file_fingerprint,
     read_speech_tokens,
     write_speech_tokens,
 )
@@ -34,6 +33,7 @@ from speechbrain_emofilm.utils.distributed import (
     ddp_leave_group,
     process_device,
 )
+from speechbrain_emofilm.utils.files import file_fingerprint
 
 import speechbrain as sb
 import torch

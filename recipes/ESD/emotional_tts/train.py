@@ -41,10 +41,7 @@ from speechbrain_emofilm.dataio.labels import (
     sentence_labels,
     words_to_tensors,
 )
-from speechbrain_emofilm.dataio.speech_tokens import (
-    file_fingerprint,
-    read_speech_tokens,
-)
+from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.metrics.condition_effect import (
     ConditionEffect,
     beside_switch,
@@ -52,7 +49,7 @@ from speechbrain_emofilm.metrics.condition_effect import (
 from speechbrain_emofilm.metrics.diagnosis import signatures
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
-from speechbrain_emofilm.utils.files import atomic_path
+from speechbrain_emofilm.utils.files import atomic_path, file_fingerprint
 from speechbrain_emofilm.utils.hparams import check_length, check_overrides
 
 import numpy as np

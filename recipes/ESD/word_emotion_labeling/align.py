@@ -28,7 +28,7 @@ from speechbrain_emofilm.dataio.alignments import (
 )
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.text import split_words
-from speechbrain_emofilm.processing.alignment import (
+from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     UnusableInputError,
     Utterance,

@@ -34,10 +34,13 @@ from speechbrain_emofilm.dataio.labels import (
     write_label_textgrid,
     write_word_labels,
 )
-from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
 from speechbrain_emofilm.dataio.word_features import aligned_words
 from speechbrain_emofilm.inference.labeler import WordEmotionLabeler
-from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.files import (
+    file_fingerprint,
+    read_json,
+    write_json,
+)
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml

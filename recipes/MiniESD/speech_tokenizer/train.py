@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
-from speechbrain_emofilm.lobes.speech_tokenizer import pool_prosody
+from speechbrain_emofilm.lobes.mini.speech_tokenizer import pool_prosody
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np

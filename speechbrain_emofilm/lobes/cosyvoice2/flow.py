@@ -18,7 +18,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
-from speechbrain_emofilm.lobes.cosyvoice2.checkpoint import (
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
     check_tensors,
     read_upstream_tensors,
 )

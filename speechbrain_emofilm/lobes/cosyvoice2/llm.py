@@ -24,14 +24,14 @@ from typing import (
     Union,
 )
 
-from speechbrain_emofilm.lobes.cosyvoice2.bistream import BistreamDecoding
-from speechbrain_emofilm.lobes.cosyvoice2.checkpoint import (
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
     QWEN2_0_5B,
     check_is_cosyvoice2_llm,
     check_tensors,
     read_qwen2_config,
     read_upstream_tensors,
 )
+from speechbrain_emofilm.lobes.cosyvoice2.bistream import BistreamDecoding
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import (
     FILL,

@@ -60,7 +60,7 @@ class Qwen2TextFrontend:
         ``config.json``, ``vocab.json`` and ``merges.txt``.
     normalizer : callable, optional
         Rewrites text as it is spoken, str to str; see
-        :class:`~speechbrain_emofilm.integrations.text_normalization.WeTextNormalizer`.
+        :class:`~speechbrain_emofilm.integrations.cosyvoice2.text_normalization.WeTextNormalizer`.
         A word that becomes several keeps them all, also where their order
         changes.
     language : str

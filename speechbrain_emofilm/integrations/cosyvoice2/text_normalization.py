@@ -8,7 +8,9 @@ import logging
 import re
 
 from speechbrain_emofilm.dataio.text import is_ideograph
-from speechbrain_emofilm.integrations.qwen2_tokenizer import SPECIAL_TOKENS
+from speechbrain_emofilm.integrations.cosyvoice2.qwen2_tokenizer import (
+    SPECIAL_TOKENS,
+)
 
 logger = logging.getLogger(__name__)
 

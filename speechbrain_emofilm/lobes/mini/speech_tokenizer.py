@@ -10,7 +10,7 @@ Authors
 
 from typing import NamedTuple, Tuple
 
-from speechbrain_emofilm.lobes.fsq import FSQ
+from speechbrain_emofilm.lobes.mini.fsq import FSQ
 from speechbrain_emofilm.processing.mel import log_mel
 
 import torch

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.metrics.prosody import FRAME_RATE, prosody_track
+from speechbrain_emofilm.processing.prosody import FRAME_RATE, prosody_track
 from speechbrain_emofilm.utils.files import atomic_path
 
 import jinja2

@@ -10,7 +10,10 @@ Authors
 
 from typing import List, NamedTuple, Tuple
 
-from speechbrain_emofilm.lobes.speech_tokenizer import ConvNeXtBlock, SameConv
+from speechbrain_emofilm.lobes.mini.speech_tokenizer import (
+    ConvNeXtBlock,
+    SameConv,
+)
 from speechbrain_emofilm.utils.torchaudio_compat import import_torchaudio
 
 import torch

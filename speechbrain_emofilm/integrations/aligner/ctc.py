@@ -16,7 +16,7 @@ from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.processing.alignment import (
+from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     UnusableInputError,
     check_alignment_input,

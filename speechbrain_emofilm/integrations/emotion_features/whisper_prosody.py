@@ -11,10 +11,12 @@ Authors
 from pathlib import Path
 from typing import Optional
 
-from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
+from speechbrain_emofilm.integrations.emotion_features.base import (
+    FrameFeatureExtractor,
+)
 from speechbrain_emofilm.integrations.whisper import bundled_model
-from speechbrain_emofilm.metrics.prosody import FRAME_RATE, prosody_track
-from speechbrain_emofilm.processing.frame_features import FrameFeatureExtractor
+from speechbrain_emofilm.processing.prosody import FRAME_RATE, prosody_track
+from speechbrain_emofilm.utils.files import file_fingerprint
 
 import numpy as np
 import torch

@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
-from speechbrain_emofilm.processing.frame_features import (
+from speechbrain_emofilm.integrations.emotion_features.base import (
     FrameFeatureExtractor,
     convolution_span,
     weights_fingerprint,

@@ -156,7 +156,7 @@ def fetch_tokenizer(
     -------
     Path
         A folder for
-        :class:`~speechbrain_emofilm.integrations.qwen2_tokenizer.Qwen2TextFrontend`.
+        :class:`~speechbrain_emofilm.integrations.cosyvoice2.qwen2_tokenizer.Qwen2TextFrontend`.
 
     Raises
     ------

@@ -31,7 +31,7 @@ from speechbrain_emofilm.dataio.alignments import (
     read_tiers,
 )
 from speechbrain_emofilm.dataio.audio import load_audio
-from speechbrain_emofilm.processing.alignment import (
+from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     UnusableInputError,
     Utterance,

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.text import is_ideograph
-from speechbrain_emofilm.processing.alignment import (
+from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     UnusableInputError,
     check_alignment_input,
@@ -151,7 +151,7 @@ class PocketsphinxAligner:
     >>> aligner.align(np.ones(16000), 16000, "We rhyzome.")
     Traceback (most recent call last):
     ...
-    speechbrain_emofilm.processing.alignment.AlignmentError: The word \
+    speechbrain_emofilm.integrations.aligner.base.AlignmentError: The word \
 'rhyzome' is not in the pronunciation dictionary: respell it, or give the \
 aligner a `pronounce` function.
     """

@@ -7,7 +7,7 @@ Authors
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
 from speechbrain_emofilm.metrics.diagnosis import signatures
-from speechbrain_emofilm.metrics.prosody import PROSODY_CHANGES
+from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
 
 import numpy as np
 

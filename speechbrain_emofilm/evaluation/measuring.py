@@ -21,11 +21,14 @@ from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.audio import load_audio
-from speechbrain_emofilm.dataio.speech_tokens import file_fingerprint
-from speechbrain_emofilm.metrics import prosody
 from speechbrain_emofilm.metrics.control import NeutralBaseline
+from speechbrain_emofilm.processing import prosody
 from speechbrain_emofilm.processing.mel import SAMPLE_RATE
-from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.files import (
+    file_fingerprint,
+    read_json,
+    write_json,
+)
 
 import torch
 from tqdm import tqdm
@@ -67,7 +70,7 @@ class Measurement:
     ---------
     change : list of list of float or None
         How each word differs from the neutral reading, (W, 6) as
-        :func:`~speechbrain_emofilm.metrics.prosody.prosody_change` gives it;
+        :func:`~speechbrain_emofilm.processing.prosody.prosody_change` gives it;
         None if the words were not found in the sound.
     recognised : str or None
         What a recogniser understood; None without one.
@@ -150,7 +153,7 @@ class MeasuringPool:
 
     Example
     -------
-    >>> from speechbrain_emofilm.integrations.pocketsphinx import (
+    >>> from speechbrain_emofilm.integrations.aligner.pocketsphinx import (
     ...     PocketsphinxAligner,
     ... )
     >>> cache_file = getfixture("tmp_path") / "measurements.json"

@@ -11,7 +11,7 @@ Authors
 
 from typing import Optional
 
-from speechbrain_emofilm.processing.frame_features import (
+from speechbrain_emofilm.integrations.emotion_features.base import (
     FrameFeatureExtractor,
     convolution_span,
     weights_fingerprint,

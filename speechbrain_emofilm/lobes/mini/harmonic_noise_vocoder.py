@@ -18,7 +18,10 @@ Authors
 import math
 from typing import Optional, Tuple
 
-from speechbrain_emofilm.lobes.speech_tokenizer import ConvNeXtBlock, SameConv
+from speechbrain_emofilm.lobes.mini.speech_tokenizer import (
+    ConvNeXtBlock,
+    SameConv,
+)
 from speechbrain_emofilm.lobes.vocoder import MelVocoder, seeded_noise
 
 import torch

@@ -6,8 +6,8 @@ Authors
 
 from typing import Optional, Tuple
 
-from speechbrain_emofilm.lobes.fsq import FSQ
-from speechbrain_emofilm.lobes.speech_tokenizer import MelDecoder
+from speechbrain_emofilm.lobes.mini.fsq import FSQ
+from speechbrain_emofilm.lobes.mini.speech_tokenizer import MelDecoder
 
 import torch
 import torch.nn.functional as F

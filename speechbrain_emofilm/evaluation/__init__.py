@@ -1,0 +1,1 @@
+"""Evaluation stack of every recipe: systems, measuring, diagnosis, report."""

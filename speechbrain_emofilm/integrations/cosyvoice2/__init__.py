@@ -1,0 +1,1 @@
+"""Front ends and released files of CosyVoice2."""

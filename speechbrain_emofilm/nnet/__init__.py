@@ -1,5 +1,0 @@
-"""Training components that SpeechBrain lacks.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
