@@ -11,9 +11,6 @@ reason.
 
     python benchmarks/alignment.py
     python benchmarks/alignment.py --data_folder /path/to/MiniESD
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse

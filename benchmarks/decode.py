@@ -10,9 +10,6 @@ Prints JSON; ``ratio`` tells how many times as many tokens per second come out
 as from the plain loop.
 
     python benchmarks/decode.py
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse

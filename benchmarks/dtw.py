@@ -6,16 +6,12 @@ package's batches for both distances, ``seconds_of_librosa`` for as many pairs
 the two.
 
     python benchmarks/dtw.py
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
 import json
 import time
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.metrics.dtw import DISTANCES, dtw
 
 import torch

@@ -5,9 +5,6 @@ layout. Prints JSON: elapsed and CPU seconds, and ``ratio_unchanged``, the CPU
 time of a second call, which finds nothing to do, relative to the first.
 
     python benchmarks/esd_prepare.py
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse

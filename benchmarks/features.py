@@ -14,9 +14,6 @@ grows over the second half of the files.
 
     python benchmarks/features.py
     python benchmarks/features.py --n_files 500 --size tiny  # memory growth
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -30,7 +27,6 @@ import time
 from operator import itemgetter
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.integrations.emotion_features.emotion2vec import (
     Emotion2vec,
@@ -61,10 +57,6 @@ def emotion2vec_config(size: str) -> dict:
     ---------
     size : str
         A key of `SIZES`.
-
-    Returns
-    -------
-    dict
     """
     dim, depth, prenet_depth, heads, channels = SIZES[size]
     no_drop = {"start_drop_path_rate": 0.0, "end_drop_path_rate": 0.0}

@@ -14,9 +14,6 @@ the peak memory of the process, weights included as far as they are read;
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --batch_size 4 --steps 4
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -25,7 +22,6 @@ import multiprocessing
 import tempfile
 import time
 from pathlib import Path
-from typing import Dict
 
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.emofilm import EmoFiLM
@@ -39,13 +35,13 @@ from torch.nn.utils.rnn import pad_sequence
 IGNORE = -1
 
 
-def our_loss(model: EmoFiLM, batch: Dict[str, torch.Tensor]) -> torch.Tensor:
+def our_loss(model: EmoFiLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The speech loss of ``EmoFiLM``."""
     return model(**batch).speech_loss
 
 
 def original_loss(
-    model: EmoFiLM, batch: Dict[str, torch.Tensor]
+    model: EmoFiLM, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """The same loss the way the original computes it."""
     lm = model.llm
@@ -85,7 +81,7 @@ def original_loss(
     )
 
 
-def n_tokens(batch: Dict[str, torch.Tensor]) -> tuple:
+def n_tokens(batch: dict[str, torch.Tensor]) -> tuple:
     """Numbers of text and of speech tokens of each item, two lists."""
     return tuple(
         torch.round(batch[f"{kind}_lens"] * batch[f"{kind}_tokens"].shape[1])

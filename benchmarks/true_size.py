@@ -10,9 +10,6 @@ in GB; ``load_ratio`` is the peak of loading, with every weight read once,
 relative to the file.
 
     python benchmarks/true_size.py
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -21,8 +18,8 @@ import logging
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
 from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow

@@ -1,9 +1,6 @@
 """The command ``emofilm``: marked-up text to a wav file.
 
 ``emofilm say "<happy>We won!</happy> <sad>but he left.</sad>" -o out.wav``
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse

@@ -1,10 +1,4 @@
-"""Batches with the lengths of ESD's English part, and E-FiLM to train on them.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import Dict
+"""Batches as long as those of ESD's English part, and E-FiLM to train on."""
 
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import (
@@ -35,7 +29,7 @@ def make_emofilm(lm: CosyVoice2LM, seed: int = 0) -> EmoFiLM:
     )
 
 
-def esd_like_batch(batch_size: int, seed: int = 0) -> Dict[str, torch.Tensor]:
+def esd_like_batch(batch_size: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Arguments of ``EmoFiLM``: sentences of 1.2 to 5.5 s, 2.9 s on average.
 
     Arguments

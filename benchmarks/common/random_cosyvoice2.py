@@ -1,14 +1,9 @@
-"""A CosyVoice2 language model of the true size with random weights.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""A CosyVoice2 language model of the true size with random weights."""
 
 import resource
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import QWEN2_0_5B
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 

@@ -9,9 +9,6 @@ understood::
     <data_folder>/0011/Angry/evaluation/0011_000351.wav   with split folders
 
 ESD: https://hltsingapore.github.io/ESD/
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import codecs
@@ -24,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 from speechbrain_emofilm.dataio.audio import audio_info, load_audio
 from speechbrain_emofilm.utils.files import read_json, write_json
@@ -91,7 +88,7 @@ class Wav:
 
     path: str
     emotion: str
-    split: Optional[str]
+    split: str | None
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,8 @@ class Line:
     """
 
     text: str
-    emotion: Optional[str] = None
-    problem: Optional[str] = None
+    emotion: str | None = None
+    problem: str | None = None
 
 
 @dataclass
@@ -148,8 +145,8 @@ def prepare_esd(
     save_folder: PathLike,
     language: str = "en",
     split: str = "official",
-    speakers: Optional[Sequence[str]] = None,
-    emotions: Optional[Sequence[str]] = None,
+    speakers: Sequence[str] | None = None,
+    emotions: Sequence[str] | None = None,
     valid_speakers: Sequence[str] = (),
     test_speakers: Sequence[str] = (),
     valid_sentences: int = 20,
@@ -157,7 +154,7 @@ def prepare_esd(
     max_duration: float = 30.0,
     max_bad_share: float = 0.01,
     check_audio: bool = False,
-    emotion_words: Optional[Mapping[str, str]] = None,
+    emotion_words: Mapping[str, str] | None = None,
     seed: int = 0,
     n_workers: int = 8,
     skip_prep: bool = False,

@@ -4,9 +4,6 @@ Two words of the neutral reading lead from the one emotion to the other: their
 pitch, level and duration lie one and two thirds of the way from what they are
 in the one reading of the sentence to what they are in the other. The vocoder
 WORLD speaks them; the timbre stays that of the neutral reading.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import functools

@@ -24,16 +24,12 @@ was before training):
 It writes `summary.json`, `utterances.csv`, `words.csv`, `transitions.csv` and
 `intensities.csv` into `output_folder`. What could not be measured is counted
 in each figure. The same command measures only what has changed.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,
@@ -374,12 +370,7 @@ class Evaluation:
         ]
 
     def utterance_rows(self):
-        """One row for each item with every metric's columns.
-
-        Returns
-        -------
-        list of dict
-        """
+        """One row for each item with every metric's columns."""
         rows = {
             name: {"id": name, "asked": " ".join(map(str, item.asked))}
             for name, item in self.items.items()
@@ -533,10 +524,6 @@ def spoken_emotion(item):
     ---------
     item : Item
         Any.
-
-    Returns
-    -------
-    str
     """
     return [emotion for emotion in item.asked if emotion][-1]
 
@@ -578,10 +565,6 @@ def diagnosis_figures(summary):
     ---------
     summary : dict
         From `Evaluation.summarize`.
-
-    Returns
-    -------
-    dict
     """
     transitions = summary["transitions"]
     f0 = summary["prosody"].get("f0_spread") or {}
@@ -707,10 +690,6 @@ def headline(result):
     ---------
     result : dict
         From `evaluate`.
-
-    Returns
-    -------
-    list of str
     """
     lines = []
     for system, s in result["systems"].items():

@@ -29,9 +29,6 @@ It writes into `save_folder`::
     join_quality.json          the same beside natural word boundaries
 
 own_set_prepare.py reads a set of one's own into the same form.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -209,10 +206,6 @@ def neighbouring_pairs(
     largest_angle : float
         Degrees that two neighbours lie apart at most.
 
-    Returns
-    -------
-    list of (str, str)
-
     Example
     -------
     >>> neighbouring_pairs({"a": (1, 0), "b": (0.7, 0.7), "c": (-1, 0.1)})
@@ -243,10 +236,6 @@ def plan_turns(
         Who speaks.
     pairs : sequence of (str, str)
         Ordered pairs of emotions.
-
-    Returns
-    -------
-    list of (str, (str, str))
 
     Example
     -------

@@ -1,8 +1,4 @@
-"""Joins two recordings of a sentence at a word boundary, and measures joins.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Joins two recordings of a sentence at a word boundary, and measures joins."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,10 +49,6 @@ class JoinQuality:
         ---------
         natural : dict
             Measure to its limit.
-
-        Returns
-        -------
-        float
         """
         jumps = {name: getattr(self, name) for name in MEASURES}
         return max(

@@ -1,8 +1,4 @@
-"""What is measured of one recording, once and for all metrics.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""What is measured of one recording, once and for all metrics."""
 
 import hashlib
 import json

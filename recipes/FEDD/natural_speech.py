@@ -2,9 +2,6 @@
 
 A classifier that has heard natural speech only is the judge of synthetic
 speech, which therefore cannot teach it its own habits.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from speechbrain_emofilm.metrics.control import WordEmotionClassifier
@@ -180,10 +177,6 @@ def choose_training(sentences, n):
         From `read_recordings`.
     n : int
         How many at most.
-
-    Returns
-    -------
-    list of Recording
     """
     groups = {}
     for _, readings in sorted(sentences.items()):

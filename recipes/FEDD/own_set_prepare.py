@@ -12,9 +12,6 @@ The list is a CSV file with the columns `id`, `wav` (relative to the list),
 It writes `own.json` (a manifest), `word_labels.json`, `items.csv` and
 `textgrids` in the form of fedd_prepare.py, so that the same scripts speak and
 evaluate both.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -22,7 +19,6 @@ import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import find_textgrid, read_alignment
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.labels import (

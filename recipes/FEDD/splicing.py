@@ -1,8 +1,4 @@
-"""Puts one utterance together of several readings of a sentence.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Puts one utterance together of several readings of a sentence."""
 
 import functools
 import random
@@ -114,10 +110,6 @@ def splice(
     parts : sequence of (Recording, int, int)
         A reading, its first word to take and the first one not to take.
         Together they are the whole sentence, in order.
-
-    Returns
-    -------
-    Spliced
     """
     recording, _, last = parts[0]
     wav, offset = recording.sound(), 0

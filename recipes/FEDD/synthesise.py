@@ -16,9 +16,6 @@ Needs the set (fedd_prepare.py) and a trained model. It writes, below
 
 The same command goes on where an interrupted one stopped, and speaks again
 what another model or other options would speak otherwise.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import csv
@@ -27,7 +24,6 @@ import json
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
@@ -125,10 +121,6 @@ def plain_text(asked, emotions):
         Marked-up text.
     emotions : list of str
         The taxonomy.
-
-    Returns
-    -------
-    str
     """
     return parse_markup(asked, emotions).text
 
@@ -142,10 +134,6 @@ def last_emotion(asked, emotions):
         Marked-up text.
     emotions : list of str
         The taxonomy.
-
-    Returns
-    -------
-    str
     """
     words = parse_markup(asked, emotions).words
     probs = [word.probs for word in words if any(word.probs)][-1]
@@ -251,10 +239,6 @@ def folder_version(folder):
     ---------
     folder : str or Path
         It.
-
-    Returns
-    -------
-    str
     """
     files = [
         path

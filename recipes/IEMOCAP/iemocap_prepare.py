@@ -10,9 +10,6 @@ TextGrid per aligned utterance. The corpus folder is only read::
     <data_folder>/Session1/sentences/ForcedAlignment/Ses01F_impro01/<id>.wdseg
 
 IEMOCAP: https://sail.usc.edu/iemocap/
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import re
@@ -201,10 +198,6 @@ def speaker_of(turn: str) -> str:
     turn : str
         The turn's id: the session, who wears the markers of the motion
         capture, the dialogue, and who speaks.
-
-    Returns
-    -------
-    str
 
     Example
     -------

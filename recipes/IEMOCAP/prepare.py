@@ -2,9 +2,6 @@
 """Manifests and word times of IEMOCAP, before its features are extracted.
 
 > python prepare.py hparams/prepare.yaml --data_folder /path/to/IEMOCAP
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import sys

@@ -1,8 +1,4 @@
-"""The steps of the demo, each a recipe's own command.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""The steps of the demo, each a recipe's own command."""
 
 import argparse
 import dataclasses
@@ -334,10 +330,6 @@ def after(step: Step, *needed: Step) -> Step:
         The step.
     *needed : Step
         Those whose results it needs.
-
-    Returns
-    -------
-    Step
     """
     return dataclasses.replace(step, needs=[other.name for other in needed])
 
@@ -349,10 +341,6 @@ def find_weights(folder: Path) -> list[Path]:
     ---------
     folder : Path
         One that starts with ``speechbrain_emofilm/`` is the package's.
-
-    Returns
-    -------
-    list of Path
 
     Raises
     ------

@@ -17,9 +17,6 @@ emotion. The corpus holds what ESD holds, and what ESD cannot give:
 
 The same options give the same bytes. Sentences of evaluation and test are
 never used for training.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -28,7 +25,6 @@ import multiprocessing
 import random
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,

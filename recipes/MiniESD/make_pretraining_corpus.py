@@ -11,9 +11,6 @@ calmer. See ``HibariTextFrontend`` for the cues.
 
 Writes ``wavs/*.wav`` (24 kHz) and ``pretraining.jsonl``: per utterance text,
 speaker, word times, times of every text unit, and F0 at 50 Hz.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -23,7 +20,6 @@ import multiprocessing
 import random
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 from speechbrain_emofilm.integrations.hibari import (
     Cues,
     HibariVoice,

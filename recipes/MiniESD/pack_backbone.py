@@ -4,9 +4,6 @@ python pack_backbone.py RESULTS_FOLDER [--output ASSETS_FOLDER]
 
 RESULTS_FOLDER holds the recipes' output folders ``speech_tokenizer``, ``llm``,
 ``token_decoder`` (the speakers) and ``token_to_wav``.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse

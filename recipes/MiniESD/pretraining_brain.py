@@ -1,8 +1,4 @@
-"""What the recipes of the mini backbone share: one Brain, one schedule.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""What the recipes of the mini backbone share: one Brain, one schedule."""
 
 import logging
 import math

@@ -5,18 +5,14 @@ python pretraining_data.py CORPUS_FOLDER
 writes ``mel.npy`` (all log-mel frames of the corpus, 50 Hz, one after the
 other, float16) beside ``pretraining.jsonl``. The recipes of the mini backbone
 read the corpus through :class:`PretrainingCorpus`.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
 import json
 import multiprocessing
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, List
 
-import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 from speechbrain_emofilm.integrations.hibari import UNITS
 from speechbrain_emofilm.processing.mel import log_mel
 from speechbrain_emofilm.utils.files import atomic_path
@@ -63,13 +59,13 @@ def extract_features(folder: Path, workers: int = 2) -> None:
         out.flush()
 
 
-def read_rows(folder: Path) -> List[Dict]:
+def read_rows(folder: Path) -> list[dict]:
     """The corpus's utterances."""
     with open(folder / "pretraining.jsonl", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
-def frames_of(row: Dict) -> int:
+def frames_of(row: dict) -> int:
     """Mel frames at 50 Hz: an even number, two per speech token."""
     return int(round(row["duration"] * 24000)) // (2 * HOP) * 2
 
@@ -116,7 +112,7 @@ class PretrainingCorpus:
         self.valid = range(n_train, len(self.rows))
         self._speaker_f0 = self._median_log_f0()
 
-    def _median_log_f0(self) -> Dict[str, float]:
+    def _median_log_f0(self) -> dict[str, float]:
         values = {speaker: [] for speaker in self.speakers}
         for row in self.rows[:800]:
             f0 = np.asarray(row["f0"], np.float32)
@@ -130,7 +126,7 @@ class PretrainingCorpus:
         """Mel frames of an utterance."""
         return int(self._edges[index + 1] - self._edges[index])
 
-    def with_length(self, indices: Iterable[int], n_frames: int) -> List[int]:
+    def with_length(self, indices: Iterable[int], n_frames: int) -> list[int]:
         """Those of the utterances that have `n_frames` mel frames.
 
         Raises
@@ -224,7 +220,7 @@ class PretrainingCorpus:
         classes = np.array([UNITS.index(symbol) for symbol in spoken])
         return np.where(units >= 0, classes[units], 0)
 
-    def normalisation(self) -> Dict[str, torch.Tensor]:
+    def normalisation(self) -> dict[str, torch.Tensor]:
         """Mean and standard deviation of each mel channel."""
         sample = np.asarray(self._mel[::23], np.float32)
         return {
@@ -232,7 +228,7 @@ class PretrainingCorpus:
             "std": torch.from_numpy(sample.std(0)),
         }
 
-    def x_vectors(self, n_utterances: int = 100) -> Dict[str, torch.Tensor]:
+    def x_vectors(self, n_utterances: int = 100) -> dict[str, torch.Tensor]:
         """A vector (160,) for each speaker.
 
         Mean and standard deviation of the log-mel over the speaker's first

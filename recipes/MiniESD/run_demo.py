@@ -9,9 +9,6 @@ ships (on the true labels of the words, on these, and on the sentences'), and
 evaluates it on held-out sentences. Each step is a recipe's own command, which
 is printed; as many run at a time as there are processors. What stands already
 is not made again; an interrupted step goes on where it stopped.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -185,10 +182,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     ---------
     arguments : list of str, optional
         ``sys.argv`` if None.
-
-    Returns
-    -------
-    argparse.Namespace
     """
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument

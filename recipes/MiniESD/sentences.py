@@ -4,9 +4,6 @@ Training sentences are filled templates and word lists with a wide choice of
 words; evaluation and test sentences are Harvard sentences (IEEE recommended
 practice for speech quality measurements, 1969), which no training sentence
 repeats.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import gzip
@@ -14,7 +11,6 @@ import json
 import random
 import re
 from pathlib import Path
-from typing import List
 
 TEMPLATES = """
 the {a} {n} {v} the {n} {d}
@@ -123,7 +119,7 @@ The ship was torn apart on the sharp reef.
 """.strip().splitlines()
 
 
-def plain_words(text: str) -> List[str]:
+def plain_words(text: str) -> list[str]:
     """Lower-case words of a text, without punctuation."""
     return re.findall(r"[a-z']+", text.lower())
 

@@ -1,11 +1,6 @@
-"""Prosodic styles of the MiniESD corpora: rules, not acted emotion.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Prosodic styles of the MiniESD corpora: rules, not acted emotion."""
 
 import random
-from typing import Dict, List, Tuple
 
 from speechbrain_emofilm.integrations.hibari import (
     Cues,
@@ -16,7 +11,7 @@ from speechbrain_emofilm.integrations.hibari import (
 EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 
 #: The style of each emotion at intensity 1; intensity scales every field.
-EMOTION_PROSODY: Dict[str, WordProsody] = {
+EMOTION_PROSODY: dict[str, WordProsody] = {
     "neutral": WordProsody(),
     "angry": WordProsody(
         pitch=0.05, slope=-0.25, duration=-0.10, gain=7.0, breath=-0.3, tilt=5.0
@@ -39,7 +34,7 @@ EMOTION_PROSODY: Dict[str, WordProsody] = {
 
 #: The same emotions as another would act them: hot anger, a lively happiness, a
 #: breathy sadness, a high surprise. For tests across corpora.
-SECOND_EMOTION_PROSODY: Dict[str, WordProsody] = {
+SECOND_EMOTION_PROSODY: dict[str, WordProsody] = {
     "neutral": WordProsody(),
     "angry": WordProsody(
         pitch=0.18, slope=-0.10, duration=-0.12, gain=5.5, breath=-0.2, tilt=6.0
@@ -61,7 +56,7 @@ SECOND_EMOTION_PROSODY: Dict[str, WordProsody] = {
 }
 ACTORS = {"first": EMOTION_PROSODY, "second": SECOND_EMOTION_PROSODY}
 
-SPEAKERS: Dict[str, PseudoSpeaker] = {
+SPEAKERS: dict[str, PseudoSpeaker] = {
     "0011": PseudoSpeaker(),
     "0012": PseudoSpeaker(warp=0.88, pitch=0.80, pace=0.97),
     "0013": PseudoSpeaker(warp=1.10, pitch=1.02, pace=1.04),
@@ -106,7 +101,7 @@ def emotion_prosody(
     return ACTORS[actor][emotion].scaled(intensity)
 
 
-def asked_change(prosody: WordProsody) -> Dict[str, float]:
+def asked_change(prosody: WordProsody) -> dict[str, float]:
     """The change that a listener could measure: mean log F0, dB, log
     duration.
     """
@@ -119,7 +114,7 @@ def asked_change(prosody: WordProsody) -> Dict[str, float]:
 
 def draw_sentence_words(
     rng: random.Random, emotion: str, n_words: int, neutral_share: float = 0.2
-) -> List[Tuple[str, float]]:
+) -> list[tuple[str, float]]:
     """Emotion and intensity of each word of a sentence of one emotion.
 
     As people speak, the words carry the emotion to different degrees and a
@@ -157,7 +152,7 @@ def draw_sentence_words(
 
 def draw_transition_words(
     rng: random.Random, n_words: int
-) -> List[Tuple[str, float]]:
+) -> list[tuple[str, float]]:
     """Emotion and intensity of each word where the emotion switches.
 
     One switch, or two in a quarter of the sentences with seven words or
@@ -209,10 +204,6 @@ def draw_free_prosody(rng: random.Random, strength: float = 1.0) -> WordProsody:
     rng : random.Random
     strength : float
         Factor on every axis.
-
-    Returns
-    -------
-    WordProsody
     """
     values = {}
     for axis, (low, high) in FREE_RANGE.items():
@@ -226,7 +217,7 @@ def draw_free_prosody(rng: random.Random, strength: float = 1.0) -> WordProsody:
     return prosody.scaled(strength)
 
 
-def levels(prosody: WordProsody) -> Dict[str, int]:
+def levels(prosody: WordProsody) -> dict[str, int]:
     """-1, 0 or 1 along each axis of :data:`FREE_RANGE`."""
     out = {}
     for axis, (low, high) in FREE_RANGE.items():

@@ -6,9 +6,6 @@ empty interval is silence. MFA's output folder is read as it is. Aligners of
 this project add a tier ``confidence``: a number from 0 to 1 for each word.
 
 This module is the only one that imports praatio.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import math
@@ -68,10 +65,6 @@ def find_textgrid(
         The utterance id, the file's name without its extension.
     speaker : str, optional
         Name of the folder the file lies in, as MFA writes it.
-
-    Returns
-    -------
-    Path
 
     Raises
     ------

@@ -1,14 +1,10 @@
-"""Audio files in the one form that the models take: mono, one sample rate.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Audio files in the one form that the models take: mono, one sample rate."""
 
 import os
 import struct
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 from speechbrain_emofilm.processing.mel import SAMPLE_RATE
 
@@ -22,7 +18,7 @@ PathLike = Union[str, Path]
 _SIZE_UNKNOWN = (0, 0xFFFFFFFF)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _normalizer(sample_rate):
     """One normalizer for each rate, since it keeps its resampling filters."""
     return AudioNormalizer(sample_rate=sample_rate, mix="avg-to-mono")
@@ -49,7 +45,7 @@ def _check_whole(path):
 
 
 def audio_info(
-    path: PathLike, max_duration: Optional[float] = None
+    path: PathLike, max_duration: float | None = None
 ) -> audio_io.AudioInfo:
     """Reads the header of an audio file and checks what a header can tell.
 
@@ -103,7 +99,7 @@ def audio_info(
 def load_audio(
     path: PathLike,
     sample_rate: int = SAMPLE_RATE,
-    max_duration: Optional[float] = None,
+    max_duration: float | None = None,
 ) -> torch.Tensor:
     """Loads an audio file as a mono waveform at one sample rate.
 

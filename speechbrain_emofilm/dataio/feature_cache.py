@@ -8,9 +8,6 @@ the parts become the one file, and the folder goes.
 The file holds a float16 dataset (F, D) for each utterance id, with the mean
 and the standard deviation of its frames, the number of its wav's bytes, and
 in its attributes the identity of the extractor.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import hashlib
@@ -19,7 +16,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 from speechbrain_emofilm.utils.files import atomic_path
 
@@ -117,8 +114,8 @@ class EmotionFeatureCache:
     def __init__(
         self,
         path: PathLike,
-        identity: Optional[Mapping[str, Any]] = None,
-        speakers: Optional[Mapping[str, str]] = None,
+        identity: Mapping[str, Any] | None = None,
+        speakers: Mapping[str, str] | None = None,
     ):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist: {REMEDY}.")
@@ -239,7 +236,7 @@ def write_part(
     identity: Mapping[str, Any],
     features: Mapping[str, torch.Tensor],
     wav_bytes: Mapping[str, int],
-    skipped: Optional[Mapping[str, str]] = None,
+    skipped: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the features of a batch of utterances beside a cache.
 
@@ -308,10 +305,6 @@ def stored_features(
         The cache; it and its parts may be there or not.
     identity : mapping
         Of the extractor in use.
-
-    Returns
-    -------
-    StoredFeatures
 
     Raises
     ------
@@ -398,10 +391,6 @@ def parts_folder(path: PathLike) -> Path:
     ---------
     path : str or Path
         The cache.
-
-    Returns
-    -------
-    Path
     """
     return Path(f"{path}.parts")
 

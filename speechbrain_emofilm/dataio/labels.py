@@ -12,9 +12,6 @@ A labels file is JSON by utterance id::
 an ``emotion`` (or with ``null``) is unlabelled. The same labels, without
 probabilities, are written as TextGrid tiers ``words``, ``emotion`` and
 ``intensity``, to be opened and corrected in Praat.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import itertools
@@ -91,12 +88,7 @@ class UtteranceLabels:
     source: dict = field(default_factory=dict)
 
     def alignment(self) -> list[Word]:
-        """The words and their times, without the emotions.
-
-        Returns
-        -------
-        list of Word
-        """
+        """The words and their times, without the emotions."""
         return [Word(w.word, w.start, w.end) for w in self.words]
 
 
@@ -359,10 +351,6 @@ def sentence_labels(
         The sentence's emotion.
     intensity : float, optional
         Of every word.
-
-    Returns
-    -------
-    UtteranceLabels
 
     Example
     -------

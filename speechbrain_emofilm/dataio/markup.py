@@ -10,9 +10,6 @@
 * Words outside of marks are, by the caller's choice, unlabelled (the model
   speaks them as it likes), neutral, or of any other emotion.
 * ``&lt;`` and ``&amp;`` write a plain ``<`` and ``&``.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import difflib
@@ -154,10 +151,6 @@ def parse_markup(
         ``"neutral"``, or a mixture (name to weight).
     max_words : int
         A longer text is refused.
-
-    Returns
-    -------
-    MarkedText
 
     Raises
     ------

@@ -3,15 +3,12 @@
 The file is safetensors: one int16 tensor (S,) for each utterance id, and in
 its header the fingerprint of the tokenizer that made it, the size of each
 wav when it was read, and the utterances that could not be read.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 from speechbrain_emofilm.utils.files import atomic_path
 
@@ -77,7 +74,7 @@ def write_speech_tokens(path: PathLike, cache: SpeechTokenCache) -> None:
 
 
 def read_speech_tokens(
-    path: PathLike, tokenizer: Optional[str] = None
+    path: PathLike, tokenizer: str | None = None
 ) -> SpeechTokenCache:
     """Reads a token cache.
 
@@ -87,10 +84,6 @@ def read_speech_tokens(
         The file.
     tokenizer : str, optional
         Fingerprint of the tokenizer in use; another one is an error.
-
-    Returns
-    -------
-    SpeechTokenCache
 
     Raises
     ------

@@ -3,9 +3,6 @@
 Every part of the project that counts words counts them with
 :func:`split_words`: markup, word labels, alignments and text front ends. So
 "the third word" is the same word everywhere.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import unicodedata
@@ -92,10 +89,6 @@ def split_words(text: str) -> list[TextWord]:
     ---------
     text : str
         Any text.
-
-    Returns
-    -------
-    list of TextWord
 
     Example
     -------
@@ -282,10 +275,6 @@ def same_word(one: str, other: str) -> bool:
     other : str
         Another.
 
-    Returns
-    -------
-    bool
-
     Example
     -------
     >>> same_word("Don’t,", "don't")
@@ -301,10 +290,6 @@ def is_ideograph(character: str) -> bool:
     ---------
     character : str
         One character.
-
-    Returns
-    -------
-    bool
 
     Example
     -------

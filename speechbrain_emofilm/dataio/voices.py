@@ -3,16 +3,13 @@
 The file is safetensors: ``<name>.xvector`` (D,), ``<name>.prompt_tokens``
 (P,) and ``<name>.prompt_mel`` (2P, mels) for each voice, and in its header
 what each was made of.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 from speechbrain_emofilm.utils.assets import load_tensors
 from speechbrain_emofilm.utils.files import atomic_path
@@ -51,7 +48,7 @@ class Voice:
     xvector: torch.Tensor
     prompt_tokens: torch.Tensor
     prompt_mel: torch.Tensor
-    source: Optional[Mapping[str, str]] = None
+    source: Mapping[str, str] | None = None
 
     def __post_init__(self):
         if len(self.prompt_mel) != 2 * len(self.prompt_tokens):
@@ -67,7 +64,7 @@ class Voice:
         xvector: torch.Tensor,
         tokens: torch.Tensor,
         mel: torch.Tensor,
-        source: Optional[Mapping[str, str]] = None,
+        source: Mapping[str, str] | None = None,
     ) -> "Voice":
         """Makes a voice of tokens and mel whose ends differ a little.
 
@@ -81,10 +78,6 @@ class Voice:
             Log-mel (N, mels) of the same recording.
         source : dict, optional
             What it was made of.
-
-        Returns
-        -------
-        Voice
 
         Example
         -------

@@ -1,8 +1,4 @@
-"""Features of words: the frames of each, and how long it takes.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Features of words: the frames of each, and how long it takes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,10 +1,5 @@
-"""Names what evaluate.py's figures show to be wrong with a model.
+"""Names what evaluate.py's figures show to be wrong with a model."""
 
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
 from speechbrain_emofilm.metrics.diagnosis import signatures
 from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES

@@ -5,9 +5,6 @@ sentence. What is measured is kept in a JSON file under a key made of the
 sounds, the words, the measuring tools' options and the source of the code
 that measures, so that nothing outdated is reused and nothing is measured
 twice.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import functools
@@ -117,10 +114,6 @@ class ReadingMeasurer:
         ---------
         reading : Reading
             The reading.
-
-        Returns
-        -------
-        Measurement
         """
         wav = load_audio(reading.wav)
         baseline = self._baseline(

@@ -2,9 +2,6 @@
 
 Everything is inside the page: sound as FLAC, pictures as PNG. It can be sent
 by mail and opened from disk, without a network.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import base64
@@ -350,10 +347,6 @@ def png_uri(png: bytes) -> str:
     ---------
     png : bytes
         The image.
-
-    Returns
-    -------
-    str
     """
     return _uri("image/png", png)
 
@@ -373,10 +366,6 @@ def figure_png(figure, dpi: int = 110, n_colors: int = 128) -> bytes:
         Dots per inch.
     n_colors : int
         Size of the palette; a spectrogram needs a third of the space so.
-
-    Returns
-    -------
-    bytes
     """
     from PIL import Image
 

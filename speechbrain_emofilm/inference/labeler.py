@@ -1,8 +1,4 @@
-"""Labels of words: which emotion, how strong, how sure.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Labels of words: which emotion, how strong, how sure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -150,10 +146,6 @@ class WordEmotionLabeler(TrainedModel):
             from :meth:`speaker_statistics`. By default those of the training
             speech, which suit voices like those in it.
 
-        Returns
-        -------
-        UtteranceLabels
-
         Raises
         ------
         FileNotFoundError
@@ -212,10 +204,6 @@ class WordEmotionLabeler(TrainedModel):
             Its words; their confidence counts in that of the labels.
         source : mapping, optional
             Where the labels come from; the class's name if None.
-
-        Returns
-        -------
-        list of UtteranceLabels
 
         Raises
         ------

@@ -1,13 +1,8 @@
-"""From speech tokens to sound in a voice that a recording gives.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""From speech tokens to sound in a voice that a recording gives."""
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Optional, Union
 
 from speechbrain_emofilm.dataio.voices import Voice, read_voices
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
@@ -55,7 +50,7 @@ class PromptedTokenToWav(TokenToWav):
         self,
         flow: nn.Module,
         vocoder: nn.Module,
-        voices: Union[str, Path],
+        voices: str | Path,
         n_timesteps: int = 10,
         sample_rate: int = 24000,
     ):
@@ -81,7 +76,7 @@ class PromptedTokenToWav(TokenToWav):
     def forward(
         self,
         tokens: Sequence[torch.Tensor],
-        speaker: Union[str, Sequence[str], None] = None,
+        speaker: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> list[torch.Tensor]:
         """Generates the waves of a batch.
@@ -125,9 +120,7 @@ class PromptedTokenToWav(TokenToWav):
         n_samples = torch.round(mel_lens * wavs.shape[1]).long().tolist()
         return [wav[:end] for wav, end in zip(wavs, n_samples)]
 
-    def stream(
-        self, speaker: Optional[str] = None, seed: int = 0
-    ) -> "WavStream":
+    def stream(self, speaker: str | None = None, seed: int = 0) -> "WavStream":
         """Begins an utterance whose tokens are still to come.
 
         Arguments
@@ -136,10 +129,6 @@ class PromptedTokenToWav(TokenToWav):
             A voice; the first if None.
         seed : int
             Of the noise.
-
-        Returns
-        -------
-        WavStream
 
         Raises
         ------
@@ -161,7 +150,7 @@ class PromptedTokenToWav(TokenToWav):
         )
 
     def _chosen(
-        self, speaker: Union[str, Sequence[str], None], n_items: int
+        self, speaker: str | Sequence[str] | None, n_items: int
     ) -> list[Voice]:
         """The voice of each item."""
         voices = list(self.voices.values())

@@ -1,8 +1,4 @@
-"""Speech whose words change emotion, from marked-up text.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Speech whose words change emotion, from marked-up text."""
 
 import importlib.util
 import math
@@ -209,10 +205,6 @@ class EmoFiLMSynthesizer(TrainedModel):
             Text with emotion marks.
         **kwargs
             Those of :meth:`synthesize`.
-
-        Returns
-        -------
-        SynthesisResult or list of SynthesisResult
         """
         return self.synthesize(text, **kwargs)
 

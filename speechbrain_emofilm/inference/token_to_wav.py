@@ -1,8 +1,4 @@
-"""From speech tokens to sound: flow matching, then a vocoder.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""From speech tokens to sound: flow matching, then a vocoder."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,8 +1,4 @@
-"""What an output folder of a recipe's training is opened with.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""What an output folder of a recipe's training is opened with."""
 
 from pathlib import Path
 

@@ -3,9 +3,6 @@
 The wheel of ``distillmos`` (MIT) carries its weights, so nothing is
 downloaded. The model was trained on ratings of telephone and synthetic
 speech; its figures rank systems and replace no listening test.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import contextlib

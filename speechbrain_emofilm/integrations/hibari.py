@@ -11,15 +11,12 @@ core. Two things are taken from it:
   is speech whose prosody is *known* for every word.
 
 Needs the ``demo`` extra; both classes import the package when constructed.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import itertools
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from typing import Callable, List, Optional, Sequence, Tuple
 
 from speechbrain_emofilm.dataio.text import TextUnits, split_words
 
@@ -128,10 +125,6 @@ class Cues:
         word : str
             A plain word.
 
-        Returns
-        -------
-        str
-
         Example
         -------
         >>> Cues(loudness=1, pitch=1, tempo=1).write("so")
@@ -154,8 +147,8 @@ class Cues:
 
 
 def read_cues(
-    token: str, is_word: Optional[Callable[[str], bool]] = None
-) -> Tuple[str, Cues]:
+    token: str, is_word: Callable[[str], bool] | None = None
+) -> tuple[str, Cues]:
     """Split one written token into its plain word and its cues.
 
     Arguments
@@ -199,7 +192,7 @@ def read_cues(
     )
 
 
-def _unstretch(word: str, is_word: Optional[Callable[[str], bool]]) -> str:
+def _unstretch(word: str, is_word: Callable[[str], bool] | None) -> str:
     """Undoes stretched spelling.
 
     Of the spellings with one letter or two in each stretched place, one that
@@ -223,7 +216,7 @@ def _unstretch(word: str, is_word: Optional[Callable[[str], bool]]) -> str:
     return _STRETCH.sub(r"\1", word)
 
 
-def written_tokens(text: str) -> List[str]:
+def written_tokens(text: str) -> list[str]:
     """The words of a text, each with the marks written onto it.
 
     Parentheses and brackets around several words are written onto each.
@@ -397,7 +390,7 @@ class HibariTextFrontend:
                     "write it as words, or use a backbone that reads it."
                 )
 
-    def _instruction_ids(self, instruction: str) -> List[int]:
+    def _instruction_ids(self, instruction: str) -> list[int]:
         """Ids of the instruction's words and its end mark."""
         if not instruction:
             return []
@@ -413,7 +406,7 @@ class HibariTextFrontend:
 
     def _phonemes(
         self, words: Sequence[str], tokens: Sequence[str]
-    ) -> List[str]:
+    ) -> list[str]:
         """Phoneme symbols of each word; from the second on with the space
         before it, and with the comma or full stop behind it.
         """
@@ -514,8 +507,8 @@ class SpokenUtterance:
     """
 
     wav: np.ndarray
-    words: List[Tuple[float, float]]
-    units: List[Tuple[str, float, float]]
+    words: list[tuple[float, float]]
+    units: list[tuple[str, float, float]]
     f0: np.ndarray
 
 
@@ -626,7 +619,7 @@ class HibariVoice:
         prosody: Sequence[WordProsody],
         speaker: PseudoSpeaker = PseudoSpeaker(),
         seed: int = 0,
-    ) -> Optional[SpokenUtterance]:
+    ) -> SpokenUtterance | None:
         """Read the words aloud, each with its prosody.
 
         Arguments

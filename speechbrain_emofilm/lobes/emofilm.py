@@ -4,13 +4,9 @@ One module holds all that is trained, and all that is needed to train it: the
 language model, E-FiLM in front of it and the emotion loss beside it
 (https://arxiv.org/abs/2509.20378). Only E-FiLM, the language model's speech
 head and the emotion loss's classifier learn.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
 
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM, LMOutput
 from speechbrain_emofilm.lobes.efilm import (
@@ -122,7 +118,7 @@ class EmoFiLM(nn.Module):
         self,
         llm: CosyVoice2LM,
         efilm: EFiLM,
-        emotion_loss: Optional[WordEmotionLoss] = None,
+        emotion_loss: WordEmotionLoss | None = None,
         history_corruption: float = 0.0,
         condition_dropout: float = 0.0,
     ):
@@ -212,10 +208,6 @@ class EmoFiLM(nn.Module):
             shape (B, W, K).
         word_intensity : torch.Tensor
             0 to 1, shape (B, W).
-
-        Returns
-        -------
-        output : EmoFiLMOutput
         """
         word_emotions = self._drop_labels(word_emotions)
         text = self.condition(
@@ -237,7 +229,7 @@ class EmoFiLM(nn.Module):
         return _collect(speech, emotion, text.modulation_ratio)
 
     def _classify(
-        self, word_emotions: torch.Tensor, **places: Tuple[torch.Tensor, ...]
+        self, word_emotions: torch.Tensor, **places: tuple[torch.Tensor, ...]
     ) -> WordEmotionLossOutput:
         """The emotion loss at its position; zeros where there is no loss.
 
@@ -266,7 +258,7 @@ class EmoFiLM(nn.Module):
 
     def _corrupt(
         self, speech_tokens: torch.Tensor, speech_lens: torch.Tensor
-    ) -> Optional[torch.Tensor]:
+    ) -> torch.Tensor | None:
         """What the language model reads in the place of the true speech.
 
         The wrong tokens are drawn from the batch's own speech: it is spoken

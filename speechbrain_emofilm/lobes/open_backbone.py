@@ -2,9 +2,6 @@
 
 The paper freezes it. Adapters of low rank, and training all of it together
 with E-FiLM, which is an upper bound, tell what the freezing costs.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Sequence

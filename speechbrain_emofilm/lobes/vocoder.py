@@ -1,10 +1,4 @@
-"""What the vocoders have in common: from a mel spectrogram to a wave.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import Optional
+"""What the vocoders have in common: from a mel spectrogram to a wave."""
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +68,7 @@ class MelVocoder(nn.Module):
         """
         raise NotImplementedError
 
-    def source(self, f0: torch.Tensor, seed: Optional[int] = 0) -> torch.Tensor:
+    def source(self, f0: torch.Tensor, seed: int | None = 0) -> torch.Tensor:
         """Makes the excitation.
 
         Arguments
@@ -112,8 +106,8 @@ class MelVocoder(nn.Module):
     def forward(
         self,
         mel: torch.Tensor,
-        lens: Optional[torch.Tensor] = None,
-        seed: Optional[int] = 0,
+        lens: torch.Tensor | None = None,
+        seed: int | None = 0,
     ) -> torch.Tensor:
         """Generates waves.
 
@@ -151,7 +145,7 @@ class MelVocoder(nn.Module):
 
 
 def seeded_noise(
-    batch: int, *shape: int, seed: Optional[int], like: torch.Tensor
+    batch: int, *shape: int, seed: int | None, like: torch.Tensor
 ) -> torch.Tensor:
     """Standard normal noise that leaves torch's own generator alone.
 

@@ -17,13 +17,9 @@ A transformer that has only seen sentences of one emotion learns to smear it
 over all of their words. ``splice_bags`` makes training sequences of two
 pieces, each of which keeps the emotion of the sentence it was cut from, so
 that context stays useful and yet emotions may change.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -133,8 +129,8 @@ class WordEmotionTransformer(nn.Module):
         num_layers: int = 2,
         d_ffn: int = 256,
         dropout: float = 0.2,
-        context: Optional[int] = None,
-        group_dims: Optional[list] = None,
+        context: int | None = None,
+        group_dims: list | None = None,
     ):
         super().__init__()
         group_dims = group_dims or [input_dim]
@@ -171,7 +167,7 @@ class WordEmotionTransformer(nn.Module):
         self.attention_head = nn.Linear(d_model, 1)
 
     def forward(
-        self, features: torch.Tensor, lens: Optional[torch.Tensor] = None
+        self, features: torch.Tensor, lens: torch.Tensor | None = None
     ) -> WordEmotionOutput:
         """Reads the emotion of each word.
 
@@ -241,7 +237,7 @@ class BroadcastLoss(nn.Module):
 
     def __init__(
         self,
-        class_weights: Optional[list] = None,
+        class_weights: list | None = None,
         label_smoothing: float = 0.1,
         attribute_weight: float = 1.0,
     ):
@@ -356,11 +352,11 @@ class MultipleInstanceLoss(nn.Module):
 
     def __init__(
         self,
-        background: Optional[int] = 0,
+        background: int | None = 0,
         background_share: float = 0.25,
         attention_weight: float = 1.0,
         mixture_weight: float = 1.0,
-        class_weights: Optional[list] = None,
+        class_weights: list | None = None,
         label_smoothing: float = 0.1,
         attribute_weight: float = 1.0,
     ):
@@ -465,7 +461,7 @@ def _mean(sums, counts):
 
 
 def word_mask(
-    features: torch.Tensor, lens: Optional[torch.Tensor] = None
+    features: torch.Tensor, lens: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Which words are no padding.
 
@@ -523,7 +519,7 @@ def splice_bags(
     lens: torch.Tensor,
     targets: WordTargets,
     share: float,
-    generator: Optional[torch.Generator] = None,
+    generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, WordTargets]:
     """Joins the beginnings of some utterances with the ends of others.
 

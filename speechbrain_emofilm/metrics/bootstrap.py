@@ -1,8 +1,4 @@
-"""Confidence intervals of statistics over utterances.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Confidence intervals of statistics over utterances."""
 
 from collections.abc import Callable
 

@@ -8,9 +8,6 @@ that of another word:
 * they are understood if the true speech is likelier with the own emotions;
 * the labels switch where the speech does if this holds for the words beside
   a switch as it does for the others.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Sequence

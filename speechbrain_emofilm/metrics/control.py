@@ -4,9 +4,6 @@ All measures compare a reading with the same speaker's neutral reading of the
 same sentence. What was asked comes with the words, as numbers; nothing here
 knows what an emotion sounds like. An utterance that cannot be aligned counts
 as one that did nothing of what was asked; it is never left out.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import json
@@ -285,10 +282,6 @@ class WordEmotionClassifier:
         seed : int
             Of the initialisation.
 
-        Returns
-        -------
-        WordEmotionClassifier
-
         Raises
         ------
         ValueError
@@ -382,10 +375,6 @@ class WordEmotionClassifier:
         ---------
         path : str or Path
             A file that :meth:`save` wrote.
-
-        Returns
-        -------
-        WordEmotionClassifier
 
         Raises
         ------

@@ -12,9 +12,6 @@ as evaluation does:
   poor word labels teach;
 * missing dynamics: the words are understood, yet the prosody is far from the
   reference's, or true speech is no likelier with its own emotions.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Mapping, Sequence
@@ -139,12 +136,7 @@ class Signature:
         return f"{self.name}: {evidence}. Try {', '.join(self.hparams)}."
 
     def as_dict(self) -> dict:
-        """For a summary in JSON.
-
-        Returns
-        -------
-        dict
-        """
+        """For a summary in JSON."""
         return {
             "name": self.name,
             "verdict": self.verdict,
@@ -315,10 +307,6 @@ def untested(
         As for :func:`signatures`.
     floor : dict, optional
         As for :func:`signatures`.
-
-    Returns
-    -------
-    list of str
 
     Example
     -------

@@ -4,9 +4,6 @@ All pairs of a batch are warped at once: the cells of an anti-diagonal depend
 on the two before it only, so that one step serves the whole diagonal of every
 pair. The classic steps are taken, each with weight 1, as ``dtw-python``'s
 ``symmetric1`` and ``librosa.sequence.dtw`` do.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Sequence

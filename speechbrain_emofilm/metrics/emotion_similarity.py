@@ -5,9 +5,6 @@ rewards the right words in the right voice, whatever the emotion: a neutral
 reading scores above 90 beside another emotion. So it is reported for each
 emotion, beside discrimination: whether speech lies nearer to the asked
 emotion than to the other emotions of the same sentence and speaker.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,10 +55,6 @@ def unusable(vector: torch.Tensor) -> str | None:
     ---------
     vector : torch.Tensor
         (D,).
-
-    Returns
-    -------
-    str or None
     """
     if not torch.isfinite(vector).all():
         return "not finite"

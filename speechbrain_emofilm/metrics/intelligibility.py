@@ -1,8 +1,4 @@
-"""Word and character error rate, repeats and truncations of speech.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Word and character error rate, repeats and truncations of speech."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -37,10 +33,6 @@ def normalize_english(text: str) -> list[str]:
     text : str
         English text.
 
-    Returns
-    -------
-    list of str
-
     Example
     -------
     >>> normalize_english("She's sold FIFTY bonds!")
@@ -59,10 +51,6 @@ def repeated_words(words: Sequence[str], longest: int = 4) -> int:
         Words in order.
     longest : int
         Words in a row that a repeat may have.
-
-    Returns
-    -------
-    int
 
     Example
     -------
@@ -88,10 +76,6 @@ def missing_at_end(alignment: Sequence[tuple]) -> int:
     ---------
     alignment : sequence of tuple
         SpeechBrain's, of operations and places.
-
-    Returns
-    -------
-    int
 
     Example
     -------

@@ -2,9 +2,6 @@
 
 Labels are compared with the truth, word by word, whatever made them. The
 words' times may differ, since labels may stand on an aligner's times.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections import Counter
@@ -191,10 +188,6 @@ def macro_f1(truth: np.ndarray, found: np.ndarray, n_classes: int) -> float:
         Labelled classes (N,), -1 for none.
     n_classes : int
         Number of classes.
-
-    Returns
-    -------
-    float
 
     Example
     -------
@@ -438,10 +431,6 @@ def majority_emotion(truth: Mapping[str, UtteranceLabels]) -> str:
     ---------
     truth : mapping
         Utterance id to labels.
-
-    Returns
-    -------
-    str
     """
     emotions = [w.emotion for labels in truth.values() for w in labels.words]
     return Counter(emotions).most_common(1)[0][0]

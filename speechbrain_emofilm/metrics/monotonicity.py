@@ -1,8 +1,4 @@
-"""Does more intensity sound like more?
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Does more intensity sound like more?"""
 
 import math
 from collections.abc import Sequence

@@ -1,8 +1,4 @@
-"""Predicted mean opinion scores.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Predicted mean opinion scores."""
 
 import math
 from collections.abc import Sequence

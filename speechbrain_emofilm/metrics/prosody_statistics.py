@@ -1,8 +1,4 @@
-"""F0, energy and duration of utterances.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""F0, energy and duration of utterances."""
 
 from speechbrain_emofilm.metrics.row_stats import RowStats
 from speechbrain_emofilm.processing.prosody import FRAME_RATE, ProsodyTrack

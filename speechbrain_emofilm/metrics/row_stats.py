@@ -1,8 +1,4 @@
-"""Metrics that keep one row per utterance, and say what they lack.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Metrics that keep one row per utterance, and say what they lack."""
 
 import csv
 import json
@@ -99,12 +95,7 @@ class RowStats(MetricStats):
         self.failures[utterance] = reason
 
     def measured_rows(self) -> list[dict]:
-        """Rows of the utterances that could be measured.
-
-        Returns
-        -------
-        list of dict
-        """
+        """Rows of the utterances that could be measured."""
         return [row for row in self.rows if row["id"] not in self.failures]
 
     def mean(
@@ -157,12 +148,7 @@ class RowStats(MetricStats):
         return estimate(name, statistic, sums, **self.bootstrap)
 
     def figures(self) -> dict:
-        """What the metric says of its rows.
-
-        Returns
-        -------
-        dict
-        """
+        """What the metric says of its rows."""
         raise NotImplementedError(f"{type(self).__name__} has no figures.")
 
     def summarize(self, field: str | None = None):

@@ -1,8 +1,4 @@
-"""Does the voice stay the speaker's?
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Does the voice stay the speaker's?"""
 
 from collections.abc import Sequence
 

@@ -2,9 +2,6 @@
 
 Both metrics take the posteriors of a classifier that was trained on natural
 speech only, so that synthetic speech cannot teach it its own habits.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Sequence

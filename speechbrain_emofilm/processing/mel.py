@@ -1,11 +1,6 @@
-"""The 24 kHz log-mel spectrogram of CosyVoice2's flow matching and vocoder.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""The 24 kHz log-mel spectrogram of CosyVoice2's flow matching and vocoder."""
 
 from functools import lru_cache
-from typing import Tuple
 
 from speechbrain_emofilm.utils.torchaudio_compat import import_torchaudio
 
@@ -25,7 +20,7 @@ _FLOOR = 1e-5
 @lru_cache(maxsize=8)
 def _window_and_basis(
     device: torch.device, dtype: torch.dtype
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The Hann window (1920,) and the mel basis (961, 80)."""
     # Kept for later calls, which may ask for gradients.
     with torch.inference_mode(False):

@@ -1,10 +1,4 @@
-"""Pooling of frames over the words of an utterance.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import Optional, Tuple
+"""Pooling of frames over the words of an utterance."""
 
 import torch
 from speechbrain.dataio.dataio import length_to_mask
@@ -15,8 +9,8 @@ def word_average_pooling(
     word_times: torch.Tensor,
     frame_rate: float,
     frame_offset: float = 0.0,
-    lens: Optional[torch.Tensor] = None,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+    lens: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Averages the frames of each word, weighted by how much they overlap.
 
     Frame i stands for the 1 / frame_rate seconds around its centre. A word

@@ -6,9 +6,6 @@ matched frame by frame with dynamic time warping on spectral shape, which
 knows neither pitch nor loudness; the word boundaries of the neutral reading
 are carried over to the other one. On speech with known word times the
 carried boundaries err by 5 ms, those of a second forced alignment by 20 ms.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from collections.abc import Sequence

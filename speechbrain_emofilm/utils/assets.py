@@ -1,8 +1,4 @@
-"""Weights that the package ships, and how to load any of that kind.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Weights that the package ships, and how to load any of that kind."""
 
 from pathlib import Path
 from typing import Union
@@ -26,10 +22,6 @@ def find_file(path: PathLike) -> Path:
     path : str or Path
         A path. One that starts with ``speechbrain_emofilm/`` is found
         wherever the package is installed.
-
-    Returns
-    -------
-    Path
 
     Raises
     ------

@@ -1,14 +1,11 @@
-"""Checkpoints that are either whole or absent.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Checkpoints that are either whole or absent."""
 
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping, Optional, Union
+from typing import Any
 
 import torch
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
@@ -48,9 +45,9 @@ class AtomicCheckpointer(Checkpointer):
         self,
         meta: Mapping[str, Any] = {},
         end_of_epoch: bool = True,
-        name: Optional[str] = None,
+        name: str | None = None,
         verbosity: int = logging.INFO,
-    ) -> Optional[Checkpoint]:
+    ) -> Checkpoint | None:
         """Saves a checkpoint, whole or not at all.
 
         Arguments
@@ -136,7 +133,7 @@ def _unfinished(path: Path) -> Path:
     return path.with_name(_UNFINISHED + path.name)
 
 
-def load_strictly(module: torch.nn.Module, path: Union[str, Path]) -> None:
+def load_strictly(module: torch.nn.Module, path: str | Path) -> None:
     """Loads a module's weights, all of them: a hook for a ``Pretrainer``.
 
     Without a hook, SpeechBrain leaves weights that the file lacks as they

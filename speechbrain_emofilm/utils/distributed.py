@@ -1,11 +1,8 @@
-"""What several processes of one script need beside SpeechBrain's.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""What several processes of one script need beside SpeechBrain's."""
 
 import os
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from speechbrain.utils.distributed import (
@@ -38,10 +35,6 @@ def process_device(run_opts: Mapping[str, Any]) -> str:
     run_opts : dict
         Of ``speechbrain.parse_arguments``; without `device`, the best that
         there is.
-
-    Returns
-    -------
-    str
 
     Example
     -------

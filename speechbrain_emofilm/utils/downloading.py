@@ -1,13 +1,8 @@
-"""Large files over connections that break.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Large files over connections that break."""
 
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional, Union
 
 import requests
 from tqdm import tqdm
@@ -19,9 +14,9 @@ _PAUSE = 1  # s before another try
 
 def download(
     url: str,
-    path: Union[str, Path],
+    path: str | Path,
     size: int,
-    headers: Optional[Mapping[str, str]] = None,
+    headers: Mapping[str, str] | None = None,
 ) -> None:
     """Downloads a file of known size, or the rest of it.
 

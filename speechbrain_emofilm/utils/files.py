@@ -1,16 +1,13 @@
-"""Files that are either whole or absent.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Files that are either whole or absent."""
 
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Union
+from typing import Any, Union
 
 PathLike = Union[str, Path]
 

@@ -1,8 +1,4 @@
-"""Checks of hyperparameters, which the command line may have changed.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Checks of hyperparameters, which the command line may have changed."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""Learning rate schedules.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Learning rate schedules."""
 
 import math
 

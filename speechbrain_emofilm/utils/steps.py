@@ -1,8 +1,4 @@
-"""Long work as steps: each is a script's own command, and is done once.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Long work as steps: each is a script's own command, and is done once."""
 
 import hashlib
 import json

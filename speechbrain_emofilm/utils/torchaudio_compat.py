@@ -4,9 +4,6 @@ The torchaudio wheel on PyPI is linked against CUDA libraries. Beside a CPU
 build of torch, ``import torchaudio`` therefore dies with an ``OSError`` and
 takes SpeechBrain with it, although nothing here needs compiled code: resampling
 and mel filters are plain torch.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import importlib

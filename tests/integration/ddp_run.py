@@ -1,9 +1,6 @@
 """Runs train.py and writes this process's gradients and training loss.
 
 > torchrun --nproc_per_node=2 ddp_run.py OUTPUT FLAGS...
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import os

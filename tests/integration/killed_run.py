@@ -1,9 +1,6 @@
 """Runs a script until a call is made the n-th time; then SIGKILL strikes.
 
 > python killed_run.py {step,save,write_json} N SCRIPT HPARAMS FLAGS...
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import itertools

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.speech_tokens import (
     read_speech_tokens,
     write_speech_tokens,

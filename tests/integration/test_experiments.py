@@ -7,7 +7,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.feature_cache import (
     EmotionFeatureCache,
     parts_folder,

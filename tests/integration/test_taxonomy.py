@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from unittest import mock
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     read_word_labels,

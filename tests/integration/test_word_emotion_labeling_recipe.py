@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import Word, write_alignment
 from speechbrain_emofilm.dataio.labels import (
     read_label_textgrid,

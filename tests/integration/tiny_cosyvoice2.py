@@ -1,8 +1,4 @@
-"""A snapshot of CosyVoice2 in the original's files, small and random.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""A snapshot of CosyVoice2 in the original's files, small and random."""
 
 import json
 from pathlib import Path

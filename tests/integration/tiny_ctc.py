@@ -1,8 +1,4 @@
-"""A CTC recogniser of transformers, of random weights.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""A CTC recogniser of transformers, of random weights."""
 
 import json
 import tempfile

@@ -1,8 +1,4 @@
-"""A few turns in the folders and the formats of IEMOCAP's release.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""A few turns in the folders and the formats of IEMOCAP's release."""
 
 from pathlib import Path
 

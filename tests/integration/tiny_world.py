@@ -7,9 +7,6 @@ Small enough that a recipe runs on them in seconds:
 makes ``tests/tmp/esd``, ``tests/tmp/backbone``, ``tests/tmp/prepared``,
 ``tests/tmp/cosyvoice2`` and ``tests/tmp/pretraining``, which the flags in
 ``tests/recipes/*.csv`` name.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import os
@@ -20,7 +17,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,

@@ -1,8 +1,4 @@
-"""An extractor of emotion features that costs nothing, for tests of caches.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""An extractor of emotion features that costs nothing, for tests of caches."""
 
 import time
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import (
     Word,
     read_alignment,

@@ -1,6 +1,5 @@
 """Weights are found, and loaded whole or refused by name."""
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.utils.assets import (
     find_file,
     load_safetensors,

@@ -2,7 +2,6 @@
 
 import resource
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.utils.checkpoints import AtomicCheckpointer
 
 import pytest

@@ -2,7 +2,6 @@
 
 import os
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 import speechbrain_emofilm.inference.synthesizer as synthesizer_module
 from speechbrain_emofilm import cli
 from speechbrain_emofilm.dataio.alignments import Word

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.metrics.condition_effect import (
     ConditionEffect,
     beside_switch,

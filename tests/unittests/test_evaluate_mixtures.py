@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import UtteranceLabels, WordLabel
 from speechbrain_emofilm.dataio.markup import parse_markup
 

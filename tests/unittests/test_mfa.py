@@ -3,7 +3,6 @@
 import stat
 import sys
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     UnusableInputError,

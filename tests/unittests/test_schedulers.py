@@ -1,6 +1,5 @@
 """Learning rates are a function of the number of updates."""
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.utils.schedulers import WarmupCosineSchedule
 
 import pytest

@@ -2,7 +2,6 @@
 
 import sys
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkupError
 from speechbrain_emofilm.dataio.text import TextUnits, split_words

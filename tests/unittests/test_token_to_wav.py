@@ -1,6 +1,5 @@
 """Speech tokens to waves."""
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
 from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator

@@ -19,9 +19,6 @@ It writes, to the model's folder or to `--output_folder`:
 * `modulation.safetensors`: `gamma` and `beta`, a row for each point;
 * `modulation.json`: the points, with their place in the picture, and figures;
 * `modulation.png`: two principal components, and the size of the modulation.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -31,7 +28,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import full_intensity
 from speechbrain_emofilm.evaluation.report import emotion_colors
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer

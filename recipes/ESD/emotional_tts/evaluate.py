@@ -21,9 +21,6 @@ It writes `summary.json`, `utterances.csv`, `words.csv` and the page
 `report.html`, with the speech beside them. An utterance whose words cannot be
 found in the sound counts as a failure in every figure. The same command does
 again only what has changed.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import csv
@@ -276,10 +273,6 @@ def choose_single(utterances, neutral, n, baseline_emotion):
         How many at most.
     baseline_emotion : str
         The emotion of the baseline.
-
-    Returns
-    -------
-    list of Utterance
     """
     groups = {}
     for u in utterances.values():
@@ -657,10 +650,6 @@ def as_reading(utterance, wav, neutral, prosody_only=False):
         From `neutral_readings`.
     prosody_only : bool
         Whether words need not be recognised.
-
-    Returns
-    -------
-    Reading
     """
     baseline = neutral[utterance.speaker, utterance.text]
     return Reading(
@@ -725,10 +714,6 @@ def word_errors(utterances, measured):
         What was spoken.
     measured : dict
         Utterance id to Measurement.
-
-    Returns
-    -------
-    WordErrorRate
     """
     wer = WordErrorRate()
     wer.append(

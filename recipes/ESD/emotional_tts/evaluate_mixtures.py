@@ -16,9 +16,6 @@ the one and 1 at the other.
 It writes to `<output_folder>/mixtures`: `summary.json`, `mixtures.md` with a
 row for each mixture, `utterances.csv`, and the speech. An utterance whose
 words cannot be found in the sound is counted and left out of the positions.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -29,7 +26,6 @@ from html import escape
 from itertools import combinations
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import UtteranceLabels
 from speechbrain_emofilm.evaluation.measuring import MeasuringPool
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
@@ -94,10 +90,6 @@ def count_mixed_words(labels: Mapping[str, UtteranceLabels]) -> int:
     ---------
     labels : dict
         Utterance id to its labels.
-
-    Returns
-    -------
-    int
     """
     return sum(
         sum(share > 0 for share in (word.probs or {}).values()) > 1
@@ -260,10 +252,6 @@ def table(rows: Sequence[Mapping]) -> str:
     ---------
     rows : list of dict
         From `compare`.
-
-    Returns
-    -------
-    str
     """
     headings = [
         "mixture", "sentences", "position", "off the line",

@@ -1,8 +1,4 @@
-"""The page that shows what evaluate.py measured.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""The page that shows what evaluate.py measured."""
 
 import platform
 import re
@@ -190,10 +186,6 @@ def table(figures):
     ---------
     figures : dict
         System to its figures.
-
-    Returns
-    -------
-    list of Figure
     """
 
     def row(name, meaning, find, value, **options):
@@ -379,10 +371,6 @@ def choose_shown(utterances, n):
         All that were spoken.
     n : int
         How many at most.
-
-    Returns
-    -------
-    list of Utterance
     """
     mixed = [u for u in utterances if u.part == "mixed"]
     single = [u for u in utterances if u.part == "single"]
@@ -405,10 +393,6 @@ def make_sample(utterance, wavs, aligner):
         System to utterance id to wav file.
     aligner : object
         Finds the words where their times are not known.
-
-    Returns
-    -------
-    Sample
     """
     takes = []
     for system, files in wavs.items():

@@ -18,16 +18,12 @@ The same command goes on where an interrupted one stopped, and makes a voice
 again only if its recording, the speech tokenizer or the speaker encoder has
 changed; the header of the file says what each was made of. With torchrun each
 process makes its share.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import os
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.dataio.voices import Voice, read_voices, write_voices
@@ -160,10 +156,6 @@ def make_voice(wav_file, tokens, speaker_encoder, source):
         With `sample_rate` and `embed`: list of wavs to vectors.
     source : dict
         What it is made of.
-
-    Returns
-    -------
-    Voice
     """
     wav = load_audio(wav_file, speaker_encoder.sample_rate)
     (xvector,) = speaker_encoder.embed([wav])

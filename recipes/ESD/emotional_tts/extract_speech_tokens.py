@@ -12,16 +12,12 @@ header. The same command goes on where an interrupted one stopped, and reads
 a wav again only if its size has changed. A wav that cannot be used is
 skipped, logged and listed in the cache with the reason; if more than
 `max_bad_share` are, the script fails.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import os
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
@@ -281,10 +277,6 @@ def open_cache(path, fingerprint):
         The cache's file.
     fingerprint : str
         Of the tokenizer in use.
-
-    Returns
-    -------
-    SpeechTokenCache
     """
     if Path(path).exists():
         return read_speech_tokens(path, fingerprint)
@@ -300,10 +292,6 @@ def shard_path(path, rank):
         The cache's file.
     rank : int or str
         The process's number, or "*".
-
-    Returns
-    -------
-    Path
     """
     return Path(path).with_suffix(f".shard{rank}.safetensors")
 

@@ -14,9 +14,6 @@ answers. Answers are saved as CSV, for score_listening_test.py.
 Items are the rows of a CSV file with the columns `id` (or `utterance`) and
 `asked`, the text with its marks (`<happy>We won</> <sad>but he left</>`), as
 evaluate.py writes it. A system is a folder of `<id>.wav`.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -29,7 +26,6 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.utils.files import atomic_path, write_json
@@ -147,10 +143,6 @@ def as_audio_url(path: str | Path) -> str:
     ---------
     path : str or Path
         Any sound file.
-
-    Returns
-    -------
-    str
     """
     content = io.BytesIO()
     wav = load_audio(path, SAMPLE_RATE).numpy()

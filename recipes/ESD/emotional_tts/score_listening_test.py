@@ -11,9 +11,6 @@ of comparisons). Listeners who fail a check are left out, and named.
 
 Ratings are averaged over the listeners of an item before anything else: the
 items, not the single ratings, are the independent observations.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -23,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
 from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.utils.files import read_json, write_json

@@ -17,9 +17,6 @@ With two processes on CPU (on GPUs, leave the last option out):
 
 The same command resumes an interrupted training, also within an epoch, and
 ends with the same parameters as an uninterrupted one.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import functools
@@ -28,7 +25,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import (
     find_textgrid,
     read_alignment,
@@ -275,10 +271,6 @@ class EmoFiLMBrain(sb.Brain):
             Prefix of the loader's name in checkpoints.
         **loader_kwargs : dict
             Those of the DataLoader.
-
-        Returns
-        -------
-        DataLoader
         """
         loader = super().make_dataloader(
             dataset, stage, ckpt_prefix, **loader_kwargs
@@ -442,10 +434,6 @@ def model_inputs(batch):
     ---------
     batch : PaddedBatch
         Items of `dataio_prepare`.
-
-    Returns
-    -------
-    dict
     """
     return {
         "text_tokens": batch.text_tokens.data,
@@ -687,10 +675,6 @@ def spread_evenly(items, n):
         What to choose from.
     n : int
         How many at most.
-
-    Returns
-    -------
-    list
     """
     n = min(n, len(items))
     return [items[index * len(items) // n] for index in range(n)]
@@ -705,10 +689,6 @@ def loader_options(hparams, train_data):
         The recipe's hyperparameters.
     train_data : DynamicItemDataset
         The training data.
-
-    Returns
-    -------
-    dict
     """
     options = dict(hparams["train_dataloader_opts"])
     if hparams["dynamic_batching"]:

@@ -6,9 +6,6 @@ the speaker folders::
     <data_folder>/transitions/splits.json             id to split
     <data_folder>/transitions/0011.txt                id, text
     <data_folder>/transitions/0011/0011_t00001.wav
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from pathlib import Path

@@ -10,9 +10,6 @@ times in proportion to its letters, with confidence 0; one whose sound or text
 cannot be used gets none. Both are counted and listed, with the reason, in
 ``<alignment_folder>/alignment.json``, and tried again by the next run; if they
 are more than `max_bad_share`, the script fails.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import functools
@@ -20,7 +17,6 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import (
     match_words,
     read_alignment,
@@ -60,10 +56,6 @@ def read_utterances(manifests, data_folder):
         The corpus's manifests.
     data_folder : str
         The corpus.
-
-    Returns
-    -------
-    list of Utterance
     """
     return [
         Utterance(

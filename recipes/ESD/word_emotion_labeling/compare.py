@@ -8,9 +8,6 @@ features, trains a labeler for each supervision and seed on all but two
 speakers, labels the test speaker with each, and compares the labels with the
 truth, beside the majority class. What stands already is not
 made again, and an interrupted step goes on where it stopped.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse

@@ -10,15 +10,11 @@ by and large, and those whose emotion changes are judged apart. The main
 figures have 95 % intervals, by resampling the utterances. What comes out:
 ``summary.json`` with all figures, ``utterances.json`` with a row for each
 utterance, ``confusion.png``, and a table on the terminal.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import read_word_labels
 from speechbrain_emofilm.metrics.labels import (
     WordLabelMetrics,

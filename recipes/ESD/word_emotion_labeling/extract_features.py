@@ -14,15 +14,11 @@ configuration. The same command goes on where an interrupted one stopped, also
 with another number of processes, and the file comes out the same. A wav that
 cannot be used is skipped, logged and listed with the reason in
 `skipped_file`; if more than `max_bad_share` are, the script fails.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import os
 import sys
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.feature_cache import (
     extractor_identity,

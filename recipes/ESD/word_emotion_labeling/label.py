@@ -13,9 +13,6 @@ utterance, to be opened in Praat.
 The same command goes on where an interrupted one stopped, and ends with the
 same files. An utterance that cannot be labelled is skipped, logged and
 listed; if more than `max_bad_share` are, the script fails.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import hashlib
@@ -24,7 +21,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.feature_cache import (
     EmotionFeatureCache,
     extractor_identity,
@@ -189,10 +185,6 @@ def open_parts(labeler, items, hparams):
         Utterance id to its entry in the manifest.
     hparams : dict
         The recipe's hyperparameters.
-
-    Returns
-    -------
-    Path
     """
     folder = Path(hparams["labeler_folder"])
     way = {

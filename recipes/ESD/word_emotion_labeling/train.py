@@ -18,9 +18,6 @@ train:
 
 The output folder (or `labeler_folder`, if that is another) can then be given
 to label.py and to `WordEmotionLabeler`.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import functools
@@ -30,7 +27,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.feature_cache import (
     EmotionFeatureCache,
     extractor_identity,
@@ -343,7 +339,7 @@ def dataio_prepare(hparams):
 
     # The features of all words fit into memory: frames, of which they are
     # means, are some thirty times as much.
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def example(number, split, utterance):
         corpus = corpora[number]
         return corpus.example(utterance, corpus.items[split][utterance])

@@ -10,9 +10,6 @@ of Grad-TTS), without which a model this small needs many times the steps.
 Interrupted training goes on from the last epoch when it is started again.
 Writes ``flow.safetensors`` (moving average of the weights, float16) and
 ``speakers.safetensors`` (one vector for each speaker) to the output folder.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import sys

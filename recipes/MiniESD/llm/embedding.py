@@ -1,8 +1,4 @@
-"""Text embedding of the mini LLM while it is pretrained.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Text embedding of the mini LLM while it is pretrained."""
 
 from speechbrain_emofilm.integrations.hibari import (
     CUE_AXES,

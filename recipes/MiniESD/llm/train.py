@@ -12,9 +12,6 @@ heads attend to the unit being spoken, and the phoneme of the next token is
 predicted beside the token.
 
 Writes ``llm.safetensors`` (float16) to the output folder.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import json
@@ -22,7 +19,6 @@ import logging
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 from speechbrain_emofilm.integrations.hibari import N_CUES, UNITS
 from speechbrain_emofilm.utils.files import write_json
 

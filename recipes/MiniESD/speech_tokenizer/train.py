@@ -11,16 +11,12 @@ decoder). No emotion labels are used.
 Writes ``speech_tokenizer.safetensors`` (inference part, float16) to the
 output folder and ``tokens.npy`` (int16, all utterances one after the other)
 to the corpus.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import logging
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 from speechbrain_emofilm.lobes.mini.speech_tokenizer import pool_prosody
 from speechbrain_emofilm.utils.files import atomic_path
 

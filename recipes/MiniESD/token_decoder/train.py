@@ -6,15 +6,11 @@ python train.py hparams/train.yaml --data_folder CORPUS
 The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). Writes
 ``token_decoder.safetensors`` and ``speakers.safetensors`` (one vector for
 each speaker) to the output folder, and ``decoded_mel.npy`` to the corpus.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np

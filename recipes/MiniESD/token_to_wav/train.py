@@ -12,15 +12,11 @@ true one.
 
 Interrupted training goes on from the last epoch when it is started again.
 Writes ``token_decoder.safetensors`` and ``vocoder.safetensors``.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 from speechbrain_emofilm.utils.assets import load_safetensors
 
 import speechbrain as sb

@@ -5,9 +5,6 @@ python train_recognizer.py hparams/train_recognizer.yaml --data_folder CORPUS
 
 It listens to what train.py synthesises and is no part of the backbone. Writes
 ``recognizer.safetensors`` to the output folder.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import sys

@@ -11,15 +11,11 @@ steps on, a discriminator judges the waves as well.
 
 Interrupted training goes on from the last epoch when it is started again.
 Writes ``vocoder.safetensors`` (float16) to the output folder.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import sys
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 from speechbrain_emofilm.utils.assets import load_safetensors
 
 import speechbrain as sb

@@ -6,9 +6,6 @@ An aligner has ``align(wav, sample_rate, text, language) -> [Word]``: one
 time, with a confidence from 0 to 1. One that works on whole corpora has
 ``align_corpus(utterances, folder)`` beside it, which yields an id with its
 words, or with the error, for each :class:`Utterance`.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import math

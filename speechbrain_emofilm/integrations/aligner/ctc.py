@@ -5,16 +5,12 @@ CTC blank aligns the words of its language; for Mandarin every character is a
 word. The search is ``torchaudio.functional.forced_align``, which is compiled:
 torch and torchaudio have to come from one and the same index. Where they do
 not, :func:`viterbi_search` can be asked for in its place.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
@@ -81,10 +77,6 @@ class HuggingFaceCTC:
         ---------
         word : str
             The word.
-
-        Returns
-        -------
-        list of int
         """
         return character_ids(word, self.vocabulary)
 
@@ -146,10 +138,6 @@ class SpeechBrainCTC:
         ---------
         word : str
             The word.
-
-        Returns
-        -------
-        list of int
         """
         tokenizer = self.model.tokenizer
         if hasattr(tokenizer, "lab2ind"):  # a CTCTextEncoder of characters

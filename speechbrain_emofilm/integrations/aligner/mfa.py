@@ -11,9 +11,6 @@ It tells no confidence. A word that its dictionary lacks (``<unk>``, or the
 phone ``spn``) has confidence 0, as MFA only guesses its times; any other 1.
 
 https://montreal-forced-aligner.readthedocs.io
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import os

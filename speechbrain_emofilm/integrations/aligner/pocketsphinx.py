@@ -7,9 +7,6 @@ The confidence of a word is the probability that it is the word spoken there.
 The library's own posterior cannot tell: a forced path has no rival, so that
 it is about 1 for any word. What tells is how far the word's states score, per
 frame, below the best of all states that the search considers.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import math

@@ -1,12 +1,7 @@
-"""CosyVoice2's speaker encoder CAM++, as an ONNX model.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""CosyVoice2's speaker encoder CAM++, as an ONNX model."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
 
 import torch
 from torchaudio.compliance import kaldi
@@ -38,7 +33,7 @@ class CAMPPlus:
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, path: Union[str, Path], n_threads: int = 1):
+    def __init__(self, path: str | Path, n_threads: int = 1):
         self.path = Path(path)
         self.n_threads = n_threads
         self._session = None

@@ -2,15 +2,13 @@
 
 A checkpoint is a pickle, which can run code when it is read. Here only its
 tensors are read, mapped into memory rather than copied.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, Mapping, Union
+from typing import Union
 
 from speechbrain_emofilm.utils.files import read_json
 
@@ -34,7 +32,7 @@ _CONFIG = "config.json"
 _SHOWN = 8  # names of a long list that a message gives
 
 
-def read_upstream_tensors(path: PathLike) -> Dict[str, torch.Tensor]:
+def read_upstream_tensors(path: PathLike) -> dict[str, torch.Tensor]:
     """Reads the tensors of a checkpoint such as ``llm.pt``.
 
     They stay on the disk until they are used, and what is never used stays
@@ -192,7 +190,7 @@ llm.pt of FunAudioLLM/CosyVoice2-0.5B.
     )
 
 
-def read_qwen2_config(path: PathLike) -> Dict[str, object]:
+def read_qwen2_config(path: PathLike) -> dict[str, object]:
     """Reads the sizes of a Qwen2 trunk.
 
     Arguments

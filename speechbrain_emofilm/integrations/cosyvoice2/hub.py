@@ -3,16 +3,14 @@
 Only weights, the tokenizer's tables and its settings are fetched; the
 snapshot's own YAML, which would construct objects, is not. Loaders read
 tensors alone.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import Union
 
 from speechbrain_emofilm.utils.downloading import download
 from speechbrain_emofilm.utils.files import read_json, write_json
@@ -88,7 +86,7 @@ RECEIPT = "verified.json"
 def fetch_file(
     name: str,
     source: PathLike = REPOSITORY,
-    savedir: Optional[PathLike] = None,
+    savedir: PathLike | None = None,
 ) -> Path:
     """Finds one file of CosyVoice2-0.5B, fetching it if need be.
 
@@ -108,10 +106,6 @@ def fetch_file(
         The hub's name, or a folder that holds a snapshot.
     savedir : str or Path, optional
         Where files from the hub go; those in the hub's own cache are linked.
-
-    Returns
-    -------
-    Path
 
     Raises
     ------
@@ -141,7 +135,7 @@ def fetch_file(
 
 
 def fetch_tokenizer(
-    source: PathLike = REPOSITORY, savedir: Optional[PathLike] = None
+    source: PathLike = REPOSITORY, savedir: PathLike | None = None
 ) -> Path:
     """Finds the folder of the text tokenizer.
 
@@ -172,7 +166,7 @@ def fetch_tokenizer(
 def fetch_files(
     names: Sequence[str] = tuple(FILES),
     source: PathLike = REPOSITORY,
-    savedir: Optional[PathLike] = None,
+    savedir: PathLike | None = None,
 ) -> Path:
     """Finds several files, by default all, before any work starts.
 
@@ -247,7 +241,7 @@ def _warn_if_changed(path: Path, name: str) -> None:
     )
 
 
-def _other_settings(folder: Path) -> Optional[str]:
+def _other_settings(folder: Path) -> str | None:
     """Settings by which a folder holds another CosyVoice model."""
     names = [name for name in OTHER_MODELS if (folder / name).is_file()]
     if any((folder / name).exists() for name in NOT_IN_COSYVOICE_1):

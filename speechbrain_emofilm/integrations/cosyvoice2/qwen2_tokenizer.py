@@ -1,13 +1,8 @@
-"""CosyVoice2's text front end: Qwen2's tokenizer and what CosyVoice2 adds.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""CosyVoice2's text front end: Qwen2's tokenizer and what CosyVoice2 adds."""
 
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Optional, Union
 
 from speechbrain_emofilm.dataio.text import (
     TextUnits,
@@ -86,8 +81,8 @@ class Qwen2TextFrontend:
 
     def __init__(
         self,
-        folder: Union[str, Path],
-        normalizer: Optional[Callable[[str], str]] = None,
+        folder: str | Path,
+        normalizer: Callable[[str], str] | None = None,
         language: str = "en",
     ):
         self.language = language

@@ -1,12 +1,7 @@
-"""CosyVoice2's speech tokenizer, through the package ``s3tokenizer``.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""CosyVoice2's speech tokenizer, through the package ``s3tokenizer``."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
 
 import torch
 
@@ -50,7 +45,7 @@ class S3SpeechTokenizer:
 
     def __init__(
         self,
-        path: Union[str, Path],
+        path: str | Path,
         n_state: int = 1280,
         n_heads: int = 20,
         n_layers: int = 6,
@@ -60,7 +55,7 @@ class S3SpeechTokenizer:
         self._device = torch.device("cpu")
         self._model = None
 
-    def to(self, device: Union[str, torch.device]) -> "S3SpeechTokenizer":
+    def to(self, device: str | torch.device) -> "S3SpeechTokenizer":
         """Moves the model, now or when it is read."""
         self._device = torch.device(device)
         if self._model is not None:

@@ -1,8 +1,4 @@
-"""Text as it is spoken: numbers, dates and abbreviations written as words.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Text as it is spoken: numbers, dates and abbreviations written as words."""
 
 import logging
 import re

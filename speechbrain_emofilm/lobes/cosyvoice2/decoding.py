@@ -1,10 +1,4 @@
-"""A Qwen2 decoder that reads its sequences piece by piece.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import List, Optional
+"""A Qwen2 decoder that reads its sequences piece by piece."""
 
 from speechbrain_emofilm.lobes.cosyvoice2.trunk import read_layers
 
@@ -51,15 +45,13 @@ class CachedQwen2:
     True
     """
 
-    def __init__(
-        self, trunk: nn.Module, padding: Optional[torch.Tensor] = None
-    ):
+    def __init__(self, trunk: nn.Module, padding: torch.Tensor | None = None):
         self.trunk = trunk
         self._padding = padding
         self._size = 0  # positions read so far
         # For each layer (B, key heads, room, D); the room grows ahead.
-        self._keys: List[torch.Tensor] = []
-        self._values: List[torch.Tensor] = []
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
 
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Reads the next piece.
@@ -101,7 +93,7 @@ class CachedQwen2:
         self._keys = [keys[rows] for keys in self._keys]
         self._values = [values[rows] for values in self._values]
 
-    def _mask(self, places: torch.Tensor, start: int) -> Optional[torch.Tensor]:
+    def _mask(self, places: torch.Tensor, start: int) -> torch.Tensor | None:
         """Who sees whom, bool (B or 1, L, S); None if all see everything."""
         if start + 1 == self._size and self._padding is None:
             return None
@@ -115,7 +107,7 @@ class CachedQwen2:
 
 
 def _remember(
-    caches: List[torch.Tensor], index: int, new: torch.Tensor, size: int
+    caches: list[torch.Tensor], index: int, new: torch.Tensor, size: int
 ) -> torch.Tensor:
     """Appends keys or values (B, L, key heads, D) to a layer's cache.
 
@@ -139,7 +131,7 @@ def _attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    mask: Optional[torch.Tensor],
+    mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """Attention of queries (B, L, heads, D), of the same shape.
 

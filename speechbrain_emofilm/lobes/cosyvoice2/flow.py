@@ -9,14 +9,12 @@ those of the released ``flow.pt``.
 
 Unlike the released implementation, which synthesises one utterance at a time,
 batches of different lengths are allowed and each item equals the item alone.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple
 
 from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
     check_tensors,
@@ -149,7 +147,7 @@ class ConditionalFlow(nn.Module):
         n_timesteps: int = 10,
         guidance: float = 0.7,
         streaming: bool = False,
-        cache: Optional[StreamingCache] = None,
+        cache: StreamingCache | None = None,
     ) -> Tensor:
         """Integrates from noise to mel with Euler steps on a cosine grid.
 
@@ -216,7 +214,7 @@ class ConditionalFlow(nn.Module):
         mu: Tensor,
         speaker: Tensor,
         draws: FlowDraws,
-    ) -> Tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Predicted and true velocity at a random point of the path.
 
         Arguments
@@ -390,7 +388,7 @@ class CosyVoice2Flow(nn.Module):
         condition_dropout: float = 0.2,
         prompt_rate: float = 0.5,
         streaming_rate: float = 0.5,
-        input_embedding: Optional[nn.Module] = None,
+        input_embedding: nn.Module | None = None,
         mel_mean: float = 0.0,
         mel_std: float = 1.0,
     ):
@@ -429,9 +427,7 @@ class CosyVoice2Flow(nn.Module):
         self.register_load_state_dict_pre_hook(_drop_trainer_counters)
 
     @classmethod
-    def from_upstream(
-        cls, path: Union[str, Path], **kwargs
-    ) -> "CosyVoice2Flow":
+    def from_upstream(cls, path: str | Path, **kwargs) -> "CosyVoice2Flow":
         """Makes the model of a released ``flow.pt``.
 
         Arguments
@@ -475,7 +471,7 @@ class CosyVoice2Flow(nn.Module):
         streaming: bool = False,
         finalize: bool = True,
         upstream_padding: bool = False,
-    ) -> Tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Speech tokens to the flow's mean ``mu``.
 
         Arguments
@@ -527,8 +523,8 @@ class CosyVoice2Flow(nn.Module):
     def draw(
         self,
         n_frames: Tensor,
-        generator: Optional[torch.Generator] = None,
-        length: Optional[int] = None,
+        generator: torch.Generator | None = None,
+        length: int | None = None,
     ) -> FlowDraws:
         """Draws what chance decides in one training step.
 
@@ -572,7 +568,7 @@ class CosyVoice2Flow(nn.Module):
         mel: Tensor,
         mel_lens: Tensor,
         xvector: Tensor,
-        draws: Optional[FlowDraws] = None,
+        draws: FlowDraws | None = None,
         upstream_padding: bool = False,
     ) -> Tensor:
         """The training loss.
@@ -633,16 +629,16 @@ class CosyVoice2Flow(nn.Module):
         tokens: Tensor,
         lens: Tensor,
         xvector: Tensor,
-        prompt_tokens: Optional[Tensor] = None,
-        prompt_mel: Optional[Tensor] = None,
+        prompt_tokens: Tensor | None = None,
+        prompt_mel: Tensor | None = None,
         n_timesteps: int = 10,
         guidance: float = 0.7,
-        seed: Union[int, Sequence[int]] = 0,
+        seed: int | Sequence[int] = 0,
         streaming: bool = False,
         finalize: bool = True,
-        prompt_lens: Optional[Tensor] = None,
-        noise: Optional[Tensor] = None,
-    ) -> Tuple[Tensor, Tensor]:
+        prompt_lens: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Synthesises mels; each item equals the item alone.
 
         Arguments

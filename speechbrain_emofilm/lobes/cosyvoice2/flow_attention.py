@@ -1,10 +1,4 @@
-"""Who may attend to whom in CosyVoice2's flow.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import Optional
+"""Who may attend to whom in CosyVoice2's flow."""
 
 import torch
 from speechbrain.dataio.dataio import length_to_mask
@@ -12,8 +6,8 @@ from torch import Tensor
 
 
 def attention_mask(
-    n_valid: Tensor, length: int, chunk_size: Optional[int] = None
-) -> Optional[Tensor]:
+    n_valid: Tensor, length: int, chunk_size: int | None = None
+) -> Tensor | None:
     """Says which keys each query may attend to.
 
     Padded keys are masked for every query. With a chunk size, a query also

@@ -2,12 +2,9 @@
 
 The released implementation has no such cache: it runs all speech so far again
 for every chunk.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
-from typing import Dict, Hashable, List, Optional, Tuple
+from collections.abc import Hashable
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +34,12 @@ class StreamingCache:
     ([6, 7, 8], [0, 4, 5, 6, 7, 8])
     """
 
-    def __init__(self, n_first: int = 0, n_last: Optional[int] = None):
+    def __init__(self, n_first: int = 0, n_last: int | None = None):
         self.n_first = n_first
         self.n_last = n_last
         #: Step of the solver; each has a context of its own.
         self.step = 0
-        self._kept: Dict[Tuple[Hashable, int], List[Tensor]] = {}
+        self._kept: dict[tuple[Hashable, int], list[Tensor]] = {}
 
     def context(self, layer: Hashable, x: Tensor, size: int) -> Tensor:
         """Puts the end of the chunk before in front of a convolution's input.
@@ -70,7 +67,7 @@ class StreamingCache:
         self._kept[key] = [x[..., x.size(2) - size :].clone()]
         return x
 
-    def extend(self, layer: Hashable, *sequences: Tensor) -> List[Tensor]:
+    def extend(self, layer: Hashable, *sequences: Tensor) -> list[Tensor]:
         """Puts the chunks before in front of an attention's keys and values.
 
         Arguments
@@ -95,7 +92,7 @@ class StreamingCache:
 
     def positions(
         self, stack: Hashable, length: int, device=None
-    ) -> Tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Positions of a chunk and of all that it may attend to.
 
         Arguments
@@ -132,7 +129,7 @@ class StreamingCache:
 
 
 def left_context(
-    layer: Hashable, x: Tensor, size: int, cache: Optional[StreamingCache]
+    layer: Hashable, x: Tensor, size: int, cache: StreamingCache | None
 ) -> Tensor:
     """Left context of a causal convolution: zeros, or the chunk before.
 

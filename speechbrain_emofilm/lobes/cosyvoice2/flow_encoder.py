@@ -1,11 +1,6 @@
-"""The encoder of CosyVoice2's flow: token embeddings to frame encodings.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""The encoder of CosyVoice2's flow: token embeddings to frame encodings."""
 
 import math
-from typing import Optional, Tuple
 
 from speechbrain_emofilm.lobes.cosyvoice2.flow_attention import (
     attention_mask,
@@ -148,9 +143,9 @@ class RelativeSelfAttention(nn.Module):
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Optional[Tensor] = None,
-        distance_index: Optional[Tensor] = None,
-        cache: Optional[StreamingCache] = None,
+        mask: Tensor | None = None,
+        distance_index: Tensor | None = None,
+        cache: StreamingCache | None = None,
     ) -> Tensor:
         """Attends.
 
@@ -316,9 +311,7 @@ class LookAheadConv(nn.Module):
         self.conv1 = nn.Conv1d(dim, dim, LOOK_AHEAD + 1)
         self.conv2 = nn.Conv1d(dim, dim, 3)
 
-    def forward(
-        self, x: Tensor, cache: Optional[StreamingCache] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
         """Looks ahead.
 
         Arguments
@@ -363,9 +356,7 @@ class UpsampleConv(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, 2 * FRAMES_PER_TOKEN + 1)
 
-    def forward(
-        self, x: Tensor, cache: Optional[StreamingCache] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
         """(B, T, C) to (B, 2T, C)."""
         y = x.transpose(1, 2).repeat_interleave(FRAMES_PER_TOKEN, dim=2)
         y = self.conv(left_context(self, y, 2 * FRAMES_PER_TOKEN, cache))
@@ -437,7 +428,7 @@ class UpsamplingEncoder(nn.Module):
         streaming: bool = False,
         finalize: bool = True,
         upstream_padding: bool = False,
-    ) -> Tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Encodes.
 
         Arguments

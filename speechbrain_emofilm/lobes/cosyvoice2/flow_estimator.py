@@ -1,11 +1,6 @@
-"""The velocity estimator of CosyVoice2's flow.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""The velocity estimator of CosyVoice2's flow."""
 
 import math
-from typing import Optional
 
 from speechbrain_emofilm.lobes.cosyvoice2.flow_attention import (
     attention_mask,
@@ -40,9 +35,7 @@ class CausalConv1d(nn.Conv1d):
     torch.Size([2, 8, 5])
     """
 
-    def forward(
-        self, x: Tensor, cache: Optional[StreamingCache] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
         """(B, C, N) to (B, C', N)."""
         size = self.kernel_size[0] - 1
         return super().forward(left_context(self, x, size, cache))
@@ -75,7 +68,7 @@ class CausalBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, valid: Tensor, cache: Optional[StreamingCache] = None
+        self, x: Tensor, valid: Tensor, cache: StreamingCache | None = None
     ) -> Tensor:
         """(B, C, N) and the mask (B, 1, N) to (B, C', N)."""
         y = self.block["0"](x * valid, cache).transpose(1, 2)
@@ -114,7 +107,7 @@ class ResidualBlock(nn.Module):
         x: Tensor,
         valid: Tensor,
         time: Tensor,
-        cache: Optional[StreamingCache] = None,
+        cache: StreamingCache | None = None,
     ) -> Tensor:
         """(B, C, N), (B, 1, N), (B, time_dim) to (B, C', N)."""
         y = self.block1(x, valid, cache) + self.mlp(time)[:, :, None]
@@ -151,8 +144,8 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Optional[Tensor] = None,
-        cache: Optional[StreamingCache] = None,
+        mask: Tensor | None = None,
+        cache: StreamingCache | None = None,
     ) -> Tensor:
         """(B, N, C) to (B, N, C)."""
         query, key, value = (
@@ -222,8 +215,8 @@ class TransformerBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Optional[Tensor] = None,
-        cache: Optional[StreamingCache] = None,
+        mask: Tensor | None = None,
+        cache: StreamingCache | None = None,
     ) -> Tensor:
         """(B, N, C) to (B, N, C)."""
         x = x + self.attn1(self.norm1(x), mask, cache)
@@ -337,7 +330,7 @@ class FlowEstimator(nn.Module):
         speaker: Tensor,
         condition: Tensor,
         streaming: bool = False,
-        cache: Optional[StreamingCache] = None,
+        cache: StreamingCache | None = None,
     ) -> Tensor:
         """Predicts.
 

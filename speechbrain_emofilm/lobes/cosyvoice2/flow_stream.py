@@ -1,10 +1,4 @@
-"""Speech tokens to mels while the tokens are still being generated.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import List, Optional
+"""Speech tokens to mels while the tokens are still being generated."""
 
 from speechbrain_emofilm.lobes.cosyvoice2.flow import (
     NOISE_FRAMES,
@@ -85,12 +79,12 @@ class FlowStream:
         self,
         flow: CosyVoice2Flow,
         xvector: Tensor,
-        prompt_tokens: Optional[Tensor] = None,
-        prompt_mel: Optional[Tensor] = None,
+        prompt_tokens: Tensor | None = None,
+        prompt_mel: Tensor | None = None,
         n_timesteps: int = 10,
         guidance: float = 0.7,
         seed: int = 0,
-        left_chunks: Optional[int] = 4,
+        left_chunks: int | None = 4,
     ):
         prompt_tokens, prompt_mel = _check_prompt(
             flow, xvector, prompt_tokens, prompt_mel
@@ -210,7 +204,7 @@ class FlowStream:
             )
         return self._noise[start : self._n_frames]
 
-    def _join(self, mels: List[Tensor]) -> Tensor:
+    def _join(self, mels: list[Tensor]) -> Tensor:
         """One sequence, also of none."""
         nothing = self._speaker.new_zeros(1, 0, self.flow.n_mels).float()
         return torch.cat([nothing, *mels], dim=1)

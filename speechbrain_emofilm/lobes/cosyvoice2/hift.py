@@ -11,14 +11,11 @@ Li et al., "HiFTNet: A fast high-quality neural vocoder with harmonic-plus-noise
 filter and inverse short time Fourier transform", arXiv 2309.09493.
 Du et al., "CosyVoice 2: Scalable streaming speech synthesis with large language
 models", arXiv 2412.10117.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence, Union
 
 from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
     check_tensors,
@@ -220,7 +217,7 @@ class HarmonicSource(nn.Module):
         self,
         f0: torch.Tensor,
         noise: torch.Tensor,
-        start_cycles: Optional[torch.Tensor] = None,
+        start_cycles: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The waves before they are merged.
 
@@ -259,7 +256,7 @@ class HarmonicSource(nn.Module):
         self,
         f0: torch.Tensor,
         noise: torch.Tensor,
-        start_cycles: Optional[torch.Tensor] = None,
+        start_cycles: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Maps F0 (B, N) and the rest, as in ``waves``, to (B, N * hop)."""
         waves = self.waves(f0, noise, start_cycles)
@@ -325,9 +322,9 @@ class HiFTGenerator(MelVocoder):
         n_fft: int = 16,
         hop: int = 4,
         resblock_kernel_sizes: Sequence[int] = (3, 7, 11),
-        resblock_dilation_sizes: Optional[_Dilations] = None,
+        resblock_dilation_sizes: _Dilations | None = None,
         source_resblock_kernel_sizes: Sequence[int] = (7, 7, 11),
-        source_resblock_dilation_sizes: Optional[_Dilations] = None,
+        source_resblock_dilation_sizes: _Dilations | None = None,
         lrelu_slope: float = 0.1,
         audio_limit: float = 0.99,
         f0_cond_channels: int = 512,
@@ -378,7 +375,7 @@ class HiFTGenerator(MelVocoder):
         self.register_load_state_dict_pre_hook(_accept_other_layouts)
 
     @classmethod
-    def from_upstream(cls, path: Union[str, Path], **kwargs) -> "HiFTGenerator":
+    def from_upstream(cls, path: str | Path, **kwargs) -> "HiFTGenerator":
         """Makes the vocoder of a released ``hift.pt``.
 
         Arguments
@@ -431,8 +428,8 @@ class HiFTGenerator(MelVocoder):
     def source(
         self,
         f0: torch.Tensor,
-        seed: Optional[int] = 0,
-        cache_source: Optional[torch.Tensor] = None,
+        seed: int | None = 0,
+        cache_source: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Makes the excitation.
 

@@ -1,10 +1,4 @@
-"""Mels to wave while the mels are still being generated.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import Optional
+"""Mels to wave while the mels are still being generated."""
 
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
 
@@ -73,10 +67,10 @@ class HiFTStream:
         self.vocoder = vocoder
         self.context = context
         self._generator = torch.Generator().manual_seed(seed)
-        self._mel: Optional[Tensor] = None  # (1, N, mels) still needed
-        self._f0: Optional[Tensor] = None  # (1, M) of the first of them
-        self._noise: Optional[Tensor] = None  # (1, M * hop, waves)
-        self._cycles: Optional[Tensor] = None  # (1, waves, 1) before them
+        self._mel: Tensor | None = None  # (1, N, mels) still needed
+        self._f0: Tensor | None = None  # (1, M) of the first of them
+        self._noise: Tensor | None = None  # (1, M * hop, waves)
+        self._cycles: Tensor | None = None  # (1, waves, 1) before them
         self._n_spoken = 0  # of the frames in _mel
         self._finished = False
 

@@ -1,11 +1,7 @@
-"""Where text and speech stand in the sequences that the language model reads.
+"""Positions of text and speech in the sequences of the language model."""
 
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
 
 import torch
 from speechbrain.dataio.dataio import length_to_mask
@@ -42,7 +38,7 @@ def sequence_layout(
     speech_lens: Sequence[int],
     interleaved: Sequence[bool],
     text_size: int,
-    mix_ratio: Tuple[int, int] = (5, 15),
+    mix_ratio: tuple[int, int] = (5, 15),
 ) -> SequenceLayout:
     """Lays out a batch as unistream or bistream sequences, padded right.
 
@@ -77,10 +73,6 @@ def sequence_layout(
     mix_ratio : Tuple[int, int]
         Text and speech tokens of a bistream block.
 
-    Returns
-    -------
-    layout : SequenceLayout
-
     Example
     -------
     >>> layout = sequence_layout([3], [2], [False], text_size=3)
@@ -106,8 +98,8 @@ def sequence_layout(
 
 
 def _item_layout(
-    text: List[int], speech: List[int], mix_ratio: Optional[Tuple[int, int]]
-) -> Tuple[torch.Tensor, torch.Tensor]:
+    text: list[int], speech: list[int], mix_ratio: tuple[int, int] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Source and predictions of one item, two (L,); see sequence_layout."""
     source, predicts, done = [SOS], [IGNORE], 0
     n_text, n_speech = mix_ratio or (1, 1)

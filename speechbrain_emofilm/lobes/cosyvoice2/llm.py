@@ -4,25 +4,12 @@ A Qwen2 decoder reads ``[sos, text, task, speech]`` and predicts the speech
 (Du et al., CosyVoice 2, 2024). The modules are named so that a released
 checkpoint loads (``CosyVoice2LM.from_upstream``). The text head of Qwen2,
 which speech never needs, is left out.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
 
 from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
     QWEN2_0_5B,
@@ -89,7 +76,7 @@ class LMOutput:
     supervised: torch.Tensor
     text_positions: torch.Tensor
     speech_positions: torch.Tensor
-    attentions: Optional[Tuple[torch.Tensor, ...]] = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class CosyVoice2LM(nn.Module):
@@ -145,9 +132,9 @@ class CosyVoice2LM(nn.Module):
         self,
         qwen2: dict,
         speech_token_size: int = 6561,
-        speech_embedding: Optional[nn.Module] = None,
-        llm_decoder: Optional[nn.Module] = None,
-        mix_ratio: Tuple[int, int] = (5, 15),
+        speech_embedding: nn.Module | None = None,
+        llm_decoder: nn.Module | None = None,
+        mix_ratio: tuple[int, int] = (5, 15),
         frozen: bool = True,
         attn_implementation: str = "sdpa",
     ):
@@ -173,8 +160,8 @@ class CosyVoice2LM(nn.Module):
     @classmethod
     def from_upstream(
         cls,
-        path: Union[str, Path],
-        config: Union[Dict[str, object], str, Path, None] = None,
+        path: str | Path,
+        config: dict[str, object] | str | Path | None = None,
         **kwargs,
     ) -> "CosyVoice2LM":
         """Makes the model of a released ``llm.pt``.
@@ -263,9 +250,9 @@ class CosyVoice2LM(nn.Module):
         text_lens: torch.Tensor,
         speech_tokens: torch.Tensor,
         speech_lens: torch.Tensor,
-        history: Optional[torch.Tensor] = None,
+        history: torch.Tensor | None = None,
         bistream_probability: float = 0.0,
-        generator: Optional[torch.Generator] = None,
+        generator: torch.Generator | None = None,
         output_attentions: bool = False,
     ) -> LMOutput:
         """Predicts every speech token from those before it.
@@ -290,10 +277,6 @@ class CosyVoice2LM(nn.Module):
             CPU generator of the one coin per item that decides this.
         output_attentions : bool
             Whether to return the attention weights.
-
-        Returns
-        -------
-        output : LMOutput
 
         Raises
         ------
@@ -385,7 +368,7 @@ class CosyVoice2LM(nn.Module):
         self,
         layout: SequenceLayout,
         hidden: torch.Tensor,
-        attentions: Optional[Tuple[torch.Tensor, ...]],
+        attentions: tuple[torch.Tensor, ...] | None,
         text_size: int,
         speech_tokens: torch.Tensor,
         n_speech: torch.Tensor,
@@ -417,18 +400,18 @@ class CosyVoice2LM(nn.Module):
         self,
         text_embeddings: torch.Tensor,
         text_lens: torch.Tensor,
-        prompt_speech_tokens: Optional[torch.Tensor] = None,
-        prompt_speech_lens: Optional[torch.Tensor] = None,
-        unconditional_embeddings: Optional[torch.Tensor] = None,
+        prompt_speech_tokens: torch.Tensor | None = None,
+        prompt_speech_lens: torch.Tensor | None = None,
+        unconditional_embeddings: torch.Tensor | None = None,
         guidance: float = 1.0,
-        candidate_top_k: Optional[int] = None,
+        candidate_top_k: int | None = None,
         candidate_top_p: float = 1.0,
-        sampler: Optional[Sampler] = None,
+        sampler: Sampler | None = None,
         min_ratio: float = 2.0,
         max_ratio: float = 20.0,
-        n_target_text: Optional[Sequence[int]] = None,
-        seeds: Optional[Sequence[int]] = None,
-    ) -> List[torch.Tensor]:
+        n_target_text: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[torch.Tensor]:
         """Speaks a batch of texts, each as it would be spoken alone.
 
         Ids V + 1 and V + 2 are never drawn and the end not before the
@@ -508,11 +491,11 @@ class CosyVoice2LM(nn.Module):
 
     def _prefixes(
         self,
-        texts: List[torch.Tensor],
+        texts: list[torch.Tensor],
         n_text: torch.Tensor,
         prompt_tokens: torch.Tensor,
         prompt_lens: torch.Tensor,
-    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What each item reads before its first new token, padded left.
 
         Returns the embeddings of the texts' variants, one after another
@@ -541,14 +524,14 @@ class CosyVoice2LM(nn.Module):
     def _decode(
         self,
         prefixes: torch.Tensor,
-        padding: Optional[torch.Tensor],
+        padding: torch.Tensor | None,
         guidance: float,
-        nucleus: Tuple[Optional[int], float],
+        nucleus: tuple[int | None, float],
         sampler: Sampler,
         min_lens: torch.Tensor,
         max_lens: torch.Tensor,
         noise: UtteranceNoise,
-    ) -> List[torch.Tensor]:
+    ) -> list[torch.Tensor]:
         """Draws tokens until every item has ended; see ``generate``."""
         device = min_lens.device
         n_steps = int(max_lens.max())
@@ -592,7 +575,7 @@ class CosyVoice2LM(nn.Module):
         hidden: torch.Tensor,
         n_variants: int,
         guidance: float,
-        nucleus: Tuple[Optional[int], float],
+        nucleus: tuple[int | None, float],
         forbidden: torch.Tensor,
     ) -> torch.Tensor:
         """Scores of the next token, shape (rows, V + 3)."""
@@ -619,8 +602,8 @@ class CosyVoice2LM(nn.Module):
     def generate_stream(
         self,
         text_pieces: Iterable[torch.Tensor],
-        prompt_speech_tokens: Optional[torch.Tensor] = None,
-        sampler: Optional[Sampler] = None,
+        prompt_speech_tokens: torch.Tensor | None = None,
+        sampler: Sampler | None = None,
         max_ratio: float = 20.0,
         seed: int = 0,
     ) -> Iterator[int]:
@@ -719,7 +702,7 @@ def _take(sequence: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def _places(
     index: torch.Tensor, size: int
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Where in each row of (B, L) the numbers 0 to size - 1 stand.
 
     Returns the places (B, size), 0 for a number that is not there, and
@@ -735,7 +718,7 @@ def _places(
 
 def _length_limits(
     n_text: Sequence[int], min_ratio: float, max_ratio: float
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and greatest number of speech tokens of each item, two (B,)."""
     if not 0 <= min_ratio <= max_ratio:
         raise ValueError(
@@ -753,7 +736,7 @@ def _length_limits(
     return (n_text * min_ratio).long(), max_lens
 
 
-def _local_tensors(state: Mapping[str, object]) -> Dict[str, torch.Tensor]:
+def _local_tensors(state: Mapping[str, object]) -> dict[str, torch.Tensor]:
     """The tensors of an upstream checkpoint by their names here."""
     return {
         (

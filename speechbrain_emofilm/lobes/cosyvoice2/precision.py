@@ -1,8 +1,4 @@
-"""Smaller weights, for faster or lighter speech generation on CPUs.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Smaller weights, for faster or lighter speech generation on CPUs."""
 
 import warnings
 

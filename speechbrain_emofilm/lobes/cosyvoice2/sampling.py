@@ -4,12 +4,9 @@ A sampler is called as ``sampler(log_probs, history, uniforms)`` and draws one
 token for each row of a batch. It owns no random state: the caller hands it
 uniform numbers, drawn from one generator per utterance, so that an utterance
 sounds the same alone and in any batch.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
-from typing import Callable, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -135,7 +132,7 @@ class RepetitionAwareSampler:
 
     def nucleus(
         self, log_probs: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The candidates of the first draw, most probable first.
 
         Arguments

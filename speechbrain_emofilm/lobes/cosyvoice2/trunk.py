@@ -8,12 +8,9 @@ wrong with one of them. Here its layers are used as they are, whatever stands
 in them (adapters, quantised weights), and only what moves along the time axis
 is ours: teacher forcing without padding (``read_packed``), and step by step
 with a cache (``decoding.CachedQwen2``).
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F

@@ -5,12 +5,7 @@ CosyVoice2's speech tokens are the corners, edges and centres of a cube:
 Scalar Quantization, 2024). A table with one free row per id is most of a
 small language model; here a small network computes each row from the id's
 digits, so that rare ids share what frequent ones learned.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
-
-from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +42,7 @@ class FSQ(nn.Module):
             "_place", N_LEVELS ** torch.arange(n_dims), persistent=False
         )
 
-    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Quantises.
 
         Arguments
@@ -119,7 +114,7 @@ class _DigitTable(nn.Module):
             nn.Linear(hidden, dim),
         )
         self.extra = nn.Parameter(0.02 * torch.randn(n_extra, dim))
-        self._cache: Optional[Tuple[tuple, torch.Tensor]] = None
+        self._cache: tuple[tuple, torch.Tensor] | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -145,7 +140,7 @@ class _DigitTable(nn.Module):
             p.requires_grad for p in self.parameters()
         )
 
-    def _rows(self, ids: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def _rows(self, ids: torch.Tensor | None = None) -> torch.Tensor:
         """The rows of ascending ids (N,), or all of them, shape (N, dim)."""
         one_hot, extra = self._one_hot, self.extra
         if ids is not None:

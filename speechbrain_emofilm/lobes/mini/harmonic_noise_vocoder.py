@@ -10,13 +10,9 @@ Reference
 The decomposition is that of Serra and Smith, "Spectral modeling synthesis",
 Computer Music Journal 14(4), 1990; a network drives it as in Engel et al.,
 "DDSP: Differentiable digital signal processing", ICLR 2020.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import math
-from typing import Optional, Tuple
 
 from speechbrain_emofilm.lobes.mini.speech_tokenizer import (
     ConvNeXtBlock,
@@ -193,7 +189,7 @@ class HarmonicNoiseVocoder(MelVocoder):
 
     def predict_voicing(
         self, mel: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps mel (B, N, bands) to log F0 and the logit of voicing (B, N)."""
         log_f0, voicing = self.f0_predictor(self._normalised(mel)).unbind(-1)
         return log_f0 * _LOG_F0_SCALE + _LOG_MEAN_F0, voicing
@@ -212,7 +208,7 @@ class HarmonicNoiseVocoder(MelVocoder):
         error = error.sum() / voiced.sum().clamp(min=1)
         return error + _VOICING_WEIGHT * cross_entropy
 
-    def source(self, f0: torch.Tensor, seed: Optional[int] = 0) -> torch.Tensor:
+    def source(self, f0: torch.Tensor, seed: int | None = 0) -> torch.Tensor:
         """Maps F0 (B, N) to pulses and white noise (B, 2, N * hop_length)."""
         pulses = pulse_train(f0, self.hop_length, self.sampling_rate)
         noise = seeded_noise(*pulses.shape, seed=seed, like=pulses)

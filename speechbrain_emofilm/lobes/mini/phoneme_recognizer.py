@@ -3,12 +3,9 @@
 A spectral loss weighs every part of the spectrum alike, and the mean of all
 that a consonant might be has a small one. A recogniser that was trained on
 natural speech listens for what tells phonemes apart.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 from speechbrain_emofilm.lobes.mini.speech_tokenizer import (
     ConvNeXtBlock,
@@ -86,7 +83,7 @@ class PhonemeRecognizer(nn.Module):
 
     def forward(
         self, wav: torch.Tensor
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Recognises waves.
 
         Arguments
@@ -178,10 +175,6 @@ class PhoneticLoss(nn.Module):
             The natural ones, shape (B, T).
         phonemes : torch.Tensor
             What is said, class of each 20 ms, shape (B, T / 480).
-
-        Returns
-        -------
-        PhoneticLosses
         """
         logits, features = self.recognizer(predicted)
         with torch.no_grad():

@@ -3,12 +3,9 @@
 The same rate and codebook as CosyVoice2's S3 tokenizer v2, which is a speech
 recogniser with finite scalar quantisation in its middle. This one is a small
 convolutional network supervised by phonemes and prosody instead of text.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 from speechbrain_emofilm.lobes.mini.fsq import FSQ
 from speechbrain_emofilm.processing.mel import log_mel
@@ -166,10 +163,6 @@ class FSQSpeechTokenizer(nn.Module):
         ---------
         mel : torch.Tensor
             (B, N, 80) log-mel, N even.
-
-        Returns
-        -------
-        TokenizerTraining
         """
         codes, _ = self.fsq(self.encode(mel))
         shared = self.heads["shared"](codes)
@@ -293,7 +286,7 @@ class TokenDecoder(MelDecoder):
 
 def pool_prosody(
     f0: torch.Tensor, level: torch.Tensor
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Frame prosody at 50 Hz to token prosody at 25 Hz.
 
     Arguments

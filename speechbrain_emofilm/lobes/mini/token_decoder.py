@@ -1,10 +1,4 @@
-"""Speech tokens to log-mel by regression: flow matching's small rival.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import Optional, Tuple
+"""Speech tokens to log-mel by regression: flow matching's small rival."""
 
 from speechbrain_emofilm.lobes.mini.fsq import FSQ
 from speechbrain_emofilm.lobes.mini.speech_tokenizer import MelDecoder
@@ -86,9 +80,9 @@ class RegressionDecoder(MelDecoder):
         tokens: torch.Tensor,
         lens: torch.Tensor,
         xvector: torch.Tensor,
-        n_timesteps: Optional[int] = None,
-        seed: Optional[int] = None,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        n_timesteps: int | None = None,
+        seed: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decodes a batch; each item equals the item alone.
 
         Arguments

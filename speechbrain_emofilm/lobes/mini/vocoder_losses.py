@@ -1,10 +1,6 @@
-"""What trains a vocoder: a spectral loss and a small discriminator.
+"""What trains a vocoder: a spectral loss and a small discriminator."""
 
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
-
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +115,7 @@ class SpectrogramDiscriminator(nn.Module):
 
     def forward(
         self, wav: torch.Tensor
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Judges waves (B, T): scores (B, positions), and all features."""
         # Compressed as loudness is heard, else only the vowels would count.
         x = magnitudes(wav, self.n_fft).clamp(min=1e-7).pow(0.3).unsqueeze(1)
@@ -162,7 +158,7 @@ class MultiResolutionDiscriminator(nn.Module):
 
     def forward(
         self, wav: torch.Tensor
-    ) -> Tuple[List[torch.Tensor], List[List[torch.Tensor]]]:
+    ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
         """Judges waves (B, 1, T): per resolution, scores and features."""
         judged = [judge(wav.squeeze(1)) for judge in self.discriminators]
         scores, features = zip(*judged)

@@ -1,8 +1,4 @@
-"""Results of experiments: a row for each run, and a table of the variants.
-
-Authors
- * speechbrain-emofilm contributors, 2026
-"""
+"""Results of experiments: a row for each run, and a table of the variants."""
 
 import csv
 import math

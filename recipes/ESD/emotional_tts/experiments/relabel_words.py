@@ -6,9 +6,6 @@
 
 A changed word gets any other emotion of the file, all equally likely, and the
 intensity of a random word that has this emotion. Times stay.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse

@@ -23,9 +23,6 @@ An experiment's file has:
 It leaves `results/EXPERIMENT.csv`, with one row for each run,
 `results/EXPERIMENT.md`, with one for each variant and its command beside it,
 and `results/overview.md`, the same of all experiments that were ever run.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -167,10 +164,6 @@ def read_experiment(path: Path) -> list[Variant]:
     path : Path
         A YAML file.
 
-    Returns
-    -------
-    list of Variant
-
     Raises
     ------
     ValueError
@@ -241,10 +234,6 @@ def as_flags(hparams: Mapping) -> list[str]:
     hparams : dict
         Name to value.
 
-    Returns
-    -------
-    list of str
-
     Example
     -------
     >>> as_flags({"lr": 1e-05, "emotion_loss": {"position": "input"}})
@@ -266,10 +255,6 @@ def keep_last(flags: Sequence[str]) -> list[str]:
     ---------
     flags : list of str
         Such as ``--name=value``.
-
-    Returns
-    -------
-    list of str
 
     Example
     -------
@@ -294,10 +279,6 @@ def make_run(
         Where all that it makes goes.
     options : argparse.Namespace
         Of the command line.
-
-    Returns
-    -------
-    Run
     """
 
     def common(corpus):
@@ -373,10 +354,6 @@ def other_corpus(options: argparse.Namespace) -> argparse.Namespace:
     ---------
     options : argparse.Namespace
         Of the command line.
-
-    Returns
-    -------
-    argparse.Namespace
 
     Raises
     ------
@@ -576,10 +553,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     ---------
     arguments : list of str, optional
         ``sys.argv`` if None.
-
-    Returns
-    -------
-    argparse.Namespace
     """
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], allow_abbrev=False
@@ -627,10 +600,6 @@ def choose(
         All if None.
     place : Path
         Where they are written, for messages.
-
-    Returns
-    -------
-    list of Variant
 
     Raises
     ------

@@ -7,9 +7,6 @@
 
 Training and validation hold the utterances of the training speakers, the test
 those of the test speakers. Speech tokens and word labels serve as they are.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse

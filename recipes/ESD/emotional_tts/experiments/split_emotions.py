@@ -8,9 +8,6 @@ With 2 degrees the weaker half of the angry words becomes *angry_1* and the
 stronger half *angry_2*, and so on; neutral stays one. The words lose their
 intensities, so that nothing but the emotion's name tells the degree. With 1
 degree they lose their intensities only.
-
-Authors
- * speechbrain-emofilm contributors, 2026
 """
 
 import argparse
@@ -38,10 +35,6 @@ def degree_names(emotion: str, degrees: int) -> list[str]:
         The emotion.
     degrees : int
         How many; neutral has one always.
-
-    Returns
-    -------
-    list of str
 
     Example
     -------
