@@ -1,6 +1,6 @@
 """Speed and memory of training E-FiLM through the frozen 0.5B model.
 
-Forward and backward of ``EmoFiLM`` (no padding in the linear layers, speech
+Forward and backward of ``EmotionConditionedLM`` (no padding in the linear layers, speech
 scores where there is something to predict, no text head) beside the original's
 way (padded batch, attention mask, the text head of 151,936 words and the
 speech head at all positions), on batches with the lengths of ESD's English
@@ -23,8 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
-from speechbrain_emofilm.lobes.emofilm import EmoFiLM
 
 import torch
 import torch.nn.functional as F
@@ -35,13 +35,15 @@ from torch.nn.utils.rnn import pad_sequence
 IGNORE = -1
 
 
-def our_loss(model: EmoFiLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The speech loss of ``EmoFiLM``."""
+def our_loss(
+    model: EmotionConditionedLM, batch: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """The speech loss of ``EmotionConditionedLM``."""
     return model(**batch).speech_loss
 
 
 def original_loss(
-    model: EmoFiLM, batch: dict[str, torch.Tensor]
+    model: EmotionConditionedLM, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """The same loss the way the original computes it."""
     lm = model.llm

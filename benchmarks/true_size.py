@@ -22,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
+from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
-from speechbrain_emofilm.lobes.emofilm import EmoFiLM
 
 import torch
 from common.esd_like import esd_like_batch, make_emofilm
@@ -41,7 +41,7 @@ SECONDS_SPOKEN = 3
 TOKENS_PER_SECOND = 25
 
 
-def train_once(model: EmoFiLM) -> None:
+def train_once(model: EmotionConditionedLM) -> None:
     """One optimiser step on a batch of four."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4)

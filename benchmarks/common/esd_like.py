@@ -1,5 +1,6 @@
 """Batches as long as those of ESD's English part, and E-FiLM to train on."""
 
+from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import (
     EFiLM,
@@ -7,7 +8,6 @@ from speechbrain_emofilm.lobes.efilm import (
     FiLM,
     WordEmotionLoss,
 )
-from speechbrain_emofilm.lobes.emofilm import EmoFiLM
 
 import torch
 
@@ -16,11 +16,11 @@ TEXT_PER_SECOND = 3.3  # text tokens
 SPEECH_PER_SECOND = 25
 
 
-def make_emofilm(lm: CosyVoice2LM, seed: int = 0) -> EmoFiLM:
+def make_emofilm(lm: CosyVoice2LM, seed: int = 0) -> EmotionConditionedLM:
     """E-FiLM on the frozen language model, with the step-wise emotion loss."""
     torch.manual_seed(seed)
     dim = lm.llm.config.hidden_size
-    return EmoFiLM(
+    return EmotionConditionedLM(
         lm,
         EFiLM(
             EmotionEncoder(N_EMOTIONS, dim=64), FiLM(64, dim, text_scale=0.02)
@@ -30,7 +30,7 @@ def make_emofilm(lm: CosyVoice2LM, seed: int = 0) -> EmoFiLM:
 
 
 def esd_like_batch(batch_size: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Arguments of ``EmoFiLM``: sentences of 1.2 to 5.5 s, 2.9 s on average.
+    """Arguments of ``EmotionConditionedLM``: sentences of 1.2 to 5.5 s, 2.9 s on average.
 
     Arguments
     ---------

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 from speechbrain_emofilm.dataio.audio import audio_info, load_audio
 from speechbrain_emofilm.utils.files import read_json, write_json
@@ -31,7 +30,7 @@ from speechbrain.utils.parallel import parallel_map
 
 logger = get_logger(__name__)
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 
 SPLITS = ("train", "valid", "test")
 #: Split folders of the corpus.

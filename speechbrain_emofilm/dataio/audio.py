@@ -4,7 +4,6 @@ import os
 import struct
 from functools import cache
 from pathlib import Path
-from typing import Union
 
 from speechbrain_emofilm.processing.mel import SAMPLE_RATE
 
@@ -12,7 +11,7 @@ import torch
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.preprocess import AudioNormalizer
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 
 #: What a RIFF header holds where the writer could not know the size (a pipe).
 _SIZE_UNKNOWN = (0, 0xFFFFFFFF)

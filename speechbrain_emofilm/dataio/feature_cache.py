@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from speechbrain_emofilm.utils.files import atomic_path
 
@@ -26,7 +26,7 @@ from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 REMEDY = "make it with extract_features.py"
 #: Smallest standard deviation by which a speaker's frames are divided.
 STD_FLOOR = 1e-3

@@ -8,7 +8,6 @@ wav when it was read, and the utterances that could not be read.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
 
 from speechbrain_emofilm.utils.files import atomic_path
 
@@ -16,7 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 
 
 @dataclass

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 from speechbrain_emofilm.utils.assets import load_tensors
 from speechbrain_emofilm.utils.files import atomic_path
@@ -18,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 
 _PARTS = ("xvector", "prompt_tokens", "prompt_mel")
 

@@ -62,7 +62,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     ``pretrainer`` and ``modules``:
 
     * ``modules``: ``emofilm``, an
-      :class:`~speechbrain_emofilm.lobes.emofilm.EmoFiLM`, and
+      :class:`~speechbrain_emofilm.lobes.conditioned_lm.EmotionConditionedLM`, and
       ``token_to_wav``, a
       :class:`~speechbrain_emofilm.inference.token_to_wav.TokenToWav`;
     * ``emotions``: the taxonomy, a list;

@@ -12,8 +12,8 @@ that of another word:
 
 from collections.abc import Sequence
 
+from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.efilm import is_labelled
-from speechbrain_emofilm.lobes.emofilm import EmoFiLM
 from speechbrain_emofilm.metrics.bootstrap import share
 from speechbrain_emofilm.metrics.row_stats import RowStats
 from speechbrain_emofilm.processing.pooling import spread
@@ -46,7 +46,7 @@ class ConditionEffect(RowStats):
     ...     num_attention_heads=2,
     ...     num_key_value_heads=1,
     ... )
-    >>> model = EmoFiLM(
+    >>> model = EmotionConditionedLM(
     ...     CosyVoice2LM(qwen2, speech_token_size=27),
     ...     EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16)),
     ... )
@@ -70,7 +70,7 @@ class ConditionEffect(RowStats):
     def append(
         self,
         ids: Sequence[str],
-        model: EmoFiLM,
+        model: EmotionConditionedLM,
         text_tokens: torch.Tensor,
         text_lens: torch.Tensor,
         word_of_token: torch.Tensor,
@@ -86,7 +86,7 @@ class ConditionEffect(RowStats):
         ---------
         ids : sequence of str
             Utterance ids.
-        model : EmoFiLM
+        model : EmotionConditionedLM
             In evaluation mode.
         text_tokens : torch.Tensor
             Shape (B, T).

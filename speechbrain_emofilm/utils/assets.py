@@ -1,7 +1,6 @@
 """Weights that the package ships, and how to load any of that kind."""
 
 from pathlib import Path
-from typing import Union
 
 import safetensors
 import safetensors.torch
@@ -11,7 +10,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 #: How many names of a long list an error message gives.
 _SHOWN = 5
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 
 
 def find_file(path: PathLike) -> Path:

@@ -10,9 +10,9 @@ from speechbrain_emofilm.inference.synthesizer import (
     proportional_times,
 )
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
+from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import EFiLM, EmotionEncoder, FiLM
-from speechbrain_emofilm.lobes.emofilm import EmoFiLM
 
 import pytest
 import torch
@@ -71,7 +71,9 @@ def tiny_emofilm(vocab_size=128, seed=0):
         ),
         speech_token_size=27,
     )
-    emofilm = EmoFiLM(llm, EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16)))
+    emofilm = EmotionConditionedLM(
+        llm, EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16))
+    )
     for parameter in emofilm.efilm.encoder.parameters():
         # Not the identity of the start: emotions are to be heard.
         torch.nn.init.normal_(parameter, std=3.0)

@@ -71,7 +71,7 @@ logger = get_logger(__name__)
 
 
 class EmoFiLMBrain(sb.Brain):
-    """Trains what `EmoFiLM` leaves trainable."""
+    """Trains what `EmotionConditionedLM` leaves trainable."""
 
     #: Batches of validation utterances that failures are named by.
     diagnosed = ()
@@ -88,7 +88,7 @@ class EmoFiLMBrain(sb.Brain):
 
         Returns
         -------
-        EmoFiLMOutput
+        ConditionedLMOutput
             Losses and statistics, each a mean over the batch.
         """
         return self.modules.emofilm(**model_inputs(batch.to(self.device)))
@@ -98,7 +98,7 @@ class EmoFiLMBrain(sb.Brain):
 
         Arguments
         ---------
-        predictions : EmoFiLMOutput
+        predictions : ConditionedLMOutput
             From `compute_forward`.
         batch : PaddedBatch
             The batch it came from.
@@ -128,7 +128,7 @@ class EmoFiLMBrain(sb.Brain):
 
         Arguments
         ---------
-        predictions : EmoFiLMOutput
+        predictions : ConditionedLMOutput
             This process's losses and the counts behind them.
         stage : sb.Stage
             The stage of the experiment.
@@ -151,7 +151,7 @@ class EmoFiLMBrain(sb.Brain):
 
         Arguments
         ---------
-        predictions : EmoFiLMOutput
+        predictions : ConditionedLMOutput
             From `compute_forward`.
         """
         for name, count in {
@@ -428,7 +428,7 @@ class EmoFiLMBrain(sb.Brain):
 
 
 def model_inputs(batch):
-    """What `EmoFiLM` reads of a batch.
+    """What `EmotionConditionedLM` reads of a batch.
 
     Arguments
     ---------

@@ -8,13 +8,12 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Union
 
 from speechbrain_emofilm.utils.files import read_json
 
 import torch
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 
 #: The sizes of CosyVoice2-0.5B's trunk, those of Qwen2-0.5B.
 QWEN2_0_5B = {

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
 
 from speechbrain_emofilm.utils.downloading import download
 from speechbrain_emofilm.utils.files import read_json, write_json
@@ -23,7 +22,7 @@ from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 
 REPOSITORY = "FunAudioLLM/CosyVoice2-0.5B"
 #: The commit whose files the table below describes.

@@ -23,7 +23,7 @@ from torch import nn
 
 
 @dataclass
-class EmoFiLMOutput:
+class ConditionedLMOutput:
     """Result of a teacher-forced pass; every field is a 0-d tensor.
 
     The losses are means over this batch, without weights. Processes that
@@ -59,7 +59,7 @@ class EmoFiLMOutput:
     modulation_ratio: torch.Tensor
 
 
-class EmoFiLM(nn.Module):
+class EmotionConditionedLM(nn.Module):
     """Speech language model, E-FiLM and emotion loss as one module.
 
     Arguments
@@ -95,7 +95,7 @@ class EmoFiLM(nn.Module):
     ...     num_attention_heads=2,
     ...     num_key_value_heads=1,
     ... )
-    >>> model = EmoFiLM(
+    >>> model = EmotionConditionedLM(
     ...     CosyVoice2LM(qwen2, speech_token_size=27),
     ...     EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16)),
     ...     WordEmotionLoss(n_emotions=5, dim=16),
@@ -130,7 +130,7 @@ class EmoFiLM(nn.Module):
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(
-                    f"EmoFiLM: {name} is {share}; give a share from 0 to 1."
+                    f"EmotionConditionedLM: {name} is {share}; give a share from 0 to 1."
                 )
         self.llm = llm
         self.efilm = efilm
@@ -185,7 +185,7 @@ class EmoFiLM(nn.Module):
         word_of_speech: torch.Tensor,
         word_emotions: torch.Tensor,
         word_intensity: torch.Tensor,
-    ) -> EmoFiLMOutput:
+    ) -> ConditionedLMOutput:
         """Predicts the speech tokens and the emotion of their words.
 
         Arguments
@@ -293,11 +293,11 @@ def _collect(
     speech: LMOutput,
     emotion: WordEmotionLossOutput,
     modulation_ratio: torch.Tensor,
-) -> EmoFiLMOutput:
+) -> ConditionedLMOutput:
     """Losses and counts of a batch."""
     logits = speech.logits.float()
     correct = logits.argmax(-1) == speech.targets
-    return EmoFiLMOutput(
+    return ConditionedLMOutput(
         speech_loss=F.cross_entropy(logits, speech.targets),
         speech_accuracy=correct.float().mean(),
         n_speech=torch.tensor(len(logits), device=logits.device),

@@ -1,5 +1,6 @@
-"""EmoFiLM: what is trained, on what, and what training does at random."""
+"""EmotionConditionedLM: what is trained, on what, and its random draws."""
 
+from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import (
     EFiLM,
@@ -8,7 +9,6 @@ from speechbrain_emofilm.lobes.efilm import (
     NoFusion,
     WordEmotionLoss,
 )
-from speechbrain_emofilm.lobes.emofilm import EmoFiLM
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def seed():
 
 
 def a_model(position="speech", fusion=None, **options):
-    return EmoFiLM(
+    return EmotionConditionedLM(
         CosyVoice2LM(QWEN2, speech_token_size=V),
         EFiLM(EmotionEncoder(K, dim=E), fusion or FiLM(E, C)),
         WordEmotionLoss(K, C, position=position),
