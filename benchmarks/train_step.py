@@ -1,7 +1,7 @@
 """Speed and memory of training E-FiLM through the frozen 0.5B model.
 
-Forward and backward of ``EmotionConditionedLM`` (no padding in the linear layers, speech
-scores where there is something to predict, no text head) beside the original's
+Forward and backward of ``EmotionConditionedLM`` (no padding in the linear
+layers, speech scores where there is something to predict, no text head) beside the original's
 way (padded batch, attention mask, the text head of 151,936 words and the
 speech head at all positions), on batches with the lengths of ESD's English
 part; same random weights, same loss, one process for each. The larger the

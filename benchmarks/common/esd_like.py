@@ -30,7 +30,7 @@ def make_emofilm(lm: CosyVoice2LM, seed: int = 0) -> EmotionConditionedLM:
 
 
 def esd_like_batch(batch_size: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Arguments of ``EmotionConditionedLM``: sentences of 1.2 to 5.5 s, 2.9 s on average.
+    """Make the inputs of ``EmotionConditionedLM`` for sentences of 1.2 to 5.5 s.
 
     Arguments
     ---------

@@ -61,9 +61,8 @@ class EmoFiLMSynthesizer(TrainedModel):
     the training recipe writes it. That file defines, beside SpeechBrain's
     ``pretrainer`` and ``modules``:
 
-    * ``modules``: ``emofilm``, an
-      :class:`~speechbrain_emofilm.lobes.conditioned_lm.EmotionConditionedLM`, and
-      ``token_to_wav``, a
+    * ``modules``: ``emofilm``, an ``EmotionConditionedLM`` (in
+      :mod:`speechbrain_emofilm.lobes.conditioned_lm`), and ``token_to_wav``, a
       :class:`~speechbrain_emofilm.inference.token_to_wav.TokenToWav`;
     * ``emotions``: the taxonomy, a list;
     * ``text_frontend``: ``encode(text) -> TextUnits``, with ``language``;

@@ -130,7 +130,8 @@ class EmotionConditionedLM(nn.Module):
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(
-                    f"EmotionConditionedLM: {name} is {share}; give a share from 0 to 1."
+                    f"EmotionConditionedLM: {name} is {share}; give a share "
+                    "from 0 to 1."
                 )
         self.llm = llm
         self.efilm = efilm

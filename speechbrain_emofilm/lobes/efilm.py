@@ -428,7 +428,7 @@ class WordEmotionLoss(nn.Module):
     dim : int
         Size C of a state.
     position : str
-        "speech" or "input"; tells ``EmotionConditionedLM`` which states to give.
+        "speech" or "input": the states that ``EmotionConditionedLM`` gives.
     label_smoothing : float
         Share of the target that is spread evenly over the emotions.
 

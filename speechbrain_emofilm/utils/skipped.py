@@ -43,9 +43,9 @@ def report_skipped(
     -------
     >>> from speechbrain_emofilm.utils.files import read_json
     >>> listing = getfixture("tmp_path") / "skipped.json"
-    >>> report_skipped({"0011_000001": "its wav is silent."}, 200, 0.01, listing)
+    >>> report_skipped({"a1": "its wav is silent."}, 200, 0.01, listing)
     >>> read_json(listing)
-    {'0011_000001': 'its wav is silent.'}
+    {'a1': 'its wav is silent.'}
     """
     check_share(max_bad_share)
     listing = Path(listing)
