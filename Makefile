@@ -1,4 +1,4 @@
-# make demo | test | lint | bench
+# make demo | test | test-fast | lint | bench
 #
 # Without an active virtual environment, .venv is made here and used; with one,
 # that one is used. Nothing is installed twice: a stamp in the environment is
@@ -40,7 +40,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(VENV)/pycache
 
-.PHONY: demo test lint bench install
+.PHONY: demo test test-fast lint bench install
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -50,11 +50,17 @@ test: $(TESTABLE)
 	$(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile \
 		--cov --cov-report=term --cov-fail-under=85
 
+# What does not train: for every change while working.
+test-fast: $(TESTABLE)
+	$(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile -m "not slow"
+
 lint: $(TESTABLE)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m yamllint --strict .
 	$(PY) -m codespell_lib
+	$(VENV)/bin/lint-imports
+	$(PY) -m mypy
 
 bench: $(TESTABLE)
 	@for script in benchmarks/*.py; do \

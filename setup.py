@@ -25,7 +25,9 @@ setup(
     author="speechbrain-emofilm contributors",
     license="Apache-2.0",
     packages=find_packages(include=["speechbrain_emofilm*"]),
-    package_data={"speechbrain_emofilm": ["assets/mini/*", "assets/report/*"]},
+    package_data={
+        "speechbrain_emofilm": ["py.typed", "assets/mini/*", "assets/report/*"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.7.1",
@@ -78,6 +80,11 @@ setup(
             "ruff>=0.12",
             "yamllint>=1.35",
             "codespell>=2.3",
+            "import-linter>=2.3",
+            "mypy>=1.15",
+            "pre-commit>=4",
+            "types-PyYAML",
+            "types-requests",
             "espeakng-loader>=0.2.4",  # exact word times, for benchmarks
             "librosa>=0.10",  # what the warping is compared with
         ],

@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from scipy.signal import spectrogram
 
-TEMPLATES = Path(__file__).parent / "assets" / "report"
+TEMPLATES = Path(__file__).parents[1] / "assets" / "report"
 #: Colours of the emotions, in the order of the taxonomy: the first suits
 #: `neutral`, the next ESD's other four.
 COLORS = (

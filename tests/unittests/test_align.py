@@ -299,7 +299,7 @@ def test_an_aligner_is_swapped_by_one_line(name):
     text = "\n".join(lines).replace("../../../..", str(folder.parents[3]))
     hparams = load_hyperpyyaml(text, {"data_folder": "unused"})
     described = align.describe(hparams["aligner"])
-    assert described["name"].split(".")[2] == name
+    assert described["name"].split(".")[3] == name
 
 
 def test_times_are_moved_into_the_utterance():
