@@ -59,7 +59,6 @@ def flags(corpus, cache="features.hdf5", pause=0.0, revision="1", **options):
         "prepared_folder": corpus,
         "feature_cache": corpus / cache,
         "skip_prep": True,
-        "use_transitions": False,
         "max_batch_length": 2,
         "device": "cpu",
         **options,

@@ -384,7 +384,6 @@ def test_esd_and_iemocap_together_with_rated_attributes(world):
         data_folder=world / "IEMOCAP",
         prepared_folder=prepared,
         skip_prep=True,
-        use_transitions=False,
     )
     run(
         "train",

@@ -696,7 +696,7 @@ BAD_TRANSITIONS = {
     ),
     "empty splits": (
         lambda folder: write_splits(folder, {}),
-        ["splits.json is no list of utterances"],
+        ["splits.json is not a list of utterances"],
     ),
     "no split": (
         lambda folder: write_splits(
@@ -745,3 +745,21 @@ def test_bad_transitions_are_named_and_nothing_is_written(
 def test_a_byte_order_mark_of_a_transcript_is_no_part_of_an_id(transitions):
     encode_transcript(transitions, "utf-8-sig")
     prepare_transitions(transitions)
+
+
+def test_a_corpus_without_transitions_part_has_no_such_manifests(transitions):
+    save_folder = prepare_transitions(transitions)
+    hparams = {
+        "manifests": {"train": "train.json"},
+        "transitions_manifests": {
+            split: str(save_folder / f"transitions_{split}.json")
+            for split in ("train", "valid", "test")
+        },
+    }
+    assert transitions_prepare.corpus_manifests(hparams) == [
+        "train.json",
+        *hparams["transitions_manifests"].values(),
+    ]
+    transitions.rename(transitions.with_name("elsewhere"))
+    prepare_transitions(transitions)
+    assert transitions_prepare.corpus_manifests(hparams) == ["train.json"]

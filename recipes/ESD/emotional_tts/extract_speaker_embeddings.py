@@ -10,7 +10,7 @@ recordings give the voices; their emotion is heard in the speech:
   neutral   one neutral training utterance for each speaker: voice `0011`
   matched   one training utterance for each speaker and emotion: `0011/happy`,
             another sentence than those that are evaluated
-  same      each test utterance itself, mixed ones (`use_transitions`) too:
+  same      each test utterance itself, mixed ones (MiniESD's) too:
             `0011_000021`. Nothing can be better, and nobody has it: for copy
             synthesis only
 
@@ -40,6 +40,7 @@ from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
+from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -251,14 +252,18 @@ if __name__ == "__main__":
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
+        run_on_main(
+            prepare_transitions,
+            args=[hparams["data_folder"], hparams["prepared_folder"]],
+        )
     manifests = {
         split: load_data_json(path, {"data_root": hparams["data_folder"]})
         for split, path in hparams["manifests"].items()
     }
-    if hparams["use_transitions"]:
+    mixed = hparams["transitions_manifests"]["test"]
+    if Path(mixed).is_file():
         manifests["test"] |= load_data_json(
-            hparams["transitions_manifests"]["test"],
-            {"data_root": hparams["data_folder"]},
+            mixed, {"data_root": hparams["data_folder"]}
         )
     cache = read_speech_tokens(
         hparams["speech_tokens"],

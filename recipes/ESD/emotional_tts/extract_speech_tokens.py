@@ -39,7 +39,7 @@ from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
-from transitions_prepare import prepare_transitions
+from transitions_prepare import corpus_manifests, prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -332,20 +332,16 @@ if __name__ == "__main__":
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        if hparams["use_transitions"]:
-            run_on_main(
-                prepare_transitions,
-                args=[hparams["data_folder"], hparams["prepared_folder"]],
-            )
+        run_on_main(
+            prepare_transitions,
+            args=[hparams["data_folder"], hparams["prepared_folder"]],
+        )
     path = hparams["speech_tokens"]
     fingerprint = file_fingerprint(find_file(hparams["speech_tokenizer_file"]))
     run_on_main(merge_shards, args=[path, fingerprint])
     cache = open_cache(path, fingerprint)
-    manifests = list(hparams["manifests"].values())
-    if hparams["use_transitions"]:
-        manifests += hparams["transitions_manifests"].values()
     pending, n_utterances = pending_utterances(
-        manifests, hparams["data_folder"], cache
+        corpus_manifests(hparams), hparams["data_folder"], cache
     )
     share = dict(sorted(pending.items())[rank::n_processes])
     own_cache, own_path = cache, path

@@ -39,7 +39,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
-from transitions_prepare import prepare_transitions
+from transitions_prepare import corpus_manifests, prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -327,14 +327,10 @@ if __name__ == "__main__":
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         prepare_esd(**hparams["prepare_opts"])
-        if hparams["use_transitions"]:
-            prepare_transitions(
-                hparams["data_folder"], hparams["prepared_folder"]
-            )
-    manifests = list(hparams["manifests"].values())
-    if hparams["use_transitions"]:
-        manifests += hparams["transitions_manifests"].values()
-    utterances = read_utterances(manifests, hparams["data_folder"])
+        prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
+    utterances = read_utterances(
+        corpus_manifests(hparams), hparams["data_folder"]
+    )
     aligner = open_folder(hparams["alignment_folder"], hparams["aligner"])
     guessed, skipped = align_corpus(hparams["aligner"], utterances, hparams)
     report_bad(aligner, utterances, guessed, skipped, hparams)

@@ -46,7 +46,7 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.logger import get_logger
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transitions_prepare import prepare_transitions
+from transitions_prepare import corpus_manifests, prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -335,8 +335,7 @@ def check_skipped(skipped, n_utterances, max_bad_share, path):
 def prepare(hparams):
     """Makes the manifests."""
     prepare_esd(**hparams["prepare_opts"])
-    if hparams["use_transitions"]:
-        prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
+    prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
 
 
 if __name__ == "__main__":
@@ -346,10 +345,7 @@ if __name__ == "__main__":
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         run_on_main(prepare, args=[hparams])
-    manifests = list(hparams["manifests"].values())
-    if hparams["use_transitions"]:
-        manifests += hparams["transitions_manifests"].values()
-    wavs = read_manifests(manifests, hparams["data_folder"])
+    wavs = read_manifests(corpus_manifests(hparams), hparams["data_folder"])
     extractor = hparams["emotion_features"]
     identity = extractor_identity(extractor)
     batches = run_on_main(

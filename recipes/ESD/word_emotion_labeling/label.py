@@ -44,6 +44,7 @@ from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
+from transitions_prepare import corpus_manifests
 
 logger = get_logger(__name__)
 
@@ -155,9 +156,7 @@ def read_manifests(hparams):
     dict
         Utterance id to its entry in the manifests.
     """
-    manifests = list(hparams["manifests"].values())
-    if hparams["use_transitions"]:
-        manifests += hparams["transitions_manifests"].values()
+    manifests = corpus_manifests(hparams)
     items = {}
     for manifest in manifests:
         items.update(
