@@ -126,6 +126,7 @@ def test_textgrids_stand_in_speaker_folders_with_confidences(corpus):
     made = run(corpus)
     assert set(made) == {
         "alignment.json",
+        "skipped.json",
         *(f"{name[:4]}/{name}.TextGrid" for name in TEXTS),
     }
     folder = Path(corpus["alignment_folder"])
@@ -299,7 +300,7 @@ def test_an_aligner_is_swapped_by_one_line(name):
     text = "\n".join(lines).replace("../../../..", str(folder.parents[3]))
     hparams = load_hyperpyyaml(text, {"data_folder": "unused"})
     described = align.describe(hparams["aligner"])
-    assert described["name"].split(".")[2] == name
+    assert described["name"].split(".")[3] == name
 
 
 def test_times_are_moved_into_the_utterance():
