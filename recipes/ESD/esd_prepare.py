@@ -1,4 +1,4 @@
-"""Prepares ESD, the Emotional Speech Dataset, or a corpus in its layout.
+"""Prepare ESD, the Emotional Speech Dataset, or a corpus in its layout.
 
 Reads transcripts and audio headers, and writes ``train.json``, ``valid.json``
 and ``test.json``. The corpus folder is only read. Both layouts in use are
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from speechbrain_emofilm.dataio.audio import audio_info, load_audio
 from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.skipped import check_share, report_skipped
 
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
@@ -73,7 +74,7 @@ _HAN = re.compile(r"[\u3400-\u9fff]")
 
 @dataclass(frozen=True)
 class Wav:
-    """Where an audio file stands, and what its folders say about it.
+    """Audio file, with the emotion and split that its folders tell.
 
     Arguments
     ---------
@@ -111,7 +112,7 @@ class Line:
 
 @dataclass
 class Utterance:
-    """An utterance on its way into a manifest.
+    """Entry of a manifest.
 
     Arguments
     ---------
@@ -158,7 +159,7 @@ def prepare_esd(
     n_workers: int = 8,
     skip_prep: bool = False,
 ) -> None:
-    """Writes ``{train,valid,test}.json`` into ``save_folder``.
+    """Write ``{train,valid,test}.json`` into ``save_folder``.
 
     A manifest holds, by utterance id: ``wav`` (``{data_root}/...``),
     ``duration`` (s), ``speaker``, ``language``, ``text`` and ``emotion``. It
@@ -211,7 +212,7 @@ def prepare_esd(
     n_workers : int
         Threads that read audio files.
     skip_prep : bool
-        True: do nothing.
+        Skip this step.
 
     Raises
     ------
@@ -253,18 +254,20 @@ def prepare_esd(
         return
     (save_folder / STATE_FILE).unlink(missing_ok=True)
 
-    utterances, bad = [], []
+    utterances, bad = [], {}
     for speaker in chosen:
         found, problems = _match_speaker(
             data_folder, speaker, files[speaker], words, emotions
         )
         utterances += found
-        bad += problems
+        bad |= problems
     total = len(utterances) + len(bad)
     utterances, problems = _read_audio(
         data_folder, utterances, max_duration, check_audio, n_workers
     )
-    _report_bad(save_folder, bad + problems, total, max_bad_share)
+    report_skipped(
+        bad | problems, total, max_bad_share, save_folder / SKIPPED_FILE
+    )
 
     _assign_splits(utterances, options)
     _write_manifests(save_folder, utterances)
@@ -272,7 +275,7 @@ def prepare_esd(
 
 
 def _check_options(options):
-    """Raises ValueError for values that no corpus could satisfy."""
+    """Raise ValueError for values that no corpus could satisfy."""
     _check_known("language", [options["language"]], LANGUAGES)
     _check_known(
         "split", [options["split"]], ("official", "speakers", "sentences")
@@ -282,11 +285,7 @@ def _check_options(options):
             raise ValueError(
                 f"{name}: the list is empty; leave it out to use all."
             )
-    if not 0 <= options["max_bad_share"] <= 1:
-        raise ValueError(
-            f"max_bad_share: {options['max_bad_share']} is no share; give a "
-            "number from 0 to 1."
-        )
+    check_share(options["max_bad_share"])
     if options["split"] == "speakers":
         valid = set(options["valid_speakers"])
         test = set(options["test_speakers"])
@@ -306,7 +305,7 @@ def _check_options(options):
 
 
 def _check_known(name, values, known):
-    """Raises ValueError for values that are not among the known ones."""
+    """Raise ValueError for values that are not among the known ones."""
     for value in values:
         if value not in known:
             hint = "" if isinstance(value, str) else ", as a quoted string"
@@ -321,7 +320,7 @@ def _language(speaker):
 
 
 def _choose_speakers(data_folder, save_folder, options):
-    """Checks the folders; returns the speakers to use, sorted."""
+    """Check the folders, and return the speakers to use, sorted."""
     found = _find_speakers(data_folder)
     corpus, target = data_folder.resolve(), save_folder.resolve()
     if corpus == target or corpus in target.parents:
@@ -347,7 +346,7 @@ def _choose_speakers(data_folder, save_folder, options):
 
 
 def _find_speakers(data_folder):
-    """Names of the speaker folders, sorted; never none."""
+    """List the speaker folders, sorted; raise an error if there are none."""
     if not data_folder.is_dir():
         raise FileNotFoundError(
             f"data_folder {data_folder}: no such folder; give the folder that "
@@ -371,7 +370,7 @@ def _find_speakers(data_folder):
 
 
 def _list_files(data_folder, speaker):
-    """Wavs and texts of a speaker: (path in the corpus, size, mtime) each."""
+    """List (path in the corpus, size, mtime) of a speaker's wavs and texts."""
     prefix = len(os.path.join(data_folder, ""))
     files = []
     for entry in _walk(os.path.join(data_folder, speaker)):
@@ -393,12 +392,12 @@ def _walk(folder) -> Iterator[os.DirEntry]:
 
 
 def _fingerprint(files):
-    """A hash of the names, sizes and times of all files."""
+    """Hash the names, sizes and times of all files."""
     return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
 
 
 def _is_prepared(save_folder, state):
-    """Whether the manifests were made with these options from these files."""
+    """Tell whether the manifests were made from these files and options."""
     outputs = [f"{split}.json" for split in SPLITS] + [STATE_FILE]
     if not all((save_folder / name).is_file() for name in outputs):
         return False
@@ -406,14 +405,14 @@ def _is_prepared(save_folder, state):
 
 
 def _match_speaker(data_folder, speaker, files, words, emotions):
-    """Brings audio files and transcript lines of one speaker together.
+    """Match the audio files and transcript lines of one speaker.
 
     Returns
     -------
     utterances : list of Utterance
         With the official split, without duration.
-    bad : list of dict
-        ``id``, ``file`` and ``reason`` of what cannot be used.
+    bad : dict
+        Utterance id, or place of a line, to the reason why it cannot be used.
     """
     wavs = _index_wavs(data_folder, speaker, files, words)
     transcript = data_folder / speaker / f"{speaker}.txt"
@@ -430,8 +429,7 @@ def _match_speaker(data_folder, speaker, files, words, emotions):
         for rank, (utterance_id, wav, line) in enumerate(items):
             reason = _mismatch(utterance_id, wav, line, transcript, emotion)
             if reason:
-                path = str(data_folder / wav.path) if wav else str(transcript)
-                bad.append(dict(id=utterance_id, file=path, reason=reason))
+                bad[utterance_id] = reason
                 continue
             split = wav.split or _official_split(rank, len(items))
             utterances.append(Utterance(utterance_id, wav, line.text, split))
@@ -439,7 +437,7 @@ def _match_speaker(data_folder, speaker, files, words, emotions):
 
 
 def _index_wavs(data_folder, speaker, files, words):
-    """Audio files of a speaker by utterance id; refuses unknown layouts."""
+    """Index a speaker's audio files by utterance id; refuse other layouts."""
     wavs = {}
     for path, _, _ in files:
         if not path.lower().endswith(".wav"):
@@ -470,7 +468,7 @@ def _index_wavs(data_folder, speaker, files, words):
 
 
 def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
-    r"""Reads ESD's ``<speaker>.txt``: id, text and emotion, tab-separated.
+    r"""Read ESD's ``<speaker>.txt``: id, text and emotion, tab-separated.
 
     In ESD as it is distributed some lines lack a tab or the emotion, which
     the audio file's folder tells as well; such lines are accepted.
@@ -488,8 +486,8 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
     -------
     lines : dict
         A :class:`Line` by utterance id.
-    bad : list of dict
-        ``id``, ``file`` and ``reason`` of lines without a usable id.
+    bad : dict
+        Place of each line without a usable id to the reason.
 
     Raises
     ------
@@ -510,7 +508,7 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
             f"{path}: the transcript of speaker {speaker} is missing; copy it "
             "from ESD."
         )
-    lines, bad, others = {}, [], []
+    lines, bad, others = {}, {}, []
     text = decode_transcript(path.read_bytes(), _language(speaker), words)
     for number, content in enumerate(re.split(r"\r\n?|\n", text), start=1):
         place = f"{path} line {number}"
@@ -523,8 +521,9 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
         elif content.strip():
             utterance_id = match[1] if match else ""
             others.append(utterance_id[:4])
-            reason = f"{place}: no utterance id of speaker {speaker}; add it."
-            bad.append(dict(id=utterance_id, file=str(path), reason=reason))
+            bad[place] = (
+                f"{place}: no utterance id of speaker {speaker}; add it."
+            )
     if not lines and any(others):
         raise ValueError(
             f"{path}: the transcript of speaker {max(others)}, not {speaker}; "
@@ -542,7 +541,7 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
 def decode_transcript(
     raw: bytes, language: str, words: Mapping[str, str] = EMOTION_WORDS
 ) -> str:
-    r"""Decodes a transcript of unknown encoding.
+    r"""Decode a transcript of unknown encoding.
 
     Arguments
     ---------
@@ -585,13 +584,13 @@ def decode_transcript(
 
 
 def _has_chinese_emotion(text, words):
-    """Whether a line ends in an emotion that is spelled in Chinese."""
+    """Tell whether a line ends in an emotion that is spelled in Chinese."""
     ends = {line.split()[-1] for line in text.splitlines() if line.strip()}
     return any(word in words and _HAN.search(word) for word in ends)
 
 
 def _parse_line(rest, place, words):
-    """Splits what follows the id into text and emotion."""
+    """Split the rest of a line, after the id, into text and emotion."""
     fields = [field.strip() for field in rest.split("\t") if field.strip()]
     emotion, problem = None, None
     if len(fields) > 1:
@@ -619,7 +618,7 @@ def _parse_line(rest, place, words):
 
 
 def _mismatch(utterance_id, wav, line, transcript, emotion):
-    """Why an utterance cannot be used; None if it can."""
+    """Tell why an utterance cannot be used; None if it can."""
     if wav is None:
         return (
             f"{transcript}: no wav file of {utterance_id}, which it lists; "
@@ -639,7 +638,7 @@ def _mismatch(utterance_id, wav, line, transcript, emotion):
 
 
 def _official_split(rank, total):
-    """Split of the item at ``rank`` of ``total``, in ESD's proportions."""
+    """Return the split of item ``rank`` of ``total``, in ESD's proportions."""
     n_valid = max(1, round(total * OFFICIAL_VALID / OFFICIAL_TOTAL))
     n_test = max(1, round(total * OFFICIAL_TEST / OFFICIAL_TOTAL))
     if rank < n_valid:
@@ -648,14 +647,14 @@ def _official_split(rank, total):
 
 
 def _read_audio(data_folder, utterances, max_duration, check_audio, n_workers):
-    """Fills in durations.
+    """Fill in the durations.
 
     Returns
     -------
     usable : list of Utterance
         Those whose audio can be used.
-    bad : list of dict
-        ``id``, ``file`` and ``reason`` of the others.
+    bad : dict
+        Utterance id of each other one to the reason.
     """
 
     def read(utterance):
@@ -665,7 +664,7 @@ def _read_audio(data_folder, utterances, max_duration, check_audio, n_workers):
             if check_audio:
                 load_audio(path)
         except (OSError, ValueError) as error:
-            return dict(id=utterance.id, file=str(path), reason=str(error))
+            return str(error)
         return None
 
     with ThreadPoolExecutor(n_workers) as executor:
@@ -681,30 +680,12 @@ def _read_audio(data_folder, utterances, max_duration, check_audio, n_workers):
                 },
             )
         )
-    usable = [u for u, p in zip(utterances, problems) if p is None]
-    return usable, [problem for problem in problems if problem]
-
-
-def _report_bad(save_folder, bad, total, max_bad_share):
-    """Lists what is skipped; raises ValueError if it is too much."""
-    listing = save_folder / SKIPPED_FILE
-    write_json(listing, bad)
-    if not bad:
-        return
-    summary = (
-        f"{len(bad)} of {total} utterances cannot be used. The first: "
-        f"{bad[0]['reason']} All are listed in {listing}."
-    )
-    if len(bad) > max_bad_share * total:
-        raise ValueError(
-            f"{summary} More than max_bad_share = {max_bad_share:g}: repair "
-            "them, or raise max_bad_share."
-        )
-    logger.warning("%s They are skipped.", summary)
+    bad = {u.id: problem for u, problem in zip(utterances, problems) if problem}
+    return [u for u in utterances if u.id not in bad], bad
 
 
 def _assign_splits(utterances, options):
-    """Replaces the official split where another is asked for."""
+    """Replace the official split where another is asked for."""
     if options["split"] == "speakers":
         held_out = dict.fromkeys(options["valid_speakers"], "valid")
         held_out.update(dict.fromkeys(options["test_speakers"], "test"))
@@ -718,7 +699,7 @@ def _assign_splits(utterances, options):
 
 
 def sentence_key(text: str) -> str:
-    """A text without case, spaces and punctuation, to compare sentences.
+    """Remove case, spaces and punctuation of a text, to compare sentences.
 
     Arguments
     ---------
@@ -740,7 +721,7 @@ def sentence_key(text: str) -> str:
 
 
 def _held_out_sentences(utterances, options):
-    """Split by sentence key of the held-out sentences of each language."""
+    """Map the keys of each language's held-out sentences to their split."""
     n_valid, n_test = options["valid_sentences"], options["test_sentences"]
     by_language = defaultdict(set)
     for utterance in utterances:
@@ -767,7 +748,7 @@ def _held_out_sentences(utterances, options):
 
 
 def _write_manifests(save_folder, utterances):
-    """Writes one JSON file per split."""
+    """Write one JSON file per split."""
     manifests = {split: {} for split in SPLITS}
     hours = Counter()
     for utterance in sorted(utterances, key=lambda utterance: utterance.id):

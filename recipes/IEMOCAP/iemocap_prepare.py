@@ -22,6 +22,7 @@ from speechbrain_emofilm.dataio.alignments import Word, write_alignment
 from speechbrain_emofilm.dataio.audio import audio_info
 from speechbrain_emofilm.dataio.text import same_word, split_words
 from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
@@ -153,7 +154,7 @@ def prepare_iemocap(
         logger.info(f"{save_folder} is up to date, nothing to prepare.")
         return
     (save_folder / STATE_FILE).unlink(missing_ok=True)
-    items, bad, others, aligned = {}, [], Counter(), Counter()
+    items, bad, others, aligned = {}, {}, Counter(), Counter()
     for number, folder in sessions.items():
         turns = _read_session(folder, bad)
         for turn, (evaluation, text, wav) in tqdm(
@@ -168,7 +169,7 @@ def prepare_iemocap(
             try:
                 duration = audio_info(wav, max_duration).duration
             except (OSError, ValueError) as error:
-                bad.append({"id": turn, "file": str(wav), "reason": str(error)})
+                bad[turn] = str(error)
                 continue
             items[turn] = {
                 "wav": f"{{data_root}}/{wav.relative_to(data_folder)}",
@@ -185,7 +186,13 @@ def prepare_iemocap(
             aligned[_convert_alignment(folder, turn, text, duration, grid)] += 1
     logger.info(f"Turns of other emotions, left out: {dict(others)}")
     logger.info(f"Forced alignments of the release: {dict(aligned)}")
-    _report_bad(save_folder, bad, len(items) + len(bad), max_bad_share)
+    report_skipped(
+        bad,
+        len(items) + len(bad),
+        max_bad_share,
+        save_folder / SKIPPED_FILE,
+        "turns",
+    )
     _write_manifests(save_folder, items, test_session, valid_session)
     write_json(save_folder / STATE_FILE, state)
 
@@ -415,7 +422,7 @@ def _is_prepared(save_folder, state):
 
 
 def _read_session(folder, bad):
-    """Turn id to (evaluation, text, wav); extends the list of bad turns."""
+    """Map turn ids to (evaluation, text, wav), and add to the bad turns."""
     paths = sorted((folder / "dialog" / "EmoEvaluation").glob("Ses*.txt"))
     if not paths:
         raise FileNotFoundError(
@@ -432,8 +439,7 @@ def _read_session(folder, bad):
             if split_words(text):
                 turns[turn] = evaluation, text, wav
             else:
-                reason = f"{transcript}: no words of {turn}; add its line."
-                bad.append({"id": turn, "file": str(wav), "reason": reason})
+                bad[turn] = f"{transcript}: no words of {turn}; add its line."
     return turns
 
 
@@ -458,23 +464,6 @@ def _convert_alignment(folder, turn, text, duration, grid):
         return "of other words"
     write_alignment(grid, spoken, duration)
     return "used"
-
-
-def _report_bad(save_folder, bad, total, max_bad_share):
-    """Lists what is skipped; raises ValueError if it is too much."""
-    write_json(save_folder / SKIPPED_FILE, bad)
-    if not bad:
-        return
-    summary = (
-        f"{len(bad)} of {total} turns cannot be used. The first: "
-        f"{bad[0]['reason']} All are listed in {save_folder / SKIPPED_FILE}."
-    )
-    if len(bad) > max_bad_share * total:
-        raise ValueError(
-            f"{summary} More than max_bad_share = {max_bad_share:g}: repair "
-            "them, or raise max_bad_share."
-        )
-    logger.warning(f"{summary} They are skipped.")
 
 
 def _write_manifests(save_folder, items, test_session, valid_session):

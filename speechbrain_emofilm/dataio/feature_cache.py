@@ -1,30 +1,23 @@
-"""A corpus's emotion features in one HDF5 file, with the model's name on it.
-
-While they are made, each batch goes into a file of its own in the folder
-``<path>.parts``: a part is either whole or absent, whenever the work is
-killed, and any number of processes can write parts side by side. At the end
-the parts become the one file, and the folder goes.
+"""Emotion features of a corpus in one HDF5 file.
 
 The file holds a float16 dataset (F, D) for each utterance id, with the mean
-and the standard deviation of its frames, the number of its wav's bytes, and
-in its attributes the identity of the extractor.
+and the standard deviation of its frames and the size of its wav in bytes. The
+file's attributes identify the extractor. During the extraction each batch is
+a part of the cache, see :mod:`speechbrain_emofilm.utils.sharding`.
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechbrain_emofilm.utils import sharding
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np
 import torch
-from speechbrain.utils.logger import get_logger
-
-logger = get_logger(__name__)
 
 PathLike = str | Path
 REMEDY = "make it with extract_features.py"
@@ -33,7 +26,7 @@ STD_FLOOR = 1e-3
 
 
 def extractor_identity(extractor: torch.nn.Module) -> dict[str, Any]:
-    """What a cache remembers of the extractor that made it.
+    """Describe the extractor that makes a cache.
 
     Arguments
     ---------
@@ -71,7 +64,7 @@ def extractor_identity(extractor: torch.nn.Module) -> dict[str, Any]:
 
 
 class EmotionFeatureCache:
-    """Reads a cache of emotion features.
+    """Read a cache of emotion features.
 
     Arguments
     ---------
@@ -135,7 +128,7 @@ class EmotionFeatureCache:
 
     @property
     def _features(self):
-        """The datasets; the file is opened at first use."""
+        """Return the datasets; the file is opened at first use."""
         if self._file is None:
             self._file = _open(self.path)
         return self._file["features"]
@@ -150,7 +143,7 @@ class EmotionFeatureCache:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -165,7 +158,7 @@ class EmotionFeatureCache:
         return iter(self._features)
 
     def __getitem__(self, utterance: str) -> torch.Tensor:
-        """Reads the frames (F, D) of an utterance, float32."""
+        """Read the frames (F, D) of an utterance, float32."""
         frames = torch.from_numpy(self._dataset(utterance)[:]).float()
         if self._statistics:
             mean, std = self._statistics[self._speaker(utterance)]
@@ -192,7 +185,7 @@ class EmotionFeatureCache:
     def speaker_statistics(
         self, speakers: Mapping[str, str]
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Mean and standard deviation of each speaker's frames.
+        """Compute the mean and standard deviation of each speaker's frames.
 
         Arguments
         ---------
@@ -224,7 +217,7 @@ class EmotionFeatureCache:
         return statistics
 
     def wav_bytes(self) -> dict[str, int]:
-        """Utterance id to the size of the wav that its frames are of."""
+        """Return the size in bytes of each utterance's wav."""
         return {
             utterance: int(data.attrs["wav_bytes"])
             for utterance, data in self._features.items()
@@ -238,7 +231,7 @@ def write_part(
     wav_bytes: Mapping[str, int],
     skipped: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the features of a batch of utterances beside a cache.
+    """Write the features of a batch of utterances as a part of a cache.
 
     Arguments
     ---------
@@ -255,26 +248,25 @@ def write_part(
         Utterances of the batch without features, with the reasons.
     """
     skipped = skipped or {}
-    ids = "\n".join(sorted({**features, **skipped}))
-    name = hashlib.sha256(ids.encode()).hexdigest()[:16]
-    with (
-        atomic_path(parts_folder(path) / f"{name}.hdf5") as temporary,
-        _create(temporary, identity, skipped) as file,
-    ):
-        group = file.create_group("features")
-        for utterance in sorted(features):
-            frames = features[utterance].float().cpu().numpy()
-            stored = frames.astype(np.float16)
-            data = group.create_dataset(utterance, data=stored)
-            # Of the frames as they will be read.
-            data.attrs["mean"] = stored.mean(0, dtype=np.float64)
-            data.attrs["std"] = stored.std(0, dtype=np.float64)
-            data.attrs["wav_bytes"] = wav_bytes[utterance]
+
+    def write(part):
+        with _create(part, identity, skipped) as file:
+            group = file.create_group("features")
+            for utterance in sorted(features):
+                frames = features[utterance].float().cpu().numpy()
+                stored = frames.astype(np.float16)
+                data = group.create_dataset(utterance, data=stored)
+                # Statistics of the frames as they will be read
+                data.attrs["mean"] = stored.mean(0, dtype=np.float64)
+                data.attrs["std"] = stored.std(0, dtype=np.float64)
+                data.attrs["wav_bytes"] = wav_bytes[utterance]
+
+    sharding.write_part(path, {**features, **skipped}, write)
 
 
 @dataclass
 class StoredFeatures:
-    """What a cache and its parts hold.
+    """Content of a cache and its parts.
 
     Arguments
     ---------
@@ -283,8 +275,8 @@ class StoredFeatures:
     wav_bytes : dict
         Utterance id to the size of its wav.
     skipped : dict
-        Utterance id to the reason why a part has no frames of it. Those that
-        the cache itself lacks are not among them: the next run tries again.
+        Utterance id to the reason why a part has no frames of it. Utterances
+        that the cache itself skips are not listed: the next run tries again.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -295,14 +287,14 @@ class StoredFeatures:
 def stored_features(
     path: PathLike, identity: Mapping[str, Any]
 ) -> StoredFeatures:
-    """Finds what an interrupted or finished extraction has left.
+    """Find the results of an interrupted or finished extraction.
 
-    A part that cannot be read is removed: its batch is made again.
+    A part that cannot be read is removed: its batch is computed again.
 
     Arguments
     ---------
     path : str or Path
-        The cache; it and its parts may be there or not.
+        The cache; neither it nor a part need exist.
     identity : mapping
         Of the extractor in use.
 
@@ -312,19 +304,7 @@ def stored_features(
         If the cache is damaged, or made by another extractor.
     """
     stored = StoredFeatures()
-    parts = sorted(  # of two that hold an utterance, the newer counts
-        parts_folder(path).glob("[!.]*.hdf5"),
-        key=lambda part: part.stat().st_mtime_ns,
-    )
-    for file in [Path(path)] * Path(path).is_file() + parts:
-        try:
-            cache = EmotionFeatureCache(file)
-        except ValueError as error:
-            if file == Path(path):
-                raise
-            logger.warning(f"{error} It is removed, and made again.")
-            file.unlink()
-            continue
+    for file, cache in sharding.read_with_parts(path, EmotionFeatureCache):
         _check_identity(path, cache.identity, identity)
         with cache:
             sizes = cache.wav_bytes()
@@ -340,7 +320,7 @@ def merge_parts(
     identity: Mapping[str, Any],
     utterances: Collection[str],
 ) -> dict[str, str]:
-    """Makes one file of a cache and its parts; the old one stays until then.
+    """Merge the parts of a cache into it.
 
     Arguments
     ---------
@@ -356,7 +336,7 @@ def merge_parts(
     dict
         Utterance id to the reason why it has no features.
     """
-    if Path(path).is_file() and not parts_folder(path).is_dir():
+    if Path(path).is_file() and not sharding.parts_folder(path).is_dir():
         return {}  # nothing is new
     stored = stored_features(path, identity)
     skipped = {
@@ -380,23 +360,12 @@ def merge_parts(
     finally:
         for file in opened.values():
             file.close()
-    shutil.rmtree(parts_folder(path), ignore_errors=True)
+    sharding.remove_parts(path)
     return skipped
 
 
-def parts_folder(path: PathLike) -> Path:
-    """Folder of a cache's parts.
-
-    Arguments
-    ---------
-    path : str or Path
-        The cache.
-    """
-    return Path(f"{path}.parts")
-
-
 def read_header(path: PathLike) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads what a cache says of itself.
+    """Read the header of a cache.
 
     Arguments
     ---------
@@ -428,7 +397,7 @@ def read_header(path: PathLike) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _check_identity(path, made_by, in_use):
-    """Raises ValueError if two extractors would not give the same frames."""
+    """Raise ValueError if the features come from another extractor."""
     for key in ("model", "revision", "config_hash"):
         if made_by[key] != in_use[key]:
             names = [
@@ -440,9 +409,8 @@ def _check_identity(path, made_by, in_use):
             raise ValueError(
                 f"{path} holds features of another extractor: its {key} is "
                 f"{made_by[key]}, the one in use has {in_use[key]} "
-                f"({names[0]} / {names[1]}). Delete the file and "
-                f"{parts_folder(path).name} and {REMEDY}, or give the path "
-                "of this extractor's cache."
+                f"({names[0]} / {names[1]}). Delete the file and its parts "
+                f"and {REMEDY}, or give the path of this extractor's cache."
             )
 
 
@@ -458,7 +426,7 @@ def _h5py():
 
 
 def _open(path):
-    """Opens for reading; a file that is not whole is a ValueError."""
+    """Open for reading; raise ValueError if the file is damaged."""
     try:
         return _h5py().File(path, "r")
     except OSError as error:  # how h5py reports all that is wrong with a file

@@ -16,7 +16,7 @@ probabilities, are written as TextGrid tiers ``words``, ``emotion`` and
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import (
@@ -43,7 +43,7 @@ _FIELDS = (
 
 @dataclass(frozen=True)
 class WordLabel:
-    """A word, when it is spoken, and with which emotion.
+    """A word with its times and emotion.
 
     Arguments
     ---------
@@ -74,7 +74,7 @@ class WordLabel:
 
 @dataclass(frozen=True)
 class UtteranceLabels:
-    """The labels of all words of an utterance.
+    """Labels of all words of an utterance.
 
     Arguments
     ---------
@@ -88,14 +88,58 @@ class UtteranceLabels:
     source: dict = field(default_factory=dict)
 
     def alignment(self) -> list[Word]:
-        """The words and their times, without the emotions."""
+        """Return the words and their times, without the emotions."""
         return [Word(w.word, w.start, w.end) for w in self.words]
+
+    def corrected(
+        self, correction: "UtteranceLabels", utterance: str
+    ) -> "UtteranceLabels":
+        """Apply labels corrected in Praat, whose TextGrids hold less.
+
+        Arguments
+        ---------
+        correction : UtteranceLabels
+            Labels of the same words.
+        utterance : str
+            The utterance id, for the message.
+
+        Returns
+        -------
+        UtteranceLabels
+            The correction; words with the same emotion and intensity as
+            before keep their probabilities and confidence.
+
+        Raises
+        ------
+        ValueError
+            If the words differ.
+
+        Example
+        -------
+        >>> old = UtteranceLabels(
+        ...     [WordLabel("We", 0.1, 0.4, "sad", {"sad": 1.0}, 0.5, 0.9)]
+        ... )
+        >>> new = UtteranceLabels([WordLabel("We", 0.1, 0.4, "happy")])
+        >>> old.corrected(new, "a") == new, old.corrected(old, "a") == old
+        (True, True)
+        """
+        check_words(correction, [word.word for word in self.words], utterance)
+        words = []
+        for old, new in zip(self.words, correction.words):
+            if new.emotion == old.emotion and _same(
+                new.intensity, old.intensity
+            ):
+                new = replace(old, start=new.start, end=new.end)
+            words.append(new)
+        if words == self.words:
+            return self
+        return UtteranceLabels(words, {**self.source, **correction.source})
 
 
 def read_word_labels(
     path: str | Path, emotions: Sequence[str]
 ) -> dict[str, UtteranceLabels]:
-    """Reads and checks a labels file.
+    """Read and check a labels file.
 
     Arguments
     ---------
@@ -145,7 +189,7 @@ def write_word_labels(
     labels: Mapping[str, UtteranceLabels],
     emotions: Sequence[str],
 ) -> None:
-    """Checks labels and writes them as one JSON file.
+    """Check labels and write them as one JSON file.
 
     Arguments
     ---------
@@ -181,7 +225,7 @@ def write_word_labels(
 def read_label_textgrid(
     path: str | Path, emotions: Sequence[str]
 ) -> UtteranceLabels:
-    """Reads the tiers ``words``, ``emotion`` and ``intensity``.
+    """Read the tiers ``words``, ``emotion`` and ``intensity``.
 
     Arguments
     ---------
@@ -194,7 +238,7 @@ def read_label_textgrid(
     Returns
     -------
     UtteranceLabels
-        Each word with the label of the interval that lies in its middle.
+        Each word with the label of the interval around its middle.
 
     Raises
     ------
@@ -235,7 +279,7 @@ def read_label_textgrid(
 def write_label_textgrid(
     path: str | Path, labels: UtteranceLabels, duration: float
 ) -> None:
-    """Writes labels as TextGrid tiers, to be opened in Praat.
+    """Write labels as TextGrid tiers, to be opened in Praat.
 
     Arguments
     ---------
@@ -269,7 +313,7 @@ def write_label_textgrid(
 def words_to_tensors(
     labels: UtteranceLabels, emotions: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels as the model takes them.
+    """Convert labels to the model's tensors.
 
     Arguments
     ---------
@@ -314,7 +358,7 @@ def words_to_tensors(
 def full_intensity(
     word_emotions: torch.Tensor, emotions: Sequence[str]
 ) -> torch.Tensor:
-    """Intensity of words that carry their emotion in full.
+    """Compute the intensity of words that carry their emotion in full.
 
     Arguments
     ---------
@@ -341,7 +385,7 @@ def full_intensity(
 def sentence_labels(
     words: Sequence[Word], emotion: str, intensity: float | None = None
 ) -> UtteranceLabels:
-    """Gives the emotion of a sentence to each of its words.
+    """Give the emotion of a sentence to each of its words.
 
     Arguments
     ---------
@@ -370,7 +414,7 @@ def sentence_labels(
 def check_words(
     labels: UtteranceLabels, text_words: Sequence[str], utterance: str
 ) -> None:
-    """Refuses labels whose words are not those of the text.
+    """Check that the words of labels are those of the text.
 
     Case and punctuation do not count.
 
@@ -414,7 +458,7 @@ def check_words(
 def check_labels(
     labels: UtteranceLabels, emotions: Sequence[str], place: str
 ) -> None:
-    """Refuses labels that do not keep the contract.
+    """Check that labels keep the contract.
 
     Arguments
     ---------
@@ -453,7 +497,7 @@ def check_labels(
 
 
 def _check_shares(word: WordLabel, where: str) -> None:
-    """Refuses numbers outside of 0 and 1, and probabilities without sum."""
+    """Check that numbers are within 0 and 1, and probabilities sum to 1."""
     shares = {"intensity": word.intensity, "confidence": word.confidence}
     shares.update(
         (f"probs of {emotion}", share)
@@ -475,7 +519,7 @@ def _check_shares(word: WordLabel, where: str) -> None:
 
 
 def _parse_utterance(entry: object, place: str) -> UtteranceLabels:
-    """Labels from one entry of the JSON file."""
+    """Parse one entry of the JSON file."""
     if not isinstance(entry, dict) or not isinstance(entry.get("words"), list):
         raise ValueError(
             f"{place} has no list 'words': write one object for each word."
@@ -500,7 +544,7 @@ def _parse_utterance(entry: object, place: str) -> UtteranceLabels:
 
 
 def _parse_word(item: Mapping, where: str) -> WordLabel:
-    """One word's label from its JSON object."""
+    """Parse one word's label."""
     for name in ("start", "end"):
         if item.get(name) is None:
             raise ValueError(f"{where} has no {name!r}: give it in seconds.")
@@ -526,7 +570,7 @@ def _parse_word(item: Mapping, where: str) -> WordLabel:
 
 
 def _number(value: object, where: str) -> float | None:
-    """A number, or None where there is none."""
+    """Convert to a number, or None if the value is None."""
     if value is None:
         return None
     try:
@@ -540,11 +584,18 @@ def _number(value: object, where: str) -> float | None:
 def _label_at(
     intervals: Sequence[tuple[float, float, str]], time: float
 ) -> str | None:
-    """The label of the interval at a time."""
+    """Return the label of the interval at a time."""
     for start, end, label in intervals:
         if start <= time < end and label.strip():
             return label.strip()
     return None
+
+
+def _same(first: float | None, second: float | None) -> bool:
+    """Tell whether two numbers agree in the digits of a TextGrid."""
+    if first is None or second is None:
+        return first is second
+    return abs(first - second) < 1e-5
 
 
 def _quoted(word: str | None) -> str:

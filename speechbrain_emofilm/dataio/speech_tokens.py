@@ -1,14 +1,16 @@
-"""A corpus's speech tokens in one file, with the tokenizer's name on it.
+"""Speech tokens of a corpus in one safetensors file.
 
-The file is safetensors: one int16 tensor (S,) for each utterance id, and in
-its header the fingerprint of the tokenizer that made it, the size of each
-wav when it was read, and the utterances that could not be read.
+The file holds an int16 tensor (S,) for each utterance id. Its header holds
+the fingerprint of the tokenizer, the size of each wav when it was read, and
+the utterances that could not be read.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechbrain_emofilm.utils import sharding
 from speechbrain_emofilm.utils.files import atomic_path
 
 import safetensors
@@ -16,6 +18,7 @@ import safetensors.torch
 import torch
 
 PathLike = str | Path
+REMEDY = "make it with extract_speech_tokens.py"
 
 
 @dataclass
@@ -42,14 +45,14 @@ class SpeechTokenCache:
 
 
 def write_speech_tokens(path: PathLike, cache: SpeechTokenCache) -> None:
-    """Writes a token cache; the old one stays until the new one is whole.
+    """Write a token cache atomically.
 
     Arguments
     ---------
     path : str or Path
         The file to write.
     cache : SpeechTokenCache
-        Its content.
+        The content of the file.
 
     Example
     -------
@@ -75,7 +78,7 @@ def write_speech_tokens(path: PathLike, cache: SpeechTokenCache) -> None:
 def read_speech_tokens(
     path: PathLike, tokenizer: str | None = None
 ) -> SpeechTokenCache:
-    """Reads a token cache.
+    """Read a token cache.
 
     Arguments
     ---------
@@ -91,9 +94,8 @@ def read_speech_tokens(
     ValueError
         If the file is damaged, not a token cache, or of another tokenizer.
     """
-    remedy = "make it with extract_speech_tokens.py"
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist: {remedy}.")
+        raise FileNotFoundError(f"{path} does not exist: {REMEDY}.")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -102,23 +104,111 @@ def read_speech_tokens(
             }
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}): delete it and {remedy}."
+            f"{path} cannot be read ({error}): delete it and {REMEDY}."
         ) from error
     if not {"tokenizer", "wav_bytes", "skipped"} <= header.keys():
         raise ValueError(
             f"{path} is not a cache of speech tokens: give another path, or "
-            f"delete it and {remedy}."
+            f"delete it and {REMEDY}."
         )
-    if tokenizer is not None and header["tokenizer"] != tokenizer:
-        raise ValueError(
-            f"{path} holds tokens of the speech tokenizer "
-            f"{header['tokenizer']}, but this backbone's is {tokenizer}: "
-            f"delete the file and {remedy}, or give the path of a cache of "
-            "this tokenizer."
-        )
+    if tokenizer is not None:
+        _check_tokenizer(path, header["tokenizer"], tokenizer)
     return SpeechTokenCache(
         header["tokenizer"],
         tokens,
         json.loads(header["wav_bytes"]),
         json.loads(header["skipped"]),
     )
+
+
+def write_part(path: PathLike, cache: SpeechTokenCache) -> None:
+    """Write the tokens of some utterances as a part of a cache.
+
+    Arguments
+    ---------
+    path : str or Path
+        The cache's file.
+    cache : SpeechTokenCache
+        The content of the part.
+    """
+    sharding.write_part(
+        path,
+        {**cache.tokens, **cache.skipped},
+        lambda part: write_speech_tokens(part, cache),
+    )
+
+
+def stored_tokens(path: PathLike, tokenizer: str) -> SpeechTokenCache:
+    """Read the results of an interrupted or finished extraction.
+
+    Arguments
+    ---------
+    path : str or Path
+        The cache's file; neither it nor a part need exist.
+    tokenizer : str
+        Fingerprint of the tokenizer in use.
+
+    Returns
+    -------
+    SpeechTokenCache
+        The union of the cache and its parts. Utterances that the cache
+        itself skips are not listed: the next run tries again.
+
+    Raises
+    ------
+    ValueError
+        If the cache is damaged, or made by another tokenizer.
+    """
+    stored = SpeechTokenCache(tokenizer)
+    for file, cache in sharding.read_with_parts(path, read_speech_tokens):
+        _check_tokenizer(path, cache.tokenizer, tokenizer)
+        stored.tokens.update(cache.tokens)
+        stored.wav_bytes.update(cache.wav_bytes)
+        for utterance in cache.tokens:
+            stored.skipped.pop(utterance, None)
+        if file != Path(path):
+            stored.skipped.update(cache.skipped)
+            for utterance in cache.skipped:
+                stored.tokens.pop(utterance, None)
+    return stored
+
+
+def merge_parts(
+    path: PathLike, tokenizer: str, utterances: Collection[str]
+) -> SpeechTokenCache:
+    """Merge the parts of a cache into it.
+
+    Arguments
+    ---------
+    path : str or Path
+        The cache's file.
+    tokenizer : str
+        Fingerprint of the tokenizer in use.
+    utterances : collection of str
+        Utterances to keep.
+
+    Returns
+    -------
+    SpeechTokenCache
+        The content of the merged cache.
+    """
+    stored = stored_tokens(path, tokenizer)
+    tokens, wav_bytes, skipped = (
+        {name: mapping[name] for name in sorted(mapping) if name in utterances}
+        for mapping in (stored.tokens, stored.wav_bytes, stored.skipped)
+    )
+    merged = SpeechTokenCache(tokenizer, tokens, wav_bytes, skipped)
+    if sharding.list_parts(path) or len(tokens) < len(stored.tokens):
+        write_speech_tokens(path, merged)
+    sharding.remove_parts(path)
+    return merged
+
+
+def _check_tokenizer(path, made_by, in_use):
+    """Raise ValueError if the tokens come from another tokenizer."""
+    if made_by != in_use:
+        raise ValueError(
+            f"{path} holds tokens of the speech tokenizer {made_by}, but this "
+            f"backbone's is {in_use}: delete the file and its parts and "
+            f"{REMEDY}, or give the path of a cache of this tokenizer."
+        )

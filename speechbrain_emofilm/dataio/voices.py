@@ -1,8 +1,8 @@
-"""Voices to be cloned: speaker vectors and prompts, in one file.
+"""Voices to clone: speaker vectors and prompts in one safetensors file.
 
-The file is safetensors: ``<name>.xvector`` (D,), ``<name>.prompt_tokens``
-(P,) and ``<name>.prompt_mel`` (2P, mels) for each voice, and in its header
-what each was made of.
+The file holds ``<name>.xvector`` (D,), ``<name>.prompt_tokens`` (P,) and
+``<name>.prompt_mel`` (2P, mels) for each voice. Its header tells the source of
+each voice: the recording and the models that it was made with.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechbrain_emofilm.utils import sharding
 from speechbrain_emofilm.utils.assets import load_tensors
 from speechbrain_emofilm.utils.files import atomic_path
 
@@ -24,7 +25,7 @@ _PARTS = ("xvector", "prompt_tokens", "prompt_mel")
 
 @dataclass(frozen=True)
 class Voice:
-    """What a reference recording gives to the flow.
+    """Speaker vector and prompt of a reference recording.
 
     Arguments
     ---------
@@ -35,8 +36,8 @@ class Voice:
     prompt_mel : torch.Tensor
         Its log-mel (2P, mels).
     source : dict, optional
-        What it was made of, by which a voice that is out of date is noticed;
-        str to str.
+        The recording and models it was made with, str to str, by which an
+        outdated voice is noticed.
 
     Raises
     ------
@@ -65,7 +66,7 @@ class Voice:
         mel: torch.Tensor,
         source: Mapping[str, str] | None = None,
     ) -> "Voice":
-        """Makes a voice of tokens and mel whose ends differ a little.
+        """Make a voice from tokens and a mel, cut to the same duration.
 
         Arguments
         ---------
@@ -76,7 +77,7 @@ class Voice:
         mel : torch.Tensor
             Log-mel (N, mels) of the same recording.
         source : dict, optional
-            What it was made of.
+            The recording and models it is made with.
 
         Example
         -------
@@ -91,7 +92,7 @@ class Voice:
 
 
 def write_voices(path: PathLike, voices: Mapping[str, Voice]) -> None:
-    """Writes voices; the old file stays until the new one is whole.
+    """Write voices atomically.
 
     Arguments
     ---------
@@ -124,7 +125,7 @@ def write_voices(path: PathLike, voices: Mapping[str, Voice]) -> None:
 
 
 def read_voices(path: PathLike) -> dict[str, Voice]:
-    """Reads voices.
+    """Read voices.
 
     Arguments
     ---------
@@ -141,7 +142,7 @@ def read_voices(path: PathLike) -> dict[str, Voice]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no file of voices.
+        If it is not a file of voices.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -158,7 +159,7 @@ def read_voices(path: PathLike) -> dict[str, Voice]:
     ]
     if missing or not names:
         raise ValueError(
-            f"{path} is no file of voices (it has no "
+            f"{path} is not a file of voices (it has no "
             f"{missing[0] if missing else 'voice'}): make it with "
             "extract_speaker_embeddings.py."
         )
@@ -171,3 +172,63 @@ def read_voices(path: PathLike) -> dict[str, Voice]:
         )
         for name in names
     }
+
+
+def write_part(path: PathLike, voices: Mapping[str, Voice]) -> None:
+    """Write some voices as a part of their file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file of all voices.
+    voices : dict
+        Name to voice.
+    """
+    sharding.write_part(path, voices, lambda part: write_voices(part, voices))
+
+
+def stored_voices(
+    path: PathLike, sources: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[str, Voice], int]:
+    """Read the current voices of an interrupted or finished extraction.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file of the voices; neither it nor a part need exist.
+    sources : dict
+        Name of each voice to the recording and models it is made with today.
+
+    Returns
+    -------
+    current : dict
+        Name to voice, for the voices that would be the same today.
+    n_outdated : int
+        Number of other voices.
+    """
+    current, outdated = {}, set()
+    for _, voices in sharding.read_with_parts(path, read_voices):
+        for name, voice in voices.items():
+            if name in sources and voice.source == sources[name]:
+                current[name] = voice
+            else:
+                outdated.add(name)
+    return current, len(outdated - current.keys())
+
+
+def merge_parts(
+    path: PathLike, sources: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Merge the parts of a file of voices into it, without outdated voices.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file of the voices.
+    sources : dict
+        Name of each voice to the recording and models it is made with today.
+    """
+    voices, _ = stored_voices(path, sources)
+    if sharding.list_parts(path) and voices:
+        write_voices(path, voices)
+    sharding.remove_parts(path)

@@ -8,12 +8,15 @@ import sys
 
 from speechbrain_emofilm.dataio.speech_tokens import (
     read_speech_tokens,
+    stored_tokens,
+    write_part,
     write_speech_tokens,
 )
 from speechbrain_emofilm.dataio.voices import read_voices
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.integrations.cosyvoice2.campplus import CAMPPlus
 from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.sharding import parts_folder
 
 import pytest
 import soundfile
@@ -43,7 +46,6 @@ def flags_of(place, **overrides):
         "backbone_source": place / "snapshot",
         "backbone": json.dumps(BACKBONE),
         "label_source": "truth",
-        "use_transitions": True,
         "use_tensorboard": False,
         "num_workers": 0,
         "number_of_steps": 2,
@@ -95,18 +97,16 @@ def test_interrupted_extraction_keeps_what_any_process_has_made(
     first, *others = sorted(whole.tokens)
     for name in others:
         del part.tokens[name]
-    write_speech_tokens(path.with_suffix(".shard3.safetensors"), part)
+    write_part(path, part)
     part.tokens.clear()
     write_speech_tokens(path, part)
-    functions = run_script("extract_speech_tokens.py", [], run_name="functions")
-    functions["merge_shards"](str(path), whole.tokenizer)
-    assert list(read_speech_tokens(path).tokens) == [first]
+    assert list(stored_tokens(path, whole.tokenizer).tokens) == [first]
     run("extract_speech_tokens.py", prepared)
     again = read_speech_tokens(path)
     assert again.tokens.keys() == whole.tokens.keys()
     for name, tokens in whole.tokens.items():
         assert torch.equal(again.tokens[name], tokens)
-    assert not list(path.parent.glob("*.shard*"))
+    assert not parts_folder(path).exists()
 
 
 def test_two_processes_extract_what_one_does(prepared, tmp_path):

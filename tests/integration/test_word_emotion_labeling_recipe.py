@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 from speechbrain_emofilm.dataio.alignments import Word, write_alignment
 from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
     read_label_textgrid,
     read_word_labels,
+    write_label_textgrid,
 )
 from speechbrain_emofilm.inference.labeler import WordEmotionLabeler
 from speechbrain_emofilm.utils.files import read_json, write_json
@@ -204,7 +207,7 @@ def test_labels_of_a_corpus(world):
             w.emotion for w in entry.words
         ]
         assert entry.source["features"] == "toy"
-    assert read_json(world / "labels" / "skipped.json") == {}
+    assert not (world / "labels" / "skipped.json").exists()
     assert not list((world / "labels").glob("*.parts"))
 
 
@@ -263,7 +266,7 @@ def test_utterances_that_cannot_be_labelled_are_skipped_and_listed(world):
     missing, other, *_ = sorted(grids.glob("0011_0*.TextGrid"))
     missing.unlink()
     write_alignment(other, [Word("nothing", 0.0, 0.4)], 0.5)
-    with pytest.raises(ValueError, match="2 of 22 utterances have no labels"):
+    with pytest.raises(ValueError, match="2 of 22 utterances cannot be used"):
         label(world, world / "labeler", world / "labels")
     label(world, world / "labeler", world / "labels", max_bad_share=0.2)
     skipped = read_json(world / "labels" / "skipped.json")
@@ -272,6 +275,35 @@ def test_utterances_that_cannot_be_labelled_are_skipped_and_listed(world):
     assert f"{other.stem}.TextGrid" in skipped[other.stem]
     labels = read_word_labels(world / "labels" / "word_labels.json", EMOTIONS)
     assert len(labels) == 20
+
+
+def test_labels_corrected_in_praat_are_read_back(world):
+    output = world / "labels"
+    label(world, world / "labeler", output)
+    before = read_word_labels(output / "word_labels.json", EMOTIONS)
+    first, second, third, *others = sorted(output.rglob("*.TextGrid"))
+    for path in others:
+        path.unlink()
+    old = before[first.stem].words
+    other = "sad" if old[0].emotion != "sad" else "happy"
+    corrected = [replace(old[0], emotion=other, intensity=0.25), *old[1:]]
+    write_label_textgrid(first, UtteranceLabels(corrected), old[-1].end)
+    second.write_text("no TextGrid")
+    third.rename(third.with_name("unknown.TextGrid"))
+
+    options = {"from_textgrids": output / "textgrids"}
+    with pytest.raises(ValueError, match="2 of 23 utterances cannot be used"):
+        label(world, world / "labeler", output, **options)
+    unchanged = read_word_labels(output / "word_labels.json", EMOTIONS)
+    assert unchanged == before
+    label(world, world / "labeler", output, max_bad_share=0.1, **options)
+    assert set(read_json(output / "skipped.json")) == {second.stem, "unknown"}
+    after = read_word_labels(output / "word_labels.json", EMOTIONS)
+    word, *rest = after.pop(first.stem).words
+    assert (word.emotion, word.intensity, word.probs) == (other, 0.25, None)
+    assert rest == old[1:]
+    del before[first.stem]
+    assert after == before
 
 
 def test_training_skips_and_lists_what_it_cannot_use(world):
@@ -384,7 +416,6 @@ def test_esd_and_iemocap_together_with_rated_attributes(world):
         data_folder=world / "IEMOCAP",
         prepared_folder=prepared,
         skip_prep=True,
-        use_transitions=False,
     )
     run(
         "train",

@@ -533,9 +533,9 @@ def test_a_bad_wav_is_skipped_listed_and_refused(corpus, damage, reason):
     items = prepare_all(corpus, max_bad_share=0.05, **options)
     assert len(items) == 34 and "0011_000353" not in items
     skipped = corpus.parent / "save" / "skipped.json"
-    (skipped,) = json.loads(skipped.read_text("utf-8"))
-    assert skipped["id"] == "0011_000353"
-    assert reason in skipped["reason"]
+    skipped = json.loads(skipped.read_text("utf-8"))
+    assert list(skipped) == ["0011_000353"]
+    assert reason in skipped["0011_000353"]
 
 
 def test_a_missing_wav_does_not_move_the_official_split(tmp_path):
@@ -584,7 +584,7 @@ def test_stereo_and_other_rates_are_accepted(corpus):
         ),
         (dict(split="sentences"), "leave none of the 7 sentences"),
         (dict(split="sentences", test_sentences=0), "test_sentences: 0"),
-        (dict(max_bad_share=5), "max_bad_share: 5 is no share"),
+        (dict(max_bad_share=5), "max_bad_share: 5 is not a share"),
     ],
 )
 def test_impossible_options_are_named(corpus, options, message):
@@ -696,7 +696,7 @@ BAD_TRANSITIONS = {
     ),
     "empty splits": (
         lambda folder: write_splits(folder, {}),
-        ["splits.json is no list of utterances"],
+        ["splits.json is not a list of utterances"],
     ),
     "no split": (
         lambda folder: write_splits(
@@ -745,3 +745,21 @@ def test_bad_transitions_are_named_and_nothing_is_written(
 def test_a_byte_order_mark_of_a_transcript_is_no_part_of_an_id(transitions):
     encode_transcript(transitions, "utf-8-sig")
     prepare_transitions(transitions)
+
+
+def test_a_corpus_without_transitions_part_has_no_such_manifests(transitions):
+    save_folder = prepare_transitions(transitions)
+    hparams = {
+        "manifests": {"train": "train.json"},
+        "transitions_manifests": {
+            split: str(save_folder / f"transitions_{split}.json")
+            for split in ("train", "valid", "test")
+        },
+    }
+    assert transitions_prepare.corpus_manifests(hparams) == [
+        "train.json",
+        *hparams["transitions_manifests"].values(),
+    ]
+    transitions.rename(transitions.with_name("elsewhere"))
+    prepare_transitions(transitions)
+    assert transitions_prepare.corpus_manifests(hparams) == ["train.json"]

@@ -7,13 +7,13 @@ from speechbrain_emofilm.dataio.feature_cache import (
     EmotionFeatureCache,
     extractor_identity,
     merge_parts,
-    parts_folder,
     stored_features,
     write_part,
 )
 from speechbrain_emofilm.integrations.emotion_features.base import (
     FrameFeatureExtractor,
 )
+from speechbrain_emofilm.utils.sharding import parts_folder
 
 import pytest
 import torch

@@ -1,45 +1,53 @@
 #!/usr/bin/env python3
-"""Voices of a corpus for CosyVoice2's flow: speaker vectors and prompts.
+"""Extract the voices of a corpus for CosyVoice2's flow: vectors and prompts.
 
 > python extract_speaker_embeddings.py hparams/cosyvoice2.yaml \
     --data_folder /path/to/ESD --reference matched
 
-Needs the speech tokens of extract_speech_tokens.py. `reference` says which
-recordings give the voices; their emotion is heard in the speech:
+Needs the speech tokens of extract_speech_tokens.py. `reference` chooses the
+recordings that give the voices; their emotion is audible in the speech:
 
   neutral   one neutral training utterance for each speaker: voice `0011`
   matched   one training utterance for each speaker and emotion: `0011/happy`,
-            another sentence than those that are evaluated
-  same      each test utterance itself, mixed ones (`use_transitions`) too:
-            `0011_000021`. Nothing can be better, and nobody has it: for copy
-            synthesis only
+            never one of the sentences that are evaluated
+  same      each test utterance itself, also MiniESD's mixed ones:
+            `0011_000021`. This upper bound is for copy synthesis only
 
-The same command goes on where an interrupted one stopped, and makes a voice
-again only if its recording, the speech tokenizer or the speaker encoder has
-changed; the header of the file says what each was made of. With torchrun each
-process makes its share.
+The same command resumes an interrupted extraction, and makes a voice again
+only if its recording, the speech tokenizer or the speaker encoder has changed;
+the header of the file tells the source of each voice. With torchrun each
+process makes its share. A recording that cannot be used is skipped and listed
+with the reason in a JSON file next to the voices; if more than `max_bad_share`
+are, the script fails.
 """
 
-import os
 import sys
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
-from speechbrain_emofilm.dataio.voices import Voice, read_voices, write_voices
+from speechbrain_emofilm.dataio.voices import (
+    Voice,
+    merge_parts,
+    stored_voices,
+    write_part,
+)
 from speechbrain_emofilm.processing.mel import log_mel
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import file_fingerprint
+from speechbrain_emofilm.utils.sharding import extract_in_shares
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
-from speechbrain.utils.distributed import ddp_barrier, run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
+from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -47,7 +55,7 @@ REFERENCES = ("neutral", "matched", "same")
 
 
 def choose_references(reference, manifests, tokens, max_seconds):
-    """Chooses the recording that gives each voice.
+    """Choose the recording that gives each voice.
 
     Arguments
     ---------
@@ -56,7 +64,8 @@ def choose_references(reference, manifests, tokens, max_seconds):
     manifests : dict
         "train" and "test", each utterance id to its item.
     tokens : dict
-        Utterance id to speech tokens; others cannot be chosen.
+        Utterance id to speech tokens; no training utterance without tokens
+        is chosen.
     max_seconds : float
         Longest recording that is chosen; the longest up to it is, since
         a prompt of some seconds carries a voice best.
@@ -69,14 +78,14 @@ def choose_references(reference, manifests, tokens, max_seconds):
     Raises
     ------
     ValueError
-        If there is no such reference, or a speaker has no recording for it.
+        If ``reference`` is another one, or a speaker has no recording for it.
     """
     if reference not in REFERENCES:
         raise ValueError(
             f"reference is {reference!r}: set it to {', '.join(REFERENCES)}."
         )
     if reference == "same":
-        return {name: name for name in manifests["test"] if name in tokens}
+        return {name: name for name in manifests["test"]}
     best = {}
     for name, item in manifests["train"].items():
         voice = item["speaker"]
@@ -99,7 +108,7 @@ def choose_references(reference, manifests, tokens, max_seconds):
 
 
 def describe_sources(references, items, cache, speaker_encoder):
-    """Tells what each voice is made of.
+    """Describe the recording and the models that each voice is made with.
 
     Arguments
     ---------
@@ -114,37 +123,40 @@ def describe_sources(references, items, cache, speaker_encoder):
 
     Returns
     -------
-    dict
+    sources : dict
         Name of each voice to a dict: "utterance", and the fingerprints "wav",
         "speech_tokenizer" and "speaker_encoder".
-
-    Raises
-    ------
-    FileNotFoundError
-        If a recording does not exist.
-    ValueError
-        If one is not the recording that has given the speech tokens.
+    skipped : dict
+        Name of each voice whose recording cannot be used to the reason.
     """
-    sources = {}
+    sources, skipped = {}, {}
     for voice, utterance in references.items():
-        wav = find_file(items[utterance]["wav"])
-        if wav.stat().st_size != cache.wav_bytes.get(utterance):
-            raise ValueError(
+        wav = Path(items[utterance]["wav"])
+        if utterance not in cache.tokens:
+            skipped[voice] = cache.skipped.get(
+                utterance,
+                f"{wav} has no speech tokens: run extract_speech_tokens.py.",
+            )
+        elif not wav.is_file():
+            skipped[voice] = f"{wav} does not exist: copy the corpus again."
+        elif wav.stat().st_size != cache.wav_bytes.get(utterance):
+            skipped[voice] = (
                 f"{wav} has changed since its speech tokens were made: run "
                 "extract_speech_tokens.py again."
             )
-        sources[voice] = {
-            "utterance": utterance,
-            "wav": file_fingerprint(wav),
-            "speech_tokenizer": cache.tokenizer,
-            "speaker_encoder": speaker_encoder,
-        }
-    return sources
+        else:
+            sources[voice] = {
+                "utterance": utterance,
+                "wav": file_fingerprint(wav),
+                "speech_tokenizer": cache.tokenizer,
+                "speaker_encoder": speaker_encoder,
+            }
+    return sources, skipped
 
 
 @torch.inference_mode()
 def make_voice(wav_file, tokens, speaker_encoder, source):
-    """Makes a voice of a recording.
+    """Make a voice from a recording.
 
     Arguments
     ---------
@@ -155,7 +167,7 @@ def make_voice(wav_file, tokens, speaker_encoder, source):
     speaker_encoder : object
         With `sample_rate` and `embed`: list of wavs to vectors.
     source : dict
-        What it is made of.
+        The recording and the models, from `describe_sources`.
     """
     wav = load_audio(wav_file, speaker_encoder.sample_rate)
     (xvector,) = speaker_encoder.embed([wav])
@@ -166,99 +178,80 @@ def make_voice(wav_file, tokens, speaker_encoder, source):
 def extract_voices(
     sources, items, tokens, speaker_encoder, path, save_interval
 ):
-    """Makes voices, saving now and then.
+    """Make voices, and write them as parts of their file.
 
     Arguments
     ---------
     sources : dict
-        Name of each voice to what it is made of, from `describe_sources`.
+        Name of each voice to its source, from `describe_sources`.
     items : dict
         Utterance id to its item of the manifest.
     tokens : dict
         Utterance id to speech tokens.
     speaker_encoder : object
         As in `make_voice`.
-    path : Path
+    path : str
         The file of the voices.
     save_interval : int
-        Voices after which they are written.
+        Number of voices in a part.
     """
-    voices = {}
+    part = {}
     for voice, source in tqdm(sources.items(), desc="Voices", unit="voice"):
         utterance = source["utterance"]
-        voices[voice] = make_voice(
+        part[voice] = make_voice(
             items[utterance]["wav"], tokens[utterance], speaker_encoder, source
         )
-        if len(voices) % save_interval == 0:
-            write_voices(path, voices)
-    if voices:
-        write_voices(path, voices)
+        if len(part) == save_interval:
+            write_part(path, part)
+            part = {}
+    if part:
+        write_part(path, part)
 
 
-def read_current(path, sources):
-    """Reads those voices that would not be made otherwise today.
+def pending_voices(path, sources):
+    """List the voices that are missing or outdated.
 
     Arguments
     ---------
-    path : Path
-        A file of voices, or none.
+    path : str
+        The file of the voices.
     sources : dict
-        Name of each voice to what it is made of.
+        Name of each voice to its source, from `describe_sources`.
 
     Returns
     -------
-    current : dict
-        Name to Voice.
-    n_outdated : int
-        How many others the file has.
+    list of str
+        Names of voices.
     """
-    voices = read_voices(path) if path.exists() else {}
-    current = {
-        name: voice
-        for name, voice in voices.items()
-        if name in sources and voice.source == sources[name]
-    }
-    return current, len(voices) - len(current)
-
-
-def merge_shards(path, sources):
-    """Puts what processes have made into the file of all.
-
-    Arguments
-    ---------
-    path : Path
-        The file of the voices.
-    sources : dict
-        Name of each voice that it is to hold to what it is made of; voices
-        that were made of something else are left out.
-    """
-    shards = sorted(path.parent.glob(f"{path.stem}.shard*"))
-    voices, _ = read_current(path, sources)
-    for shard in shards:
-        voices |= read_current(shard, sources)[0]
-    if shards and voices:
-        write_voices(path, voices)
-    for shard in shards:
-        shard.unlink()
+    current, n_outdated = stored_voices(path, sources)
+    pending = [name for name in sources if name not in current]
+    if n_outdated and pending:
+        logger.warning(
+            f"{path}: {n_outdated} voices are of other recordings, another "
+            "speech tokenizer or another speaker encoder. They are replaced."
+        )
+    return pending
 
 
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
-    rank = int(os.environ.get("RANK", 0))
-    n_processes = int(os.environ.get("WORLD_SIZE", 1))
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
+        run_on_main(
+            prepare_transitions,
+            args=[hparams["data_folder"], hparams["prepared_folder"]],
+        )
     manifests = {
         split: load_data_json(path, {"data_root": hparams["data_folder"]})
         for split, path in hparams["manifests"].items()
     }
-    if hparams["use_transitions"]:
+    mixed = hparams["transitions_manifests"]["test"]
+    if Path(mixed).is_file():
         manifests["test"] |= load_data_json(
-            hparams["transitions_manifests"]["test"],
-            {"data_root": hparams["data_folder"]},
+            mixed, {"data_root": hparams["data_folder"]}
         )
     cache = read_speech_tokens(
         hparams["speech_tokens"],
@@ -271,31 +264,34 @@ if __name__ == "__main__":
         hparams["max_reference_duration"],
     )
     items = {**manifests["train"], **manifests["test"]}
-    sources = describe_sources(
-        references,
-        items,
-        cache,
-        file_fingerprint(find_file(hparams["speaker_encoder_file"])),
+    encoder_file = find_file(hparams["speaker_encoder_file"])
+    sources, skipped = run_on_main(
+        describe_sources,
+        args=[references, items, cache, file_fingerprint(encoder_file)],
     )
-    path = Path(hparams["voices"])
-    run_on_main(merge_shards, args=[path, sources])
-    made, n_outdated = read_current(path, sources)
-    missing = [name for name in references if name not in made]
-    if n_outdated and missing:
-        logger.warning(
-            f"{path}: {n_outdated} voices are of other recordings, another "
-            "speech tokenizer or another speaker encoder. They are replaced."
-        )
-    extract_voices(
-        {name: sources[name] for name in missing[rank::n_processes]},
-        items,
-        cache.tokens,
-        hparams["speaker_encoder"],
-        path.with_suffix(f".shard{rank}.safetensors"),
-        hparams["extraction_save_interval"],
+    path = hparams["voices"]
+    run_on_main(
+        report_skipped,
+        args=[
+            skipped,
+            len(references),
+            hparams["max_bad_share"],
+            f"{Path(path).with_suffix('')}_skipped.json",
+            "voices",
+        ],
     )
-    ddp_barrier()
-    run_on_main(merge_shards, args=[path, sources])
-    if rank == 0:
-        print(f"{path}: {len(references)} voices ({hparams['reference']})")
+    extract_in_shares(
+        lambda: pending_voices(path, sources),
+        lambda share: extract_voices(
+            {name: sources[name] for name in share},
+            items,
+            cache.tokens,
+            hparams["speaker_encoder"],
+            path,
+            hparams["extraction_save_interval"],
+        ),
+        lambda: merge_parts(path, sources),
+    )
+    if if_main_process():
+        print(f"{path}: {len(sources)} voices ({hparams['reference']})")
     ddp_leave_group()

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Speech tokens (25 Hz) of a corpus, cached for train.py.
+"""Extract the speech tokens (25 Hz) of a corpus, for train.py.
 
 > python extract_speech_tokens.py hparams/mini.yaml --data_folder /path/to/ESD
 
-On several GPUs, each of which reads its share of the corpus:
+On several GPUs, each of which processes its share of the corpus:
 > torchrun --nproc_per_node=4 extract_speech_tokens.py \
     hparams/cosyvoice2.yaml --data_folder /path/to/ESD
 
 All splits go into one file with the speech tokenizer's fingerprint in its
-header. The same command goes on where an interrupted one stopped, and reads
-a wav again only if its size has changed. A wav that cannot be used is
-skipped, logged and listed in the cache with the reason; if more than
-`max_bad_share` are, the script fails.
+header. The same command resumes an interrupted extraction, and reads a wav
+again only if its size has changed. A wav that cannot be used is skipped and
+listed with the reason in the cache's header and in a JSON file next to it; if
+more than `max_bad_share` are, the script fails.
 """
 
 import os
@@ -21,8 +21,9 @@ from pathlib import Path
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
-    read_speech_tokens,
-    write_speech_tokens,
+    merge_parts,
+    stored_tokens,
+    write_part,
 )
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.distributed import (
@@ -30,31 +31,30 @@ from speechbrain_emofilm.utils.distributed import (
     process_device,
 )
 from speechbrain_emofilm.utils.files import file_fingerprint
+from speechbrain_emofilm.utils.sharding import extract_in_shares
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
-from speechbrain.utils.distributed import ddp_barrier, run_on_main
-from speechbrain.utils.logger import get_logger
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from tqdm import tqdm
-from transitions_prepare import prepare_transitions
-
-logger = get_logger(__name__)
+from transitions_prepare import corpus_manifests, prepare_transitions
 
 
 def read_wav(path, duration, sample_rate, max_duration):
-    """Reads a wav of which the manifest is still true.
+    """Read a wav, and check that it is the one in the manifest.
 
     Arguments
     ---------
     path : str
         An audio file of any sample rate.
     duration : float
-        Its duration by the manifest, in seconds.
+        Its duration in the manifest, in seconds.
     sample_rate : int
-        The rate wanted, in Hz.
+        Sample rate of the result, in Hz.
     max_duration : float
         Longest utterance that the tokenizer reads, in seconds.
 
@@ -68,7 +68,7 @@ def read_wav(path, duration, sample_rate, max_duration):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it cannot be used, or is another one than was prepared.
+        If it cannot be used, or is not the wav that was prepared.
     """
     wav = load_audio(path, sample_rate, max_duration)
     seconds = len(wav) / sample_rate
@@ -80,8 +80,8 @@ def read_wav(path, duration, sample_rate, max_duration):
     return wav
 
 
-def pending_utterances(manifests, data_folder, cache):
-    """Lists the utterances without tokens, or with another wav than before.
+def read_manifests(manifests, data_folder):
+    """Find the wavs of a corpus.
 
     Arguments
     ---------
@@ -89,76 +89,92 @@ def pending_utterances(manifests, data_folder, cache):
         The corpus's manifests.
     data_folder : str
         The corpus.
-    cache : SpeechTokenCache
-        Tokens made before; what is no longer in a manifest is removed.
 
     Returns
     -------
-    pending : dict
+    dict
         Utterance id to (path of the wav, duration).
-    n_utterances : int
-        Of all manifests.
     """
-    wavs = {}
-    for manifest in manifests:
-        items = load_data_json(manifest, {"data_root": data_folder})
-        for utterance, item in items.items():
-            wavs[utterance] = (item["wav"], item["duration"])
-    for utterance in set(cache.tokens) - set(wavs):
-        del cache.tokens[utterance]
-    cache.skipped.clear()
-    pending = {
-        utterance: wav
-        for utterance, wav in wavs.items()
-        if utterance not in cache.tokens
-        or not os.path.isfile(wav[0])
-        or os.path.getsize(wav[0]) != cache.wav_bytes.get(utterance)
+    return {
+        utterance: (item["wav"], item["duration"])
+        for manifest in manifests
+        for utterance, item in load_data_json(
+            manifest, {"data_root": data_folder}
+        ).items()
     }
-    return pending, len(wavs)
 
 
-def extract_tokens(tokenizer, pending, cache, path, hparams, device):
-    """Adds the tokens of utterances to a cache, saving now and then.
+def pending_utterances(wavs, path, fingerprint):
+    """List the utterances without tokens, or whose wav has changed.
+
+    Arguments
+    ---------
+    wavs : dict
+        Utterance id to (path of the wav, duration).
+    path : str
+        The cache's file.
+    fingerprint : str
+        Fingerprint of the tokenizer in use.
+
+    Returns
+    -------
+    list of str
+        Utterance ids, sorted.
+    """
+    stored = stored_tokens(path, fingerprint)
+    return [
+        utterance
+        for utterance, (wav, _) in sorted(wavs.items())
+        if utterance not in stored.tokens
+        or not os.path.isfile(wav)
+        or os.path.getsize(wav) != stored.wav_bytes.get(utterance)
+    ]
+
+
+def extract_tokens(tokenizer, wavs, path, fingerprint, hparams, device):
+    """Write the tokens of utterances as parts of a cache.
 
     Arguments
     ---------
     tokenizer : object
         With `tokenize`: wav (1, T) to tokens (1, S); or also
         `tokenize_batch`: list of wavs (T_i,) to list of tokens (S_i,).
-    pending : dict
+    wavs : dict
         Utterance id to (path of the wav, duration).
-    cache : SpeechTokenCache
-        Changed in place and written.
     path : str
         The cache's file.
+    fingerprint : str
+        Fingerprint of the tokenizer.
     hparams : dict
         The recipe's hyperparameters.
     device : str
-        Where the tokenizer runs.
+        Device of the tokenizer.
     """
     tokenizer = tokenizer.to(device).eval()
-    n_saved = 0
-    with tqdm(total=len(pending), desc="Speech tokens", unit="utt") as progress:
+    interval = hparams["extraction_save_interval"]
+    part = SpeechTokenCache(fingerprint)
+    with tqdm(total=len(wavs), desc="Speech tokens", unit="utt") as progress:
         for batch in batches(
-            pending,
-            hparams["extraction_batch_duration"],
-            hparams["extraction_save_interval"],
+            wavs, hparams["extraction_batch_duration"], interval
         ):
-            wavs = read_wavs(batch, pending, cache, hparams)
-            tokens = tokenize(tokenizer, [w.to(device) for w in wavs.values()])
-            for name, found in zip(wavs, tokens):
-                cache.tokens[name] = found.cpu()
-                cache.wav_bytes[name] = os.path.getsize(pending[name][0])
+            samples = read_wavs(batch, wavs, part.skipped, hparams)
+            tokens = tokenize(
+                tokenizer, [wav.to(device) for wav in samples.values()]
+            )
+            for name, found in zip(samples, tokens):
+                part.tokens[name] = found.cpu()
+                part.wav_bytes[name] = os.path.getsize(wavs[name][0])
             progress.update(len(batch))
-            if progress.n - n_saved >= hparams["extraction_save_interval"]:
-                n_saved = progress.n
-                write_speech_tokens(path, cache)
-    write_speech_tokens(path, cache)
+            if len(part.tokens) + len(part.skipped) >= interval:
+                write_part(path, part)
+                part = SpeechTokenCache(fingerprint)
+    if part.tokens or part.skipped:
+        write_part(path, part)
 
 
 @torch.inference_mode()
 def tokenize(tokenizer, wavs):
-    """Tokens of each of some waves.
+    """Tokenize waves, in one batch if the tokenizer can.
 
     Arguments
     ---------
@@ -177,18 +193,18 @@ def tokenize(tokenizer, wavs):
     return [tokenizer.tokenize(wav[None])[0] for wav in wavs]
 
 
-def batches(pending, max_duration, max_size):
-    """Groups utterances of about the same length.
+def batches(wavs, max_duration, max_size):
+    """Group utterances of about the same length.
 
     Arguments
     ---------
-    pending : dict
+    wavs : dict
         Utterance id to (path of the wav, duration).
     max_duration : float
-        Of a batch with its padding, in seconds; a longer utterance makes a
+        Longest batch with its padding, in seconds; a longer utterance is a
         batch of its own.
     max_size : int
-        Utterances in a batch, at most.
+        Largest number of utterances in a batch.
 
     Yields
     ------
@@ -196,8 +212,8 @@ def batches(pending, max_duration, max_size):
         Utterance ids.
     """
     batch = []
-    for name in sorted(pending, key=lambda name: pending[name][1]):
-        padded = (len(batch) + 1) * pending[name][1]
+    for name in sorted(wavs, key=lambda name: wavs[name][1]):
+        padded = (len(batch) + 1) * wavs[name][1]
         if batch and (padded > max_duration or len(batch) == max_size):
             yield batch
             batch = []
@@ -206,17 +222,17 @@ def batches(pending, max_duration, max_size):
         yield batch
 
 
-def read_wavs(batch, pending, cache, hparams):
-    """Reads the wavs of a batch; those that cannot be used are skipped.
+def read_wavs(batch, wavs, skipped, hparams):
+    """Read the wavs of a batch; those that cannot be used are skipped.
 
     Arguments
     ---------
     batch : list of str
         Utterance ids.
-    pending : dict
+    wavs : dict
         Utterance id to (path of the wav, duration).
-    cache : SpeechTokenCache
-        Forgets the utterances, and notes those that are skipped.
+    skipped : dict
+        Utterance id to the reason why it is skipped; added to.
     hparams : dict
         The recipe's hyperparameters.
 
@@ -225,151 +241,52 @@ def read_wavs(batch, pending, cache, hparams):
     dict
         Utterance id to samples (T,).
     """
-    wavs = {}
+    samples = {}
     for name in batch:
-        cache.tokens.pop(name, None)
         try:
-            wavs[name] = read_wav(
-                *pending[name], hparams["sample_rate"], hparams["max_duration"]
+            samples[name] = read_wav(
+                *wavs[name], hparams["sample_rate"], hparams["max_duration"]
             )
         except (ValueError, FileNotFoundError) as error:
-            cache.skipped[name] = str(error)
-            logger.warning(f"{name} skipped. {error}")
-    return wavs
-
-
-def check_skipped(cache, n_utterances, max_bad_share, path):
-    """Fails if too many utterances were skipped.
-
-    Arguments
-    ---------
-    cache : SpeechTokenCache
-        Its `skipped` gives the reasons.
-    n_utterances : int
-        Of the whole corpus.
-    max_bad_share : float
-        Largest share that may be skipped, 0 to 1.
-    path : str
-        The cache's file, for the message.
-
-    Raises
-    ------
-    ValueError
-        If more are.
-    """
-    if len(cache.skipped) > max_bad_share * n_utterances:
-        name, reason = next(iter(cache.skipped.items()))
-        raise ValueError(
-            f"{len(cache.skipped)} of {n_utterances} utterances have no "
-            f"speech tokens, more than max_bad_share {max_bad_share:g} "
-            f"allows. The first, {name}: {reason} All are listed in the "
-            f"header of {path}; run the same command again when they are "
-            "mended."
-        )
-
-
-def open_cache(path, fingerprint):
-    """Reads a cache to go on with, or starts one.
-
-    Arguments
-    ---------
-    path : str
-        The cache's file.
-    fingerprint : str
-        Of the tokenizer in use.
-    """
-    if Path(path).exists():
-        return read_speech_tokens(path, fingerprint)
-    return SpeechTokenCache(fingerprint)
-
-
-def shard_path(path, rank):
-    """Where a process keeps its share until all have finished.
-
-    Arguments
-    ---------
-    path : str
-        The cache's file.
-    rank : int or str
-        The process's number, or "*".
-    """
-    return Path(path).with_suffix(f".shard{rank}.safetensors")
-
-
-def merge_shards(path, fingerprint):
-    """Puts what processes have made into the cache of all.
-
-    Shards are also what a killed extraction leaves, of whatever number of
-    processes.
-
-    Arguments
-    ---------
-    path : str
-        The cache's file.
-    fingerprint : str
-        Of the tokenizer in use.
-    """
-    cache = open_cache(path, fingerprint)
-    pattern = shard_path(path, "*")
-    shards = sorted(pattern.parent.glob(pattern.name))
-    for shard in shards:
-        part = read_speech_tokens(shard, fingerprint)
-        cache.tokens.update(part.tokens)
-        cache.wav_bytes.update(part.wav_bytes)
-        cache.skipped.update(part.skipped)
-    if shards:
-        write_speech_tokens(path, cache)
-    for shard in shards:
-        shard.unlink()
+            skipped[name] = str(error)
+    return samples
 
 
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
-    rank = int(os.environ.get("RANK", 0))
-    n_processes = int(os.environ.get("WORLD_SIZE", 1))
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        if hparams["use_transitions"]:
-            run_on_main(
-                prepare_transitions,
-                args=[hparams["data_folder"], hparams["prepared_folder"]],
-            )
+        run_on_main(
+            prepare_transitions,
+            args=[hparams["data_folder"], hparams["prepared_folder"]],
+        )
     path = hparams["speech_tokens"]
     fingerprint = file_fingerprint(find_file(hparams["speech_tokenizer_file"]))
-    run_on_main(merge_shards, args=[path, fingerprint])
-    cache = open_cache(path, fingerprint)
-    manifests = list(hparams["manifests"].values())
-    if hparams["use_transitions"]:
-        manifests += hparams["transitions_manifests"].values()
-    pending, n_utterances = pending_utterances(
-        manifests, hparams["data_folder"], cache
-    )
-    share = dict(sorted(pending.items())[rank::n_processes])
-    own_cache, own_path = cache, path
-    if n_processes > 1:
-        own_cache, own_path = (
-            SpeechTokenCache(fingerprint),
-            shard_path(path, rank),
-        )
-        # Written before the shards: they add to it.
-        run_on_main(write_speech_tokens, args=[path, cache])
-    if share:
-        extract_tokens(
+    wavs = read_manifests(corpus_manifests(hparams), hparams["data_folder"])
+    cache = extract_in_shares(
+        lambda: pending_utterances(wavs, path, fingerprint),
+        lambda share: extract_tokens(
             hparams["speech_tokenizer"],
-            share,
-            own_cache,
-            own_path,
+            {name: wavs[name] for name in share},
+            path,
+            fingerprint,
             hparams,
             process_device(run_opts),
-        )
-    ddp_barrier()
-    run_on_main(merge_shards, args=[path, fingerprint])
-    if pending:
-        cache = read_speech_tokens(path, fingerprint)
-    check_skipped(cache, n_utterances, hparams["max_bad_share"], path)
-    if rank == 0:
+        ),
+        lambda: merge_parts(path, fingerprint, wavs),
+    )
+    run_on_main(
+        report_skipped,
+        args=[
+            cache.skipped,
+            len(wavs),
+            hparams["max_bad_share"],
+            f"{Path(path).with_suffix('')}_skipped.json",
+        ],
+    )
+    if if_main_process():
         print(f"{path}: speech tokens of {len(cache.tokens)} utterances")
     ddp_leave_group()

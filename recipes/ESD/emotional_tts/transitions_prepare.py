@@ -1,7 +1,7 @@
-"""Prepares the transitions part of MiniESD: sentences that change emotion.
+"""Prepare the transitions part of MiniESD: sentences that change emotion.
 
-ESD has no such part; its sentences keep one emotion. MiniESD's stands beside
-the speaker folders::
+ESD has no such part, since each of its sentences keeps one emotion. MiniESD's
+part is a folder next to the speaker folders::
 
     <data_folder>/transitions/splits.json             id to split
     <data_folder>/transitions/0011.txt                id, text
@@ -17,32 +17,37 @@ SPLITS = {"train": "train", "evaluation": "valid", "test": "test"}
 
 
 def prepare_transitions(data_folder, save_folder):
-    """Writes ``transitions_{train,valid,test}.json`` into ``save_folder``.
+    """Write ``transitions_{train,valid,test}.json`` into ``save_folder``.
 
-    The manifests hold what :func:`esd_prepare.prepare_esd` writes; the
-    emotion is null, since it differs from word to word.
+    The manifests have the fields that :func:`esd_prepare.prepare_esd` writes;
+    the emotion is null, since it differs from word to word. Nothing is written
+    for a corpus without a transitions part, and the manifests that another
+    corpus left in ``save_folder`` are removed.
 
     Arguments
     ---------
     data_folder : str or Path
-        Folder of MiniESD.
+        Folder of the corpus.
     save_folder : str or Path
         Where the manifests go.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such part, or a file of it is missing.
+        If a file of the part is missing.
     ValueError
-        If a file of it cannot be read, or ``splits.json`` and the transcripts
-        differ. Nothing is written then.
+        If a file of the part cannot be read, or ``splits.json`` and the
+        transcripts differ. Nothing is written then.
     """
     folder = Path(data_folder) / "transitions"
+    paths = {
+        split: Path(save_folder) / f"transitions_{split}.json"
+        for split in SPLITS.values()
+    }
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} does not exist: set use_transitions to False for a "
-            "corpus without a transitions part, such as ESD."
-        )
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        return
     splits = _read_splits(folder / "splits.json")
     transcripts = {
         path: dict(_read_transcript(path))
@@ -63,16 +68,36 @@ def prepare_transitions(data_folder, save_folder):
                 "emotion": None,
             }
     for split, manifest in manifests.items():
-        write_json(Path(save_folder) / f"transitions_{split}.json", manifest)
+        write_json(paths[split], manifest)
+
+
+def corpus_manifests(hparams):
+    """List the manifests of a corpus.
+
+    Arguments
+    ---------
+    hparams : dict
+        With ``manifests`` and ``transitions_manifests``, each split to path.
+
+    Returns
+    -------
+    list of str
+        All ``manifests``, and those of ``transitions_manifests`` that exist.
+    """
+    mixed = hparams["transitions_manifests"].values()
+    return [
+        *hparams["manifests"].values(),
+        *(path for path in mixed if Path(path).is_file()),
+    ]
 
 
 def _read_splits(path):
-    """Split by utterance id; raises ValueError for unknown ones."""
+    """Read the split of each utterance id."""
     splits = read_json(path)
     if not isinstance(splits, dict) or not splits:
         raise ValueError(
-            f"{path} is no list of utterances and their splits: make the "
-            "corpus again."
+            f"{path} is not a list of utterances and their splits: make "
+            "the corpus again."
         )
     for utterance, split in splits.items():
         if split not in list(SPLITS):
@@ -84,7 +109,7 @@ def _read_splits(path):
 
 
 def _read_transcript(path):
-    """Utterance ids and texts of one speaker."""
+    """Yield the utterance ids and texts of one speaker."""
     lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
@@ -105,7 +130,7 @@ def _read_transcript(path):
 
 
 def _check_complete(folder, splits, transcripts):
-    """Raises an error unless splits and transcripts name the same ids."""
+    """Check that splits and transcripts name the same utterances."""
     listing = folder / "splits.json"
     remedy = "copy it again, or make the corpus again."
     for transcript, texts in transcripts.items():

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""When each word of a corpus is spoken: TextGrids in MFA's folder layout.
+"""Align the words of a corpus: TextGrids in MFA's folder layout.
 
 > python align.py hparams/align.yaml --data_folder /path/to/ESD
 
 Each utterance gets ``<alignment_folder>/<speaker>/<utterance>.TextGrid`` with
-the tiers ``words`` and ``confidence`` (0 to 1). The same command goes on where
-an interrupted one stopped. An utterance that the aligner cannot align gets
-times in proportion to its letters, with confidence 0; one whose sound or text
-cannot be used gets none. Both are counted and listed, with the reason, in
-``<alignment_folder>/alignment.json``, and tried again by the next run; if they
-are more than `max_bad_share`, the script fails.
+the tiers ``words`` and ``confidence`` (0 to 1). The same command resumes
+an interrupted alignment. An utterance that the aligner cannot align gets times
+in proportion to its letters, with confidence 0; one whose sound or text cannot
+be used gets none. Both are listed with the reason in
+``<alignment_folder>/skipped.json``, and tried again by the next run; if they
+are more than `max_bad_share`, the script fails. ``alignment.json`` describes
+the aligner and its results.
 """
 
 import functools
@@ -31,24 +32,23 @@ from speechbrain_emofilm.integrations.aligner.base import (
     proportional_alignment,
 )
 from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
-from transitions_prepare import prepare_transitions
-
-logger = get_logger(__name__)
+from transitions_prepare import corpus_manifests, prepare_transitions
 
 REPORT_FILE = "alignment.json"
+BAD_FILE = "skipped.json"
 SAMPLE_RATE = 16000  # Hz, of the sound that an aligner is given
 
 
 def read_utterances(manifests, data_folder):
-    """Lists the utterances of a corpus.
+    """List the utterances of a corpus.
 
     Arguments
     ---------
@@ -74,14 +74,14 @@ def read_utterances(manifests, data_folder):
 
 
 def textgrid_path(folder, utterance):
-    """Where the TextGrid of an utterance goes."""
+    """Return the path of an utterance's TextGrid."""
     return Path(folder) / utterance.speaker / f"{utterance.id}.TextGrid"
 
 
 def is_aligned(folder, utterance):
-    """Whether an utterance has an alignment of its present text and wav.
+    """Tell whether an utterance has an alignment of its current text and wav.
 
-    One that was only guessed counts for nothing.
+    Guessed alignments do not count.
     """
     path = textgrid_path(folder, utterance)
     try:
@@ -93,7 +93,7 @@ def is_aligned(folder, utterance):
 
 
 def describe(value):
-    """Like repr, but the same in every process, for a folder's report."""
+    """Describe a value like repr, but identically in every process."""
     if isinstance(value, functools.partial):
         described = {"name": describe(value.func)}
         if value.args:
@@ -107,7 +107,7 @@ def describe(value):
 
 
 def open_folder(folder, make_aligner):
-    """Makes sure that a folder is empty, or holds work of the same aligner.
+    """Check that a folder is empty, or holds alignments of the same aligner.
 
     Arguments
     ---------
@@ -119,7 +119,7 @@ def open_folder(folder, make_aligner):
     Returns
     -------
     dict
-        What describes the aligner.
+        Description of the aligner.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def open_folder(folder, make_aligner):
 
 
 def align_utterance(aligner, utterance):
-    """Aligns one utterance.
+    """Align one utterance.
 
     Arguments
     ---------
@@ -172,18 +172,18 @@ _worker = {}
 
 
 def start_worker(make_aligner):
-    """Makes the aligner of this process."""
+    """Make the aligner of this process."""
     torch.set_num_threads(1)  # one for each process
     _worker["aligner"] = make_aligner()
 
 
 def align_in_worker(utterance):
-    """Aligns one utterance with the aligner of this process."""
+    """Align one utterance with the aligner of this process."""
     return align_utterance(_worker["aligner"], utterance)
 
 
 def align_utterances(make_aligner, utterances, folder, n_workers):
-    """Aligns utterances.
+    """Align utterances.
 
     Arguments
     ---------
@@ -220,7 +220,7 @@ def align_utterances(make_aligner, utterances, folder, n_workers):
 
 
 def too_long(utterance, max_duration):
-    """Why an utterance is not aligned at all, None if it is."""
+    """Tell why an utterance is not aligned at all; None if it is."""
     if utterance.duration <= max_duration:
         return None
     return (
@@ -230,7 +230,7 @@ def too_long(utterance, max_duration):
 
 
 def align_corpus(make_aligner, utterances, hparams):
-    """Writes the TextGrids that are missing.
+    """Write the TextGrids that are missing.
 
     Arguments
     ---------
@@ -267,11 +267,9 @@ def align_corpus(make_aligner, utterances, hparams):
         ):
             skipped[name] = str(words)
             path.unlink(missing_ok=True)  # of another text or sound
-            logger.warning(f"{name} skipped. {words}")
             continue
         if isinstance(words, AlignmentError):
             guessed[name] = str(words)
-            logger.warning(f"{name} has guessed times. {words}")
             words = proportional_alignment(
                 [word.text for word in split_words(pending[name].text)],
                 pending[name].duration,
@@ -281,12 +279,12 @@ def align_corpus(make_aligner, utterances, hparams):
 
 
 def report_bad(aligner, utterances, guessed, skipped, hparams):
-    """Writes the report; fails if too many utterances are bad.
+    """Write the report; fail if too many utterances are bad.
 
     Arguments
     ---------
     aligner : dict
-        What describes the aligner.
+        Description of the aligner.
     utterances : list of Utterance
         The corpus.
     guessed : dict
@@ -310,15 +308,12 @@ def report_bad(aligner, utterances, guessed, skipped, hparams):
         "skipped": dict(sorted(skipped.items())),
     }
     write_json(path, report)
-    bad = {**report["skipped"], **report["guessed"]}
-    if len(bad) > hparams["max_bad_share"] * len(utterances):
-        name, reason = next(iter(bad.items()))
-        raise ValueError(
-            f"{len(bad)} of {len(utterances)} utterances are not aligned, "
-            f"more than max_bad_share {hparams['max_bad_share']:g} allows. "
-            f"The first, {name}: {reason} All are listed in {path}; run the "
-            "same command again when they are mended."
-        )
+    report_skipped(
+        {**report["skipped"], **report["guessed"]},
+        len(utterances),
+        hparams["max_bad_share"],
+        path.with_name(BAD_FILE),
+    )
 
 
 if __name__ == "__main__":
@@ -327,14 +322,10 @@ if __name__ == "__main__":
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         prepare_esd(**hparams["prepare_opts"])
-        if hparams["use_transitions"]:
-            prepare_transitions(
-                hparams["data_folder"], hparams["prepared_folder"]
-            )
-    manifests = list(hparams["manifests"].values())
-    if hparams["use_transitions"]:
-        manifests += hparams["transitions_manifests"].values()
-    utterances = read_utterances(manifests, hparams["data_folder"])
+        prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
+    utterances = read_utterances(
+        corpus_manifests(hparams), hparams["data_folder"]
+    )
     aligner = open_folder(hparams["alignment_folder"], hparams["aligner"])
     guessed, skipped = align_corpus(hparams["aligner"], utterances, hparams)
     report_bad(aligner, utterances, guessed, skipped, hparams)

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Emotion features (50 Hz) of a corpus, cached for train.py and label.py.
+"""Extract the emotion features (50 Hz) of a corpus, for train.py and label.py.
 
 > python extract_features.py hparams/extract_features.yaml \
---data_folder /path/to/ESD
+    --data_folder /path/to/ESD
 
 or, with several processes, each of which takes its share:
 
 > torchrun --standalone --nproc_per_node=4 extract_features.py \
-hparams/extract_features.yaml --data_folder /path/to/ESD
+    hparams/extract_features.yaml --data_folder /path/to/ESD
 
 All splits go into one HDF5 file that names the model, its revision and its
-configuration. The same command goes on where an interrupted one stopped, also
-with another number of processes, and the file comes out the same. A wav that
-cannot be used is skipped, logged and listed with the reason in
-`skipped_file`; if more than `max_bad_share` are, the script fails.
+configuration. The same command resumes an interrupted extraction, also with
+another number of processes, and the resulting file is the same. A wav that
+cannot be used is skipped and listed with the reason in `skipped_file`; if more
+than `max_bad_share` are, the script fails.
 """
 
 import os
@@ -30,7 +30,8 @@ from speechbrain_emofilm.utils.distributed import (
     ddp_leave_group,
     process_device,
 )
-from speechbrain_emofilm.utils.files import write_json
+from speechbrain_emofilm.utils.sharding import extract_in_shares
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
@@ -38,33 +39,29 @@ from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import (
-    ddp_barrier,
     ddp_init_group,
     if_main_process,
     run_on_main,
 )
-from speechbrain.utils.logger import get_logger
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transitions_prepare import prepare_transitions
-
-logger = get_logger(__name__)
+from transitions_prepare import corpus_manifests, prepare_transitions
 
 #: Peak below which a wav counts as silent: -80 dB relative to full scale.
 SILENCE = 1e-4
 
 
 class WavBatches(torch.utils.data.Dataset):
-    """Reads the wavs of batches.
+    """Read the wavs of batches.
 
     Arguments
     ---------
     batches : list
         For each batch, a list of (utterance id, path of the wav, duration).
     sample_rate : int
-        The rate wanted, in Hz.
+        Sample rate of the result, in Hz.
     shortest : float
-        Shortest duration of use, in seconds.
+        Shortest duration accepted, in seconds.
     max_duration : float
         Longest duration accepted, in seconds.
     """
@@ -79,7 +76,7 @@ class WavBatches(torch.utils.data.Dataset):
         return len(self.batches)
 
     def __getitem__(self, index):
-        """The wavs (T,) of a batch, and the reasons for those left out."""
+        """Read a batch: wavs (T,), sizes in bytes, and reasons for skipping."""
         wavs, skipped = {}, {}
         for name, path, duration in self.batches[index]:
             try:
@@ -94,14 +91,14 @@ class WavBatches(torch.utils.data.Dataset):
         return wavs, sizes, skipped
 
     def read_wav(self, path, duration):
-        """Reads a wav of which the manifest is still true.
+        """Read a wav, and check that it is the one in the manifest.
 
         Arguments
         ---------
         path : str
             An audio file of any sample rate.
         duration : float
-            Its duration by the manifest, in seconds.
+            Its duration in the manifest, in seconds.
 
         Returns
         -------
@@ -113,7 +110,7 @@ class WavBatches(torch.utils.data.Dataset):
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it cannot be used, or is another one than was prepared.
+            If it cannot be used, or is not the wav that was prepared.
         """
         wav = load_audio(path, self.sample_rate, self.max_duration)
         seconds = len(wav) / self.sample_rate
@@ -135,7 +132,7 @@ class WavBatches(torch.utils.data.Dataset):
 
 
 def read_manifests(manifests, data_folder):
-    """Finds the wavs of a corpus.
+    """Find the wavs of a corpus.
 
     Arguments
     ---------
@@ -158,11 +155,11 @@ def read_manifests(manifests, data_folder):
 
 
 def make_batches(wavs, max_batch_length):
-    """Groups utterances of similar length, the longest first.
+    """Group utterances of similar length, the longest first.
 
-    The grouping depends on the corpus alone, not on what is done already nor
-    on the number of processes: the last bits of an utterance's features may
-    depend on the batch it was in.
+    The grouping depends on the corpus alone, not on existing results nor on
+    the number of processes, since the last bits of an utterance's features
+    may depend on its batch.
 
     Arguments
     ---------
@@ -190,12 +187,12 @@ def make_batches(wavs, max_batch_length):
 
 
 def pending_batches(batches, path, identity):
-    """Leaves out the batches whose features are stored already.
+    """Leave out the batches whose features are stored already.
 
     Arguments
     ---------
     batches : list
-        As `make_batches` gives them.
+        From `make_batches`.
     path : str
         The cache.
     identity : dict
@@ -223,20 +220,20 @@ def pending_batches(batches, path, identity):
 
 
 def extract_batches(extractor, batches, identity, hparams, device):
-    """Computes and stores the features of batches.
+    """Compute and store the features of batches.
 
     Arguments
     ---------
     extractor : FrameFeatureExtractor
         Computes the frames.
     batches : list
-        As `make_batches` gives them.
+        From `make_batches`.
     identity : dict
         Of the extractor.
     hparams : dict
         The recipe's hyperparameters.
     device : str
-        Where the extractor runs.
+        Device of the extractor.
     """
     extractor = extractor.to(device).eval()
     loader = torch.utils.data.DataLoader(
@@ -265,8 +262,6 @@ def extract_batches(extractor, batches, identity, hparams, device):
                         f"{name}: the features are not finite; try another "
                         "extractor."
                     )
-            for name, reason in skipped.items():
-                logger.warning(f"{name} skipped. {reason}")
             write_part(
                 hparams["feature_cache"], identity, features, sizes, skipped
             )
@@ -274,7 +269,7 @@ def extract_batches(extractor, batches, identity, hparams, device):
 
 
 def extract_features(extractor, wavs, device):
-    """Computes the features of a batch.
+    """Compute the features of a batch.
 
     Arguments
     ---------
@@ -283,7 +278,7 @@ def extract_features(extractor, wavs, device):
     wavs : dict
         Utterance id to samples (T,).
     device : str
-        Where the extractor runs.
+        Device of the extractor.
 
     Returns
     -------
@@ -302,41 +297,10 @@ def extract_features(extractor, wavs, device):
     }
 
 
-def check_skipped(skipped, n_utterances, max_bad_share, path):
-    """Lists the utterances that were skipped; fails if they are too many.
-
-    Arguments
-    ---------
-    skipped : dict
-        Utterance id to the reason.
-    n_utterances : int
-        Of the whole corpus.
-    max_bad_share : float
-        Largest share that may be skipped, 0 to 1.
-    path : str
-        The list's file.
-
-    Raises
-    ------
-    ValueError
-        If more are.
-    """
-    write_json(path, skipped)
-    if len(skipped) > max_bad_share * n_utterances:
-        name, reason = next(iter(skipped.items()))
-        raise ValueError(
-            f"{len(skipped)} of {n_utterances} utterances have no emotion "
-            f"features, more than max_bad_share {max_bad_share:g} allows. "
-            f"The first, {name}: {reason} All are listed in {path}; run the "
-            "same command again when they are mended."
-        )
-
-
 def prepare(hparams):
-    """Makes the manifests."""
+    """Write the manifests."""
     prepare_esd(**hparams["prepare_opts"])
-    if hparams["use_transitions"]:
-        prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
+    prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
 
 
 if __name__ == "__main__":
@@ -346,35 +310,19 @@ if __name__ == "__main__":
         hparams = load_hyperpyyaml(fin, overrides)
     if not hparams["skip_prep"]:
         run_on_main(prepare, args=[hparams])
-    manifests = list(hparams["manifests"].values())
-    if hparams["use_transitions"]:
-        manifests += hparams["transitions_manifests"].values()
-    wavs = read_manifests(manifests, hparams["data_folder"])
+    wavs = read_manifests(corpus_manifests(hparams), hparams["data_folder"])
     extractor = hparams["emotion_features"]
     identity = extractor_identity(extractor)
-    batches = run_on_main(
-        pending_batches,
-        args=[
-            make_batches(wavs, hparams["max_batch_length"]),
-            hparams["feature_cache"],
-            identity,
-        ],
-    )
-    rank = int(os.environ.get("RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    extract_batches(
-        extractor,
-        batches[rank::world_size],
-        identity,
-        hparams,
-        process_device(run_opts),
-    )
-    ddp_barrier()
-    skipped = run_on_main(
-        merge_parts, args=[hparams["feature_cache"], identity, set(wavs)]
+    batches = make_batches(wavs, hparams["max_batch_length"])
+    skipped = extract_in_shares(
+        lambda: pending_batches(batches, hparams["feature_cache"], identity),
+        lambda share: extract_batches(
+            extractor, share, identity, hparams, process_device(run_opts)
+        ),
+        lambda: merge_parts(hparams["feature_cache"], identity, set(wavs)),
     )
     run_on_main(
-        check_skipped,
+        report_skipped,
         args=[
             skipped,
             len(wavs),

@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
-"""Recipe for labelling the words of a corpus: emotion, intensity, confidence.
+"""Label the words of a corpus with emotion, intensity and confidence.
 
 > python label.py hparams/label.yaml --data_folder /path/to/ESD \
     --labeler_folder results/word_emotion_labeling/mini/multiple_instance/1986
 
-The words' times are read from TextGrids (align.py or the Montreal Forced
-Aligner writes them), the emotion features from their cache
-(extract_features.py). What comes out are a JSON file, which
-recipes/ESD/emotional_tts takes as `label_file`, and a TextGrid for each
-utterance, to be opened in Praat.
+The times of the words are read from TextGrids (written by align.py or the
+Montreal Forced Aligner), the emotion features from their cache (written by
+extract_features.py). The script writes a JSON file, which
+recipes/ESD/emotional_tts reads as `label_file`, and a TextGrid for each
+utterance, to be opened in Praat. Labels corrected there are read back with:
 
-The same command goes on where an interrupted one stopped, and ends with the
-same files. An utterance that cannot be labelled is skipped, logged and
-listed; if more than `max_bad_share` are, the script fails.
+> python label.py hparams/label.yaml --data_folder /path/to/ESD \
+    --labeler_folder results/word_emotion_labeling/mini/multiple_instance/1986 \
+    --from_textgrids results/word_emotion_labeling/labels/textgrids
+
+Words that were not changed keep their probabilities and confidence.
+
+The same command resumes an interrupted run, and ends with the same files. An
+utterance that cannot be labelled is skipped and listed with the reason in
+`skipped_file`; if more than `max_bad_share` are, the script fails.
 """
 
 import hashlib
@@ -26,6 +32,7 @@ from speechbrain_emofilm.dataio.feature_cache import (
     extractor_identity,
 )
 from speechbrain_emofilm.dataio.labels import (
+    read_label_textgrid,
     read_word_labels,
     write_label_textgrid,
     write_word_labels,
@@ -37,19 +44,18 @@ from speechbrain_emofilm.utils.files import (
     read_json,
     write_json,
 )
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import infer_device
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
-
-logger = get_logger(__name__)
+from transitions_prepare import corpus_manifests
 
 
 def label_batch(labeler, cache, items, alignment_folder, source):
-    """Labels some utterances.
+    """Label some utterances.
 
     Arguments
     ---------
@@ -62,7 +68,7 @@ def label_batch(labeler, cache, items, alignment_folder, source):
     alignment_folder : str
         The aligner's output.
     source : dict
-        Where the labels come from.
+        Origin of the labels.
 
     Returns
     -------
@@ -79,7 +85,6 @@ def label_batch(labeler, cache, items, alignment_folder, source):
             labeler.word_features(frames[utterance], words[utterance])
         except (ValueError, FileNotFoundError) as error:
             skipped[utterance] = str(error)
-            logger.warning(f"{utterance} skipped. {error}")
     usable = [name for name in items if name not in skipped]
     if not usable:
         return {}, skipped
@@ -92,7 +97,7 @@ def label_batch(labeler, cache, items, alignment_folder, source):
 
 
 def label_corpus(labeler, hparams):
-    """Labels all utterances; a batch whose part is there is not done again.
+    """Label all utterances; batches with a finished part are not repeated.
 
     Arguments
     ---------
@@ -143,7 +148,7 @@ def label_corpus(labeler, hparams):
 
 
 def read_manifests(hparams):
-    """Finds the utterances to label.
+    """Find the utterances to label.
 
     Arguments
     ---------
@@ -155,9 +160,7 @@ def read_manifests(hparams):
     dict
         Utterance id to its entry in the manifests.
     """
-    manifests = list(hparams["manifests"].values())
-    if hparams["use_transitions"]:
-        manifests += hparams["transitions_manifests"].values()
+    manifests = corpus_manifests(hparams)
     items = {}
     for manifest in manifests:
         items.update(
@@ -175,7 +178,7 @@ def read_manifests(hparams):
 
 
 def open_parts(labeler, items, hparams):
-    """Folder of what is done; emptied if it was done in another way.
+    """Open the folder of finished batches; empty it if the options differ.
 
     Arguments
     ---------
@@ -206,7 +209,7 @@ def open_parts(labeler, items, hparams):
 
 
 def write_textgrids(labels, items, folder):
-    """Writes a TextGrid for each utterance.
+    """Write a TextGrid for each utterance.
 
     Arguments
     ---------
@@ -215,7 +218,7 @@ def write_textgrids(labels, items, folder):
     items : dict
         Utterance id to its entry in the manifest.
     folder : str
-        Where they go, in a folder for each speaker.
+        Folder of the TextGrids, with a subfolder for each speaker.
     """
     for utterance, entry in labels.items():
         item = items[utterance]
@@ -223,33 +226,53 @@ def write_textgrids(labels, items, folder):
         write_label_textgrid(path, entry, item["duration"])
 
 
-def check_skipped(skipped, n_utterances, hparams):
-    """Lists the utterances that were skipped; fails if they are too many.
+def correct_labels(emotions, hparams):
+    """Correct the labels file by TextGrids that were edited in Praat.
 
     Arguments
     ---------
-    skipped : dict
-        Utterance id to the reason.
-    n_utterances : int
-        Of the corpus.
+    emotions : list of str
+        The taxonomy.
     hparams : dict
-        The recipe's hyperparameters.
+        The recipe's hyperparameters. ``from_textgrids`` is the folder of the
+        TextGrids, with a subfolder for each speaker.
+
+    Returns
+    -------
+    labels : dict
+        Utterance id to UtteranceLabels; those without a usable TextGrid are
+        as they were.
+    skipped : dict
+        Utterance id to the reason why its TextGrid cannot be used.
 
     Raises
     ------
-    ValueError
-        If more are than `max_bad_share` allows.
+    FileNotFoundError
+        If there is no TextGrid, or no labels file to correct.
     """
-    write_json(hparams["skipped_file"], skipped)
-    if len(skipped) > hparams["max_bad_share"] * n_utterances:
-        utterance, reason = next(iter(skipped.items()))
-        raise ValueError(
-            f"{len(skipped)} of {n_utterances} utterances have no labels, "
-            f"more than max_bad_share {hparams['max_bad_share']:g} allows. "
-            f"The first, {utterance}: {reason} All are listed in "
-            f"{hparams['skipped_file']}; run the same command again when "
-            "they are mended."
+    folder = Path(hparams["from_textgrids"])
+    labels = read_word_labels(hparams["label_file"], emotions)
+    grids = sorted(folder.rglob("*.TextGrid"))
+    if not grids:
+        raise FileNotFoundError(
+            f"{folder} has no TextGrid: give the textgrid_folder of the run "
+            "that labelled the corpus."
         )
+    skipped = {}
+    for grid in grids:
+        utterance = grid.stem
+        try:
+            if utterance not in labels:
+                raise ValueError(
+                    f"{grid}: {hparams['label_file']} has no such utterance; "
+                    "remove the TextGrid."
+                )
+            labels[utterance] = labels[utterance].corrected(
+                read_label_textgrid(grid, emotions), utterance
+            )
+        except ValueError as error:
+            skipped[utterance] = str(error)
+    return labels, skipped
 
 
 if __name__ == "__main__":
@@ -262,10 +285,18 @@ if __name__ == "__main__":
         savedir=hparams["labeler_folder"],
         run_opts={"device": run_opts.get("device") or infer_device()},
     )
-    labels, skipped = label_corpus(labeler, hparams)
-    check_skipped(skipped, len(labels) + len(skipped), hparams)
+    if hparams["from_textgrids"]:
+        labels, skipped = correct_labels(labeler.emotions, hparams)
+    else:
+        labels, skipped = label_corpus(labeler, hparams)
+    report_skipped(
+        skipped,
+        len({**labels, **skipped}),
+        hparams["max_bad_share"],
+        hparams["skipped_file"],
+    )
     write_word_labels(hparams["label_file"], labels, labeler.emotions)
-    shutil.rmtree(f"{hparams['label_file']}.parts")
+    shutil.rmtree(f"{hparams['label_file']}.parts", ignore_errors=True)
     n_words = sum(len(entry.words) for entry in labels.values())
     print(
         f"{hparams['label_file']}: labels of {n_words} words in "
