@@ -43,7 +43,6 @@ def flags_of(place, **overrides):
         "backbone_source": place / "snapshot",
         "backbone": json.dumps(BACKBONE),
         "label_source": "truth",
-        "use_transitions": True,
         "use_tensorboard": False,
         "num_workers": 0,
         "number_of_steps": 2,
