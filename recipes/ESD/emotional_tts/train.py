@@ -385,6 +385,9 @@ def list_unusable(items, pipelines, max_bad_share, listing):
                 dataset[index]
             except (ValueError, FileNotFoundError) as error:
                 skipped[utterance] = str(error)
+                # A pipeline that failed would go on where it stopped.
+                for pipeline in pipelines:
+                    pipeline.reset()
     report_skipped(
         skipped, sum(map(len, items.values())), max_bad_share, listing
     )
