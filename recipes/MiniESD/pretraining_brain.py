@@ -1,94 +1,72 @@
-"""What the recipes of the mini backbone share: one Brain, one schedule."""
+"""The Brain that the recipes of the mini backbone share."""
 
+import functools
 import logging
-import math
 
+from speechbrain_emofilm.core import ResumableBrain
 from speechbrain_emofilm.utils.files import atomic_path
+from speechbrain_emofilm.utils.schedulers import WarmupCosineSchedule
 
 import numpy as np
-import speechbrain as sb
-import torch
 from safetensors.torch import save_file
 
 logger = logging.getLogger(__name__)
 
 
-def cosine_lr(step: int, n_steps: int, lr: float, warmup: int = 100) -> float:
-    """Linear warm-up, then a half cosine down to 3 % of `lr`.
-
-    Example
-    -------
-    >>> cosine_lr(99, 1000, 1.0), round(cosine_lr(1000, 1000, 1.0), 2)
-    (1.0, 0.03)
-    """
-    done = max(0, step - warmup) / max(1, n_steps - warmup)
-    decay = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return lr * min(1.0, (step + 1) / warmup) * decay
-
-
-class PretrainingBrain(sb.Brain):
+class PretrainingBrain(ResumableBrain):
     """Trains for a fixed number of steps; an epoch is a span of steps.
 
     A recipe implements ``compute_forward`` and ``compute_losses``, the latter
     returning a dictionary of scalars whose ``loss`` is minimised. Batches are
-    dictionaries of tensors. Started again after an interruption, training
-    goes on from the last epoch and ends as if it had not been interrupted.
+    dictionaries of tensors.
     """
 
-    def fit_batch(self, batch):
-        """One step, with its learning rate."""
-        lr = cosine_lr(
-            self.optimizer_step, self.hparams.n_steps, self.hparams.lr
+    @functools.cached_property
+    def lr_schedules(self):
+        """The schedule of the first optimizer: 100 steps of warm-up."""
+        n_steps = self.hparams.n_steps
+        schedule = WarmupCosineSchedule(
+            self.hparams.lr,
+            warmup_steps=min(100, n_steps - 1),
+            total_steps=n_steps,
+            final_lr_scale=0.03,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        return {next(iter(self.optimizers_dict)): schedule}
+
+    def random_seed(self, epoch, step):
+        """Choose one seed for each epoch: its segments and noise follow.
+
+        Arguments
+        ---------
+        epoch : int
+            The epoch, from 1.
+        step : int
+            The batch, from 1; 0 at the start of the epoch.
+        """
+        if step:
+            return None
+        place = np.random.SeedSequence([self.hparams.seed, epoch])
+        return int(place.generate_state(1)[0])
+
+    def fit_batch(self, batch):
+        """Train on one batch."""
         return super().fit_batch(self.on_device(batch))
 
     def evaluate_batch(self, batch, stage):
-        """One validation batch."""
+        """Validate on one batch."""
         return super().evaluate_batch(self.on_device(batch), stage)
 
     def on_device(self, batch):
-        """The batch where the modules are."""
+        """Move a batch to where the modules are."""
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def compute_objectives(self, predictions, batch, stage):
-        """Keeps running means of every named loss."""
+        """Keep running means of every named loss."""
         losses = self.compute_losses(predictions, batch, stage)
-        for name, value in losses.items():
-            total, count = self.running.get(name, (0.0, 0))
-            self.running[name] = (total + float(value.detach()), count + 1)
-        return losses["loss"]
-
-    def on_stage_start(self, stage, epoch=None):
-        """New running means, and the random numbers of this epoch.
-
-        They depend on nothing but the epoch, so that a resumed training
-        draws the same segments and noise.
-        """
-        self.running = {}
-        if stage == sb.Stage.TRAIN:
-            place = np.random.SeedSequence([self.hparams.seed, epoch])
-            torch.manual_seed(int(place.generate_state(1)[0]))
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log; after validation, checkpoint."""
-        means = {
-            name: round(total / count, 4)
-            for name, (total, count) in self.running.items()
-        }
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = means
-            return
-        self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "step": self.optimizer_step},
-            train_stats=self.train_stats,
-            valid_stats=means,
+        self.accumulate_stats(
+            {name: (value.detach(), 1) for name, value in losses.items()}
         )
-        if stage == sb.Stage.VALID:
-            self.checkpointer.save_and_keep_only(
-                meta={"epoch": epoch}, num_to_keep=1
-            )
+        return losses["loss"]
 
 
 def fit(brain_class, hparams, run_opts, train, valid):

@@ -3,11 +3,15 @@
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from speechbrain_emofilm.utils.files import atomic_path
+
 import torch
+import yaml
+from hyperpyyaml import resolve_references
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
@@ -169,3 +173,77 @@ def load_strictly(module: torch.nn.Module, path: str | Path) -> None:
             f"({' '.join(str(error).split())}): load it with the hparams it "
             "was trained with."
         ) from error
+
+
+def export_trained_model(
+    checkpointer: Checkpointer,
+    min_key: str,
+    names: Iterable[str],
+    folder: str | Path,
+    hparams_file: str | Path,
+    overrides: str,
+    part: str,
+) -> None:
+    r"""Turn a training's result into a folder that ``from_hparams`` loads.
+
+    Arguments
+    ---------
+    checkpointer : Checkpointer
+        Of the training.
+    min_key : str
+        The checkpoint where this is smallest is exported.
+    names : iterable of str
+        Recoverables to copy, as ``<name>.ckpt``; those that the checkpoint
+        does not hold are left out.
+    folder : str or Path
+        Folder to write to.
+    hparams_file : str or Path
+        Hyperparameters of the training.
+    overrides : str
+        What the command line changed in them.
+    part : str
+        Key of the hyperparameters that describe the trained model; they are
+        written as ``<part>.yaml``.
+
+    Raises
+    ------
+    ValueError
+        If there is no checkpoint with ``min_key``.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> text = "dim: 2\nmodel: {layer: !new:torch.nn.Linear [!ref <dim>, 1]}"
+    >>> _ = (folder / "train.yaml").write_text(text)
+    >>> checkpointer = Checkpointer(
+    ...     folder / "save", {"layer": torch.nn.Linear(3, 1)}
+    ... )
+    >>> checkpoint = checkpointer.save_checkpoint({"loss": 1.0})
+    >>> export_trained_model(
+    ...     checkpointer, "loss", ["layer"], folder / "trained",
+    ...     folder / "train.yaml", "dim: 3", "model",
+    ... )
+    >>> sorted(path.name for path in (folder / "trained").iterdir())
+    ['layer.ckpt', 'model.yaml']
+    >>> "!new:torch.nn.Linear" in (folder / "trained/model.yaml").read_text()
+    True
+    """
+    folder = Path(folder)
+    best = checkpointer.find_checkpoint(min_key=min_key)
+    if best is None:
+        raise ValueError(
+            f"{checkpointer.checkpoints_dir} has no checkpoint with {min_key} "
+            "to export: train first."
+        )
+    for name in names:
+        if name in best.paramfiles:
+            with atomic_path(folder / f"{name}.ckpt") as temporary:
+                shutil.copyfile(best.paramfiles[name], temporary)
+    with open(hparams_file, encoding="utf-8") as fin:
+        document = yaml.compose(resolve_references(fin, overrides))
+    parts = {key.value: value for key, value in document.value}
+    with atomic_path(folder / f"{part}.yaml") as temporary:
+        # Composed and not loaded: the parts stay tags, to be made by whoever
+        # loads the file.
+        temporary.write_text(yaml.serialize(parts[part]))
+    logger.info(f"{folder} holds the trained model, described by {part}.yaml.")

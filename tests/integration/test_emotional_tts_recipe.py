@@ -607,6 +607,8 @@ def spoil_nothing_but(kind, world):
         write_json(corpus / "word_labels.json", labels)
     elif kind == "labels of other words":
         edit(prepared / "train.json", first, text="We lost the game.")
+    elif kind == "other words at another":
+        edit(prepared / "train.json", "0011_000010", text="We lost the game.")
     elif kind == "more words than tokens":
         cache = read_speech_tokens(tokens)
         cache.tokens[first] = cache.tokens[first][:3]
@@ -636,7 +638,7 @@ def spoil_nothing_but(kind, world):
         "token above the vocabulary": [
             "speech_tokens",
             "0011_000001",
-            "token 6561 of it.* 0 to 6560",
+            "token 6561 of 0011_000001.* 0 to 6560",
             "again",
         ],
         "negative token": ["speech_tokens", "0011_000001", "token -1", "again"],
@@ -686,17 +688,51 @@ def test_another_number_of_emotions_is_refused_before_work(
 
 def test_sentence_labels_need_alignments(world):
     shutil.rmtree(world / "esd" / "textgrids")
-    with pytest.raises(ValueError, match="0011_000001.*no alignment"):
+    with pytest.raises(ValueError, match="22 of 22.*no alignment"):
         prepare_data(world, label_source="sentence")
 
 
-def test_corpus_without_transitions_says_how_to_go_on(world):
+def test_corpus_without_transitions_trains(world):
     shutil.rmtree(world / "esd" / "transitions")
+    for path in (world / "prepared").glob("transitions_*.json"):
+        path.unlink()
     flags = recipe_flags(world, world / "output", skip_prep=False)
-    with pytest.raises(FileNotFoundError, match="use_transitions to False"):
-        run_script("train.py", flags)
-    brain = run_script("train.py", [*flags, "--use_transitions=False"])["brain"]
+    assert run_script("train.py", flags)["brain"].optimizer_step == 4
+
+
+def test_training_skips_and_lists_what_it_cannot_use(world):
+    spoil_nothing_but("utterance without labels", world)
+    spoil_nothing_but("other words at another", world)
+    flags = recipe_flags(world, world / "output", max_bad_share=0.1)
+    brain = run_script("train.py", flags)["brain"]
     assert brain.optimizer_step == 4
+    skipped = read_json(world / "output" / "skipped.json")
+    assert set(skipped) == {"0011_000001", "0011_000010"}
+    assert "no word labels" in skipped["0011_000001"]
+    assert "'lost'" in skipped["0011_000010"]
+
+    with pytest.raises(ValueError, match="2 of 22 utterances cannot be used"):
+        prepare_data(world, max_bad_share=0.08)
+
+
+def test_only_utterances_without_alignment_are_skipped(world):
+    grid, *_ = (world / "esd" / "textgrids").rglob("0011_000001.TextGrid")
+    grid.unlink()
+    data = prepare_data(world, label_source="sentence", max_bad_share=0.05)
+    assert len(data["train"]) == 15
+    assert list(read_json(world / "output/skipped.json")) == ["0011_000001"]
+    # An old list is not taken for a new one.
+    data = prepare_data(world, label_source="truth")
+    assert len(data["train"]) == 16
+
+
+def test_training_goes_on_without_tensorboard(
+    pristine_world, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    flags = recipe_flags(pristine_world, tmp_path, use_tensorboard=True)
+    assert run_script("train.py", flags)["brain"].optimizer_step == 4
+    assert "install the package tensorboard" in capsys.readouterr().out
 
 
 def test_checkpoint_of_other_sizes_is_named(finished, pristine_world, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 from speechbrain_emofilm.dataio.labels import (
     check_words,
@@ -604,8 +605,25 @@ def test_missing_features_name_the_command(pretraining, tmp_path):
 # --- Learning rate and weights ---------------------------------------------
 
 
+def pretraining_rates(n_steps):
+    """Learning rates of a pretraining, from first to after the last step."""
+    brain = object.__new__(pretraining_brain.PretrainingBrain)
+    brain.hparams = SimpleNamespace(n_steps=n_steps, lr=0.01)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    brain.optimizers_dict = {"first": optimizer, "second": None}
+    (schedule,) = brain.lr_schedules.values()
+    return [schedule(optimizer, step) for step in range(n_steps + 1)]
+
+
+def test_a_training_shorter_than_the_warm_up_is_warmed_up():
+    rates = pretraining_rates(4)
+    assert rates[:3] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
+    assert rates[-1] == pytest.approx(0.0003)
+
+
 def test_learning_rate_rises_then_falls():
-    rates = [pretraining_brain.cosine_lr(s, 1000, 0.01) for s in range(1001)]
+    rates = pretraining_rates(1000)
     assert np.argmax(rates) in (99, 100) and max(rates) == pytest.approx(0.01)
     assert (np.diff(rates[:100]) > 0).all() and (np.diff(rates[100:]) < 0).all()
     assert rates[0] > 0 and rates[-1] == pytest.approx(0.0003)

@@ -20,11 +20,10 @@ ends with the same parameters as an uninterrupted one.
 """
 
 import functools
-import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 
+from speechbrain_emofilm.core import ResumableBrain
 from speechbrain_emofilm.dataio.alignments import (
     find_textgrid,
     read_alignment,
@@ -38,43 +37,45 @@ from speechbrain_emofilm.dataio.labels import (
     words_to_tensors,
 )
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
-from speechbrain_emofilm.metrics.condition_effect import (
-    ConditionEffect,
-    beside_switch,
-)
-from speechbrain_emofilm.metrics.diagnosis import signatures
 from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.checkpoints import export_trained_model
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
-from speechbrain_emofilm.utils.files import atomic_path, file_fingerprint
+from speechbrain_emofilm.utils.files import file_fingerprint, read_json
 from speechbrain_emofilm.utils.hparams import check_length, check_overrides
+from speechbrain_emofilm.utils.skipped import report_skipped
 
-import numpy as np
 import speechbrain as sb
 import torch
-import yaml
 from esd_prepare import prepare_esd
-from hyperpyyaml import load_hyperpyyaml, resolve_references
-from speechbrain.dataio.batch import PaddedBatch
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
-from speechbrain.dataio.dataset import (
-    DynamicItemDataset,
-    FilteredSortedDynamicItemDataset,
-)
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
+from training_diagnosis import TrainingDiagnosis, choose_diagnosed
 from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 
+MODEL_ITEMS = [
+    "text_tokens",
+    "word_of_token",
+    "speech_tokens",
+    "word_of_speech",
+    "word_emotions",
+    "word_intensity",
+]
 
-class EmoFiLMBrain(sb.Brain):
+
+class EmoFiLMBrain(ResumableBrain):
     """Trains what `EmotionConditionedLM` leaves trainable."""
 
-    #: Batches of validation utterances that failures are named by.
-    diagnosed = ()
+    best_key = "speech_loss"
+    #: Names failures of the training after each validation.
+    diagnosis = None
 
     def compute_forward(self, batch, stage):
         """Modulates the text and predicts the speech tokens.
@@ -110,117 +111,30 @@ class EmoFiLMBrain(sb.Brain):
         torch.Tensor
             0-d loss.
         """
+        counts = torch.stack([predictions.n_speech, predictions.n_emotion])
         if stage != sb.Stage.TRAIN:
-            self.remember(predictions)
-        scale = self.share_of_all_processes(predictions, stage)
+            self.accumulate_stats(
+                {
+                    "speech_loss": (predictions.speech_loss, counts[0]),
+                    "speech_accuracy": (predictions.speech_accuracy, counts[0]),
+                    "emotion_loss": (predictions.emotion_loss, counts[1]),
+                    "emotion_accuracy": (
+                        predictions.emotion_accuracy,
+                        counts[1],
+                    ),
+                    "modulation_ratio": (
+                        predictions.modulation_ratio,
+                        counts[1],
+                    ),
+                }
+            )
+        scale = self.share_of_all_processes(counts, stage)
         return (
             scale[0] * predictions.speech_loss
             + self.hparams.emotion_loss_weight
             * scale[1]
             * predictions.emotion_loss
         )
-
-    def share_of_all_processes(self, predictions, stage):
-        """Weights that make the mean of the processes' losses a true mean.
-
-        DistributedDataParallel averages gradients over processes, but their
-        batches hold different numbers of speech tokens.
-
-        Arguments
-        ---------
-        predictions : ConditionedLMOutput
-            This process's losses and the counts behind them.
-        stage : sb.Stage
-            The stage of the experiment.
-
-        Returns
-        -------
-        torch.Tensor
-            (2,): factors of the speech and of the emotion loss.
-        """
-        counts = torch.stack([predictions.n_speech, predictions.n_emotion])
-        if stage != sb.Stage.TRAIN or not self.distributed_launch:
-            return torch.ones_like(counts)
-        totals = counts.float()
-        torch.distributed.all_reduce(totals)
-        world_size = torch.distributed.get_world_size()
-        return world_size * counts / totals.clamp(min=1)
-
-    def remember(self, predictions):
-        """Sums a batch's statistics over its positions.
-
-        Arguments
-        ---------
-        predictions : ConditionedLMOutput
-            From `compute_forward`.
-        """
-        for name, count in {
-            "speech_loss": predictions.n_speech,
-            "speech_accuracy": predictions.n_speech,
-            "emotion_loss": predictions.n_emotion,
-            "emotion_accuracy": predictions.n_emotion,
-            "modulation_ratio": predictions.n_emotion,
-        }.items():
-            self.sums[name] += float(getattr(predictions, name)) * float(count)
-            self.counts[name] += float(count)
-
-    def fit_batch(self, batch):
-        """Accumulates gradients and, at the end of a group, updates.
-
-        SpeechBrain drops the last batches of an epoch if they do not fill a
-        group of `grad_accumulation_factor`; here they make a smaller one.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            A training batch.
-
-        Returns
-        -------
-        torch.Tensor
-            0-d loss, detached.
-        """
-        factor = self.grad_accumulation_factor
-        n_last = self.n_batches % factor
-        in_last = self.step > self.n_batches - n_last
-        self.at_update = self.step % factor == 0 or self.step == self.n_batches
-        self.on_fit_batch_start(batch, self.at_update)
-        with self.no_sync(not self.at_update):
-            with self.training_ctx:
-                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
-                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-            self.check_loss_isfinite(loss)
-            group_size = n_last if in_last else factor
-            self.scaler.scale(loss / group_size).backward()
-        if self.at_update:
-            self.optimizers_step()
-        self.on_fit_batch_end(batch, outputs, loss, self.at_update)
-        return loss.detach().cpu()
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rates and the random numbers of this step.
-
-        Both depend on nothing but the place in the training, so that a
-        resumed run repeats them.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            The batch about to be used.
-        should_step : bool
-            Whether parameters are updated after it.
-        """
-        place = [
-            self.hparams.seed,
-            self.hparams.epoch_counter.current,
-            self.step,
-            int(torch.distributed.get_rank()) if self.distributed_launch else 0,
-        ]
-        seed = np.random.SeedSequence(place).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(seed))
-        for name, optimizer in self.optimizers_dict.items():
-            schedule = self.hparams.lr_schedules[name]
-            self.lr[name] = schedule(optimizer, self.optimizer_step)
 
     def init_optimizers(self):
         """Makes one optimizer each for conditioner, head and backbone.
@@ -252,183 +166,34 @@ class EmoFiLMBrain(sb.Brain):
             self.checkpointer.add_recoverable(
                 "open_backbone", self.hparams.open_backbone
             )
-        self.lr = {}
         for name, optimizer in self.optimizers_dict.items():
             self.checkpointer.add_recoverable(f"optimizer_{name}", optimizer)
 
-    def make_dataloader(
-        self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs
-    ):
-        """Makes a loader whose order depends on the epoch alone.
-
-        Arguments
-        ---------
-        dataset : Dataset
-            The data.
-        stage : sb.Stage
-            Its use.
-        ckpt_prefix : str, optional
-            Prefix of the loader's name in checkpoints.
-        **loader_kwargs : dict
-            Those of the DataLoader.
-        """
-        loader = super().make_dataloader(
-            dataset, stage, ckpt_prefix, **loader_kwargs
-        )
-        if stage == sb.Stage.TRAIN:
-            self.n_batches = len(loader)
-            # SpeechBrain tells the epoch to its own samplers only; without
-            # it, a batch sampler's order depends on the epochs before.
-            if self.train_sampler is None:
-                self.train_sampler = loader_kwargs.get("batch_sampler")
-        return loader
-
     def on_fit_start(self):
-        """Resumes; ends at once if the training was complete."""
-        if self.diagnosed:  # what the frozen backbone predicts
-            self.floor = self.measure_condition(labelled=False)
+        """Diagnose the frozen backbone, for comparison; then resume."""
+        if self.diagnosis is not None:
+            self.diagnosis.measure_floor(self)
         super().on_fit_start()
-        between_epochs = self.step == 0
-        if self._optimizer_step_limit_exceeded and between_epochs:
-            counter = self.hparams.epoch_counter
-            counter.limit = counter.current
 
-    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        """Saves between updates only: accumulated gradients are not saved."""
-        return self.at_update and super()._should_save_intra_epoch_ckpt(
-            last_ckpt_time, steps_since_ckpt
-        )
-
-    def on_stage_start(self, stage, epoch=None):
-        """Starts the statistics anew.
+    def on_validated(self, epoch, stats):
+        """Diagnose the epoch, and count epochs without improvement.
 
         Arguments
         ---------
-        stage : sb.Stage
-            The stage that starts.
-        epoch : int, optional
+        epoch : int
             The epoch, from 1.
+        stats : dict
+            Statistics of the validation.
         """
-        self.sums, self.counts = Counter(), Counter()
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs; after validation also saves a checkpoint.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            The stage that ended.
-        stage_loss : float
-            Mean loss of its batches.
-        epoch : int, optional
-            The epoch, from 1.
-        """
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
-        stats = {"loss": stage_loss}
-        for name, total in self.sums.items():
-            stats[name] = total / max(self.counts[name], 1)
-        if stage == sb.Stage.TEST:
-            self.hparams.train_logger.log_stats(
-                {"Epoch loaded": self.hparams.epoch_counter.current},
-                test_stats=stats,
-            )
-            return
-        self.log_epoch(epoch, stats)
-        if self.diagnosed:
-            self.log_failures(epoch, stats)
+        if self.diagnosis is not None:
+            known = self.counts["modulation_ratio"] > 0
+            ratio = stats["modulation_ratio"] if known else None
+            self.diagnosis.log(self, epoch, ratio)
         self.hparams.epoch_counter.update_metric(stats["speech_loss"])
-        self.checkpointer.save_and_keep_only(
-            meta={"epoch": epoch, "speech_loss": stats["speech_loss"]},
-            min_keys=["speech_loss"],
-        )
-
-    def log_epoch(self, epoch, valid_stats):
-        """Writes an epoch's statistics to the log and to TensorBoard.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch, from 1.
-        valid_stats : dict
-            Statistics of the validation.
-        """
-        stats = {
-            "stats_meta": {
-                "epoch": epoch,
-                "step": self.optimizer_step,
-                **{f"lr_{name}": rate for name, rate in self.lr.items()},
-            },
-            "train_stats": self.train_stats,
-            "valid_stats": valid_stats,
-        }
-        self.hparams.train_logger.log_stats(**stats)
-        if self.hparams.use_tensorboard:
-            board = self.hparams.tensorboard_train_logger
-            # A resumed run goes on where the curves ended.
-            board.global_step = {
-                "train": dict.fromkeys(self.train_stats, epoch - 1),
-                "valid": dict.fromkeys(valid_stats, epoch - 1),
-                "test": {},
-                "meta": epoch - 1,
-            }
-            board.log_stats(**stats)
-
-    def measure_condition(self, labelled=True):
-        """Measures what the words' emotions do to the predicted speech.
-
-        Arguments
-        ---------
-        labelled : bool
-            Whether the words have their emotions.
-
-        Returns
-        -------
-        dict
-            Figures of `ConditionEffect`.
-        """
-        self.modules.eval()
-        model = self.modules.emofilm
-        model = getattr(model, "module", model)  # inside DDP
-        effect = ConditionEffect()
-        # The training's random numbers stay what they are without this.
-        with torch.random.fork_rng(devices=[]), self.evaluation_ctx:
-            for batch in self.diagnosed:
-                inputs = model_inputs(batch.to(self.device))
-                inputs["word_emotions"] = inputs["word_emotions"] * labelled
-                effect.append(batch.id, model, **inputs)
-        return effect.values()
-
-    def log_failures(self, epoch, valid_stats):
-        """Names in the log what the validation shows to be wrong.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch, from 1.
-        valid_stats : dict
-            Statistics of the validation.
-        """
-        figures = self.measure_condition()
-        if self.counts["modulation_ratio"]:
-            figures["modulation_ratio"] = valid_stats["modulation_ratio"]
-        floor = {"speech_loss": self.floor["speech_loss"]}
-        judged = signatures(figures, floor=floor)
-        found = [str(s).rstrip(".") for s in judged if s.verdict == "found"]
-        untested = [s.name for s in judged if s.verdict == "untested"]
-        self.hparams.train_logger.log_stats(
-            {
-                f"diagnosis of epoch {epoch}": "; ".join(found) or "no failure",
-                "untested": " and ".join(untested) or "none",
-                "frozen speech_loss": floor["speech_loss"],
-            },
-            valid_stats=figures,
-        )
 
 
 def model_inputs(batch):
-    """What `EmotionConditionedLM` reads of a batch.
+    """Build the model's inputs from a batch.
 
     Arguments
     ---------
@@ -448,7 +213,7 @@ def model_inputs(batch):
 
 
 def dataio_prepare(hparams):
-    """Makes the datasets of the manifests, and checks every item.
+    """Make the datasets of the manifests, without unusable utterances.
 
     Arguments
     ---------
@@ -468,7 +233,9 @@ def dataio_prepare(hparams):
         tokens_file,
         file_fingerprint(find_file(hparams["speech_tokenizer_file"])),
     )
-    n_speech_tokens = hparams["emofilm"].llm.speech_token_size
+    check_speech_tokens(
+        cache, hparams["emofilm"].llm.speech_token_size, tokens_file
+    )
     labels_of = label_reader(hparams)
     # A corpus has the same sentence in several emotions.
     encode = functools.lru_cache(maxsize=None)(hparams["text_frontend"].encode)
@@ -492,14 +259,6 @@ def dataio_prepare(hparams):
                 "extract_speech_tokens.py again."
             )
         speech_tokens = cache.tokens[utterance]
-        outside = (speech_tokens < 0) | (speech_tokens >= n_speech_tokens)
-        if outside.any():
-            raise ValueError(
-                f"{tokens_file} has the speech token "
-                f"{int(speech_tokens[outside][0])} of it, but the language "
-                f"model's are 0 to {n_speech_tokens - 1}: delete the file and "
-                "run extract_speech_tokens.py again."
-            )
         seconds = len(speech_tokens) / hparams["speech_token_rate"]
         if abs(seconds - duration) > 0.2:
             raise ValueError(
@@ -522,43 +281,139 @@ def dataio_prepare(hparams):
             labels.alignment(), len(speech_tokens), hparams["speech_token_rate"]
         )
 
+    pipelines = [text_pipeline, speech_pipeline, word_pipeline]
+    items = {
+        split: read_items(hparams, split, cache.skipped)
+        for split in ("train", "valid", "test")
+    }
+    # One process looks for unusable items; the others read what it found.
+    listing = Path(hparams["output_folder"]) / "skipped.json"
+    run_on_main(
+        list_unusable,
+        args=[items, pipelines, hparams["max_bad_share"], listing],
+    )
+    skipped = read_json(listing) if listing.exists() else {}
     datasets = {}
-    for split in ("train", "valid", "test"):
-        manifests = [hparams["manifests"][split]]
-        if hparams["use_transitions"]:
-            manifests.append(hparams["transitions_manifests"][split])
-        items = {}
-        for manifest in manifests:
-            items.update(
-                load_data_json(manifest, {"data_root": hparams["data_folder"]})
-            )
-        kept = {u: item for u, item in items.items() if u not in cache.skipped}
+    for split in items:
+        kept = {u: i for u, i in items[split].items() if u not in skipped}
         if not kept:
             raise ValueError(
-                f"{' and '.join(manifests)} have no utterance to use: check "
-                "the corpus and the options of its preparation."
+                f"{' and '.join(map(str, manifests_of(hparams, split)))} have "
+                "no utterance to use: check the corpus and the options of its "
+                "preparation."
             )
-        if len(kept) < len(items):
-            logger.warning(
-                f"{split}: {len(items) - len(kept)} of {len(items)} "
-                f"utterances left out, as {tokens_file} skipped them."
-            )
-        datasets[split] = DynamicItemDataset(
-            kept, [text_pipeline, speech_pipeline, word_pipeline]
-        )
-        datasets[split].set_output_keys(
-            [
-                "id",
-                "text_tokens",
-                "word_of_token",
-                "speech_tokens",
-                "word_of_speech",
-                "word_emotions",
-                "word_intensity",
-            ]
-        )
-        run_on_main(check_dataset, args=[datasets[split], manifests])
+        datasets[split] = DynamicItemDataset(kept, pipelines)
+        datasets[split].set_output_keys(["id", *MODEL_ITEMS])
     return datasets
+
+
+def manifests_of(hparams, split):
+    """List the manifests of a split: transitions only where there are some.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+    split : str
+        Part of the corpus.
+    """
+    transitions = hparams["transitions_manifests"][split]
+    return [hparams["manifests"][split]] + (
+        [transitions] if Path(transitions).exists() else []
+    )
+
+
+def read_items(hparams, split, without_tokens):
+    """Read a split's manifests, but for what the extraction skipped.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+    split : str
+        Part of the corpus.
+    without_tokens : dict
+        Ids of utterances that have no speech tokens, with the reasons.
+
+    Returns
+    -------
+    dict
+        Utterance id to its entry.
+    """
+    items = {}
+    for manifest in manifests_of(hparams, split):
+        items.update(
+            load_data_json(manifest, {"data_root": hparams["data_folder"]})
+        )
+    kept = {u: item for u, item in items.items() if u not in without_tokens}
+    if len(kept) < len(items):
+        logger.warning(
+            f"{split}: {len(items) - len(kept)} of {len(items)} utterances "
+            f"left out, as {hparams['speech_tokens']} skipped them."
+        )
+    return kept
+
+
+def list_unusable(items, pipelines, max_bad_share, listing):
+    """Try every item, so that no bad one stops a running training.
+
+    Arguments
+    ---------
+    items : dict
+        Split to utterance id to its entry in the manifest.
+    pipelines : list
+        Dynamic items that make what the model is given.
+    max_bad_share : float
+        Largest share of unusable items, 0 to 1.
+    listing : str or Path
+        JSON file that they are listed in, with the reasons.
+
+    Raises
+    ------
+    ValueError
+        If there are more.
+    """
+    skipped = {}
+    for split, entries in items.items():
+        if not entries:
+            continue
+        dataset = DynamicItemDataset(entries, pipelines, MODEL_ITEMS)
+        for index, utterance in enumerate(
+            tqdm(dataset.data_ids, desc=f"Checking {split}")
+        ):
+            try:
+                dataset[index]
+            except (ValueError, FileNotFoundError) as error:
+                skipped[utterance] = str(error)
+                # A pipeline that failed would go on where it stopped.
+                for pipeline in pipelines:
+                    pipeline.reset()
+    report_skipped(
+        skipped, sum(map(len, items.values())), max_bad_share, listing
+    )
+
+
+def check_speech_tokens(cache, n_tokens, path):
+    """Raise ValueError for speech tokens of another tokenizer.
+
+    Arguments
+    ---------
+    cache : SpeechTokenCache
+        Speech tokens of all utterances.
+    n_tokens : int
+        Number of tokens that the language model knows.
+    path : str
+        The cache's file, for the message.
+    """
+    for utterance, tokens in cache.tokens.items():
+        outside = tokens[(tokens < 0) | (tokens >= n_tokens)]
+        if len(outside):
+            raise ValueError(
+                f"{path} has the speech token {int(outside[0])} of "
+                f"{utterance}, but the language model's are 0 to "
+                f"{n_tokens - 1}: delete the file and run "
+                "extract_speech_tokens.py again."
+            )
 
 
 def label_reader(hparams):
@@ -604,82 +459,6 @@ def label_reader(hparams):
     return labels_of
 
 
-def check_dataset(dataset, manifests):
-    """Reads every item once, so that no bad one stops a running training.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        The data.
-    manifests : list of str
-        Where it comes from, for messages.
-
-    Raises
-    ------
-    ValueError
-        If one is bad.
-    """
-    place = " and ".join(map(str, manifests))
-    for index, utterance in enumerate(
-        tqdm(dataset.data_ids, desc=f"Checking {Path(manifests[0]).stem}")
-    ):
-        try:
-            dataset[index]
-        except (ValueError, FileNotFoundError) as error:
-            raise ValueError(
-                f"{place}, utterance {utterance}: {error}"
-            ) from error
-
-
-def choose_diagnosed(dataset, n, batch_size):
-    """Chooses utterances that failures of the training are named by.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        The validation data.
-    n : int
-        How many at most.
-    batch_size : int
-        How many at once.
-
-    Returns
-    -------
-    list of PaddedBatch
-        Utterances whose emotion switches come first; labelled ones follow.
-    """
-    switching, steady = [], []
-    if n:
-        with dataset.output_keys_as(["id", "word_emotions"]):
-            for item in dataset:
-                emotions = item["word_emotions"]
-                if beside_switch(emotions[None]).any():
-                    switching.append(item["id"])
-                elif emotions.any():
-                    steady.append(item["id"])
-    chosen = spread_evenly(switching, n)
-    chosen += spread_evenly(steady, n - len(chosen))
-    items = list(FilteredSortedDynamicItemDataset(dataset, chosen))
-    return [
-        PaddedBatch(items[start : start + batch_size])
-        for start in range(0, len(items), batch_size)
-    ]
-
-
-def spread_evenly(items, n):
-    """Chooses from all parts of a list.
-
-    Arguments
-    ---------
-    items : list
-        What to choose from.
-    n : int
-        How many at most.
-    """
-    n = min(n, len(items))
-    return [items[index * len(items) // n] for index in range(n)]
-
-
 def loader_options(hparams, train_data):
     """Options of the training loader, with dynamic batching if asked.
 
@@ -699,35 +478,6 @@ def loader_options(hparams, train_data):
     return options
 
 
-def export_synthesizer(hparams, hparams_file, overrides):
-    """Makes the output folder one that `EmoFiLMSynthesizer` loads.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-    hparams_file : str
-        The file that they come from.
-    overrides : str
-        What the command line changed in it.
-    """
-    folder = Path(hparams["output_folder"])
-    best = hparams["checkpointer"].find_checkpoint(min_key="speech_loss")
-    for name in {"efilm", "llm_decoder", "open_backbone"} & set(
-        best.paramfiles
-    ):
-        with atomic_path(folder / f"{name}.ckpt") as temporary:
-            shutil.copyfile(best.paramfiles[name], temporary)
-    with open(hparams_file, encoding="utf-8") as fin:
-        document = yaml.compose(resolve_references(fin, overrides))
-    parts = {key.value: value for key, value in document.value}
-    with atomic_path(folder / "synthesizer.yaml") as temporary:
-        # Composed and not loaded: the parts stay tags, to be made by whoever
-        # loads the file.
-        temporary.write_text(yaml.serialize(parts["synthesizer"]))
-    logger.info(f"{folder} can be given to EmoFiLMSynthesizer.from_hparams.")
-
-
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
@@ -744,18 +494,13 @@ if __name__ == "__main__":
     # Data
     if not hparams["skip_prep"]:
         run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        if hparams["use_transitions"]:
-            run_on_main(
-                prepare_transitions,
-                args=[hparams["data_folder"], hparams["prepared_folder"]],
-            )
+        run_on_main(
+            prepare_transitions,
+            args=[hparams["data_folder"], hparams["prepared_folder"]],
+        )
     datasets = dataio_prepare(hparams)
 
     # Training
-    if hparams["use_tensorboard"]:
-        hparams["tensorboard_train_logger"] = hparams["tensorboard_logger"](
-            hparams["tensorboard_folder"]
-        )
     brain = EmoFiLMBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -763,11 +508,13 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    brain.diagnosed = choose_diagnosed(
+    diagnosed = choose_diagnosed(
         datasets["valid"],
         hparams["diagnosis_utterances"],
         hparams["batch_size"],
     )
+    if diagnosed:
+        brain.diagnosis = TrainingDiagnosis(diagnosed, model_inputs)
     brain.fit(
         brain.hparams.epoch_counter,
         datasets["train"],
@@ -779,8 +526,19 @@ if __name__ == "__main__":
     # The best checkpoint: its losses, and a folder that speaks
     brain.evaluate(
         datasets["test"],
-        min_key="speech_loss",
+        min_key=brain.best_key,
         test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
     )
-    run_on_main(export_synthesizer, args=[hparams, hparams_file, overrides])
+    run_on_main(
+        export_trained_model,
+        kwargs={
+            "checkpointer": hparams["checkpointer"],
+            "min_key": brain.best_key,
+            "names": ["efilm", "llm_decoder", "open_backbone"],
+            "folder": hparams["output_folder"],
+            "hparams_file": hparams_file,
+            "overrides": overrides,
+            "part": "synthesizer",
+        },
+    )
     ddp_leave_group()

@@ -22,11 +22,10 @@ to label.py and to `WordEmotionLabeler`.
 
 import functools
 import itertools
-import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 
+from speechbrain_emofilm.core import ResumableBrain
 from speechbrain_emofilm.dataio.feature_cache import (
     EmotionFeatureCache,
     extractor_identity,
@@ -48,26 +47,25 @@ from speechbrain_emofilm.lobes.word_emotion import (
     splice_bags,
     word_mask,
 )
+from speechbrain_emofilm.utils.checkpoints import export_trained_model
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
-from speechbrain_emofilm.utils.files import atomic_path, write_json
 from speechbrain_emofilm.utils.hparams import check_length
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-import yaml
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import run_on_main
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-logger = get_logger(__name__)
 
-
-class WordEmotionBrain(sb.Brain):
+class WordEmotionBrain(ResumableBrain):
     """Trains the `WordEmotionTransformer`."""
+
+    best_key = "loss"
 
     def compute_forward(self, batch, stage):
         """Reads the words' emotions; in training, of spliced utterances.
@@ -124,7 +122,7 @@ class WordEmotionBrain(sb.Brain):
         return self.hparams.losses[self.hparams.supervision](output, targets)
 
     def count(self, output, targets):
-        """Counts the bags whose emotion is found, and the words.
+        """Count the words, and the bags, whose emotion is found.
 
         Arguments
         ---------
@@ -135,70 +133,44 @@ class WordEmotionBrain(sb.Brain):
         """
         probs = output.logits.softmax(-1)
         words = targets.bags >= 0
-        right = (probs.argmax(-1) == targets.emotions) & words
-        self.counts["words"] += int(words.sum())
-        self.counts["right_words"] += int(right.sum())
+        right = (probs.argmax(-1) == targets.emotions)[words]
+        accuracies = {"target_accuracy": right}
         if self.hparams.supervision != "words":
             attention = bag_attention(output.attention, words)
             found = (attention.unsqueeze(-1) * probs).sum(1).argmax(-1)
-            self.counts["bags"] += len(found)
-            self.counts["right_bags"] += int(
-                (found == targets.emotions[:, 0]).sum()
-            )
+            accuracies["sentence_accuracy"] = found == targets.emotions[:, 0]
+        self.accumulate_stats(
+            {
+                name: (right.double().mean(), len(right))
+                for name, right in accuracies.items()
+                if len(right)
+            }
+        )
 
-    def on_stage_start(self, stage, epoch=None):
-        """Starts the counts anew, and the random numbers of this epoch.
+    def random_seed(self, epoch, step):
+        """Choose one seed for each epoch.
 
         Arguments
         ---------
-        stage : sb.Stage
-            The stage that starts.
-        epoch : int, optional
+        epoch : int
             The epoch, from 1.
+        step : int
+            The batch, from 1; 0 at the start of the epoch.
         """
-        self.counts = Counter()
-        if stage == sb.Stage.TRAIN:
-            # A resumed run repeats them.
-            torch.manual_seed(self.hparams.seed + epoch)
+        return self.hparams.seed + epoch if step == 0 else None
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs; after validation also saves a checkpoint.
+    def on_validated(self, epoch, stats):
+        """Set the learning rate of the next epoch.
 
         Arguments
         ---------
-        stage : sb.Stage
-            The stage that ended.
-        stage_loss : float
-            Mean loss of its batches.
-        epoch : int, optional
+        epoch : int
             The epoch, from 1.
+        stats : dict
+            Statistics of the validation.
         """
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
-        counts = self.counts
-        stats = {
-            "loss": stage_loss,
-            "target_accuracy": counts["right_words"] / max(counts["words"], 1),
-        }
-        if counts["bags"]:
-            stats["sentence_accuracy"] = counts["right_bags"] / counts["bags"]
-        if stage == sb.Stage.TEST:
-            self.hparams.train_logger.log_stats(
-                {"Epoch loaded": self.hparams.epoch_counter.current},
-                test_stats=stats,
-            )
-            return
-        old_lr, new_lr = self.hparams.lr_annealing(epoch)
-        sb.nnet.schedulers.update_learning_rate(self.optimizer, new_lr)
-        self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "lr": old_lr},
-            train_stats=self.train_stats,
-            valid_stats=stats,
-        )
-        self.checkpointer.save_and_keep_only(
-            meta={"epoch": epoch, "loss": stage_loss}, min_keys=["loss"]
-        )
+        _, rate = self.hparams.lr_annealing(epoch)
+        sb.nnet.schedulers.update_learning_rate(self.optimizer, rate)
 
 
 class Corpus:
@@ -359,7 +331,7 @@ def dataio_prepare(hparams):
 
 
 def usable_items(corpora, example, hparams):
-    """Tries every utterance, so that no bad one stops a running training.
+    """Try every utterance, so that no bad one stops a running training.
 
     Arguments
     ---------
@@ -394,7 +366,11 @@ def usable_items(corpora, example, hparams):
                 skipped[utterance] = str(error)
             else:
                 items[split][utterance] = {"corpus": number, "split": split}
-    check_skipped(skipped, n_items, hparams)
+    listing = Path(hparams["output_folder"]) / "skipped.json"
+    run_on_main(
+        report_skipped,
+        args=[skipped, n_items, hparams["max_bad_share"], listing],
+    )
     for split, kept in items.items():
         if not kept:
             raise ValueError(
@@ -444,62 +420,6 @@ def check_emotions(corpus, split):
             )
 
 
-def check_skipped(skipped, n_items, hparams):
-    """Lists what is skipped; raises ValueError if it is too much.
-
-    Arguments
-    ---------
-    skipped : dict
-        Utterance id to the reason.
-    n_items : int
-        Of the corpora.
-    hparams : dict
-        The recipe's hyperparameters.
-    """
-    path = Path(hparams["output_folder"]) / "skipped.json"
-    run_on_main(write_json, args=[path, skipped])
-    if not skipped:
-        return
-    utterance, reason = next(iter(skipped.items()))
-    summary = (
-        f"{len(skipped)} of {n_items} utterances cannot be used. The first, "
-        f"{utterance}: {reason} All are listed in {path}."
-    )
-    if len(skipped) > hparams["max_bad_share"] * n_items:
-        raise ValueError(
-            f"{summary} More than max_bad_share = "
-            f"{hparams['max_bad_share']:g}: repair them, or raise it."
-        )
-    logger.warning(f"{summary} They are skipped.")
-
-
-def export_labeler(hparams, hparams_file, overrides):
-    """Makes a folder that `WordEmotionLabeler` loads.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-    hparams_file : str
-        The file that they come from.
-    overrides : str
-        What the command line changed in it.
-    """
-    folder = Path(hparams["labeler_folder"])
-    best = hparams["checkpointer"].find_checkpoint(min_key="loss")
-    for name in ("word_emotion", "frame_normalization"):
-        with atomic_path(folder / f"{name}.ckpt") as temporary:
-            shutil.copyfile(best.paramfiles[name], temporary)
-    with open(hparams_file, encoding="utf-8") as fin:
-        document = yaml.compose(resolve_references(fin, overrides))
-    parts = {key.value: value for key, value in document.value}
-    with atomic_path(folder / "labeler.yaml") as temporary:
-        # Composed and not loaded: the parts stay tags, to be made by whoever
-        # loads the file.
-        temporary.write_text(yaml.serialize(parts["labeler"]))
-    logger.info(f"{folder} can be given to label.py and WordEmotionLabeler.")
-
-
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
@@ -543,8 +463,19 @@ if __name__ == "__main__":
     # The best checkpoint: its loss, and a folder that labels
     brain.evaluate(
         datasets["test"],
-        min_key="loss",
+        min_key=brain.best_key,
         test_loader_kwargs=dict(hparams["valid_dataloader_opts"]),
     )
-    run_on_main(export_labeler, args=[hparams, hparams_file, overrides])
+    run_on_main(
+        export_trained_model,
+        kwargs={
+            "checkpointer": hparams["checkpointer"],
+            "min_key": brain.best_key,
+            "names": ["word_emotion", "frame_normalization"],
+            "folder": hparams["labeler_folder"],
+            "hparams_file": hparams_file,
+            "overrides": overrides,
+            "part": "labeler",
+        },
+    )
     ddp_leave_group()
