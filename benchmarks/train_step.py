@@ -23,8 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import load_llm
 from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
-from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ LOSSES = {"ours": our_loss, "original": original_loss}
 def measure(path: str, which: str, args: argparse.Namespace) -> dict:
     """Time, memory and loss of one of the two, in a process of its own."""
     torch.set_num_threads(args.threads)
-    lm = CosyVoice2LM.from_upstream(path, qwen2(args.layers))
+    lm = load_llm(path, qwen2(args.layers))
     model = make_emofilm(lm).eval()  # no dropout of labels
     losses, seconds, n_positions = [], [], 0
     for step in range(args.steps + 1):

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import load_llm
 from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
@@ -92,7 +93,7 @@ def main() -> None:
         before = resident_bytes()
 
         def load() -> CosyVoice2LM:
-            lm = CosyVoice2LM.from_upstream(path, qwen2(args.layers))
+            lm = load_llm(path, qwen2(args.layers))
             for parameter in lm.parameters():
                 parameter.detach().sum()  # brings it into memory
             return lm

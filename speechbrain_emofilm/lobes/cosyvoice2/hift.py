@@ -15,12 +15,7 @@ models", arXiv 2412.10117.
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
-from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
-    check_tensors,
-    read_upstream_tensors,
-)
 from speechbrain_emofilm.lobes.vocoder import MelVocoder, seeded_noise
 
 import torch
@@ -374,49 +369,6 @@ class HiFTGenerator(MelVocoder):
         )
         self.register_load_state_dict_pre_hook(_accept_other_layouts)
 
-    @classmethod
-    def from_upstream(cls, path: str | Path, **kwargs) -> "HiFTGenerator":
-        """Makes the vocoder of a released ``hift.pt``.
-
-        Arguments
-        ---------
-        path : str or Path
-            ``hift.pt`` of FunAudioLLM/CosyVoice2-0.5B.
-        **kwargs
-            Arguments of the class; the released sizes by default.
-
-        Returns
-        -------
-        vocoder : HiFTGenerator
-            Frozen, in evaluation mode.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is not whole, holds more than tensors, or does not fit the
-            sizes; the message names what differs.
-
-        Example
-        -------
-        >>> vocoder = HiFTGenerator.from_upstream(
-        ...     "pretrained/CosyVoice2-0.5B/hift.pt"
-        ... )  # doctest: +SKIP
-        """
-        tensors = read_upstream_tensors(path)
-        vocoder = cls(**kwargs)
-        _accept_other_layouts(vocoder, tensors, "")
-        for old, new in (("g", "original0"), ("v", "original1")):
-            for name in [n for n in tensors if n.endswith(f".weight_{old}")]:
-                layer = name[: -len(f"weight_{old}")]
-                tensors[f"{layer}parametrizations.weight.{new}"] = tensors.pop(
-                    name
-                )
-        check_tensors(vocoder, tensors, path)
-        vocoder.load_state_dict(tensors)
-        return vocoder.eval().requires_grad_(False)
-
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
         """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""
         return self.f0_predictor(mel)
@@ -542,14 +494,40 @@ def _source_downsampler(n_in, channels, rate):
     return nn.Conv1d(n_in, channels, 2 * rate, rate, padding=rate // 2)
 
 
-def _accept_other_layouts(module, state_dict, prefix, *_):
-    """Load hook: renames or drops what training wrappers add to the file."""
-    for key in list(state_dict):
+def rename_weights(state_dict: dict, prefix: str = "") -> None:
+    """Rename the weights of other layouts to the names of this module.
+
+    Prefixes that training wrappers add are removed, discriminators and
+    training counters are dropped, and weight norm stored as ``weight_g`` and
+    ``weight_v`` gets the names of torch's parametrizations.
+
+    Arguments
+    ---------
+    state_dict : dict
+        Weights by name, changed in place.
+    prefix : str
+        Prefix of the vocoder's own weights; others are left alone.
+
+    Example
+    -------
+    >>> weights = {"generator.conv.weight_g": 1.0, "epoch": 3}
+    >>> rename_weights(weights)
+    >>> weights
+    {'conv.parametrizations.weight.original0': 1.0}
+    """
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        value = state_dict.pop(key)
         name = key[len(prefix) :]
-        if not key.startswith(prefix):
-            continue
         if name in ("epoch", "step") or name.startswith("discriminator."):
-            del state_dict[key]
-        elif name.startswith("generator."):
-            name = name[len("generator.") :]
-            state_dict[prefix + name] = state_dict.pop(key)
+            continue
+        name = name.removeprefix("generator.")
+        for old, new in (("g", "original0"), ("v", "original1")):
+            if name.endswith(f".weight_{old}"):
+                layer = name.removesuffix(f"weight_{old}")
+                name = f"{layer}parametrizations.weight.{new}"
+        state_dict[prefix + name] = value
+
+
+def _accept_other_layouts(module, state_dict, prefix, *_):
+    """Load hook: rename the weights of other layouts."""
+    rename_weights(state_dict, prefix)
