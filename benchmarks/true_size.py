@@ -46,7 +46,7 @@ def train_once(model: EmotionConditionedLM) -> None:
     """One optimiser step on a batch of four."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4)
-    out = model.train()(**esd_like_batch(batch_size=4))
+    out = model.train()(esd_like_batch(batch_size=4))
     (out.speech_loss + 0.1 * out.emotion_loss).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

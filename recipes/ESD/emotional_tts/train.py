@@ -38,6 +38,7 @@ from speechbrain_emofilm.dataio.labels import (
     words_to_tensors,
 )
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
+from speechbrain_emofilm.lobes.conditioned_lm import ConditionedLMInputs
 from speechbrain_emofilm.metrics.condition_effect import (
     ConditionEffect,
     beside_switch,
@@ -91,7 +92,7 @@ class EmoFiLMBrain(sb.Brain):
         ConditionedLMOutput
             Losses and statistics, each a mean over the batch.
         """
-        return self.modules.emofilm(**model_inputs(batch.to(self.device)))
+        return self.modules.emofilm(model_inputs(batch.to(self.device)))
 
     def compute_objectives(self, predictions, batch, stage):
         """Adds the step-wise emotion loss to the speech-token loss.
@@ -396,8 +397,10 @@ class EmoFiLMBrain(sb.Brain):
         with torch.random.fork_rng(devices=[]), self.evaluation_ctx:
             for batch in self.diagnosed:
                 inputs = model_inputs(batch.to(self.device))
-                inputs["word_emotions"] = inputs["word_emotions"] * labelled
-                effect.append(batch.id, model, **inputs)
+                inputs = inputs._replace(
+                    word_emotions=inputs.word_emotions * labelled
+                )
+                effect.append(batch.id, model, inputs)
         return effect.values()
 
     def log_failures(self, epoch, valid_stats):
@@ -428,23 +431,28 @@ class EmoFiLMBrain(sb.Brain):
 
 
 def model_inputs(batch):
-    """What `EmotionConditionedLM` reads of a batch.
+    """Build the model's inputs from a batch.
 
     Arguments
     ---------
     batch : PaddedBatch
         Items of `dataio_prepare`.
+
+    Returns
+    -------
+    ConditionedLMInputs
+        Inputs of `EmotionConditionedLM`.
     """
-    return {
-        "text_tokens": batch.text_tokens.data,
-        "text_lens": batch.text_tokens.lengths,
-        "word_of_token": batch.word_of_token.data,
-        "speech_tokens": batch.speech_tokens.data,
-        "speech_lens": batch.speech_tokens.lengths,
-        "word_of_speech": batch.word_of_speech.data,
-        "word_emotions": batch.word_emotions.data,
-        "word_intensity": batch.word_intensity.data,
-    }
+    return ConditionedLMInputs(
+        text_tokens=batch.text_tokens.data,
+        text_lens=batch.text_tokens.lengths,
+        word_of_token=batch.word_of_token.data,
+        speech_tokens=batch.speech_tokens.data,
+        speech_lens=batch.speech_tokens.lengths,
+        word_of_speech=batch.word_of_speech.data,
+        word_emotions=batch.word_emotions.data,
+        word_intensity=batch.word_intensity.data,
+    )
 
 
 def dataio_prepare(hparams):
