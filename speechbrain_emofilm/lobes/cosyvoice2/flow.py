@@ -80,7 +80,7 @@ def fixed_noise(
 
 
 class FlowDraws(NamedTuple):
-    """What chance decides in one training step.
+    """Random draws of one training step.
 
     Arguments
     ---------
@@ -144,7 +144,7 @@ class ConditionalFlow(nn.Module):
         streaming: bool = False,
         cache: StreamingCache | None = None,
     ) -> Tensor:
-        """Integrates from noise to mel with Euler steps on a cosine grid.
+        """Integrate from noise to mel with Euler steps on a cosine grid.
 
         Arguments
         ---------
@@ -271,7 +271,7 @@ class ConditionalFlow(nn.Module):
 
 
 def _drop_trainer_counters(module, state_dict, prefix, *args):
-    """Removes the counters that checkpoints of the upstream trainer hold."""
+    """Remove the counters that checkpoints of the upstream trainer hold."""
     for counter in ("epoch", "step"):
         state_dict.pop(prefix + counter, None)
 
@@ -447,7 +447,7 @@ class CosyVoice2Flow(nn.Module):
         return self.encoder_proj(x), n_frames
 
     def project_speaker(self, xvector: Tensor) -> Tensor:
-        """Normalises and projects speaker vectors.
+        """Normalise and project speaker vectors.
 
         Arguments
         ---------
@@ -467,7 +467,7 @@ class CosyVoice2Flow(nn.Module):
         generator: torch.Generator | None = None,
         length: int | None = None,
     ) -> FlowDraws:
-        """Draws what chance decides in one training step.
+        """Draw the random numbers of one training step.
 
         Arguments
         ---------
@@ -580,7 +580,7 @@ class CosyVoice2Flow(nn.Module):
         prompt_lens: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Synthesises mels; each item equals the item alone.
+        """Synthesise mels; each item equals the item alone.
 
         Arguments
         ---------

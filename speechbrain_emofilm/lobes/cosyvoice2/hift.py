@@ -49,7 +49,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the activation to x (B, C, T); the shape stays."""
+        """Apply the activation to x (B, C, T); the shape stays."""
         alpha = self.alpha[:, None]
         return torch.addcmul(x, (alpha * x).sin().square(), 1 / (alpha + 1e-9))
 
@@ -97,7 +97,7 @@ class ResBlock(nn.Module):
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the block to x (B, C, T); the shape stays."""
+        """Apply the block to x (B, C, T); the shape stays."""
         for conv1, conv2, snake1, snake2 in zip(
             self.convs1, self.convs2, self.activations1, self.activations2
         ):
@@ -138,7 +138,7 @@ class F0Predictor(nn.Module):
         nn.init.constant_(self.classifier.bias, 150.0)
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""
+        """Map mel (B, N, in_channels) to F0 in Hz (B, N)."""
         x = self.condnet(mel.transpose(1, 2)).transpose(1, 2)
         return self.classifier(x).squeeze(-1).abs()
 
@@ -253,7 +253,7 @@ class HarmonicSource(nn.Module):
         noise: torch.Tensor,
         start_cycles: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Maps F0 (B, N) and the rest, as in ``waves``, to (B, N * hop)."""
+        """Map F0 (B, N) and the rest, as in ``waves``, to (B, N * hop)."""
         waves = self.waves(f0, noise, start_cycles)
         return self.l_linear(waves).squeeze(-1).tanh()
 
@@ -370,7 +370,7 @@ class HiFTGenerator(MelVocoder):
         self.register_load_state_dict_pre_hook(_accept_other_layouts)
 
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
-        """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""
+        """Map mel (B, N, in_channels) to F0 in Hz (B, N)."""
         return self.f0_predictor(mel)
 
     def f0_loss(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
@@ -383,7 +383,7 @@ class HiFTGenerator(MelVocoder):
         seed: int | None = 0,
         cache_source: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Makes the excitation.
+        """Make the excitation.
 
         Arguments
         ---------
@@ -412,7 +412,7 @@ class HiFTGenerator(MelVocoder):
         return torch.cat([cache_source, source[:, cache_source.shape[1] :]], 1)
 
     def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """Filters the excitation by the mel spectrogram.
+        """Filter the excitation by the mel spectrogram.
 
         Arguments
         ---------
@@ -456,7 +456,7 @@ class HiFTGenerator(MelVocoder):
         return wav.clamp(-self.audio_limit, self.audio_limit)
 
     def remove_weight_norm(self) -> None:
-        """Folds weight norm into the weights: faster, inference only."""
+        """Fold weight norm into the weights: faster, inference only."""
         for module in self.modules():
             if hasattr(module, "parametrizations"):
                 remove_parametrizations(module, "weight")
@@ -488,7 +488,7 @@ def _upsampler(channels, rate, kernel_size):
 
 
 def _source_downsampler(n_in, channels, rate):
-    """Brings the source's spectrum to the frame rate of an upsampling stage."""
+    """Bring the source's spectrum to the frame rate of an upsampling stage."""
     if rate == 1:
         return nn.Conv1d(n_in, channels, 1)
     return nn.Conv1d(n_in, channels, 2 * rate, rate, padding=rate // 2)

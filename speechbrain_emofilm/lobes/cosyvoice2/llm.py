@@ -154,14 +154,14 @@ class CosyVoice2LM(nn.Module):
         return embedding
 
     def freeze(self) -> None:
-        """Leaves ``llm_decoder`` alone trainable; no dropout from now on."""
+        """Leave ``llm_decoder`` alone trainable; no dropout from now on."""
         self.requires_grad_(False)
         self.llm_decoder.requires_grad_(True)
         self.frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "CosyVoice2LM":
-        """Sets training mode; when frozen, evaluation mode in any case.
+        """Set training mode; when frozen, evaluation mode in any case.
 
         ``Brain`` calls ``modules.train()`` before every epoch, which would
         turn a frozen model's dropout on.
@@ -183,7 +183,7 @@ class CosyVoice2LM(nn.Module):
         generator: torch.Generator | None = None,
         output_attentions: bool = False,
     ) -> LMOutput:
-        """Predicts every speech token from those before it.
+        """Predict every speech token from those before it.
 
         Arguments
         ---------
@@ -301,7 +301,7 @@ class CosyVoice2LM(nn.Module):
         speech_tokens: torch.Tensor,
         n_speech: torch.Tensor,
     ) -> LMOutput:
-        """Logits and targets where there are any, and who stands where."""
+        """Collect logits and targets at the supervised positions."""
         predicts = layout.predicts
         tokens = F.pad(speech_tokens, (0, 1))
         ends = n_speech.to(tokens.device).unsqueeze(1)
@@ -340,7 +340,7 @@ class CosyVoice2LM(nn.Module):
         n_target_text: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[torch.Tensor]:
-        """Speaks a batch of texts, each as it would be spoken alone.
+        """Speak a batch of texts, each as it would be spoken alone.
 
         Ids V + 1 and V + 2 are never drawn and the end not before the
         minimum length; upstream lets the former two end the speech at once.
@@ -460,7 +460,7 @@ class CosyVoice2LM(nn.Module):
         max_lens: torch.Tensor,
         noise: UtteranceNoise,
     ) -> list[torch.Tensor]:
-        """Draws tokens until every item has ended; see ``generate``."""
+        """Draw tokens until every item has ended; see ``generate``."""
         device = min_lens.device
         n_steps = int(max_lens.max())
         n_variants = len(prefixes) // len(min_lens)
@@ -535,7 +535,7 @@ class CosyVoice2LM(nn.Module):
         max_ratio: float = 20.0,
         seed: int = 0,
     ) -> Iterator[int]:
-        """Speaks a text while it is being written (bistream).
+        """Speak a text while it is being written (bistream).
 
         Speech begins with the first ``mix_ratio[0]`` tokens of text and goes
         on as more of them arrive. There is no minimum length here, nor is
