@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import load_llm
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.cosyvoice2.precision import (
     PRECISIONS,
@@ -137,7 +138,7 @@ def main() -> None:
         path = Path(folder) / "llm.pt"
         write_llm(path, n_layers=args.layers)
         for precision in args.precisions:
-            lm = CosyVoice2LM.from_upstream(path, qwen2(args.layers))
+            lm = load_llm(path, qwen2(args.layers))
             if not ms:
                 original = time_original(lm, args.steps)
             set_weight_precision(lm, precision)

@@ -1,11 +1,12 @@
 """Speed and memory of training E-FiLM through the frozen 0.5B model.
 
 Forward and backward of ``EmotionConditionedLM`` (no padding in the linear
-layers, speech scores where there is something to predict, no text head) beside the original's
-way (padded batch, attention mask, the text head of 151,936 words and the
-speech head at all positions), on batches with the lengths of ESD's English
-part; same random weights, same loss, one process for each. The larger the
-batch, the more of it the original pads: 16 utterances by default, where
+layers, speech scores at supervised positions only, no text head), compared
+with the original's way (padded batch, attention mask, the text head of
+151,936 words and the speech head at all positions), on batches with the
+lengths of ESD's English part; same random weights, same loss, one process
+for each. Larger batches give the original more padding: 16 utterances by
+default, where
 ``cosyvoice2_robust.yaml`` makes batches of 160 s and the paper takes 4.
 
 Prints JSON: tokens (of text and speech, padding not counted) per second, and
@@ -23,8 +24,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
-from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import load_llm
+from speechbrain_emofilm.lobes.conditioned_lm import (
+    ConditionedLMInputs,
+    EmotionConditionedLM,
+)
 
 import torch
 import torch.nn.functional as F
@@ -36,30 +40,25 @@ IGNORE = -1
 
 
 def our_loss(
-    model: EmotionConditionedLM, batch: dict[str, torch.Tensor]
+    model: EmotionConditionedLM, batch: ConditionedLMInputs
 ) -> torch.Tensor:
     """The speech loss of ``EmotionConditionedLM``."""
-    return model(**batch).speech_loss
+    return model(batch).speech_loss
 
 
 def original_loss(
-    model: EmotionConditionedLM, batch: dict[str, torch.Tensor]
+    model: EmotionConditionedLM, batch: ConditionedLMInputs
 ) -> torch.Tensor:
     """The same loss the way the original computes it."""
     lm = model.llm
     text = model.condition(
-        *(
-            batch[name]
-            for name in (
-                "text_tokens",
-                "text_lens",
-                "word_of_token",
-                "word_emotions",
-                "word_intensity",
-            )
-        )
+        batch.text_tokens,
+        batch.text_lens,
+        batch.word_of_token,
+        batch.word_emotions,
+        batch.word_intensity,
     ).text_embeddings
-    speech = lm.speech_embedding(batch["speech_tokens"])
+    speech = lm.speech_embedding(batch.speech_tokens)
     sos, task = lm.llm_embedding.weight[:, None]
     sequences, targets = [], []
     for item, (n_text, n_speech) in enumerate(zip(*n_tokens(batch))):
@@ -67,7 +66,7 @@ def original_loss(
             torch.cat([sos, text[item, :n_text], task, speech[item, :n_speech]])
         )
         ignored = torch.full([1 + n_text], IGNORE)
-        tokens = batch["speech_tokens"][item, :n_speech]
+        tokens = batch.speech_tokens[item, :n_speech]
         targets.append(torch.cat([ignored, tokens, torch.tensor([lm.end_id])]))
     lens = torch.tensor([len(sequence) for sequence in sequences])
     padded = pad_sequence(sequences, batch_first=True)
@@ -83,13 +82,14 @@ def original_loss(
     )
 
 
-def n_tokens(batch: dict[str, torch.Tensor]) -> tuple:
+def n_tokens(batch: ConditionedLMInputs) -> tuple:
     """Numbers of text and of speech tokens of each item, two lists."""
     return tuple(
-        torch.round(batch[f"{kind}_lens"] * batch[f"{kind}_tokens"].shape[1])
-        .long()
-        .tolist()
-        for kind in ("text", "speech")
+        torch.round(lens * tokens.shape[1]).long().tolist()
+        for lens, tokens in (
+            (batch.text_lens, batch.text_tokens),
+            (batch.speech_lens, batch.speech_tokens),
+        )
     )
 
 
@@ -99,7 +99,7 @@ LOSSES = {"ours": our_loss, "original": original_loss}
 def measure(path: str, which: str, args: argparse.Namespace) -> dict:
     """Time, memory and loss of one of the two, in a process of its own."""
     torch.set_num_threads(args.threads)
-    lm = CosyVoice2LM.from_upstream(path, qwen2(args.layers))
+    lm = load_llm(path, qwen2(args.layers))
     model = make_emofilm(lm).eval()  # no dropout of labels
     losses, seconds, n_positions = [], [], 0
     for step in range(args.steps + 1):

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import load_llm
 from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
@@ -45,7 +46,7 @@ def train_once(model: EmotionConditionedLM) -> None:
     """One optimiser step on a batch of four."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4)
-    out = model.train()(**esd_like_batch(batch_size=4))
+    out = model.train()(esd_like_batch(batch_size=4))
     (out.speech_loss + 0.1 * out.emotion_loss).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -92,7 +93,7 @@ def main() -> None:
         before = resident_bytes()
 
         def load() -> CosyVoice2LM:
-            lm = CosyVoice2LM.from_upstream(path, qwen2(args.layers))
+            lm = load_llm(path, qwen2(args.layers))
             for parameter in lm.parameters():
                 parameter.detach().sum()  # brings it into memory
             return lm

@@ -1,6 +1,9 @@
 """Batches as long as those of ESD's English part, and E-FiLM to train on."""
 
-from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
+from speechbrain_emofilm.lobes.conditioned_lm import (
+    ConditionedLMInputs,
+    EmotionConditionedLM,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import (
     EFiLM,
@@ -29,20 +32,20 @@ def make_emofilm(lm: CosyVoice2LM, seed: int = 0) -> EmotionConditionedLM:
     )
 
 
-def esd_like_batch(batch_size: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Make the inputs of ``EmotionConditionedLM`` for sentences of 1.2 to 5.5 s.
+def esd_like_batch(batch_size: int, seed: int = 0) -> ConditionedLMInputs:
+    """Make inputs of ``EmotionConditionedLM`` for sentences of 1.2 to 5.5 s.
 
     Arguments
     ---------
     batch_size : int
         Number of utterances, drawn at random as a shuffled corpus gives them.
     seed : int
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
-    batch : Dict[str, torch.Tensor]
-        By the names of the arguments; two text tokens to a word.
+    batch : ConditionedLMInputs
+        Two text tokens to a word.
     """
     generator = torch.Generator().manual_seed(seed)
     seconds = torch.randn(batch_size, generator=generator) * 0.85 + 2.9
@@ -56,15 +59,15 @@ def esd_like_batch(batch_size: int, seed: int = 0) -> dict[str, torch.Tensor]:
     )
     word_of_speech = torch.arange(speech_size) * n_words // speech_size
     shape = batch_size, speech_size
-    return {
-        "text_tokens": torch.randint(
+    return ConditionedLMInputs(
+        text_tokens=torch.randint(
             1000, (batch_size, text_size), generator=generator
         ),
-        "text_lens": n_text / text_size,
-        "word_of_token": (torch.arange(text_size) // 2).repeat(batch_size, 1),
-        "speech_tokens": torch.randint(6561, shape, generator=generator),
-        "speech_lens": n_speech / speech_size,
-        "word_of_speech": word_of_speech.repeat(batch_size, 1),
-        "word_emotions": torch.eye(N_EMOTIONS)[emotions],
-        "word_intensity": torch.ones(batch_size, n_words),
-    }
+        text_lens=n_text / text_size,
+        word_of_token=(torch.arange(text_size) // 2).repeat(batch_size, 1),
+        speech_tokens=torch.randint(6561, shape, generator=generator),
+        speech_lens=n_speech / speech_size,
+        word_of_speech=word_of_speech.repeat(batch_size, 1),
+        word_emotions=torch.eye(N_EMOTIONS)[emotions],
+        word_intensity=torch.ones(batch_size, n_words),
+    )

@@ -22,7 +22,7 @@ _TINY = 1e-6
 
 
 class WordEmotionLabeler(TrainedModel):
-    """Finds the emotion of each word in speech whose text is known.
+    """Find the emotion of each word in speech whose text is known.
 
     Made by :meth:`from_hparams` from a folder with ``labeler.yaml``, as the
     training recipe writes it. That file defines, beside SpeechBrain's
@@ -129,7 +129,7 @@ class WordEmotionLabeler(TrainedModel):
         words: Sequence[Word] | None = None,
         statistics: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> UtteranceLabels:
-        """Labels the words of an audio file.
+        """Label the words of an audio file.
 
         Arguments
         ---------
@@ -194,7 +194,7 @@ class WordEmotionLabeler(TrainedModel):
         words: Sequence[Sequence[Word]],
         source: Mapping | None = None,
     ) -> list[UtteranceLabels]:
-        """Labels utterances whose frames and word times are known.
+        """Label utterances whose frames and word times are known.
 
         Arguments
         ---------
@@ -226,7 +226,7 @@ class WordEmotionLabeler(TrainedModel):
         ]
 
     def forward(self, frames, words, source=None) -> list[UtteranceLabels]:
-        """Labels utterances, see :meth:`label_frames`."""
+        """Label utterances, see :meth:`label_frames`."""
         return self.label_frames(frames, words, source)
 
     @property
@@ -338,7 +338,7 @@ class WordEmotionLabeler(TrainedModel):
 
 
 def smooth(probs: torch.Tensor, share: float) -> torch.Tensor:
-    """Takes a share of each word's distribution from its neighbours.
+    """Take a share of each word's distribution from its neighbours.
 
     Arguments
     ---------

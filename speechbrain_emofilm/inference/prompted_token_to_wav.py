@@ -1,40 +1,42 @@
-"""From speech tokens to sound in a voice that a recording gives."""
+"""Speech tokens to waves, in the voice of a reference recording."""
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.voices import Voice, read_voices
-from speechbrain_emofilm.inference.token_to_wav import TokenToWav
+from speechbrain_emofilm.inference.token_to_wav import (
+    TokenToWavBase,
+    pad_items,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.flow_stream import FlowStream
 from speechbrain_emofilm.lobes.cosyvoice2.hift_stream import HiFTStream
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 
-class PromptedTokenToWav(TokenToWav):
+class PromptedTokenToWav(TokenToWavBase):
     """CosyVoice2's flow and vocoder, prompted with a reference recording.
 
-    The voices are read when the first speech is made: training needs none.
-    The recording's emotion is heard in the speech, whatever the words are
-    asked for; a voice for each emotion (``0011/happy``) gives the flow a
-    recording that agrees with the words.
+    The voices are read on first use, because training does not need them.
+    The emotion of the recording is audible in the speech, whatever emotion
+    the words are given. Use one voice per emotion (``0011/happy``) to prompt
+    the flow with a recording that agrees with the words.
 
     Arguments
     ---------
-    flow : nn.Module
+    mel_decoder : nn.Module
         A :class:`~speechbrain_emofilm.lobes.cosyvoice2.flow.CosyVoice2Flow`.
     vocoder : nn.Module
         A :class:`~speechbrain_emofilm.lobes.cosyvoice2.hift.HiFTGenerator`.
     voices : str or Path
-        File of :mod:`~speechbrain_emofilm.dataio.voices`. The first name is
-        the default.
+        File written by :mod:`~speechbrain_emofilm.dataio.voices`. The first
+        voice is the default.
     n_timesteps : int
-        Steps of the flow's solver.
+        Number of solver steps of the flow.
     sample_rate : int
-        Samples per second of the vocoder.
+        Sampling rate of the vocoder in Hz.
 
     Example
     -------
@@ -48,23 +50,18 @@ class PromptedTokenToWav(TokenToWav):
 
     def __init__(
         self,
-        flow: nn.Module,
+        mel_decoder: nn.Module,
         vocoder: nn.Module,
         voices: str | Path,
         n_timesteps: int = 10,
         sample_rate: int = 24000,
     ):
-        # Not TokenToWav's, which takes the voices themselves.
-        nn.Module.__init__(self)
-        self.flow = flow
-        self.vocoder = vocoder
+        super().__init__(mel_decoder, vocoder, n_timesteps, sample_rate)
         self.voices_file = Path(voices)
-        self.n_timesteps = n_timesteps
-        self.sample_rate = sample_rate
 
     @cached_property
     def voices(self) -> dict[str, Voice]:
-        """The voices by name."""
+        """Voices by name."""
         return read_voices(self.voices_file)
 
     @property
@@ -72,74 +69,50 @@ class PromptedTokenToWav(TokenToWav):
         """Names of the voices; the first is the default."""
         return list(self.voices)
 
-    @torch.no_grad()
-    def forward(
-        self,
-        tokens: Sequence[torch.Tensor],
-        speaker: str | Sequence[str] | None = None,
-        seed: int = 0,
-    ) -> list[torch.Tensor]:
-        """Generates the waves of a batch.
-
-        Arguments
-        ---------
-        tokens : list of torch.Tensor
-            Speech tokens of each item, (T_i,) long.
-        speaker : str or list of str, optional
-            One voice for all, or one for each item; the first if None.
-        seed : int
-            Of the noise; the same for every item, so that an item sounds the
-            same alone and in a batch.
-
-        Returns
-        -------
-        list of torch.Tensor
-            Waves (samples_i,).
-
-        Raises
-        ------
-        ValueError
-            If a voice is unknown or an item has no tokens.
-        """
-        voices = self._chosen(speaker, len(tokens))
-        device = next(self.flow.parameters()).device
-        padded, lens = _pad(tokens, device)
-        prompts, prompt_lens = _pad([v.prompt_tokens for v in voices], device)
-        mels, _ = _pad([v.prompt_mel for v in voices], device)
-        mel, mel_lens = self.flow.inference(
+    def decode_mels(
+        self, tokens: Sequence[torch.Tensor], speakers: list[int], seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Generate the mel spectrograms of a batch; see the base class."""
+        names = self.speakers
+        voices = [self.voices[names[speaker]] for speaker in speakers]
+        device = next(self.mel_decoder.parameters()).device
+        padded, lens = pad_items(tokens, device)
+        prompts, prompt_lens = pad_items(
+            [voice.prompt_tokens for voice in voices], device
+        )
+        mels, _ = pad_items([voice.prompt_mel for voice in voices], device)
+        return self.mel_decoder.inference(
             padded,
             lens,
-            torch.stack([v.xvector for v in voices]).to(device),
+            torch.stack([voice.xvector for voice in voices]).to(device),
             prompts,
             mels,
             n_timesteps=self.n_timesteps,
             seed=seed,
             prompt_lens=prompt_lens,
         )
-        wavs = self.vocoder(mel, mel_lens, seed=seed)
-        n_samples = torch.round(mel_lens * wavs.shape[1]).long().tolist()
-        return [wav[:end] for wav, end in zip(wavs, n_samples)]
 
     def stream(self, speaker: str | None = None, seed: int = 0) -> "WavStream":
-        """Begins an utterance whose tokens are still to come.
+        """Start an utterance whose tokens arrive later.
 
         Arguments
         ---------
         speaker : str, optional
-            A voice; the first if None.
+            Name of a voice; the first if None.
         seed : int
-            Of the noise.
+            Seed of the noise.
 
         Raises
         ------
         ValueError
             If the voice is unknown.
         """
-        (voice,) = self._chosen(speaker, 1)
-        device = next(self.flow.parameters()).device
+        (index,) = self.speaker_ids(speaker, 1)
+        voice = self.voices[self.speakers[index]]
+        device = next(self.mel_decoder.parameters()).device
         return WavStream(
             FlowStream(
-                self.flow,
+                self.mel_decoder,
                 voice.xvector[None].to(device),
                 voice.prompt_tokens[None].to(device),
                 voice.prompt_mel[None].to(device),
@@ -149,23 +122,16 @@ class PromptedTokenToWav(TokenToWav):
             HiFTStream(self.vocoder, seed),
         )
 
-    def _chosen(
-        self, speaker: str | Sequence[str] | None, n_items: int
-    ) -> list[Voice]:
-        """The voice of each item."""
-        voices = list(self.voices.values())
-        return [voices[i] for i in self.speaker_ids(speaker, n_items)]
-
 
 class WavStream:
-    """One utterance: tokens go in, sound comes out.
+    """Streaming synthesis of one utterance.
 
     Arguments
     ---------
     flow : FlowStream
-        Tokens to mels.
+        Turns tokens into mels.
     vocoder : HiFTStream
-        Mels to wave.
+        Turns mels into a wave.
     """
 
     def __init__(self, flow: FlowStream, vocoder: HiFTStream):
@@ -173,22 +139,10 @@ class WavStream:
         self._vocoder = vocoder
 
     def push(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Takes new tokens (T,); returns what can be said by now (samples,)."""
+        """Add tokens (T,) and return the wave that is ready (samples,)."""
         return self._vocoder.push(self._flow.push(tokens[None]))[0]
 
     def finish(self) -> torch.Tensor:
-        """Ends the speech; returns the rest of the wave (samples,)."""
+        """End the utterance and return the rest of its wave (samples,)."""
         last = self._vocoder.push(self._flow.finish())
         return torch.cat([last, self._vocoder.finish()], dim=1)[0]
-
-
-def _pad(items, device):
-    """Pads items; returns them with their relative lengths."""
-    sizes = torch.tensor([len(item) for item in items], device=device)
-    if not sizes.all():
-        raise ValueError(
-            f"Item {int(sizes.argmin())} has no speech tokens: give at least "
-            "one token to be spoken, and a prompt."
-        )
-    padded = pad_sequence([item.to(device) for item in items], True)
-    return padded, sizes / sizes.max()

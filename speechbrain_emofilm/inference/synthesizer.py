@@ -55,7 +55,7 @@ class SynthesisResult:
 
 
 class EmoFiLMSynthesizer(TrainedModel):
-    """Speaks text, each word with the emotion it is marked with.
+    """Speak text, each word with the emotion it is marked with.
 
     Made by :meth:`from_hparams` from a folder with ``synthesizer.yaml``, as
     the training recipe writes it. That file defines, beside SpeechBrain's
@@ -122,7 +122,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         intensity: float | None = None,
         batch_size: int = 16,
     ) -> SynthesisResult | list[SynthesisResult]:
-        """Speaks one text or several.
+        """Speak one text or several.
 
         Every item has a random generator of its own: with the same seed it
         sounds the same alone and in any batch.
@@ -196,7 +196,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     def forward(
         self, text: str | Sequence[str], **kwargs
     ) -> SynthesisResult | list[SynthesisResult]:
-        """Speaks one text or several.
+        """Speak one text or several.
 
         Arguments
         ---------
@@ -213,7 +213,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         unmarked: str | Mapping[str, float],
         intensity: float,
     ) -> "list[_Request]":
-        """Reads every text before any is spoken."""
+        """Read every text before any is spoken."""
         requests = []
         for index, text in enumerate(texts):
             try:

@@ -1,5 +1,6 @@
-"""From speech tokens to sound: flow matching, then a vocoder."""
+"""Speech tokens to waves: a mel decoder followed by a vocoder."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -7,73 +8,60 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 
-class TokenToWav(nn.Module):
-    """Turns 25 Hz speech tokens into waves, in the voice of a speaker.
+class TokenToWavBase(nn.Module, ABC):
+    """Base class that turns 25 Hz speech tokens into waves.
+
+    A subclass provides the names of its ``speakers`` and ``decode_mels``.
 
     Arguments
     ---------
-    flow : nn.Module
-        ``inference(tokens (B, T), lens (B,), xvector (B, D), n_timesteps=,
-        seed=) -> (mel (B, N, 80), lens (B,))``.
+    mel_decoder : nn.Module
+        Maps speech tokens to mel spectrograms.
     vocoder : nn.Module
         ``forward(mel (B, N, 80), lens (B,), seed=) -> wav (B, samples)``.
-    speakers : dict
-        Name of each speaker to its x-vector (D,). In hparams:
-        ``!apply:safetensors.torch.load_file`` of a file of such tensors. The
-        first is the default.
     n_timesteps : int
-        Steps of the flow's solver.
+        Number of solver steps of a flow-matching ``mel_decoder``.
     sample_rate : int
-        Samples per second of the vocoder.
-
-    Raises
-    ------
-    ValueError
-        If there is no speaker, or their x-vectors have different sizes.
-
-    Example
-    -------
-    >>> class Flow(nn.Module):
-    ...     def inference(self, tokens, lens, xvector, n_timesteps, seed):
-    ...         mel = tokens.repeat_interleave(2, 1)[..., None].float()
-    ...         return mel.expand(-1, -1, 80), lens
-    >>> class Vocoder(nn.Module):
-    ...     def forward(self, mel, lens, seed):
-    ...         return mel[..., 0].repeat_interleave(480, 1)
-    >>> speakers = {"0011": torch.zeros(192)}
-    >>> token_to_wav = TokenToWav(Flow(), Vocoder(), speakers)
-    >>> wavs = token_to_wav([torch.ones(25).long(), torch.ones(50).long()])
-    >>> [wav.shape for wav in wavs]
-    [torch.Size([24000]), torch.Size([48000])]
+        Sampling rate of the vocoder in Hz.
     """
+
+    speakers: Sequence[str]
 
     def __init__(
         self,
-        flow: nn.Module,
+        mel_decoder: nn.Module,
         vocoder: nn.Module,
-        speakers: Mapping[str, torch.Tensor],
         n_timesteps: int = 10,
         sample_rate: int = 24000,
     ):
         super().__init__()
-        sizes = sorted({tuple(xvector.shape) for xvector in speakers.values()})
-        if len(sizes) != 1 or len(sizes[0]) != 1:
-            raise ValueError(
-                f"TokenToWav has {len(speakers)} speakers with x-vectors of "
-                f"the shapes {sizes}: give at least one speaker, and vectors "
-                "(D,) of one size."
-            )
-        self.flow = flow
+        self.mel_decoder = mel_decoder
         self.vocoder = vocoder
         self.n_timesteps = n_timesteps
         self.sample_rate = sample_rate
-        self.speakers = list(speakers)
-        # Made by the caller, not trained: it belongs to no checkpoint.
-        self.register_buffer(
-            "xvectors",
-            torch.stack([x.float() for x in speakers.values()]),
-            persistent=False,
-        )
+
+    @abstractmethod
+    def decode_mels(
+        self, tokens: Sequence[torch.Tensor], speakers: list[int], seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Generate the mel spectrograms of a batch.
+
+        Arguments
+        ---------
+        tokens : list of torch.Tensor
+            Speech tokens of each item, long, shape (T_i,).
+        speakers : list of int
+            Index of each item's speaker.
+        seed : int
+            Seed of the noise.
+
+        Returns
+        -------
+        mel : torch.Tensor
+            Shape (B, N, 80).
+        lens : torch.Tensor
+            Relative lengths of the spectrograms, shape (B,).
+        """
 
     @torch.no_grad()
     def forward(
@@ -82,41 +70,30 @@ class TokenToWav(nn.Module):
         speaker: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> list[torch.Tensor]:
-        """Generates the waves of a batch.
+        """Generate the waves of a batch.
 
         Arguments
         ---------
         tokens : list of torch.Tensor
-            Speech tokens of each item, (T_i,) long.
+            Speech tokens of each item, long, shape (T_i,).
         speaker : str or list of str, optional
-            One name for all, or one for each item; the first speaker if None.
+            One name for all items, or one for each; the first speaker if None.
         seed : int
-            Of the noise; the same for every item, so that an item sounds the
-            same alone and in a batch.
+            Seed of the noise. All items share the noise, so that an item
+            sounds the same alone and in a batch.
 
         Returns
         -------
         list of torch.Tensor
-            Waves (samples_i,).
+            Waves, shape (samples_i,).
 
         Raises
         ------
         ValueError
             If a speaker is unknown or an item has no tokens.
         """
-        xvectors = self.xvectors[self.speaker_ids(speaker, len(tokens))]
-        n_tokens = [len(item) for item in tokens]
-        if 0 in n_tokens:
-            raise ValueError(
-                f"Item {n_tokens.index(0)} has no speech tokens: give at "
-                "least one token to be spoken."
-            )
-        padded = pad_sequence(list(tokens), batch_first=True)
-        padded = padded.to(xvectors.device)
-        lens = torch.tensor(n_tokens, device=padded.device) / max(n_tokens)
-        mel, mel_lens = self.flow.inference(
-            padded, lens, xvectors, n_timesteps=self.n_timesteps, seed=seed
-        )
+        speakers = self.speaker_ids(speaker, len(tokens))
+        mel, mel_lens = self.decode_mels(tokens, speakers, seed)
         wavs = self.vocoder(mel, mel_lens, seed=seed)
         n_samples = torch.round(mel_lens * wavs.shape[1]).long().tolist()
         return [wav[:end] for wav, end in zip(wavs, n_samples)]
@@ -124,7 +101,7 @@ class TokenToWav(nn.Module):
     def speaker_ids(
         self, speaker: str | Sequence[str] | None, n_items: int
     ) -> list[int]:
-        """Finds the speaker of each item.
+        """Look up the speaker of each item.
 
         Arguments
         ---------
@@ -136,12 +113,12 @@ class TokenToWav(nn.Module):
         Returns
         -------
         list of int
-            The index of each item's speaker.
+            Index of each item's speaker.
 
         Raises
         ------
         ValueError
-            If a name is unknown, or there are not as many as items.
+            If a name is unknown, or the numbers of names and items differ.
         """
         if speaker is None:
             speaker = self.speakers[0]
@@ -158,3 +135,119 @@ class TokenToWav(nn.Module):
                     f"{', '.join(self.speakers)}."
                 )
         return [self.speakers.index(name) for name in names]
+
+
+class TokenToWav(TokenToWavBase):
+    """Turn 25 Hz speech tokens into waves, with an x-vector as the voice.
+
+    Arguments
+    ---------
+    mel_decoder : nn.Module
+        ``inference(tokens (B, T), lens (B,), xvector (B, D), n_timesteps=,
+        seed=) -> (mel (B, N, 80), lens (B,))``.
+    vocoder : nn.Module
+        ``forward(mel (B, N, 80), lens (B,), seed=) -> wav (B, samples)``.
+    speakers : dict
+        X-vector (D,) of each speaker by name; the first is the default.
+    n_timesteps : int
+        Number of solver steps of a flow-matching ``mel_decoder``.
+    sample_rate : int
+        Sampling rate of the vocoder in Hz.
+
+    Raises
+    ------
+    ValueError
+        If there is no speaker, or the x-vectors have different sizes.
+
+    Example
+    -------
+    >>> class MelDecoder(nn.Module):
+    ...     def inference(self, tokens, lens, xvector, n_timesteps, seed):
+    ...         mel = tokens.repeat_interleave(2, 1)[..., None].float()
+    ...         return mel.expand(-1, -1, 80), lens
+    >>> class Vocoder(nn.Module):
+    ...     def forward(self, mel, lens, seed):
+    ...         return mel[..., 0].repeat_interleave(480, 1)
+    >>> speakers = {"0011": torch.zeros(192)}
+    >>> token_to_wav = TokenToWav(MelDecoder(), Vocoder(), speakers)
+    >>> wavs = token_to_wav([torch.ones(25).long(), torch.ones(50).long()])
+    >>> [wav.shape for wav in wavs]
+    [torch.Size([24000]), torch.Size([48000])]
+    """
+
+    def __init__(
+        self,
+        mel_decoder: nn.Module,
+        vocoder: nn.Module,
+        speakers: Mapping[str, torch.Tensor],
+        n_timesteps: int = 10,
+        sample_rate: int = 24000,
+    ):
+        super().__init__(mel_decoder, vocoder, n_timesteps, sample_rate)
+        sizes = sorted({tuple(xvector.shape) for xvector in speakers.values()})
+        if len(sizes) != 1 or len(sizes[0]) != 1:
+            raise ValueError(
+                f"TokenToWav has {len(speakers)} speakers with x-vectors of "
+                f"the shapes {sizes}: give at least one speaker, and vectors "
+                "(D,) of one size."
+            )
+        self.speakers = list(speakers)
+        # Given by the caller and not trained: not part of a checkpoint.
+        self.register_buffer(
+            "xvectors",
+            torch.stack([x.float() for x in speakers.values()]),
+            persistent=False,
+        )
+
+    def decode_mels(
+        self, tokens: Sequence[torch.Tensor], speakers: list[int], seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Generate the mel spectrograms of a batch; see the base class."""
+        padded, lens = pad_items(tokens, self.xvectors.device)
+        return self.mel_decoder.inference(
+            padded,
+            lens,
+            self.xvectors[speakers],
+            n_timesteps=self.n_timesteps,
+            seed=seed,
+        )
+
+
+def pad_items(
+    items: Sequence[torch.Tensor], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad the tokens, or the prompts, of a batch.
+
+    Arguments
+    ---------
+    items : list of torch.Tensor
+        Shape (T_i, ...).
+    device : torch.device
+        Device of the results.
+
+    Returns
+    -------
+    padded : torch.Tensor
+        Shape (B, T, ...).
+    lens : torch.Tensor
+        Relative lengths, shape (B,).
+
+    Raises
+    ------
+    ValueError
+        If an item is empty.
+
+    Example
+    -------
+    >>> pad_items([torch.tensor([5, 7]), torch.tensor([9])], "cpu")
+    (tensor([[5, 7],
+            [9, 0]]), tensor([1.0000, 0.5000]))
+    """
+    sizes = torch.tensor([len(item) for item in items], device=device)
+    if not sizes.all():
+        raise ValueError(
+            f"Item {int(sizes.argmin())} has no speech tokens: give at least "
+            "one token to be spoken, and a prompt."
+        )
+    padded = pad_sequence([item.to(device) for item in items], True)
+    return padded, sizes / sizes.max()

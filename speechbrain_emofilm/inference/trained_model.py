@@ -1,4 +1,4 @@
-"""What an output folder of a recipe's training is opened with."""
+"""Base class for the models in a training's output folder."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class TrainedModel(Pretrained):
     def from_hparams(
         cls, source: str | Path, hparams_file: str | None = None, **kwargs
     ) -> "TrainedModel":
-        """Loads a trained model.
+        """Load a trained model.
 
         Arguments
         ---------

@@ -1,12 +1,13 @@
 """Emo-FiLM: a frozen speech language model with word-level emotion control.
 
-One module holds all that is trained, and all that is needed to train it: the
-language model, E-FiLM in front of it and the emotion loss beside it
+One module contains everything that training needs: the language model, E-FiLM,
+which modulates its text embeddings, and the emotion loss
 (https://arxiv.org/abs/2509.20378). Only E-FiLM, the language model's speech
-head and the emotion loss's classifier learn.
+head and the classifier of the emotion loss are trained.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM, LMOutput
 from speechbrain_emofilm.lobes.efilm import (
@@ -22,32 +23,66 @@ from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
 
+class ConditionedLMInputs(NamedTuple):
+    """Inputs of a teacher-forced pass of ``EmotionConditionedLM``.
+
+    Arguments
+    ---------
+    text_tokens : torch.Tensor
+        Text tokens, shape (B, T).
+    text_lens : torch.Tensor
+        Relative lengths of the text, shape (B,).
+    word_of_token : torch.Tensor
+        Index of each text token's word, -1 for none, long, shape (B, T).
+    speech_tokens : torch.Tensor
+        Speech tokens, shape (B, S).
+    speech_lens : torch.Tensor
+        Relative lengths of the speech, shape (B,).
+    word_of_speech : torch.Tensor
+        Index of each speech token's word, -1 in silence, long, shape (B, S).
+    word_emotions : torch.Tensor
+        Distributions over the emotions, all zeros for unlabelled words,
+        shape (B, W, K).
+    word_intensity : torch.Tensor
+        Intensity of each word's emotion, 0 to 1, shape (B, W).
+    """
+
+    text_tokens: torch.Tensor
+    text_lens: torch.Tensor
+    word_of_token: torch.Tensor
+    speech_tokens: torch.Tensor
+    speech_lens: torch.Tensor
+    word_of_speech: torch.Tensor
+    word_emotions: torch.Tensor
+    word_intensity: torch.Tensor
+
+
 @dataclass
 class ConditionedLMOutput:
     """Result of a teacher-forced pass; every field is a 0-d tensor.
 
-    The losses are means over this batch, without weights. Processes that
-    train together weight theirs by the counts.
+    The losses are unweighted means over this batch. In distributed training,
+    each process weights its losses by the counts.
 
     Arguments
     ---------
     speech_loss : torch.Tensor
         Mean cross-entropy of the speech tokens, the end included.
     speech_accuracy : torch.Tensor
-        Share of them that the model ranks first.
+        Share of the supervised tokens that the model ranks first.
     n_speech : torch.Tensor
         Number of supervised speech positions.
     emotion_loss : torch.Tensor
-        Mean cross-entropy of the words' emotions, 0 where nothing is
-        labelled or no such loss is used.
+        Mean cross-entropy of the words' emotions; 0 if nothing is labelled
+        or there is no emotion loss.
     emotion_accuracy : torch.Tensor
-        Share of the labelled positions whose emotion is found.
+        Share of the labelled positions whose emotion is classified correctly.
     n_emotion : torch.Tensor
         Number of labelled positions.
     modulation_ratio : torch.Tensor
-        Size of the modulation relative to the text embeddings. Far below
-        0.01 the emotion cannot be heard; around 1 and above it hides the
-        text, and words are lost.
+        Norm of the modulation relative to that of the text embeddings. Far
+        below 0.01 the emotion is inaudible; from about 1 the modulation masks
+        the text and words are lost.
     """
 
     speech_loss: torch.Tensor
@@ -65,19 +100,18 @@ class EmotionConditionedLM(nn.Module):
     Arguments
     ---------
     llm : CosyVoice2LM
-        The language model, frozen but for its speech head.
+        Language model, frozen except for its speech head.
     efilm : EFiLM
-        Modulates its text embeddings.
+        Modulation of the text embeddings.
     emotion_loss : Optional[WordEmotionLoss]
-        Step-wise emotion classification; none if None.
+        Step-wise emotion classification loss; not used if None.
     history_corruption : float
-        Share of the speech tokens the model reads that are replaced by
-        others of the batch in training. True history already tells the
-        emotion, and leaves little to be learnt from the text embeddings.
+        In training, share of the history's speech tokens that are replaced by
+        other tokens of the batch. The true history already reveals the
+        emotion, which leaves little to learn from the text embeddings.
     condition_dropout : float
-        Share of the utterances that lose their labels in training, so that
-        the model without condition stays good enough for classifier-free
-        guidance.
+        In training, share of the utterances whose labels are dropped, so that
+        the unconditional model stays usable for classifier-free guidance.
 
     Raises
     ------
@@ -100,7 +134,7 @@ class EmotionConditionedLM(nn.Module):
     ...     EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16)),
     ...     WordEmotionLoss(n_emotions=5, dim=16),
     ... )
-    >>> out = model(
+    >>> inputs = ConditionedLMInputs(
     ...     text_tokens=torch.randint(40, (2, 6)),
     ...     text_lens=torch.tensor([1.0, 0.5]),
     ...     word_of_token=torch.arange(6).div(2).long().repeat(2, 1),
@@ -110,6 +144,7 @@ class EmotionConditionedLM(nn.Module):
     ...     word_emotions=torch.eye(5)[torch.tensor([[0, 1, 2], [4, 4, 4]])],
     ...     word_intensity=torch.ones(2, 3),
     ... )
+    >>> out = model(inputs)
     >>> out.speech_loss.shape, int(out.n_speech), int(out.n_emotion)
     (torch.Size([]), 9, 6)
     """
@@ -147,7 +182,7 @@ class EmotionConditionedLM(nn.Module):
         word_emotions: torch.Tensor,
         word_intensity: torch.Tensor,
     ) -> EFiLMOutput:
-        """Embeds text and modulates it, in training and in synthesis alike.
+        """Embed text and modulate it, in training and in synthesis.
 
         Arguments
         ---------
@@ -166,8 +201,8 @@ class EmotionConditionedLM(nn.Module):
         Returns
         -------
         output : EFiLMOutput
-            The embeddings for ``CosyVoice2LM``, shape (B, T, C), and the
-            size of the modulation.
+            Embeddings for ``CosyVoice2LM``, shape (B, T, C), and the norm
+            of the modulation.
         """
         return self.efilm(
             self.llm.embed_text(text_tokens),
@@ -176,65 +211,51 @@ class EmotionConditionedLM(nn.Module):
             word_intensity,
         )
 
-    def forward(
-        self,
-        text_tokens: torch.Tensor,
-        text_lens: torch.Tensor,
-        word_of_token: torch.Tensor,
-        speech_tokens: torch.Tensor,
-        speech_lens: torch.Tensor,
-        word_of_speech: torch.Tensor,
-        word_emotions: torch.Tensor,
-        word_intensity: torch.Tensor,
-    ) -> ConditionedLMOutput:
-        """Predicts the speech tokens and the emotion of their words.
+    def forward(self, inputs: ConditionedLMInputs) -> ConditionedLMOutput:
+        """Predict the speech tokens and the emotion of their words.
 
         Arguments
         ---------
-        text_tokens : torch.Tensor
-            Shape (B, T).
-        text_lens : torch.Tensor
-            Relative lengths of the text, shape (B,).
-        word_of_token : torch.Tensor
-            Index of each text token's word, -1 for none, long, shape (B, T).
-        speech_tokens : torch.Tensor
-            Shape (B, S).
-        speech_lens : torch.Tensor
-            Relative lengths of the speech, shape (B,).
-        word_of_speech : torch.Tensor
-            Index of each speech token's word, -1 in silence, long, shape
-            (B, S).
-        word_emotions : torch.Tensor
-            Distributions over the emotions, all zeros for unlabelled words,
-            shape (B, W, K).
-        word_intensity : torch.Tensor
-            0 to 1, shape (B, W).
+        inputs : ConditionedLMInputs
+            A batch.
         """
-        word_emotions = self._drop_labels(word_emotions)
+        word_emotions = self._drop_labels(inputs.word_emotions)
         text = self.condition(
-            text_tokens, text_lens, word_of_token, word_emotions, word_intensity
+            inputs.text_tokens,
+            inputs.text_lens,
+            inputs.word_of_token,
+            word_emotions,
+            inputs.word_intensity,
         )
         speech = self.llm(
             text.text_embeddings,
-            text_lens,
-            speech_tokens,
-            speech_lens,
-            history=self._corrupt(speech_tokens, speech_lens),
+            inputs.text_lens,
+            inputs.speech_tokens,
+            inputs.speech_lens,
+            history=self._corrupt(inputs.speech_tokens, inputs.speech_lens),
         )
         # hidden[:, t] predicts speech token t, and the last one the end.
         emotion = self._classify(
             word_emotions,
-            input=(text.text_embeddings, word_of_token, text_lens),
-            speech=(speech.hidden[:, :-1], word_of_speech, speech_lens),
+            input=(
+                text.text_embeddings,
+                inputs.word_of_token,
+                inputs.text_lens,
+            ),
+            speech=(
+                speech.hidden[:, :-1],
+                inputs.word_of_speech,
+                inputs.speech_lens,
+            ),
         )
         return _collect(speech, emotion, text.modulation_ratio)
 
     def _classify(
         self, word_emotions: torch.Tensor, **places: tuple[torch.Tensor, ...]
     ) -> WordEmotionLossOutput:
-        """The emotion loss at its position; zeros where there is no loss.
+        """Compute the emotion loss at its position, or zeros without a loss.
 
-        ``places`` holds, by position, states (B, N, C), the index of each
+        ``places`` maps each position to states (B, N, C), the index of each
         state's word (B, N) and relative lengths (B,).
         """
         if self.emotion_loss is None:
@@ -245,10 +266,10 @@ class EmotionConditionedLM(nn.Module):
         return self.emotion_loss(states, word_of_state, word_emotions)
 
     def _drop_labels(self, word_emotions: torch.Tensor) -> torch.Tensor:
-        """Unlabels whole utterances at random in training.
+        """Drop the labels of random utterances in training.
 
-        The emotion loss loses these labels too: without the condition its
-        classifier could only learn to listen to the history.
+        The emotion loss does not see these labels either: without the
+        condition, its classifier could only learn from the history.
         """
         if not self.training or self.condition_dropout == 0:
             return word_emotions
@@ -260,10 +281,10 @@ class EmotionConditionedLM(nn.Module):
     def _corrupt(
         self, speech_tokens: torch.Tensor, speech_lens: torch.Tensor
     ) -> torch.Tensor | None:
-        """What the language model reads in the place of the true speech.
+        """Replace random tokens of the history in training.
 
-        The wrong tokens are drawn from the batch's own speech: it is spoken
-        by the same distribution of sounds, unlike equally likely ids.
+        Replacements are drawn from the batch's own speech, so that they follow
+        the distribution of speech tokens; uniformly drawn ids would not.
         """
         if not self.training or self.history_corruption == 0:
             return None
@@ -278,7 +299,7 @@ class EmotionConditionedLM(nn.Module):
 
 
 def _within(lens: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
-    """True where (B, N) is within the relative lengths (B,), False beyond."""
+    """Mask (B, N) of the positions within the relative lengths (B,)."""
     size = sequence.shape[1]
     return length_to_mask(torch.round(lens * size), max_len=size).bool()
 
@@ -286,7 +307,7 @@ def _within(lens: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
 def _no_word_in_padding(
     word_of_position: torch.Tensor, lens: torch.Tensor
 ) -> torch.Tensor:
-    """-1 in the padding, where SpeechBrain's batches put 0: the first word."""
+    """Set the padding to -1: SpeechBrain pads with 0, which is a word."""
     return word_of_position.masked_fill(~_within(lens, word_of_position), -1)
 
 
@@ -295,7 +316,7 @@ def _collect(
     emotion: WordEmotionLossOutput,
     modulation_ratio: torch.Tensor,
 ) -> ConditionedLMOutput:
-    """Losses and counts of a batch."""
+    """Compute the losses and counts of a batch."""
     logits = speech.logits.float()
     correct = logits.argmax(-1) == speech.targets
     return ConditionedLMOutput(

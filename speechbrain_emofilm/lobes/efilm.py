@@ -98,7 +98,7 @@ def is_labelled(word_emotions: torch.Tensor) -> torch.Tensor:
 
 
 class EmotionEncoder(nn.Module):
-    """Maps the emotion and the intensity of a word to a vector.
+    """Map the emotion and the intensity of a word to a vector.
 
     A two-layer perceptron reads the class distribution p and, because an
     emotion of intensity 0 is not the absence of a label, p scaled by the
@@ -132,7 +132,7 @@ class EmotionEncoder(nn.Module):
     def forward(
         self, word_emotions: torch.Tensor, word_intensity: torch.Tensor
     ) -> torch.Tensor:
-        """Encodes words.
+        """Encode words.
 
         Arguments
         ---------
@@ -209,7 +209,7 @@ class FiLM(nn.Module):
     def forward(
         self, text_embeddings: torch.Tensor, emotion: torch.Tensor
     ) -> torch.Tensor:
-        """Modulates text embeddings (B, T, C) by emotions (B, T, E)."""
+        """Modulate text embeddings (B, T, C) by emotions (B, T, E)."""
         gamma = 1 + self._bounded(self.gamma(emotion))
         beta = self.text_scale * self._bounded(self.beta(emotion))
         return gamma * text_embeddings + beta
@@ -221,7 +221,7 @@ class FiLM(nn.Module):
 
 
 class AdditiveFusion(nn.Module):
-    """Adds the projected emotion, h' = h + text_scale * W e.
+    """Add the projected emotion, h' = h + text_scale * W e.
 
     The paper's comparison "addition": every token of a word is moved in the
     same direction, whatever it says.
@@ -307,7 +307,7 @@ class ConcatenationFusion(nn.Module):
 
 
 class NoFusion(nn.Module):
-    """Leaves the text embeddings as they are: the ablation without emotion.
+    """Leave the text embeddings as they are: the ablation without emotion.
 
     Arguments
     ---------
@@ -331,14 +331,14 @@ class NoFusion(nn.Module):
     def forward(
         self, text_embeddings: torch.Tensor, emotion: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the text embeddings (B, T, C)."""
+        """Return the text embeddings (B, T, C)."""
         # The encoder stays in the graph, with zero gradients: without them
         # DistributedDataParallel would wait for the unused parameters.
         return text_embeddings + 0.0 * emotion.sum(-1, keepdim=True)
 
 
 class EFiLM(nn.Module):
-    """Modulates the text tokens of each word by the word's emotion.
+    """Modulate the text tokens of each word by the word's emotion.
 
     Arguments
     ---------
@@ -373,7 +373,7 @@ class EFiLM(nn.Module):
         word_emotions: torch.Tensor,
         word_intensity: torch.Tensor,
     ) -> EFiLMOutput:
-        """Modulates text embeddings.
+        """Modulate text embeddings.
 
         Arguments
         ---------
@@ -471,7 +471,7 @@ class WordEmotionLoss(nn.Module):
         word_of_position: torch.Tensor,
         word_emotions: torch.Tensor,
     ) -> WordEmotionLossOutput:
-        """Compares every position of every labelled word.
+        """Compare every position of every labelled word.
 
         Arguments
         ---------

@@ -1,18 +1,22 @@
-"""What the words' emotions do to the speech that a model predicts.
+"""Effect of the words' emotions on the speech that a model predicts.
 
-True speech is read along (teacher forcing), so that nothing has to be spoken.
-Each word's speech tokens are predicted with the word's own emotion and with
-that of another word:
+The predictions are teacher-forced, so that nothing has to be synthesised. Each
+word's speech tokens are predicted twice, with the word's own emotion and with
+the emotion of another word:
 
 * the emotions have an effect if the two predictions differ;
-* they are understood if the true speech is likelier with the own emotions;
-* the labels switch where the speech does if this holds for the words beside
-  a switch as it does for the others.
+* the model understands the emotions if the true speech is more likely given
+  the own emotions;
+* the labels change where the speech changes if this holds next to a change of
+  emotion as well as elsewhere.
 """
 
 from collections.abc import Sequence
 
-from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
+from speechbrain_emofilm.lobes.conditioned_lm import (
+    ConditionedLMInputs,
+    EmotionConditionedLM,
+)
 from speechbrain_emofilm.lobes.efilm import is_labelled
 from speechbrain_emofilm.metrics.bootstrap import share
 from speechbrain_emofilm.metrics.row_stats import RowStats
@@ -23,9 +27,9 @@ import torch.nn.functional as F
 
 
 class ConditionEffect(RowStats):
-    """Compares predictions with the words' own and with others' emotions.
+    """Compare predictions given the words' own and other words' emotions.
 
-    All figures are in nats per speech token.
+    All scores are in nats per speech token.
 
     Arguments
     ---------
@@ -54,16 +58,18 @@ class ConditionEffect(RowStats):
     >>> effect.append(
     ...     ["a", "b"],
     ...     model.eval(),
-    ...     text_tokens=torch.randint(40, (2, 6)),
-    ...     text_lens=torch.tensor([1.0, 0.5]),
-    ...     word_of_token=torch.arange(6).div(2).long().repeat(2, 1),
-    ...     speech_tokens=torch.randint(27, (2, 4)),
-    ...     speech_lens=torch.tensor([1.0, 0.75]),
-    ...     word_of_speech=torch.tensor([[0, 1, 2, -1], [0, 0, 0, 0]]),
-    ...     word_emotions=torch.eye(5)[torch.tensor([[0, 1, 2], [4, 4, 4]])],
-    ...     word_intensity=torch.ones(2, 3),
+    ...     ConditionedLMInputs(
+    ...         text_tokens=torch.randint(40, (2, 6)),
+    ...         text_lens=torch.tensor([1.0, 0.5]),
+    ...         word_of_token=torch.arange(6).div(2).long().repeat(2, 1),
+    ...         speech_tokens=torch.randint(27, (2, 4)),
+    ...         speech_lens=torch.tensor([1.0, 0.75]),
+    ...         word_of_speech=torch.tensor([[0, 1, 2, -1], [0, 0, 0, 0]]),
+    ...         word_emotions=torch.eye(5)[torch.tensor([[0, 1, 2], [4] * 3])],
+    ...         word_intensity=torch.ones(2, 3),
+    ...     ),
     ... )
-    >>> effect.values()["condition_effect"]  # it is not trained
+    >>> effect.values()["condition_effect"]  # the model is untrained
     0.0
     """
 
@@ -71,75 +77,60 @@ class ConditionEffect(RowStats):
         self,
         ids: Sequence[str],
         model: EmotionConditionedLM,
-        text_tokens: torch.Tensor,
-        text_lens: torch.Tensor,
-        word_of_token: torch.Tensor,
-        speech_tokens: torch.Tensor,
-        speech_lens: torch.Tensor,
-        word_of_speech: torch.Tensor,
-        word_emotions: torch.Tensor,
-        word_intensity: torch.Tensor,
+        inputs: ConditionedLMInputs,
     ) -> None:
-        """Adds a batch.
+        """Add a batch.
 
         Arguments
         ---------
         ids : sequence of str
             Utterance ids.
         model : EmotionConditionedLM
-            In evaluation mode.
-        text_tokens : torch.Tensor
-            Shape (B, T).
-        text_lens : torch.Tensor
-            Relative lengths of the text, shape (B,).
-        word_of_token : torch.Tensor
-            Index of each text token's word, -1 for none, long, shape (B, T).
-        speech_tokens : torch.Tensor
-            Shape (B, S).
-        speech_lens : torch.Tensor
-            Relative lengths of the speech, shape (B,).
-        word_of_speech : torch.Tensor
-            Index of each speech token's word, -1 in silence, long, shape
-            (B, S).
-        word_emotions : torch.Tensor
-            Distributions over the emotions, all zeros for unlabelled words,
-            shape (B, W, K).
-        word_intensity : torch.Tensor
-            0 to 1, shape (B, W).
+            Model in evaluation mode.
+        inputs : ConditionedLMInputs
+            The batch.
         """
 
         def predict(emotions, intensity):
             text = model.condition(
-                text_tokens, text_lens, word_of_token, emotions, intensity
+                inputs.text_tokens,
+                inputs.text_lens,
+                inputs.word_of_token,
+                emotions,
+                intensity,
             )
             return model.llm(
-                text.text_embeddings, text_lens, speech_tokens, speech_lens
+                text.text_embeddings,
+                inputs.text_lens,
+                inputs.speech_tokens,
+                inputs.speech_lens,
             )
 
+        emotions, intensity = inputs.word_emotions, inputs.word_intensity
         with torch.no_grad():
-            speech = predict(word_emotions, word_intensity)
+            speech = predict(emotions, intensity)
             own = speech.logits.float().log_softmax(-1)
-            others = other_emotions(word_emotions, word_intensity)
-            changed = is_labelled(word_emotions) & (
-                others[0].argmax(-1) != word_emotions.argmax(-1)
+            others = other_emotions(emotions, intensity)
+            changed = is_labelled(emotions) & (
+                others[0].argmax(-1) != emotions.argmax(-1)
             )
             other = own
             if changed.any():
                 other = predict(*others).logits.float().log_softmax(-1)
         self._add_rows(
-            ids, speech, own, other, word_of_speech, word_emotions, changed
+            ids, speech, own, other, inputs.word_of_speech, emotions, changed
         )
 
     def _add_rows(
         self, ids, speech, own, other, word_of_speech, word_emotions, changed
     ):
-        """Sums over the positions of each utterance, and their numbers.
+        """Add each utterance's sums of the scores and numbers of positions.
 
-        ``own`` and ``other`` are log probabilities (N, V), ``changed`` tells
-        the words (B, W) whose emotion differs between them.
+        ``own`` and ``other`` are log probabilities (N, V); ``changed`` marks
+        the words (B, W) whose emotion differs between the two.
         """
-        # Positions are those of the logits, item after item; the last of an
-        # item, its end, belongs to no word.
+        # The positions are those of the logits, item after item. The last
+        # position of an item, the end, belongs to no word.
         supervised = speech.supervised
         word_of_position = F.pad(
             word_of_speech.masked_fill(~supervised[:, 1:], -1), (0, 1), value=-1
@@ -170,29 +161,29 @@ class ConditionEffect(RowStats):
             self.add_row(utterance, **{k: v[index] for k, v in columns.items()})
 
     def figures(self) -> dict:
-        """Means over the speech tokens.
+        """Compute the means over the speech tokens.
 
         Returns
         -------
         dict
-            Each with its bounds ``low`` and ``high``, or None where there
-            is no such token: ``speech_loss``, with the own emotions;
-            ``condition_effect``, the divergence of the prediction with
-            another emotion from that with the own; ``emotion_gain``, how
-            much likelier the own emotion makes the true speech;
-            ``switch_gain``, the same for words beside a word of another
-            emotion, and ``inside_gain``, for all the others.
+            Scores with their bounds ``low`` and ``high``, or None if there is
+            no such token: ``speech_loss``, given the own emotions;
+            ``condition_effect``, the Kullback-Leibler divergence between the
+            predictions given the own and another emotion; ``emotion_gain``,
+            the gain in log-likelihood of the true speech given the own
+            emotion; ``switch_gain``, this gain for words next to a word of
+            another emotion; ``inside_gain``, this gain for all other words.
         """
         names = [n for n in self.rows[0] if n != "id" and not n.endswith("_n")]
         return {name: self._mean_over_tokens(name) for name in names}
 
     def values(self) -> dict[str, float]:
-        """Figures without their bounds.
+        """Compute the scores without their bounds.
 
         Returns
         -------
         dict
-            Without those that are None.
+            Scores by name; those that are None are left out.
         """
         return {
             name: figure[name]
@@ -212,9 +203,9 @@ class ConditionEffect(RowStats):
 def other_emotions(
     word_emotions: torch.Tensor, word_intensity: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Exchanges the labels of words among each other, nothing at random.
+    """Exchange the labels of the words deterministically.
 
-    No word keeps its emotion unless more than half of them have it.
+    No word keeps its emotion unless more than half of the words share it.
 
     Arguments
     ---------
@@ -229,7 +220,7 @@ def other_emotions(
     emotions : torch.Tensor
         Shape (B, W, K); unlabelled words remain so.
     intensity : torch.Tensor
-        Shape (B, W), each word's with its emotion.
+        Intensities exchanged along with the emotions, shape (B, W).
 
     Example
     -------
@@ -239,7 +230,7 @@ def other_emotions(
     tensor([[1, 2, 0, 1]])
     """
     labelled = is_labelled(word_emotions)
-    # In the order of the emotions, half of the words further is another one.
+    # Sorted by emotion, the word half of the list further has another emotion.
     order = word_emotions.argmax(-1)[labelled].argsort(stable=True)
     source = torch.empty_like(order)
     source[order] = order.roll(len(order) // 2)
@@ -252,7 +243,7 @@ def other_emotions(
 
 
 def beside_switch(word_emotions: torch.Tensor) -> torch.Tensor:
-    """Which words have a neighbour of another emotion.
+    """Mark the words that have a neighbour with another emotion.
 
     Arguments
     ---------
@@ -278,6 +269,6 @@ def beside_switch(word_emotions: torch.Tensor) -> torch.Tensor:
 
 
 def _sums(values, item, n_items):
-    """Sum of the values of each item, as numbers."""
+    """Sum the values of each item; returns a list of floats."""
     sums = torch.zeros(n_items, dtype=torch.float64, device=values.device)
     return sums.index_add_(0, item, values.double()).tolist()

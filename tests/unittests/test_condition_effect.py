@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from speechbrain_emofilm.lobes.conditioned_lm import ConditionedLMInputs
 from speechbrain_emofilm.metrics.condition_effect import (
     ConditionEffect,
     beside_switch,
@@ -57,18 +58,18 @@ def batch_of(spoken, labelled=None):
     spoken = torch.tensor(spoken)
     labelled = spoken if labelled is None else torch.tensor(labelled)
     n, words = spoken.shape
-    return {
-        "text_tokens": torch.zeros(n, words, dtype=torch.long),
-        "text_lens": torch.ones(n),
-        "word_of_token": torch.arange(words).repeat(n, 1),
-        "speech_tokens": spoken.repeat_interleave(TOKENS_PER_WORD, 1),
-        "speech_lens": torch.ones(n),
-        "word_of_speech": torch.arange(words)
+    return ConditionedLMInputs(
+        text_tokens=torch.zeros(n, words, dtype=torch.long),
+        text_lens=torch.ones(n),
+        word_of_token=torch.arange(words).repeat(n, 1),
+        speech_tokens=spoken.repeat_interleave(TOKENS_PER_WORD, 1),
+        speech_lens=torch.ones(n),
+        word_of_speech=torch.arange(words)
         .repeat_interleave(TOKENS_PER_WORD)
         .repeat(n, 1),
-        "word_emotions": torch.eye(K)[labelled],
-        "word_intensity": torch.ones(n, words),
-    }
+        word_emotions=torch.eye(K)[labelled],
+        word_intensity=torch.ones(n, words),
+    )
 
 
 #: Each emotion is followed by each other, after four of eight words.
@@ -82,14 +83,14 @@ SWITCHING = [
 
 def measure(model, batch):
     effect = ConditionEffect()
-    ids = [str(i) for i in range(len(batch["text_tokens"]))]
-    effect.append(ids, model, **batch)
+    ids = [str(i) for i in range(len(batch.text_tokens))]
+    effect.append(ids, model, batch)
     return effect
 
 
 def failures(model, batch):
     """Names found as train.py finds them."""
-    unlabelled = {**batch, "word_emotions": batch["word_emotions"] * 0}
+    unlabelled = batch._replace(word_emotions=batch.word_emotions * 0)
     floor = measure(Model(), unlabelled).values()
     floor = {"speech_loss": floor["speech_loss"]}
     return [
@@ -143,7 +144,7 @@ def test_gain_is_that_of_the_own_emotion_over_another():
 def test_the_end_and_the_padding_belong_to_no_word():
     batch = batch_of([[0, 1, 2, 0]] * 2)
     whole = measure(Model(spoken=2.0), batch)
-    batch["speech_lens"] = torch.tensor([1.0, 0.5])
+    batch = batch._replace(speech_lens=torch.tensor([1.0, 0.5]))
     padded = measure(Model(spoken=2.0), batch)
     n = [row["condition_effect_n"] for row in padded.rows]
     assert n == [12, 6]
@@ -153,7 +154,7 @@ def test_the_end_and_the_padding_belong_to_no_word():
 
 def test_words_without_emotion_are_not_counted():
     batch = batch_of(SWITCHING)
-    batch["word_emotions"][:] = 0
+    batch.word_emotions[:] = 0
     values = measure(Model(spoken=2.0), batch).values()
     assert list(values) == ["speech_loss"]
     assert measure(Model(), batch).figures()["emotion_gain"] == {
@@ -171,7 +172,7 @@ def test_words_that_cannot_get_another_emotion_are_not_counted():
 
 
 def test_labels_are_exchanged_and_not_made():
-    emotions = batch_of(SWITCHING)["word_emotions"]
+    emotions = batch_of(SWITCHING).word_emotions
     emotions[0, :3] = 0
     intensity = torch.rand(emotions.shape[:2])
     others, strengths = other_emotions(emotions, intensity)

@@ -1,6 +1,9 @@
 """EmotionConditionedLM: what is trained, on what, and its random draws."""
 
-from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
+from speechbrain_emofilm.lobes.conditioned_lm import (
+    ConditionedLMInputs,
+    EmotionConditionedLM,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import (
     EFiLM,
@@ -51,7 +54,7 @@ def batch():
 
     The padding of the word indices is 0, as SpeechBrain's batches pad.
     """
-    return dict(
+    return ConditionedLMInputs(
         text_tokens=torch.randint(40, (3, 6)),
         text_lens=torch.tensor([1.0, 0.5, 1.0]),
         word_of_token=torch.tensor(
@@ -78,14 +81,13 @@ def batch():
 
 
 def condition(model, batch):
-    names = (
-        "text_tokens",
-        "text_lens",
-        "word_of_token",
-        "word_emotions",
-        "word_intensity",
+    return model.condition(
+        batch.text_tokens,
+        batch.text_lens,
+        batch.word_of_token,
+        batch.word_emotions,
+        batch.word_intensity,
     )
-    return model.condition(**{name: batch[name] for name in names})
 
 
 def step(model, batch, loss=lambda out: out.speech_loss + out.emotion_loss):
@@ -93,7 +95,7 @@ def step(model, batch, loss=lambda out: out.speech_loss + out.emotion_loss):
     trainable = [p for p in model.parameters() if p.requires_grad]
     for parameter in trainable:
         parameter.grad = None
-    value = loss(model(**batch))
+    value = loss(model(batch))
     value.backward()
     with torch.no_grad():
         for parameter in trainable:
@@ -130,30 +132,30 @@ def spy_labels(model):
 def test_counts_are_those_of_the_supervised_and_of_the_labelled_positions(
     batch,
 ):
-    out = a_model()(**batch)
+    out = a_model()(batch)
     assert out.n_speech == (8 + 1) + (6 + 1) + (4 + 1)
     assert out.n_emotion == 6 + 5 + 3
     assert all(value.dim() == 0 for value in vars(out).values())
 
 
 def test_counts_at_the_input_are_those_of_the_labelled_text_tokens(batch):
-    assert a_model("input")(**batch).n_emotion == 5 + 3 + 3
+    assert a_model("input")(batch).n_emotion == 5 + 3 + 3
 
 
 def test_losses_do_not_read_word_indices_in_the_padding(batch):
     model = wake(a_model())
-    before = model(**batch)
-    batch["word_of_token"][1, 3:] = 2
-    batch["word_of_speech"][1, 6:] = 1
-    batch["word_of_speech"][2, 4:] = -1
-    after = model(**batch)
+    before = model(batch)
+    batch.word_of_token[1, 3:] = 2
+    batch.word_of_speech[1, 6:] = 1
+    batch.word_of_speech[2, 4:] = -1
+    after = model(batch)
     assert vars(before) == vars(after)
 
 
 def test_labels_change_nothing_before_training(batch):
     model = a_model()
-    labelled = model(**batch)
-    unlabelled = model(**{**batch, "word_emotions": torch.zeros(3, 3, K)})
+    labelled = model(batch)
+    unlabelled = model(batch._replace(word_emotions=torch.zeros(3, 3, K)))
     assert torch.equal(labelled.speech_loss, unlabelled.speech_loss)
 
 
@@ -161,11 +163,11 @@ def test_speech_loss_is_the_language_models_on_the_conditioned_text(batch):
     model = wake(a_model())
     lm_out = model.llm(
         condition(model, batch).text_embeddings,
-        batch["text_lens"],
-        batch["speech_tokens"],
-        batch["speech_lens"],
+        batch.text_lens,
+        batch.speech_tokens,
+        batch.speech_lens,
     )
-    out = model(**batch)
+    out = model(batch)
     torch.testing.assert_close(
         out.speech_loss, F.cross_entropy(lm_out.logits, lm_out.targets)
     )
@@ -241,29 +243,29 @@ def test_the_frozen_language_model_never_changes(batch):
 def test_emotion_loss_at_speech_depends_on_the_speech_and_at_input_does_not(
     batch,
 ):
-    other = {**batch, "speech_tokens": batch["speech_tokens"].flip(1)}
+    other = batch._replace(speech_tokens=batch.speech_tokens.flip(1))
     for position, depends in [("speech", True), ("input", False)]:
         model = wake(a_model(position))
-        one, two = model(**batch).emotion_loss, model(**other).emotion_loss
+        one, two = model(batch).emotion_loss, model(other).emotion_loss
         assert (one != two) == depends
 
 
 def test_a_speech_position_is_classified_before_its_token_is_known(batch):
     """hidden[:, t] has read the tokens before t alone."""
     model = wake(a_model())
-    batch["word_of_speech"].fill_(-1)
-    batch["word_of_speech"][0, 7] = 2
-    loss = model(**batch).emotion_loss
-    batch["speech_tokens"][0, 7] += 1
-    torch.testing.assert_close(model(**batch).emotion_loss, loss)
-    batch["speech_tokens"][0, 6] += 1
-    assert not torch.isclose(model(**batch).emotion_loss, loss)
+    batch.word_of_speech.fill_(-1)
+    batch.word_of_speech[0, 7] = 2
+    loss = model(batch).emotion_loss
+    batch.speech_tokens[0, 7] += 1
+    torch.testing.assert_close(model(batch).emotion_loss, loss)
+    batch.speech_tokens[0, 6] += 1
+    assert not torch.isclose(model(batch).emotion_loss, loss)
 
 
 def test_a_batch_without_labels_gives_zero_emotion_loss(batch):
     model = wake(a_model())
-    batch["word_emotions"].zero_()
-    out = model(**batch)
+    batch.word_emotions.zero_()
+    out = model(batch)
     (out.speech_loss + out.emotion_loss).backward()
     assert out.emotion_loss == 0
     assert out.emotion_accuracy == 0
@@ -278,7 +280,7 @@ def test_a_batch_without_labels_gives_zero_emotion_loss(batch):
 def test_without_emotion_loss_its_fields_are_zero(batch):
     model = a_model()
     model.emotion_loss = None
-    out = model(**batch)
+    out = model(batch)
     assert (out.emotion_loss, out.emotion_accuracy, out.n_emotion) == (0, 0, 0)
     step(model, batch)
     assert learns(model.efilm.encoder)
@@ -296,26 +298,29 @@ def test_every_trainable_parameter_gets_a_gradient_with_no_fusion(batch):
 def test_history_is_corrupted_in_training_only(batch):
     model = a_model(history_corruption=0.5)
     histories = spy_history(model)
-    model.eval()(**batch)
-    model.train()(**batch)
+    model.eval()(batch)
+    model.train()(batch)
     assert histories[0] is None
-    assert not torch.equal(histories[1], batch["speech_tokens"])
+    assert not torch.equal(histories[1], batch.speech_tokens)
 
 
 def test_corrupt_history_has_tokens_of_the_batch_and_leaves_the_targets(batch):
-    batch["speech_tokens"] = torch.tensor(
-        [[1, 2, 3, 1, 2, 3, 1, 2], [3] * 6 + [9] * 2, [1, 2, 3, 1] + [9] * 4]
-    )
+    tokens = [
+        [1, 2, 3, 1, 2, 3, 1, 2],
+        [3] * 6 + [9] * 2,
+        [1, 2, 3, 1] + [9] * 4,
+    ]
+    batch = batch._replace(speech_tokens=torch.tensor(tokens))
     model = a_model(history_corruption=1.0).train()
     histories = spy_history(model)
     targets = []
     model.llm.register_forward_hook(
         lambda module, args, out: targets.append(out.targets)
     )
-    model(**batch)
+    model(batch)
     assert set(histories[0][0].tolist()) <= {1, 2, 3}
     assert histories[0][1, 6:].tolist() == [9, 9]  # padding stays
-    assert not torch.equal(histories[0], batch["speech_tokens"])
+    assert not torch.equal(histories[0], batch.speech_tokens)
     assert targets[0][:9].tolist() == [1, 2, 3, 1, 2, 3, 1, 2, V]
 
 
@@ -332,13 +337,13 @@ def test_condition_dropout_takes_all_labels_of_an_utterance_in_training_only(
 ):
     model = a_model(condition_dropout=0.5)
     labels = spy_labels(model)
-    model.eval()(**batch)
-    assert torch.equal(labels.pop(), batch["word_emotions"])
+    model.eval()(batch)
+    assert torch.equal(labels.pop(), batch.word_emotions)
     kept = []
     model.train()
     for _ in range(20):
-        model(**batch)
-        for given, left in zip(batch["word_emotions"], labels.pop()):
+        model(batch)
+        for given, left in zip(batch.word_emotions, labels.pop()):
             assert torch.equal(left, given) or not left.any()
             kept.append(bool(left.any()))
     assert 0.3 < sum(kept) / len(kept) < 0.7
@@ -346,9 +351,9 @@ def test_condition_dropout_takes_all_labels_of_an_utterance_in_training_only(
 
 def test_dropped_labels_are_neither_modulated_nor_classified(batch):
     model = wake(a_model(condition_dropout=1.0))
-    out = model.train()(**batch)
+    out = model.train()(batch)
     assert (out.modulation_ratio, out.n_emotion, out.emotion_loss) == (0, 0, 0)
-    out = model.eval()(**batch)
+    out = model.eval()(batch)
     assert out.modulation_ratio > 0
     assert out.n_emotion == 14
 
@@ -359,7 +364,7 @@ def test_what_training_does_at_random_follows_torchs_seed(batch):
 
     def losses(seed):
         torch.manual_seed(seed)
-        out = model(**batch)
+        out = model(batch)
         return out.speech_loss.item(), out.emotion_loss.item()
 
     assert losses(1) == losses(1)
@@ -376,7 +381,7 @@ def test_the_model_learns_to_speak_the_same_words_as_their_labels_say():
     """Two utterances differ in labels and speech alone."""
     model = a_model(history_corruption=0.5).train()
     labels = torch.eye(K)[torch.tensor([[1, 1], [2, 2]])]
-    batch = dict(
+    batch = ConditionedLMInputs(
         text_tokens=torch.tensor([[3, 4, 5, 6]] * 2),
         text_lens=torch.ones(2),
         word_of_token=torch.tensor([[0, 0, 1, 1]] * 2),
@@ -390,13 +395,13 @@ def test_the_model_learns_to_speak_the_same_words_as_their_labels_say():
         [p for p in model.parameters() if p.requires_grad], lr=0.02
     )
     for _ in range(60):
-        out = model(**batch)
+        out = model(batch)
         optimizer.zero_grad()
         (out.speech_loss + 0.1 * out.emotion_loss).backward()
         optimizer.step()
     model.eval()
-    as_labelled = model(**batch).speech_loss
-    swapped = model(**{**batch, "word_emotions": labels.flip(0)}).speech_loss
+    as_labelled = model(batch).speech_loss
+    swapped = model(batch._replace(word_emotions=labels.flip(0))).speech_loss
     assert swapped > as_labelled + 0.5
 
 
@@ -404,8 +409,8 @@ def test_the_condition_is_what_generation_speaks(batch):
     model = wake(a_model()).eval()
     tokens = model.llm.generate(
         condition(model, batch).text_embeddings,
-        batch["text_lens"],
-        unconditional_embeddings=model.llm.embed_text(batch["text_tokens"]),
+        batch.text_lens,
+        unconditional_embeddings=model.llm.embed_text(batch.text_tokens),
         guidance=1.5,
         max_ratio=3.0,
         seeds=[0, 1, 2],

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import load_llm
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
     RepetitionAwareSampler,
@@ -70,7 +71,7 @@ def test_random_weights_load_as_released_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(random_cosyvoice2, "QWEN2_0_5B", TINY)
     path = tmp_path / "llm.pt"
     random_cosyvoice2.write_llm(path, n_layers=1)
-    lm = CosyVoice2LM.from_upstream(path, random_cosyvoice2.qwen2(1))
+    lm = load_llm(path, random_cosyvoice2.qwen2(1))
     assert len(lm.llm.layers) == 1
     # The text head takes no room in the file.
     n_bytes = 4 * sum(p.numel() for p in lm.parameters())

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
     QWEN2_0_5B,
+    load_llm,
     read_qwen2_config,
     read_upstream_tensors,
+    rename_llm_tensors,
 )
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 
@@ -41,17 +43,17 @@ def llm_pt(tmp_path, state):
 def _refused(path, match, **kwargs):
     """The message with which a file is refused."""
     with pytest.raises((ValueError, FileNotFoundError), match=match) as error:
-        CosyVoice2LM.from_upstream(path, **{**SIZES, **kwargs})
+        load_llm(path, **{**SIZES, **kwargs})
     message = str(error.value)
     assert str(path) in message
     assert "weights_only" not in message
     return message
 
 
-def test_from_upstream_equals_copying_the_tensors(llm_pt, state):
-    loaded = CosyVoice2LM.from_upstream(llm_pt, **SIZES)
+def test_loading_equals_copying_the_tensors(llm_pt, state):
+    loaded = load_llm(llm_pt, **SIZES)
     copied = CosyVoice2LM(QWEN2, 320)
-    copied.load_upstream_state_dict(state)
+    copied.load_state_dict(rename_llm_tensors(state))
     expected = copied.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
     for name, tensor in loaded.state_dict().items():
@@ -66,24 +68,24 @@ def test_from_upstream_equals_copying_the_tensors(llm_pt, state):
 
 
 def test_nothing_stays_without_memory(llm_pt):
-    lm = CosyVoice2LM.from_upstream(llm_pt, **SIZES)
+    lm = load_llm(llm_pt, **SIZES)
     tensors = [*lm.parameters(), *lm.buffers()]
     assert {tensor.device.type for tensor in tensors} == {"cpu"}
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
 
 
 def test_is_frozen_and_in_evaluation_mode_as_asked(llm_pt):
-    lm = CosyVoice2LM.from_upstream(llm_pt, **SIZES)
+    lm = load_llm(llm_pt, **SIZES)
     trainable = {n for n, p in lm.named_parameters() if p.requires_grad}
     assert trainable == {"llm_decoder.weight", "llm_decoder.bias"}
-    lm = CosyVoice2LM.from_upstream(llm_pt, **SIZES, frozen=False)
+    lm = load_llm(llm_pt, **SIZES, frozen=False)
     assert all(p.requires_grad for p in lm.parameters())
     assert not lm.training
 
 
 def test_training_leaves_the_file_as_it_was(llm_pt):
     before = llm_pt.read_bytes()
-    lm = CosyVoice2LM.from_upstream(llm_pt, **SIZES)
+    lm = load_llm(llm_pt, **SIZES)
     with torch.no_grad():
         lm.llm_decoder.weight += 1.0
     assert llm_pt.read_bytes() == before
@@ -93,7 +95,7 @@ def test_half_precision_and_old_format_are_read(tmp_path, state):
     path = tmp_path / "llm.pt"
     half = {name: tensor.half() for name, tensor in state.items()}
     torch.save(half, path, _use_new_zipfile_serialization=False)
-    lm = CosyVoice2LM.from_upstream(path, **SIZES)
+    lm = load_llm(path, **SIZES)
     assert {p.dtype for p in lm.parameters()} == {torch.float32}
     torch.testing.assert_close(
         lm.llm.norm.weight, half["llm.model.model.norm.weight"].float()
@@ -105,7 +107,7 @@ def test_the_sizes_come_from_the_folder_that_upstream_ships(llm_pt, tmp_path):
     folder.mkdir()
     config = {**QWEN2, "model_type": "qwen2", "torch_dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config))
-    lm = CosyVoice2LM.from_upstream(llm_pt, folder, speech_token_size=320)
+    lm = load_llm(llm_pt, folder, speech_token_size=320)
     assert lm.llm.config.rms_norm_eps == QWEN2["rms_norm_eps"]
     assert {p.dtype for p in lm.parameters()} == {torch.float32}
 
@@ -116,7 +118,7 @@ def test_released_sizes_are_the_default():
     with torch.device("meta"):
         lm = CosyVoice2LM(QWEN2_0_5B)
         tensors = {k: torch.empty(shape) for k, shape in shapes.items()}
-    lm.load_upstream_state_dict(tensors)
+    lm.load_state_dict(rename_llm_tensors(tensors))
     assert len(shapes) == 295
     assert len(lm.state_dict()) == 294  # all but the text head
 
@@ -127,7 +129,7 @@ def test_released_sizes_are_the_default():
 def test_refuses_a_missing_file(tmp_path):
     path = tmp_path / "llm.pt"
     with pytest.raises(FileNotFoundError, match="no such file"):
-        CosyVoice2LM.from_upstream(path, **SIZES)
+        load_llm(path, **SIZES)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
@@ -201,7 +203,7 @@ def test_refuses_a_folder_without_sizes(llm_pt, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(FileNotFoundError, match="config.json"):
-        CosyVoice2LM.from_upstream(llm_pt, empty)
+        load_llm(llm_pt, empty)
     (empty / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="Qwen2"):
         read_qwen2_config(empty)

@@ -3,6 +3,10 @@
 import os
 import pickle
 
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
+    load_flow,
+    load_hift,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
 
@@ -10,18 +14,21 @@ import pytest
 import torch
 from tiny_cosyvoice2 import FLOW, VOCODER
 
-PARTS = {"flow.pt": (CosyVoice2Flow, FLOW), "hift.pt": (HiFTGenerator, VOCODER)}
+PARTS = {
+    "flow.pt": (CosyVoice2Flow, load_flow, FLOW),
+    "hift.pt": (HiFTGenerator, load_hift, VOCODER),
+}
 
 
 @pytest.fixture(params=PARTS)
 def part(request, tmp_path):
-    """A class, its small sizes and a file of its weights."""
-    kind, sizes = PARTS[request.param]
+    """The loader of a class, small sizes and a file of weights."""
+    kind, load, sizes = PARTS[request.param]
     torch.manual_seed(0)
     path = tmp_path / request.param
     state = kind(**sizes).state_dict()
     torch.save({**state, "epoch": 1, "step": 10}, path)
-    return kind, sizes, path
+    return load, sizes, path
 
 
 class Payload:
@@ -35,9 +42,9 @@ class Payload:
 
 
 def test_weights_are_loaded_and_frozen(part):
-    kind, sizes, path = part
+    load, sizes, path = part
     state = torch.load(path, weights_only=True)
-    model = kind.from_upstream(path, **sizes)
+    model = load(path, **sizes)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     assert not model.training
@@ -55,41 +62,41 @@ def test_other_layouts_of_the_vocoder(tmp_path):
             )
         old[f"generator.{name}"] = tensor
     torch.save(old, tmp_path / "hift.pt")
-    loaded = HiFTGenerator.from_upstream(tmp_path / "hift.pt", **VOCODER)
+    loaded = load_hift(tmp_path / "hift.pt", **VOCODER)
     for name, tensor in vocoder.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
 def test_truncated_file_is_refused(part):
-    kind, sizes, path = part
+    load, sizes, path = part
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=f"{path.name} is no whole checkpoint"):
-        kind.from_upstream(path, **sizes)
+        load(path, **sizes)
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_pickle_that_would_run_code_never_runs(part, tmp_path, plain):
-    kind, sizes, path = part
+    load, sizes, path = part
     trap = tmp_path / "trap"
     if plain:
         path.write_bytes(pickle.dumps({"weight": Payload(trap)}))
     else:
         torch.save({"weight": Payload(trap)}, path)
     with pytest.raises(ValueError, match=path.name):
-        kind.from_upstream(path, **sizes)
+        load(path, **sizes)
     assert not trap.exists()
 
 
 def test_missing_file_is_named(part):
-    kind, sizes, path = part
+    load, sizes, path = part
     path.unlink()
     with pytest.raises(FileNotFoundError, match=path.name):
-        kind.from_upstream(path, **sizes)
+        load(path, **sizes)
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected", "another shape"])
 def test_tensors_that_do_not_fit_are_named(part, change):
-    kind, sizes, path = part
+    load, sizes, path = part
     state = torch.load(path, weights_only=True)
     name = next(n for n in state if n.endswith("bias"))
     tensor = state.pop(name)
@@ -100,7 +107,7 @@ def test_tensors_that_do_not_fit_are_named(part, change):
         state[name] = torch.cat([tensor, tensor])
     torch.save(state, path)
     with pytest.raises(ValueError, match=rf"1 (of )?{change}: {name}"):
-        kind.from_upstream(path, **sizes)
+        load(path, **sizes)
 
 
 @pytest.mark.parametrize(
@@ -113,4 +120,4 @@ def test_tensors_that_do_not_fit_are_named(part, change):
 def test_flows_of_other_releases_are_named(tmp_path, name, release):
     torch.save({name: torch.zeros(1)}, tmp_path / "flow.pt")
     with pytest.raises(ValueError, match=f"is a flow of {release}"):
-        CosyVoice2Flow.from_upstream(tmp_path / "flow.pt", **FLOW)
+        load_flow(tmp_path / "flow.pt", **FLOW)

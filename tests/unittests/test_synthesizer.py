@@ -306,7 +306,7 @@ emofilm: !apply:{module}.tiny_emofilm
 modules:
     emofilm: !ref <emofilm>
     token_to_wav: !new:speechbrain_emofilm.inference.token_to_wav.TokenToWav
-        flow: !new:{module}.Flow
+        mel_decoder: !new:{module}.Flow
         vocoder: !new:{module}.Vocoder
         speakers: !apply:speechbrain_emofilm.utils.assets.load_tensors
             path: {folder}/speakers.safetensors

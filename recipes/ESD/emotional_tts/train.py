@@ -37,6 +37,7 @@ from speechbrain_emofilm.dataio.labels import (
     words_to_tensors,
 )
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
+from speechbrain_emofilm.lobes.conditioned_lm import ConditionedLMInputs
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.checkpoints import export_trained_model
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
@@ -92,7 +93,7 @@ class EmoFiLMBrain(ResumableBrain):
         ConditionedLMOutput
             Losses and statistics, each a mean over the batch.
         """
-        return self.modules.emofilm(**model_inputs(batch.to(self.device)))
+        return self.modules.emofilm(model_inputs(batch.to(self.device)))
 
     def compute_objectives(self, predictions, batch, stage):
         """Adds the step-wise emotion loss to the speech-token loss.
@@ -199,17 +200,22 @@ def model_inputs(batch):
     ---------
     batch : PaddedBatch
         Items of `dataio_prepare`.
+
+    Returns
+    -------
+    ConditionedLMInputs
+        Inputs of `EmotionConditionedLM`.
     """
-    return {
-        "text_tokens": batch.text_tokens.data,
-        "text_lens": batch.text_tokens.lengths,
-        "word_of_token": batch.word_of_token.data,
-        "speech_tokens": batch.speech_tokens.data,
-        "speech_lens": batch.speech_tokens.lengths,
-        "word_of_speech": batch.word_of_speech.data,
-        "word_emotions": batch.word_emotions.data,
-        "word_intensity": batch.word_intensity.data,
-    }
+    return ConditionedLMInputs(
+        text_tokens=batch.text_tokens.data,
+        text_lens=batch.text_tokens.lengths,
+        word_of_token=batch.word_of_token.data,
+        speech_tokens=batch.speech_tokens.data,
+        speech_lens=batch.speech_tokens.lengths,
+        word_of_speech=batch.word_of_speech.data,
+        word_emotions=batch.word_emotions.data,
+        word_intensity=batch.word_intensity.data,
+    )
 
 
 def dataio_prepare(hparams):

@@ -19,7 +19,7 @@ class TrainingDiagnosis:
     batches : list of PaddedBatch
         Validation batches used for diagnosis, see `choose_diagnosed`.
     model_inputs : callable
-        Batch to the inputs of `EmotionConditionedLM`, a dict.
+        Batch to `ConditionedLMInputs`.
     """
 
     def __init__(self, batches, model_inputs):
@@ -50,8 +50,10 @@ class TrainingDiagnosis:
         with torch.random.fork_rng(devices=[]), brain.evaluation_ctx:
             for batch in self.batches:
                 inputs = self.model_inputs(batch.to(brain.device))
-                inputs["word_emotions"] = inputs["word_emotions"] * labelled
-                effect.append(batch.id, model, **inputs)
+                inputs = inputs._replace(
+                    word_emotions=inputs.word_emotions * labelled
+                )
+                effect.append(batch.id, model, inputs)
         return effect.values()
 
     def measure_floor(self, brain):

@@ -39,7 +39,7 @@ class CAMPPlus:
         self._session = None
 
     def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeds utterances.
+        """Embed utterances.
 
         Arguments
         ---------

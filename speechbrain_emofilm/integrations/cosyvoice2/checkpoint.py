@@ -1,7 +1,7 @@
-"""CosyVoice2's own files: tensors and sizes, and nothing else of them.
+"""Load CosyVoice2's models from the released checkpoints.
 
-A checkpoint is a pickle, which can run code when it is read. Here only its
-tensors are read, mapped into memory rather than copied.
+A checkpoint is a pickle, which can run code when it is read. Only its tensors
+are read here, mapped into memory instead of copied.
 """
 
 import pickle
@@ -9,13 +9,19 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
+from speechbrain_emofilm.lobes.cosyvoice2.hift import (
+    HiFTGenerator,
+    rename_weights,
+)
+from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.utils.files import read_json
 
 import torch
 
 PathLike = str | Path
 
-#: The sizes of CosyVoice2-0.5B's trunk, those of Qwen2-0.5B.
+#: Sizes of CosyVoice2-0.5B's trunk, which is Qwen2-0.5B.
 QWEN2_0_5B = {
     "vocab_size": 151936,
     "hidden_size": 896,
@@ -28,14 +34,145 @@ QWEN2_0_5B = {
     "max_position_embeddings": 32768,
 }
 _CONFIG = "config.json"
-_SHOWN = 8  # names of a long list that a message gives
+_SHOWN = 8  # names that a message lists at most
+_LLM_TRUNK = "llm.model.model."
+_LLM_TEXT_HEAD = "llm.model.lm_head.weight"
+
+
+def load_llm(
+    path: PathLike,
+    config: dict[str, object] | PathLike | None = None,
+    **kwargs,
+) -> CosyVoice2LM:
+    """Load the language model from a released ``llm.pt``.
+
+    The weights stay mapped to the file, which must not change while the model
+    is in use; training them does not change the file.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``llm.pt`` of FunAudioLLM/CosyVoice2-0.5B.
+    config : dict or str or Path or None
+        Arguments of ``transformers.Qwen2Config``, or the folder
+        ``CosyVoice-BlankEN`` of the release; the released sizes if None.
+    **kwargs
+        Other arguments of ``CosyVoice2LM``, such as ``frozen``.
+
+    Returns
+    -------
+    lm : CosyVoice2LM
+        In evaluation mode and single precision.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is truncated, holds more than tensors, belongs to another
+        release, or does not fit the sizes; the message names the difference.
+
+    Example
+    -------
+    >>> lm = load_llm("pretrained/CosyVoice2-0.5B/llm.pt")  # doctest: +SKIP
+    """
+    if config is None:
+        config = QWEN2_0_5B
+    elif not isinstance(config, Mapping):
+        config = read_qwen2_config(config)
+    tensors = read_upstream_tensors(path)
+    check_is_cosyvoice2_llm(tensors, path)
+    tensors = rename_llm_tensors(tensors)
+    # The meta device allocates nothing: the file's memory is assigned below.
+    with torch.device("meta"):
+        lm = CosyVoice2LM(dict(config), **kwargs)
+    check_tensors(lm, tensors, path)
+    lm.load_state_dict(
+        {name: tensor.float() for name, tensor in tensors.items()},
+        assign=True,
+    )
+    # Its buffers are not in the state dict and are still on the meta device.
+    lm.llm.rotary_emb = type(lm.llm.rotary_emb)(lm.llm.config)
+    return lm.eval()
+
+
+def load_flow(path: PathLike, **kwargs) -> CosyVoice2Flow:
+    """Load the flow-matching model from a released ``flow.pt``.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``flow.pt`` of FunAudioLLM/CosyVoice2-0.5B.
+    **kwargs
+        Arguments of ``CosyVoice2Flow``; the released sizes by default.
+
+    Returns
+    -------
+    flow : CosyVoice2Flow
+        Frozen, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        As for :func:`load_llm`.
+
+    Example
+    -------
+    >>> flow = load_flow("pretrained/CosyVoice2-0.5B/flow.pt")  # doctest: +SKIP
+    """
+    tensors = read_upstream_tensors(path)
+    check_is_cosyvoice2_flow(tensors, path)
+    return _load_frozen(CosyVoice2Flow(**kwargs), tensors, path)
+
+
+def load_hift(path: PathLike, **kwargs) -> HiFTGenerator:
+    """Load the vocoder from a released ``hift.pt``.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``hift.pt`` of FunAudioLLM/CosyVoice2-0.5B.
+    **kwargs
+        Arguments of ``HiFTGenerator``; the released sizes by default.
+
+    Returns
+    -------
+    vocoder : HiFTGenerator
+        Frozen, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is truncated, holds more than tensors, or does not fit the
+        sizes; the message names the difference.
+
+    Example
+    -------
+    >>> vocoder = load_hift(
+    ...     "pretrained/CosyVoice2-0.5B/hift.pt"
+    ... )  # doctest: +SKIP
+    """
+    tensors = read_upstream_tensors(path)
+    rename_weights(tensors)
+    return _load_frozen(HiFTGenerator(**kwargs), tensors, path)
+
+
+def _load_frozen(module, tensors, path):
+    """Load tensors into a module, freeze it and set evaluation mode."""
+    check_tensors(module, tensors, path)
+    module.load_state_dict(tensors)
+    return module.eval().requires_grad_(False)
 
 
 def read_upstream_tensors(path: PathLike) -> dict[str, torch.Tensor]:
-    """Reads the tensors of a checkpoint such as ``llm.pt``.
+    """Read the tensors of a checkpoint such as ``llm.pt``.
 
-    They stay on the disk until they are used, and what is never used stays
-    there. Numbers beside them, such as the trainer's counters, are dropped.
+    Tensors are mapped into memory and read from the disk on first use. Other
+    entries, such as the trainer's counters, are dropped.
 
     Arguments
     ---------
@@ -45,16 +182,16 @@ def read_upstream_tensors(path: PathLike) -> dict[str, torch.Tensor]:
     Returns
     -------
     tensors : Dict[str, torch.Tensor]
-        By the names in the file; mapped into memory, so that a change of a
-        tensor does not reach the file.
+        Tensors by their names in the file. Changing a tensor does not change
+        the file.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not whole, or holds what is not a tensor; nothing in
-        it is run.
+        If the file is truncated or holds objects other than tensors; none of
+        its code is run.
 
     Example
     -------
@@ -102,16 +239,16 @@ def read_upstream_tensors(path: PathLike) -> dict[str, torch.Tensor]:
 def check_tensors(
     module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: object
 ) -> None:
-    """Compares the names and shapes of a module with those of tensors.
+    """Check that tensors fit a module by name and shape.
 
     Arguments
     ---------
     module : torch.nn.Module
-        That is to be loaded.
+        Module that will load the tensors.
     tensors : Mapping[str, torch.Tensor]
-        By the names in the module's state dict.
+        Tensors by their names in the module's state dict.
     source : object
-        Where they come from, for the message.
+        Origin of the tensors, for the error message.
 
     Raises
     ------
@@ -122,7 +259,10 @@ def check_tensors(
     Example
     -------
     >>> linear = torch.nn.Linear(2, 3)
-    >>> check_tensors(linear, linear.state_dict(), "linear.pt")
+    >>> check_tensors(linear, {"weight": torch.ones(3, 2)}, "linear.pt")
+    Traceback (most recent call last):
+    ValueError: linear.pt does not fit the sizes of Linear (1 missing: bias). \
+Give the sizes that it was trained with.
     """
     own = module.state_dict()
     problems = {
@@ -152,19 +292,19 @@ def check_tensors(
 def check_is_cosyvoice2_llm(
     tensors: Mapping[str, torch.Tensor], source: object
 ) -> None:
-    """Tells the language models of CosyVoice's releases apart.
+    """Check that a checkpoint is the language model of CosyVoice 2.
 
     Arguments
     ---------
     tensors : Mapping[str, torch.Tensor]
-        A checkpoint by the names in the file.
+        Tensors by their names in the file.
     source : object
-        Where they come from, for the message.
+        Origin of the tensors, for the error message.
 
     Raises
     ------
     ValueError
-        If the file is of CosyVoice 1 or 3, or no language model of any.
+        If it belongs to CosyVoice 1 or 3, or is no language model.
 
     Example
     -------
@@ -173,12 +313,12 @@ def check_is_cosyvoice2_llm(
     ValueError: llm.pt is a language model of CosyVoice 1; get \
 llm.pt of FunAudioLLM/CosyVoice2-0.5B.
     """
-    # The first release encodes text with layers of its own. The third has no
-    # embedding for start and task, which are speech tokens there, and no
-    # bias in its head.
+    # CosyVoice 1 encodes text with layers of its own. In CosyVoice 3, start
+    # and task are speech tokens without an embedding of their own, and the
+    # speech head has no bias.
     if any(name.startswith("text_encoder.") for name in tensors):
         found = "is a language model of CosyVoice 1"
-    elif not any(name.startswith("llm.model.model.") for name in tensors):
+    elif not any(name.startswith(_LLM_TRUNK) for name in tensors):
         found = "is no language model of CosyVoice2"
     elif not {"llm_embedding.weight", "llm_decoder.bias"} & tensors.keys():
         found = "is a language model of CosyVoice 3"
@@ -189,27 +329,95 @@ llm.pt of FunAudioLLM/CosyVoice2-0.5B.
     )
 
 
+def check_is_cosyvoice2_flow(
+    tensors: Mapping[str, torch.Tensor], source: object
+) -> None:
+    """Check that a checkpoint is not the flow of another CosyVoice release.
+
+    Arguments
+    ---------
+    tensors : Mapping[str, torch.Tensor]
+        Tensors by their names in the file.
+    source : object
+        Origin of the tensors, for the error message.
+
+    Raises
+    ------
+    ValueError
+        If it belongs to CosyVoice 1 or 3.
+
+    Example
+    -------
+    >>> check_is_cosyvoice2_flow({"length_regulator.0": None}, "flow.pt")
+    Traceback (most recent call last):
+    ValueError: flow.pt is a flow of CosyVoice 1; get \
+flow.pt of FunAudioLLM/CosyVoice2-0.5B.
+    """
+    # CosyVoice 1 stretches token encodings to the mel's length; CosyVoice 3
+    # has a transformer instead of the U-Net.
+    releases = {
+        "length_regulator.": 1,
+        "decoder.estimator.transformer_blocks.": 3,
+    }
+    for prefix, release in releases.items():
+        if any(name.startswith(prefix) for name in tensors):
+            raise ValueError(
+                f"{source} is a flow of CosyVoice {release}; get flow.pt of "
+                "FunAudioLLM/CosyVoice2-0.5B."
+            )
+
+
+def rename_llm_tensors(
+    tensors: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Rename the tensors of ``llm.pt`` to the names of ``CosyVoice2LM``.
+
+    Arguments
+    ---------
+    tensors : Mapping[str, torch.Tensor]
+        Tensors by their names in the file.
+
+    Returns
+    -------
+    tensors : Dict[str, torch.Tensor]
+        The same tensors without the text head, which is never used.
+
+    Example
+    -------
+    >>> rename_llm_tensors({"llm.model.model.norm.weight": torch.ones(2)})
+    {'llm.norm.weight': tensor([1., 1.])}
+    """
+    return {
+        (
+            "llm." + name.removeprefix(_LLM_TRUNK)
+            if name.startswith(_LLM_TRUNK)
+            else name
+        ): tensor
+        for name, tensor in tensors.items()
+        if name != _LLM_TEXT_HEAD
+    }
+
+
 def read_qwen2_config(path: PathLike) -> dict[str, object]:
-    """Reads the sizes of a Qwen2 trunk.
+    """Read the sizes of a Qwen2 trunk.
 
     Arguments
     ---------
     path : str or Path
-        A ``config.json`` of transformers, or its folder, such as
-        ``CosyVoice-BlankEN``.
+        ``config.json`` of transformers, or the folder that contains it, such
+        as ``CosyVoice-BlankEN``.
 
     Returns
     -------
     config : Dict[str, object]
-        Arguments of ``transformers.Qwen2Config``. Entries of the file other
-        than sizes are left out.
+        Arguments of ``transformers.Qwen2Config``: only the sizes in the file.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it describes no Qwen2 or lacks a size.
+        If the model is not a Qwen2 or a size is missing.
 
     Example
     -------

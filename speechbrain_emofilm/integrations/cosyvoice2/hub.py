@@ -87,7 +87,7 @@ def fetch_file(
     source: PathLike = REPOSITORY,
     savedir: PathLike | None = None,
 ) -> Path:
-    """Finds one file of CosyVoice2-0.5B, fetching it if need be.
+    """Find one file of CosyVoice2-0.5B, fetching it if need be.
 
     An interrupted download goes on where it stopped: until it is whole and
     compared with its known size and SHA-256, the file is called
@@ -136,7 +136,7 @@ def fetch_file(
 def fetch_tokenizer(
     source: PathLike = REPOSITORY, savedir: PathLike | None = None
 ) -> Path:
-    """Finds the folder of the text tokenizer.
+    """Find the folder of the text tokenizer.
 
     Arguments
     ---------
@@ -167,7 +167,7 @@ def fetch_files(
     source: PathLike = REPOSITORY,
     savedir: PathLike | None = None,
 ) -> Path:
-    """Finds several files, by default all, before any work starts.
+    """Find several files, by default all, before any work starts.
 
     Arguments
     ---------
@@ -293,7 +293,7 @@ def _get_released(name: str, savedir: Path) -> Path:
 
 
 def _verify(path: Path, name: str, savedir: Path) -> None:
-    """Compares a file with its known size and checksum, and remembers it."""
+    """Compare a file with its known size and checksum, and remember it."""
     size, checksum = FILES[name]
     found = path.stat()
     remedy = f"delete {path.resolve()} and run the same command again"

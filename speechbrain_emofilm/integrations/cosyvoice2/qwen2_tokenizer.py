@@ -95,7 +95,7 @@ class Qwen2TextFrontend:
         return len(self._tokenizer)
 
     def encode(self, text: str) -> TextUnits:
-        """Converts text to tokens.
+        """Convert text to tokens.
 
         Arguments
         ---------
@@ -140,7 +140,7 @@ class Qwen2TextFrontend:
 
 
 def _load(folder: Path):
-    """Reads the tokenizer's files and adds CosyVoice2's tokens."""
+    """Read the tokenizer's files and add CosyVoice2's tokens."""
     missing = [n for n in TOKENIZER_FILES if not (folder / n).is_file()]
     if missing:
         raise FileNotFoundError(

@@ -120,7 +120,7 @@ class S3SpeechTokenizer:
         return [row[:n].long() for row, n in zip(tokens, n_tokens.tolist())]
 
     def _load(self) -> torch.nn.Module:
-        """Makes the model and reads its weights, tensors only."""
+        """Make the model and read its weights, tensors only."""
         library = _library()
         n_state, n_heads, n_layers = self._sizes
         config = library.model_v2.ModelConfig(

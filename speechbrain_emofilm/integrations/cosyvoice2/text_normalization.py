@@ -14,7 +14,7 @@ _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
 class WeTextNormalizer:
-    """Writes English and Mandarin as it is spoken, with ``wetext``.
+    """Write English and Mandarin as it is spoken, with ``wetext``.
 
     A text with a Chinese character is normalised as Mandarin, any other as
     English. CosyVoice2's special tokens stay as they are.
@@ -45,7 +45,7 @@ class WeTextNormalizer:
         }
 
     def __call__(self, text: str) -> str:
-        """Normalises a text.
+        """Normalise a text.
 
         Arguments
         ---------
@@ -64,7 +64,7 @@ class WeTextNormalizer:
         return "".join([*pieces, self._piece(text[start:])])
 
     def _piece(self, text: str) -> str:
-        """Normalises text without special tokens, keeping outer spaces."""
+        """Normalise text without special tokens, keeping outer spaces."""
         core = text.strip()
         if not core:
             return text

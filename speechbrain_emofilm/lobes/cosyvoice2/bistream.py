@@ -50,7 +50,7 @@ class BistreamDecoding:
         self._unread = [self._mark(SOS)]
 
     def add_text(self, embeddings: torch.Tensor) -> Iterator[int]:
-        """Speaks the blocks that a piece of text (1, T, C) completes."""
+        """Speak the blocks that a piece of text (1, T, C) completes."""
         n_text, n_speech = self._lm.mix_ratio
         self.n_text += embeddings.shape[1]
         self._text = torch.cat([self._text, embeddings], 1)
@@ -62,12 +62,12 @@ class BistreamDecoding:
             yield from self._speak(n_speech - prompt.shape[1], self._lm.fill_id)
 
     def finish(self, max_len: int) -> Iterator[int]:
-        """Speaks what is left, up to ``max_len`` tokens in all."""
+        """Speak what is left, up to ``max_len`` tokens in all."""
         self._unread += [self._text, self._mark(TASK), self._prompt]
         yield from self._speak(max_len - len(self.tokens), self._lm.end_id)
 
     def _speak(self, n_tokens: int, stop_id: int) -> Iterator[int]:
-        """Draws tokens until ``stop_id``, ``n_tokens`` at most."""
+        """Draw tokens until ``stop_id``, ``n_tokens`` at most."""
         lm = self._lm
         for _ in range(n_tokens):
             hidden = self._cached(torch.cat(self._unread, 1))[:, -1]

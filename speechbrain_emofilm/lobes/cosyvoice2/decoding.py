@@ -54,7 +54,7 @@ class CachedQwen2:
         self._values: list[torch.Tensor] = []
 
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Reads the next piece.
+        """Read the next piece.
 
         Arguments
         ---------
@@ -94,7 +94,7 @@ class CachedQwen2:
         self._values = [values[rows] for values in self._values]
 
     def _mask(self, places: torch.Tensor, start: int) -> torch.Tensor | None:
-        """Who sees whom, bool (B or 1, L, S); None if all see everything."""
+        """Attention mask, bool (B or 1, L, S); None if all see everything."""
         if start + 1 == self._size and self._padding is None:
             return None
         queries = places[start:, None]
@@ -109,7 +109,7 @@ class CachedQwen2:
 def _remember(
     caches: list[torch.Tensor], index: int, new: torch.Tensor, size: int
 ) -> torch.Tensor:
-    """Appends keys or values (B, L, key heads, D) to a layer's cache.
+    """Append keys or values (B, L, key heads, D) to a layer's cache.
 
     Returns all of the layer's, shape (B, key heads, size, D).
     """

@@ -13,13 +13,8 @@ batches of different lengths are allowed and each item equals the item alone.
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
-    check_tensors,
-    read_upstream_tensors,
-)
 from speechbrain_emofilm.lobes.cosyvoice2.flow_cache import StreamingCache
 from speechbrain_emofilm.lobes.cosyvoice2.flow_encoder import (
     FRAMES_PER_TOKEN,
@@ -85,7 +80,7 @@ def fixed_noise(
 
 
 class FlowDraws(NamedTuple):
-    """What chance decides in one training step.
+    """Random draws of one training step.
 
     Arguments
     ---------
@@ -149,7 +144,7 @@ class ConditionalFlow(nn.Module):
         streaming: bool = False,
         cache: StreamingCache | None = None,
     ) -> Tensor:
-        """Integrates from noise to mel with Euler steps on a cosine grid.
+        """Integrate from noise to mel with Euler steps on a cosine grid.
 
         Arguments
         ---------
@@ -276,25 +271,9 @@ class ConditionalFlow(nn.Module):
 
 
 def _drop_trainer_counters(module, state_dict, prefix, *args):
-    """Removes the counters that checkpoints of the upstream trainer hold."""
+    """Remove the counters that checkpoints of the upstream trainer hold."""
     for counter in ("epoch", "step"):
         state_dict.pop(prefix + counter, None)
-
-
-def _check_release(tensors, path):
-    """Tells the flows of CosyVoice's releases apart."""
-    # The first stretches token encodings to the mel's length, the third has
-    # a transformer in the place of the U-Net.
-    releases = {
-        "length_regulator.": 1,
-        "decoder.estimator.transformer_blocks.": 3,
-    }
-    for prefix, release in releases.items():
-        if any(name.startswith(prefix) for name in tensors):
-            raise ValueError(
-                f"{path} is a flow of CosyVoice {release}; get flow.pt of "
-                "FunAudioLLM/CosyVoice2-0.5B."
-            )
 
 
 class CosyVoice2Flow(nn.Module):
@@ -426,44 +405,6 @@ class CosyVoice2Flow(nn.Module):
         self.decoder = ConditionalFlow(estimator)
         self.register_load_state_dict_pre_hook(_drop_trainer_counters)
 
-    @classmethod
-    def from_upstream(cls, path: str | Path, **kwargs) -> "CosyVoice2Flow":
-        """Makes the model of a released ``flow.pt``.
-
-        Arguments
-        ---------
-        path : str or Path
-            ``flow.pt`` of FunAudioLLM/CosyVoice2-0.5B.
-        **kwargs
-            Arguments of the class; the released sizes by default.
-
-        Returns
-        -------
-        flow : CosyVoice2Flow
-            Frozen, in evaluation mode.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is not whole, holds more than tensors, belongs to another
-            release, or does not fit the sizes; the message names what
-            differs.
-
-        Example
-        -------
-        >>> flow = CosyVoice2Flow.from_upstream(
-        ...     "pretrained/CosyVoice2-0.5B/flow.pt"
-        ... )  # doctest: +SKIP
-        """
-        tensors = read_upstream_tensors(path)
-        _check_release(tensors, path)
-        flow = cls(**kwargs)
-        check_tensors(flow, tensors, path)
-        flow.load_state_dict(tensors)
-        return flow.eval().requires_grad_(False)
-
     def encode(
         self,
         tokens: Tensor,
@@ -506,7 +447,7 @@ class CosyVoice2Flow(nn.Module):
         return self.encoder_proj(x), n_frames
 
     def project_speaker(self, xvector: Tensor) -> Tensor:
-        """Normalises and projects speaker vectors.
+        """Normalise and project speaker vectors.
 
         Arguments
         ---------
@@ -526,7 +467,7 @@ class CosyVoice2Flow(nn.Module):
         generator: torch.Generator | None = None,
         length: int | None = None,
     ) -> FlowDraws:
-        """Draws what chance decides in one training step.
+        """Draw the random numbers of one training step.
 
         Arguments
         ---------
@@ -639,7 +580,7 @@ class CosyVoice2Flow(nn.Module):
         prompt_lens: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Synthesises mels; each item equals the item alone.
+        """Synthesise mels; each item equals the item alone.
 
         Arguments
         ---------

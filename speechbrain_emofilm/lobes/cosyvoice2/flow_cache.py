@@ -42,7 +42,7 @@ class StreamingCache:
         self._kept: dict[tuple[Hashable, int], list[Tensor]] = {}
 
     def context(self, layer: Hashable, x: Tensor, size: int) -> Tensor:
-        """Puts the end of the chunk before in front of a convolution's input.
+        """Put the end of the chunk before in front of a convolution's input.
 
         Arguments
         ---------
@@ -68,7 +68,7 @@ class StreamingCache:
         return x
 
     def extend(self, layer: Hashable, *sequences: Tensor) -> list[Tensor]:
-        """Puts the chunks before in front of an attention's keys and values.
+        """Put the chunks before in front of an attention's keys and values.
 
         Arguments
         ---------
@@ -118,7 +118,7 @@ class StreamingCache:
         return queries, keys[:, 0]
 
     def _shorten(self, sequence: Tensor) -> Tensor:
-        """Drops what lies between the first and the last positions."""
+        """Drop what lies between the first and the last positions."""
         if self.n_last is None:
             return sequence
         if sequence.size(-2) <= self.n_first + self.n_last:

@@ -79,7 +79,7 @@ def relative_positions(length: int, dim: int, device=None) -> Tensor:
 
 
 def skew(scores: Tensor) -> Tensor:
-    """Turns scores by relative distance into scores by key.
+    """Turn scores by relative distance into scores by key.
 
     Arguments
     ---------
@@ -469,7 +469,7 @@ class UpsamplingEncoder(nn.Module):
         return self.after_norm(x), n_frames
 
     def _stack(self, layers, x, n_valid, streaming, chunk_size):
-        """Runs layers that share positions and mask."""
+        """Run layers that share positions and mask."""
         length = x.size(1)
         mask = attention_mask(
             n_valid, length, chunk_size if streaming else None
@@ -487,7 +487,7 @@ class UpsamplingEncoder(nn.Module):
         token_cache: StreamingCache,
         frame_cache: StreamingCache,
     ) -> Tensor:
-        """Encodes the next chunk of a stream.
+        """Encode the next chunk of a stream.
 
         As long as the caches keep everything, the result is that of
         ``forward`` with ``streaming`` at these positions.
@@ -518,7 +518,7 @@ class UpsamplingEncoder(nn.Module):
         return self.after_norm(x)
 
     def _stack_chunk(self, layers, x, cache):
-        """Runs layers on a chunk and what the cache keeps."""
+        """Run layers on a chunk and what the cache keeps."""
         queries, keys = cache.positions(layers, x.size(1), x.device)
         distances, index = (queries[:, None] - keys).unique(return_inverse=True)
         positions = distance_encodings(distances, self.dim).to(x.dtype)

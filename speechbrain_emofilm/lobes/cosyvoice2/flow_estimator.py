@@ -257,7 +257,7 @@ class TimeEmbedding(nn.Module):
 
 
 class FlowEstimator(nn.Module):
-    """Predicts the velocity of the flow: a causal U-Net of one resolution.
+    """Predict the velocity of the flow: a causal U-Net of one resolution.
 
     Arguments
     ---------

@@ -118,7 +118,7 @@ class FlowStream:
 
     @torch.no_grad()
     def push(self, tokens: Tensor) -> Tensor:
-        """Takes new tokens.
+        """Take new tokens.
 
         Arguments
         ---------
@@ -149,7 +149,7 @@ class FlowStream:
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """Ends the speech.
+        """End the speech.
 
         Returns
         -------

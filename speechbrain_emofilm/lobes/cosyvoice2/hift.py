@@ -15,12 +15,7 @@ models", arXiv 2412.10117.
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
-from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
-    check_tensors,
-    read_upstream_tensors,
-)
 from speechbrain_emofilm.lobes.vocoder import MelVocoder, seeded_noise
 
 import torch
@@ -54,7 +49,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the activation to x (B, C, T); the shape stays."""
+        """Apply the activation to x (B, C, T); the shape stays."""
         alpha = self.alpha[:, None]
         return torch.addcmul(x, (alpha * x).sin().square(), 1 / (alpha + 1e-9))
 
@@ -102,7 +97,7 @@ class ResBlock(nn.Module):
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the block to x (B, C, T); the shape stays."""
+        """Apply the block to x (B, C, T); the shape stays."""
         for conv1, conv2, snake1, snake2 in zip(
             self.convs1, self.convs2, self.activations1, self.activations2
         ):
@@ -143,7 +138,7 @@ class F0Predictor(nn.Module):
         nn.init.constant_(self.classifier.bias, 150.0)
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""
+        """Map mel (B, N, in_channels) to F0 in Hz (B, N)."""
         x = self.condnet(mel.transpose(1, 2)).transpose(1, 2)
         return self.classifier(x).squeeze(-1).abs()
 
@@ -258,7 +253,7 @@ class HarmonicSource(nn.Module):
         noise: torch.Tensor,
         start_cycles: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Maps F0 (B, N) and the rest, as in ``waves``, to (B, N * hop)."""
+        """Map F0 (B, N) and the rest, as in ``waves``, to (B, N * hop)."""
         waves = self.waves(f0, noise, start_cycles)
         return self.l_linear(waves).squeeze(-1).tanh()
 
@@ -374,51 +369,8 @@ class HiFTGenerator(MelVocoder):
         )
         self.register_load_state_dict_pre_hook(_accept_other_layouts)
 
-    @classmethod
-    def from_upstream(cls, path: str | Path, **kwargs) -> "HiFTGenerator":
-        """Makes the vocoder of a released ``hift.pt``.
-
-        Arguments
-        ---------
-        path : str or Path
-            ``hift.pt`` of FunAudioLLM/CosyVoice2-0.5B.
-        **kwargs
-            Arguments of the class; the released sizes by default.
-
-        Returns
-        -------
-        vocoder : HiFTGenerator
-            Frozen, in evaluation mode.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is not whole, holds more than tensors, or does not fit the
-            sizes; the message names what differs.
-
-        Example
-        -------
-        >>> vocoder = HiFTGenerator.from_upstream(
-        ...     "pretrained/CosyVoice2-0.5B/hift.pt"
-        ... )  # doctest: +SKIP
-        """
-        tensors = read_upstream_tensors(path)
-        vocoder = cls(**kwargs)
-        _accept_other_layouts(vocoder, tensors, "")
-        for old, new in (("g", "original0"), ("v", "original1")):
-            for name in [n for n in tensors if n.endswith(f".weight_{old}")]:
-                layer = name[: -len(f"weight_{old}")]
-                tensors[f"{layer}parametrizations.weight.{new}"] = tensors.pop(
-                    name
-                )
-        check_tensors(vocoder, tensors, path)
-        vocoder.load_state_dict(tensors)
-        return vocoder.eval().requires_grad_(False)
-
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
-        """Maps mel (B, N, in_channels) to F0 in Hz (B, N)."""
+        """Map mel (B, N, in_channels) to F0 in Hz (B, N)."""
         return self.f0_predictor(mel)
 
     def f0_loss(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
@@ -431,7 +383,7 @@ class HiFTGenerator(MelVocoder):
         seed: int | None = 0,
         cache_source: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Makes the excitation.
+        """Make the excitation.
 
         Arguments
         ---------
@@ -460,7 +412,7 @@ class HiFTGenerator(MelVocoder):
         return torch.cat([cache_source, source[:, cache_source.shape[1] :]], 1)
 
     def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """Filters the excitation by the mel spectrogram.
+        """Filter the excitation by the mel spectrogram.
 
         Arguments
         ---------
@@ -504,7 +456,7 @@ class HiFTGenerator(MelVocoder):
         return wav.clamp(-self.audio_limit, self.audio_limit)
 
     def remove_weight_norm(self) -> None:
-        """Folds weight norm into the weights: faster, inference only."""
+        """Fold weight norm into the weights: faster, inference only."""
         for module in self.modules():
             if hasattr(module, "parametrizations"):
                 remove_parametrizations(module, "weight")
@@ -536,20 +488,46 @@ def _upsampler(channels, rate, kernel_size):
 
 
 def _source_downsampler(n_in, channels, rate):
-    """Brings the source's spectrum to the frame rate of an upsampling stage."""
+    """Bring the source's spectrum to the frame rate of an upsampling stage."""
     if rate == 1:
         return nn.Conv1d(n_in, channels, 1)
     return nn.Conv1d(n_in, channels, 2 * rate, rate, padding=rate // 2)
 
 
-def _accept_other_layouts(module, state_dict, prefix, *_):
-    """Load hook: renames or drops what training wrappers add to the file."""
-    for key in list(state_dict):
+def rename_weights(state_dict: dict, prefix: str = "") -> None:
+    """Rename the weights of other layouts to the names of this module.
+
+    Prefixes that training wrappers add are removed, discriminators and
+    training counters are dropped, and weight norm stored as ``weight_g`` and
+    ``weight_v`` gets the names of torch's parametrizations.
+
+    Arguments
+    ---------
+    state_dict : dict
+        Weights by name, changed in place.
+    prefix : str
+        Prefix of the vocoder's own weights; others are left alone.
+
+    Example
+    -------
+    >>> weights = {"generator.conv.weight_g": 1.0, "epoch": 3}
+    >>> rename_weights(weights)
+    >>> weights
+    {'conv.parametrizations.weight.original0': 1.0}
+    """
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        value = state_dict.pop(key)
         name = key[len(prefix) :]
-        if not key.startswith(prefix):
-            continue
         if name in ("epoch", "step") or name.startswith("discriminator."):
-            del state_dict[key]
-        elif name.startswith("generator."):
-            name = name[len("generator.") :]
-            state_dict[prefix + name] = state_dict.pop(key)
+            continue
+        name = name.removeprefix("generator.")
+        for old, new in (("g", "original0"), ("v", "original1")):
+            if name.endswith(f".weight_{old}"):
+                layer = name.removesuffix(f"weight_{old}")
+                name = f"{layer}parametrizations.weight.{new}"
+        state_dict[prefix + name] = value
+
+
+def _accept_other_layouts(module, state_dict, prefix, *_):
+    """Load hook: rename the weights of other layouts."""
+    rename_weights(state_dict, prefix)

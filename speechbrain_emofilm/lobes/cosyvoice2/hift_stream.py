@@ -76,7 +76,7 @@ class HiFTStream:
 
     @torch.no_grad()
     def push(self, mel: Tensor) -> Tensor:
-        """Takes new frames.
+        """Take new frames.
 
         Arguments
         ---------
@@ -105,7 +105,7 @@ class HiFTStream:
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """Ends the speech.
+        """End the speech.
 
         Returns
         -------
@@ -120,7 +120,7 @@ class HiFTStream:
         return self._speak(n_frames, n_frames)
 
     def _append(self, mel: Tensor) -> None:
-        """Keeps new frames."""
+        """Keep new frames."""
         if self._mel is None:
             n_waves = self.vocoder.m_source.n_waves
             self._mel = mel
@@ -131,7 +131,7 @@ class HiFTStream:
             self._mel = torch.cat([self._mel, mel], dim=1)
 
     def _extend_source(self, n_known: int) -> None:
-        """Predicts F0 and draws noise, once for every frame."""
+        """Predict F0 and draw noise, once for every frame."""
         n_before = self._f0.size(1)
         n_new = n_known - n_before
         if n_new <= 0:
@@ -162,7 +162,7 @@ class HiFTStream:
         return wav[:, start * hop : end * hop]
 
     def _forget(self, n_frames: int) -> None:
-        """Drops frames that nothing depends on any more."""
+        """Drop frames that nothing depends on any more."""
         source = self.vocoder.m_source
         dropped, self._f0 = self._f0.tensor_split([n_frames], dim=1)
         self._cycles = self._cycles + source.cycles(dropped).double().sum(

@@ -14,7 +14,7 @@ SOS, TASK = 0, 1  # rows of CosyVoice2LM.llm_embedding
 
 @dataclass
 class SequenceLayout:
-    """Where everything of a batch stands in the sequence of length L.
+    """Position of every token in the padded batch of length L.
 
     Arguments
     ---------

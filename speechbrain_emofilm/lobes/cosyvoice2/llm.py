@@ -1,23 +1,15 @@
 """CosyVoice2's language model: from text to 25 Hz speech tokens.
 
 A Qwen2 decoder reads ``[sos, text, task, speech]`` and predicts the speech
-(Du et al., CosyVoice 2, 2024). The modules are named so that a released
-checkpoint loads (``CosyVoice2LM.from_upstream``). The text head of Qwen2,
-which speech never needs, is left out.
+(Du et al., CosyVoice 2, 2024). Module names follow the released checkpoint,
+which :func:`~speechbrain_emofilm.integrations.cosyvoice2.checkpoint.load_llm`
+reads. Qwen2's text head is left out, because speech never needs it.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import (
-    QWEN2_0_5B,
-    check_is_cosyvoice2_llm,
-    check_tensors,
-    read_qwen2_config,
-    read_upstream_tensors,
-)
 from speechbrain_emofilm.lobes.cosyvoice2.bistream import BistreamDecoding
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import (
@@ -42,8 +34,6 @@ from transformers import Qwen2Config, Qwen2Model
 logger = logging.getLogger(__name__)
 
 N_SPECIAL = 3  # end, one that upstream never uses, fill
-_UPSTREAM_TRUNK = "llm.model.model."
-_UPSTREAM_TEXT_HEAD = "llm.model.lm_head.weight"
 
 
 @dataclass
@@ -157,68 +147,6 @@ class CosyVoice2LM(nn.Module):
         if frozen:
             self.freeze()
 
-    @classmethod
-    def from_upstream(
-        cls,
-        path: str | Path,
-        config: dict[str, object] | str | Path | None = None,
-        **kwargs,
-    ) -> "CosyVoice2LM":
-        """Makes the model of a released ``llm.pt``.
-
-        The weights stay mapped to the file, which has to remain as it is
-        while the model is in use; training them does not change the file.
-
-        Arguments
-        ---------
-        path : str or Path
-            ``llm.pt`` of FunAudioLLM/CosyVoice2-0.5B.
-        config : dict or str or Path or None
-            Arguments of ``transformers.Qwen2Config``, or the folder
-            ``CosyVoice-BlankEN`` that comes with it; the released sizes if
-            None.
-        **kwargs
-            Further arguments of the class, such as ``frozen``.
-
-        Returns
-        -------
-        lm : CosyVoice2LM
-            In evaluation mode and in single precision.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is not whole, holds more than tensors, belongs to another
-            release, or does not fit the sizes; the message names what
-            differs.
-
-        Example
-        -------
-        >>> lm = CosyVoice2LM.from_upstream(
-        ...     "pretrained_models/CosyVoice2-0.5B/llm.pt"
-        ... )  # doctest: +SKIP
-        """
-        if config is None:
-            config = QWEN2_0_5B
-        elif not isinstance(config, Mapping):
-            config = read_qwen2_config(config)
-        tensors = read_upstream_tensors(path)
-        check_is_cosyvoice2_llm(tensors, path)
-        tensors = _local_tensors(tensors)
-        # Without memory of its own, until it gets that of the file.
-        with torch.device("meta"):
-            lm = cls(dict(config), **kwargs)
-        check_tensors(lm, tensors, path)
-        lm.load_state_dict(
-            {name: tensor.float() for name, tensor in tensors.items()},
-            assign=True,
-        )
-        # Its buffers are not among the weights.
-        lm.llm.rotary_emb = type(lm.llm.rotary_emb)(lm.llm.config)
-        return lm.eval()
-
     def _embedding(self, n_rows: int) -> nn.Embedding:
         """An embedding at the scale of the text's."""
         embedding = nn.Embedding(n_rows, self.llm.config.hidden_size)
@@ -226,14 +154,14 @@ class CosyVoice2LM(nn.Module):
         return embedding
 
     def freeze(self) -> None:
-        """Leaves ``llm_decoder`` alone trainable; no dropout from now on."""
+        """Leave ``llm_decoder`` alone trainable; no dropout from now on."""
         self.requires_grad_(False)
         self.llm_decoder.requires_grad_(True)
         self.frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "CosyVoice2LM":
-        """Sets training mode; when frozen, evaluation mode in any case.
+        """Set training mode; when frozen, evaluation mode in any case.
 
         ``Brain`` calls ``modules.train()`` before every epoch, which would
         turn a frozen model's dropout on.
@@ -255,7 +183,7 @@ class CosyVoice2LM(nn.Module):
         generator: torch.Generator | None = None,
         output_attentions: bool = False,
     ) -> LMOutput:
-        """Predicts every speech token from those before it.
+        """Predict every speech token from those before it.
 
         Arguments
         ---------
@@ -373,7 +301,7 @@ class CosyVoice2LM(nn.Module):
         speech_tokens: torch.Tensor,
         n_speech: torch.Tensor,
     ) -> LMOutput:
-        """Logits and targets where there are any, and who stands where."""
+        """Collect logits and targets at the supervised positions."""
         predicts = layout.predicts
         tokens = F.pad(speech_tokens, (0, 1))
         ends = n_speech.to(tokens.device).unsqueeze(1)
@@ -412,7 +340,7 @@ class CosyVoice2LM(nn.Module):
         n_target_text: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[torch.Tensor]:
-        """Speaks a batch of texts, each as it would be spoken alone.
+        """Speak a batch of texts, each as it would be spoken alone.
 
         Ids V + 1 and V + 2 are never drawn and the end not before the
         minimum length; upstream lets the former two end the speech at once.
@@ -532,7 +460,7 @@ class CosyVoice2LM(nn.Module):
         max_lens: torch.Tensor,
         noise: UtteranceNoise,
     ) -> list[torch.Tensor]:
-        """Draws tokens until every item has ended; see ``generate``."""
+        """Draw tokens until every item has ended; see ``generate``."""
         device = min_lens.device
         n_steps = int(max_lens.max())
         n_variants = len(prefixes) // len(min_lens)
@@ -607,7 +535,7 @@ class CosyVoice2LM(nn.Module):
         max_ratio: float = 20.0,
         seed: int = 0,
     ) -> Iterator[int]:
-        """Speaks a text while it is being written (bistream).
+        """Speak a text while it is being written (bistream).
 
         Speech begins with the first ``mix_ratio[0]`` tokens of text and goes
         on as more of them arrive. There is no minimum length here, nor is
@@ -667,27 +595,6 @@ class CosyVoice2LM(nn.Module):
         _, max_lens = _length_limits([decoding.n_text], 0.0, max_ratio)
         yield from decoding.finish(int(max_lens))
 
-    def load_upstream_state_dict(self, state: Mapping[str, object]) -> None:
-        """Copies the tensors of an ``llm.pt`` of CosyVoice2.
-
-        The text head, which is never used, and the trainer's counters are
-        dropped.
-
-        Arguments
-        ---------
-        state : Mapping[str, object]
-            The checkpoint as ``torch.load(path, weights_only=True)`` gives it.
-
-        Raises
-        ------
-        ValueError
-            If tensors are missing, unexpected or of another shape; the
-            message names them, and nothing is loaded.
-        """
-        tensors = _local_tensors(state)
-        check_tensors(self, tensors, "The checkpoint")
-        self.load_state_dict(tensors)
-
 
 def _absolute(lens: torch.Tensor, size: int) -> torch.Tensor:
     """Relative lengths (B,) as numbers of positions, on the CPU."""
@@ -734,16 +641,3 @@ def _length_limits(
             f"{max_ratio} leaves them no speech token; give them text."
         )
     return (n_text * min_ratio).long(), max_lens
-
-
-def _local_tensors(state: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The tensors of an upstream checkpoint by their names here."""
-    return {
-        (
-            "llm." + name[len(_UPSTREAM_TRUNK) :]
-            if name.startswith(_UPSTREAM_TRUNK)
-            else name
-        ): tensor
-        for name, tensor in state.items()
-        if isinstance(tensor, torch.Tensor) and name != _UPSTREAM_TEXT_HEAD
-    }

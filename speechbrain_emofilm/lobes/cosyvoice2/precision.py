@@ -18,11 +18,6 @@ def cpu_multiplies_bfloat16() -> bool:
     -------
     bool
         False also where torch cannot tell.
-
-    Example
-    -------
-    >>> cpu_multiplies_bfloat16() in (True, False)
-    True
     """
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
@@ -63,7 +58,7 @@ class BFloat16Linear(nn.Module):
         self.is_native = cpu_multiplies_bfloat16()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (..., C) to (..., D)."""
+        """Map (..., C) to (..., D)."""
         # A product with one vector waits for the memory, not for arithmetic.
         is_vector = x.numel() == x.shape[-1]
         if self.is_native or is_vector or x.device.type != "cpu":
@@ -75,7 +70,7 @@ class BFloat16Linear(nn.Module):
 
 
 def set_weight_precision(lm: nn.Module, precision: str) -> nn.Module:
-    """Shrinks the weights of a language model for decoding.
+    """Shrink the weights of a language model for decoding.
 
     Arguments
     ---------

@@ -48,7 +48,7 @@ class UtteranceNoise:
 
 
 def draw(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Draws an index from each row by inverting its cumulative distribution.
+    """Draw an index from each row by inverting its cumulative distribution.
 
     Arguments
     ---------
@@ -180,7 +180,7 @@ class RepetitionAwareSampler:
         history: torch.Tensor,
         uniforms: torch.Tensor,
     ) -> torch.Tensor:
-        """Draws one token per row.
+        """Draw one token per row.
 
         Arguments
         ---------
@@ -213,7 +213,7 @@ class RepetitionAwareSampler:
 
 
 class GreedySampler:
-    """Takes the most probable token; called as the other samplers are.
+    """Take the most probable token; called as the other samplers are.
 
     Example
     -------

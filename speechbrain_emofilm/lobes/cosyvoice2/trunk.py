@@ -28,7 +28,7 @@ def read_layers(
     positions: torch.Tensor,
     attend: Attend,
 ) -> torch.Tensor:
-    """Computes a trunk's final hidden states.
+    """Compute a trunk's final hidden states.
 
     Arguments
     ---------
@@ -96,7 +96,7 @@ def _feed_forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def read_packed(
     trunk: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Computes whole sequences, without their padding but in attention.
+    """Compute whole sequences, without their padding but in attention.
 
     Arguments
     ---------
