@@ -97,7 +97,7 @@ class System:
     version : str
         Changes when it would speak otherwise.
     speak : callable
-        List of utterances to list of waves (T,).
+        Utterances, their requests and their voices to waves (T,).
     voice : callable
         Utterance to the name of the voice that it is spoken in.
     request : callable
@@ -260,10 +260,8 @@ def copy_system(folder, token_to_wav, tokens, tokens_version, voice, **paths):
         `wav_folder` of `System`.
     """
 
-    def copy(utterances):
-        return token_to_wav(
-            [tokens(u) for u in utterances], list(map(voice, utterances))
-        )
+    def copy(utterances, _, voices):
+        return token_to_wav(list(map(tokens, utterances)), voices)
 
     version = fingerprint(
         token_to_wav, token_to_wav.n_timesteps, tokens_version
@@ -288,13 +286,13 @@ def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
         `voice`, `request` and `wav_folder` of `System`.
     """
 
-    def speak(utterances):
+    def speak(_, texts, voices):
         results = synthesizer.synthesize(
-            list(map(system.request, utterances)),
-            speaker=list(map(system.voice, utterances)),
+            texts,
+            speaker=voices,
             seed=seed,
             guidance=guidance,
-            batch_size=len(utterances),
+            batch_size=len(texts),
         )
         return [result.wav for result in results]
 
@@ -304,8 +302,7 @@ def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
     )
     steps = synthesizer.mods.token_to_wav.n_timesteps
     version = fingerprint(synthesizer.mods, steps, sampling, seed, guidance)
-    system = System(folder, version, speak, **options)
-    return system
+    return System(folder, version, speak, **options)
 
 
 def load_compared(folders, device):
@@ -457,7 +454,11 @@ def synthesise(name, system, utterances, batch_size, sample_rate):
         for start in range(0, len(pending), batch_size):
             batch = pending[start : start + batch_size]
             with torch.no_grad():
-                spoken = system.speak(batch)
+                spoken = system.speak(
+                    batch,
+                    list(map(system.request, batch)),
+                    list(map(system.voice, batch)),
+                )
             for u, wav in zip(batch, spoken):
                 write_wav(wavs[u.id], wav, sample_rate)
                 index[u.id] = keys[u.id]
