@@ -19,30 +19,28 @@ what another model or other options would speak otherwise.
 """
 
 import csv
-import hashlib
-import json
 import sys
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.audio import load_audio
+from speechbrain_emofilm.dataio.labels import UtteranceLabels, WordLabel
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.evaluation.systems import (
+    Utterance,
+    before_training,
+    copy_system,
+    spoken_system,
+    synthesise,
+)
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.utils.assets import find_file
-from speechbrain_emofilm.utils.files import (
-    atomic_path,
-    file_fingerprint,
-    read_json,
-    write_json,
-)
+from speechbrain_emofilm.utils.files import file_fingerprint
 
-import soundfile
 import speechbrain as sb
-import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import infer_device
-from tqdm import tqdm
-
-INDEX = "spoken.json"
 
 
 def read_items(hparams):
@@ -67,81 +65,66 @@ def read_items(hparams):
         return {row["id"]: row for row in csv.DictReader(file)}
 
 
-def speak_pending(folder, requests, version, speak, hparams):
-    """Speaks what was not spoken before.
+def as_utterance(name, row, emotions):
+    """Build what is spoken of an item.
 
     Arguments
     ---------
-    folder : Path
-        Where `<id>.wav` go.
-    requests : dict
-        Id to (what to speak, speaker).
-    version : str
-        Changes when the system would speak otherwise.
-    speak : callable
-        Ids and their requests to waves.
-    hparams : dict
-        The hyperparameters.
+    name : str
+        Id of the item.
+    row : dict
+        Its row of items.csv.
+    emotions : list of str
+        The taxonomy.
+
+    Returns
+    -------
+    Utterance
+        Its labels hold what the marks ask for, and no times.
     """
-    index_file = folder / INDEX
-    index = read_json(index_file) if index_file.is_file() else {}
-    keys = {
-        name: hashlib.sha256(
-            json.dumps([version, request]).encode()
-        ).hexdigest()[:16]
-        for name, request in requests.items()
-    }
-    pending = [
-        name
-        for name in sorted(requests, key=lambda name: len(requests[name][0]))
-        if index.get(name) != keys[name]
-        or not (folder / f"{name}.wav").is_file()
+    marked = parse_markup(row["asked"], emotions)
+    words = []
+    for word in marked.words:
+        probs = {e: p for e, p in zip(emotions, word.probs) if p}
+        words.append(WordLabel(word.word, 0, 0, None, probs, word.intensity))
+    wav = Path("wavs") / f"{name}.wav"
+    labels = UtteranceLabels(words)
+    return Utterance(name, wav, row["speaker"], marked.text, None, labels)
+
+
+def last_emotion(utterance):
+    """Find the emotion of the last labelled word.
+
+    Arguments
+    ---------
+    utterance : Utterance
+        From `as_utterance`.
+    """
+    probs = [w.probs for w in utterance.labels.words if w.probs][-1]
+    return max(probs, key=probs.get)
+
+
+def whole_in(utterance, emotion, intensity):
+    """Ask for one emotion and intensity of all words.
+
+    Arguments
+    ---------
+    utterance : Utterance
+        From `as_utterance`.
+    emotion : str
+        The emotion.
+    intensity : float
+        0 to 1.
+    """
+    words = [
+        WordLabel(w.word, 0, 0, emotion, intensity=intensity)
+        for w in utterance.labels.words
     ]
-    size = hparams["batch_size"]
-    for start in tqdm(range(0, len(pending), size), f"Speaking, {folder.name}"):
-        names = pending[start : start + size]
-        with torch.inference_mode():
-            wavs = speak(names, [requests[name] for name in names])
-        for name, wav in zip(names, wavs):
-            with atomic_path(folder / f"{name}.wav") as temporary:
-                samples = wav.float().cpu().numpy()
-                soundfile.write(
-                    temporary, samples, hparams["sample_rate"], "PCM_16"
-                )
-            index[name] = keys[name]
-        write_json(index_file, index)
+    return replace(utterance, labels=UtteranceLabels(words))
 
 
-def plain_text(asked, emotions):
-    """A text without its marks.
-
-    Arguments
-    ---------
-    asked : str
-        Marked-up text.
-    emotions : list of str
-        The taxonomy.
-    """
-    return parse_markup(asked, emotions).text
-
-
-def last_emotion(asked, emotions):
-    """The emotion of the last labelled word.
-
-    Arguments
-    ---------
-    asked : str
-        Marked-up text.
-    emotions : list of str
-        The taxonomy.
-    """
-    words = parse_markup(asked, emotions).words
-    probs = [word.probs for word in words if any(word.probs)][-1]
-    return emotions[probs.index(max(probs))]
-
-
-def synthesise(hparams, device):
-    """Speaks the set in every way.
+def synthesise_set(hparams, device):
+    """Speak the set in every way.
 
     Arguments
     ---------
@@ -150,107 +133,66 @@ def synthesise(hparams, device):
     device : str
         Where the models run.
     """
-    items, emotions = read_items(hparams), hparams["emotions"]
+    items = [
+        as_utterance(name, row, hparams["emotions"])
+        for name, row in read_items(hparams).items()
+    ]
     if not Path(hparams["model_folder"]).is_dir():
         raise FileNotFoundError(
             f"model_folder {hparams['model_folder']}: no such folder; give "
             "the output folder of a finished training."
         )
+    set_folder = Path(hparams["set_folder"])
     output = Path(hparams["output_folder"])
     trained = EmoFiLMSynthesizer.from_hparams(
         hparams["model_folder"], run_opts={"device": device}
     )
-    token_to_wav = trained.mods.token_to_wav
-    backbone = EmoFiLMSynthesizer(
-        modules={
-            "emofilm": hparams["backbone_emofilm"],
-            "token_to_wav": token_to_wav,
-        },
-        hparams=vars(trained.hparams),
-        run_opts={"device": device},
-    )
+    backbone = before_training(trained, hparams["backbone_emofilm"], device)
     tokenizer = hparams["speech_tokenizer"].to(device).eval()
-    wavs = Path(hparams["set_folder"]) / "wavs"
 
-    def copy(names, requests):
-        tokens = [
-            tokenizer.tokenize(
-                load_audio(wavs / f"{name}.wav", hparams["sample_rate"])[
-                    None
-                ].to(device)
-            )[0]
-            for name in names
-        ]
-        return token_to_wav(tokens, [speaker for _, speaker in requests])
+    def tokens(utterance):
+        wav = load_audio(set_folder / utterance.wav, hparams["sample_rate"])
+        return tokenizer.tokenize(wav[None].to(device))[0]
 
-    def speak_with(synthesizer, guidance):
-        def speak(_, requests):
-            texts, speakers = zip(*requests)
-            results = synthesizer.synthesize(
-                list(texts),
-                speaker=list(speakers),
-                seed=hparams["synthesis_seed"],
-                guidance=guidance,
-                batch_size=len(texts),
-            )
-            return [result.wav for result in results]
+    def speak(system, utterances):
+        synthesise(
+            system.folder.name,
+            # evaluate.py finds the wav files in the folder itself.
+            replace(system, wav_folder=system.folder),
+            utterances,
+            hparams["batch_size"],
+            hparams["sample_rate"],
+        )
 
-        return speak
-
-    frozen = folder_version(find_file(hparams["speech_tokenizer_file"]).parent)
+    tokens_version = [
+        file_fingerprint(find_file(hparams["speech_tokenizer_file"])),
+        file_fingerprint(set_folder / "items.csv"),
+    ]
     seed, guidance = hparams["synthesis_seed"], hparams["guidance"]
-    version = f"{folder_version(hparams['model_folder'])} {frozen}"
-    version = f"{version} {seed} {guidance}"
-    marked = {n: (row["asked"], row["speaker"]) for n, row in items.items()}
-    plain = {
-        name: (plain_text(asked, emotions), speaker)
-        for name, (asked, speaker) in marked.items()
-    }
-    speak = speak_with(trained, guidance)
-    set_version = file_fingerprint(Path(hparams["set_folder"]) / "items.csv")
-    for folder, requests, own, way in (
-        ("copy_synthesis", plain, f"{frozen} {set_version}", copy),
-        ("backbone", plain, f"{frozen} {seed}", speak_with(backbone, 1.0)),
-        ("efilm", marked, version, speak),
-    ):
-        speak_pending(output / folder, requests, own, way, hparams)
+    copier = copy_system(
+        output / "copy_synthesis",
+        trained.mods.token_to_wav,
+        tokens,
+        tokens_version,
+        attrgetter("speaker"),
+    )
+    plain = attrgetter("text")
+    floor = spoken_system(output / "backbone", backbone, seed, request=plain)
+    efilm = spoken_system(output / "efilm", trained, seed, guidance)
+    for system in (copier, floor, efilm):
+        speak(system, items)
     rising = [
-        name
-        for name, (asked, _) in marked.items()
-        if last_emotion(asked, emotions) != hparams["unmarked_emotion"]
+        u for u in items if last_emotion(u) != hparams["unmarked_emotion"]
     ][: hparams["n_intensity"]]
     for intensity in hparams["intensities"]:
-        requests = {
-            name: (
-                f"<{last_emotion(marked[name][0], emotions)} "
-                f"intensity={intensity:g}>{plain[name][0]}</>",
-                marked[name][1],
-            )
-            for name in rising
-        }
-        folder = output / f"intensity_{intensity:g}"
-        speak_pending(folder, requests, version, speak, hparams)
-
-
-def folder_version(folder):
-    """Names the content of a folder of weights.
-
-    Arguments
-    ---------
-    folder : str or Path
-        It.
-    """
-    files = [
-        path
-        for path in sorted(Path(folder).iterdir())
-        if path.suffix in (".safetensors", ".ckpt", ".yaml")
-    ]
-    prints = [(path.name, file_fingerprint(path)) for path in files]
-    return hashlib.sha256(json.dumps(prints).encode()).hexdigest()[:16]
+        speak(
+            replace(efilm, folder=output / f"intensity_{intensity:g}"),
+            [whole_in(u, last_emotion(u), intensity) for u in rising],
+        )
 
 
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    synthesise(hparams, run_opts.get("device") or infer_device())
+    synthesise_set(hparams, run_opts.get("device") or infer_device())

@@ -16,8 +16,9 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
-from speechbrain_emofilm.dataio.labels import full_intensity
+from speechbrain_emofilm.dataio.labels import WordLabel, full_intensity
 from speechbrain_emofilm.dataio.text import split_words
 
 import torch
@@ -204,6 +205,101 @@ def parse_markup(
             )
         )
     return MarkedText(clean, marked, list(emotions))
+
+
+def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
+    """Write word emotions as marks, the inverse of :func:`parse_markup`.
+
+    Arguments
+    ---------
+    text : str
+        Text without marks.
+    labels : list of WordLabel
+        Emotion or mixture, and intensity, of each word of `text`. A word
+        without an emotion stays outside of marks.
+
+    Returns
+    -------
+    str
+        Marked text. Neighbouring words with the same emotion and intensity
+        share a mark, which includes the punctuation next to them.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label for each word.
+
+    Example
+    -------
+    >>> labels = [
+    ...     WordLabel("We", 0, 1, "happy", intensity=0.4),
+    ...     WordLabel("won", 1, 2, "happy", intensity=0.4),
+    ...     WordLabel("it", 2, 3, "sad", {"sad": 0.75, "happy": 0.25}),
+    ... ]
+    >>> write_markup("We won & it!", labels)
+    '<happy intensity=0.4>We won</> &amp; <sad=0.75 happy=0.25>it!</>'
+    """
+    text = f" {text} "  # so that every word has a space somewhere before it
+    words = split_words(text)
+    if len(words) != len(labels):
+        raise ValueError(
+            f"{len(labels)} labels cannot mark the {len(words)} words of "
+            f"{text.strip()!r}: give one label for each word."
+        )
+    runs = []
+    for word, label in zip(words, labels):
+        opening = _write_opening(label)
+        if runs and runs[-1][0] == opening:
+            runs[-1][2] = word.end
+        else:
+            runs.append([opening, word.start, word.end])
+    marked, done = "", 0
+    for (opening, start, end), (_, following, _) in zip(
+        runs, [*runs[1:], ("", len(text), 0)]
+    ):
+        # Punctuation that touches the run belongs into its mark, unless it
+        # joins two words, as a hyphen does.
+        between, before = _split_at_last_space(text[done:start])
+        end += _length_before_space(text[end:following])
+        body = escape(before + text[start:end], quote=False)
+        if opening:
+            body = f"<{opening}>{body}</>"
+        marked += escape(between, quote=False) + body
+        done = end
+    return (marked + escape(text[done:], quote=False))[1:-1]
+
+
+def _split_at_last_space(gap: str) -> tuple[str, str]:
+    """Split behind the last space; all is the first part if there is none."""
+    behind = re.search(r"\s(\S*)\Z", gap)
+    place = behind.start(1) if behind else len(gap)
+    return gap[:place], gap[place:]
+
+
+def _length_before_space(gap: str) -> int:
+    """Count characters before the first space, 0 if there is none."""
+    space = re.search(r"\s", gap)
+    return space.start() if space else 0
+
+
+def _write_opening(label: WordLabel) -> str:
+    """Write what stands between ``<`` and ``>``; empty if unlabelled."""
+    weights = {name: p for name, p in (label.probs or {}).items() if p}
+    if len(weights) > 1:
+        opening = " ".join(
+            f"{name}={_write_number(p)}" for name, p in weights.items()
+        )
+    else:
+        opening = next(iter(weights), None) or label.emotion
+    if opening and label.intensity is not None:
+        opening += f" intensity={_write_number(label.intensity)}"
+    return opening or ""
+
+
+def _write_number(value: float) -> str:
+    """Write a number in the fewest digits that are read as the same one."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
 
 
 def _probs_outside(

@@ -330,9 +330,9 @@ def test_evaluation_speaks_with_the_voices_of_any_reference(
     write_json(hparams["asked_file"], dict.fromkeys(names))
     utterances = functions["load_utterances"](manifests, hparams).values()
     assert {u.emotion for u in utterances} == {"neutral", "angry", None}
-    systems, _ = functions["make_systems"](hparams, "cpu")
+    systems, _ = functions["systems_from_hparams"](hparams, "cpu")
     for name, system in systems.items():
-        wavs = functions["synthesise"](name, system, utterances, hparams)
+        wavs = functions["synthesise"](name, system, utterances, 4, 24000)
         assert len(wavs) == 3
 
 

@@ -5,13 +5,16 @@ import io
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,
     write_word_labels,
 )
-from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.markup import parse_markup, write_markup
+from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.evaluation import systems
 from speechbrain_emofilm.evaluation.measuring import Measurement, MeasuringPool
 from speechbrain_emofilm.metrics.control import WordEmotionClassifier
 from speechbrain_emofilm.utils.files import read_json, write_json
@@ -41,7 +44,7 @@ TEXTS = ["We won it.", "He left us.", "Come and see."]
 def utterance(name, speaker, text, emotion, words=None):
     """One whose words all have its emotion, or those given."""
     words = words or [emotion] * 3
-    return evaluate.Utterance(
+    return systems.Utterance(
         name,
         f"{name}.wav",
         speaker,
@@ -183,14 +186,14 @@ def test_an_utterance_without_truth_is_named(tmp_path, corpus, file):
     ],
 )
 def test_marks_ask_for_the_labels(text, emotions):
-    words = [word.text for word in evaluate.split_words(text)]
+    words = [word.text for word in split_words(text)]
     labels = UtteranceLabels(
         [
             WordLabel(word, i, i + 1, e, intensity=0.25 if e == "sad" else None)
             for i, (word, e) in enumerate(zip(words, emotions))
         ]
     )
-    marked = parse_markup(evaluate.mark(text, labels), EMOTIONS)
+    marked = parse_markup(write_markup(text, labels.words), EMOTIONS)
     assert marked.text == text
     assert len(marked.words) == len(emotions)
     for word, emotion in zip(marked.words, emotions):
@@ -207,23 +210,23 @@ class Voice:
 
     def __init__(self, folder, version="1"):
         self.spoken = []
-        self.system = evaluate.System(folder, version, self.speak)
+        self.system = systems.System(folder, version, self.speak)
 
-    def speak(self, utterances):
+    def speak(self, utterances, texts, voices):
         self.spoken += [u.id for u in utterances]
         return [torch.zeros(2400) for _ in utterances]
 
 
-HPARAMS = {"batch_size": 4, "sample_rate": 24000}
+WORK = (4, 24000)  # batch size, Hz
 
 
 def test_nothing_is_spoken_twice(tmp_path, corpus):
     voice = Voice(tmp_path)
     some = list(corpus.values())[:6]
-    evaluate.synthesise("efilm", voice.system, some, HPARAMS)
+    systems.synthesise("efilm", voice.system, some, *WORK)
     assert sorted(voice.spoken) == sorted(u.id for u in some)
     more = list(corpus.values())[:7]
-    wavs = evaluate.synthesise("efilm", voice.system, more, HPARAMS)
+    wavs = systems.synthesise("efilm", voice.system, more, *WORK)
     assert voice.spoken[6:] == [more[6].id]
     assert all(Path(wav).is_file() for wav in wavs.values())
 
@@ -231,20 +234,20 @@ def test_nothing_is_spoken_twice(tmp_path, corpus):
 def test_a_lost_wav_is_spoken_again(tmp_path, corpus):
     voice = Voice(tmp_path)
     some = list(corpus.values())[:2]
-    wavs = evaluate.synthesise("efilm", voice.system, some, HPARAMS)
+    wavs = systems.synthesise("efilm", voice.system, some, *WORK)
     Path(wavs[some[1].id]).unlink()
-    evaluate.synthesise("efilm", voice.system, some, HPARAMS)
+    systems.synthesise("efilm", voice.system, some, *WORK)
     assert voice.spoken[2:] == [some[1].id]
 
 
 def test_another_model_or_request_speaks_again(tmp_path, corpus):
     some = list(corpus.values())[:2]
-    evaluate.synthesise("efilm", Voice(tmp_path).system, some, HPARAMS)
+    systems.synthesise("efilm", Voice(tmp_path).system, some, *WORK)
     other = Voice(tmp_path, version="2")
-    evaluate.synthesise("efilm", other.system, some, HPARAMS)
+    systems.synthesise("efilm", other.system, some, *WORK)
     assert len(other.spoken) == 2
     asked = utterance(some[0].id, "0011", some[0].text, "sad")
-    evaluate.synthesise("efilm", other.system, [asked], HPARAMS)
+    systems.synthesise("efilm", other.system, [asked], *WORK)
     assert len(other.spoken) == 3
 
 
@@ -266,43 +269,76 @@ def test_each_utterance_has_the_voice_nearest_to_it(voices, expected):
         utterance(str(i), "0011", TEXTS[0], emotion, ["sad"] * 3)
         for i, emotion in enumerate(emotions, 1)
     ]
-    chosen = [evaluate.choose_voice(u, voices, "neutral") for u in utterances]
+    chosen = [systems.choose_voice(u, voices, "neutral") for u in utterances]
     assert chosen == expected
 
 
 def test_an_utterance_without_a_voice_is_named(corpus):
     with pytest.raises(ValueError, match="0011_000 of 0011 has no voice.*0012"):
-        evaluate.choose_voice(corpus["0011_000"], ["0012/sad"], "neutral")
+        systems.choose_voice(corpus["0011_000"], ["0012/sad"], "neutral")
 
 
 def test_another_voice_speaks_again(tmp_path, corpus):
     some = list(corpus.values())[:2]
     voice = Voice(tmp_path)
-    evaluate.synthesise("efilm", voice.system, some, HPARAMS)
+    systems.synthesise("efilm", voice.system, some, *WORK)
     other = replace(voice.system, voice=lambda u: f"{u.speaker}/{u.emotion}")
-    evaluate.synthesise("efilm", other, some, HPARAMS)
+    systems.synthesise("efilm", other, some, *WORK)
     assert len(voice.spoken) == 4
 
 
 def test_a_fingerprint_names_the_recordings_of_voices(tmp_path):
-    token_to_wav = evaluate.PromptedTokenToWav(
+    token_to_wav = systems.PromptedTokenToWav(
         torch.nn.Linear(2, 2), torch.nn.Identity(), tmp_path / "voices"
     )
     versions = []
     for content in (b"one", b"other"):
         token_to_wav.voices_file.write_bytes(content)
-        versions.append(evaluate.fingerprint(token_to_wav))
+        versions.append(systems.fingerprint(token_to_wav))
     assert versions[0] != versions[1]
 
 
 def test_a_fingerprint_names_weights_and_options():
     torch.manual_seed(0)
     layer = torch.nn.Linear(2, 2)
-    first = evaluate.fingerprint(layer, 1.0)
-    assert evaluate.fingerprint(layer, 1.0) == first
-    assert evaluate.fingerprint(layer, 1.5) != first
+    first = systems.fingerprint(layer, 1.0)
+    assert systems.fingerprint(layer, 1.0) == first
+    assert systems.fingerprint(layer, 1.5) != first
     layer.bias.data[0] += 1
-    assert evaluate.fingerprint(layer, 1.0) != first
+    assert systems.fingerprint(layer, 1.0) != first
+
+
+class Synthesizer:
+    """Stands for one with sampling options."""
+
+    def __init__(self, temperature):
+        torch.manual_seed(0)
+        self.mods = torch.nn.ModuleDict({"token_to_wav": torch.nn.Identity()})
+        self.mods.token_to_wav.n_timesteps = 10
+        self.hparams = SimpleNamespace(generation={"temperature": temperature})
+        self.spoken = 0
+
+    def synthesize(self, texts, **_):
+        self.spoken += len(texts)
+        return [SimpleNamespace(wav=torch.zeros(2400)) for _ in texts]
+
+
+@pytest.mark.parametrize(
+    "temperature, seed, guidance", [(0.8, 0, 1.3), (1.0, 1, 1.3), (1.0, 0, 2.0)]
+)
+def test_changed_sampling_seed_or_guidance_speaks_again(
+    tmp_path, corpus, temperature, seed, guidance
+):
+    some = list(corpus.values())[:2]
+    for options, expected in (
+        ((1.0, 0, 1.3), 2),
+        ((1.0, 0, 1.3), 0),
+        ((temperature, seed, guidance), 2),
+    ):
+        model = Synthesizer(options[0])
+        system = systems.spoken_system(tmp_path, model, *options[1:])
+        systems.synthesise("efilm", system, some, *WORK)
+        assert model.spoken == expected
 
 
 # --- The figures ----------------------------------------------------------
@@ -364,7 +400,9 @@ def test_tables_have_a_row_for_each_utterance_and_word(tmp_path, spoken):
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
     assert [row["aligned"] for row in rows] == ["1"] * 4 + ["0"] + ["1"] * 3
-    assert rows[0]["asked"].startswith("<neutral>We</> <happy intensity=0.5>")
+    assert rows[0]["asked"].startswith(
+        "<neutral intensity=0>We</> <happy intensity=0.5>"
+    )
     with open(tmp_path / "words.csv", newline="") as file:
         words = list(csv.DictReader(file))
     assert len(words) == 24
@@ -474,14 +512,14 @@ class Hearing:
 @pytest.mark.parametrize("name", ["backbone", "neutral_copy", "../other", ""])
 def test_a_compared_model_needs_a_name_of_its_own(tmp_path, name):
     with pytest.raises(ValueError, match="compared_models.*letters"):
-        evaluate.load_compared({name: tmp_path}, "cpu")
+        systems.load_compared({name: tmp_path}, "cpu")
 
 
 def test_a_compared_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no_model, other of compared"):
-        evaluate.load_compared({"other": tmp_path / "no_model"}, "cpu")
+        systems.load_compared({"other": tmp_path / "no_model"}, "cpu")
     with pytest.raises(FileNotFoundError, match="has no synthesizer.yaml"):
-        evaluate.load_compared({"other": tmp_path}, "cpu")
+        systems.load_compared({"other": tmp_path}, "cpu")
 
 
 def test_systems_are_called_by_their_captions():

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from speechbrain_emofilm.dataio.labels import UtteranceLabels, WordLabel
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.evaluation.systems import Utterance
 
 import numpy as np
 import pytest
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "ESD" / "emotional_tts"
 sys.path.insert(0, str(RECIPE))
-import evaluate  # noqa: E402
 import evaluate_mixtures as mixtures  # noqa: E402
 
 sys.path.remove(str(RECIPE))
@@ -21,8 +22,10 @@ TEXTS = ["We won & left.", "Come and see.", "He left us."]
 
 
 def reading(speaker, text):
-    labels = UtteranceLabels([WordLabel("we", 0.0, 0.1, "neutral")])
-    return evaluate.Utterance(
+    labels = UtteranceLabels(
+        [WordLabel(w.text, 0.0, 0.1, "neutral") for w in split_words(text)]
+    )
+    return Utterance(
         f"{speaker}_{TEXTS.index(text)}",
         "neutral.wav",
         speaker,
@@ -63,7 +66,7 @@ def test_each_emotion_and_each_mixture_is_asked_of_each_sentence(sentences):
     ]
     assert len(requests) == 12
     assert len({r.utterance.id for r in requests}) == 12
-    marked = parse_markup(requests[2].marked_text, EMOTIONS)
+    marked = parse_markup(requests[2].utterance.marked_text, EMOTIONS)
     assert marked.text == TEXTS[0]
     assert {tuple(word.probs) for word in marked.words} == {(0.75, 0.25)}
 

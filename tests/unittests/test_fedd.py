@@ -790,38 +790,25 @@ def test_rising_intensities_are_heard(corpus, splices, tmp_path):
 # --- Speaking -------------------------------------------------------------
 
 
-def test_only_what_changed_is_spoken_again(tmp_path):
-    spoken = []
-
-    def speak(names, requests):
-        spoken.extend(names)
-        return [torch.zeros(2400) for _ in names]
-
-    hparams = {"batch_size": 2, "sample_rate": RATE}
-    requests = {"a": ("We won", "s1"), "b": ("He left", "s1")}
-    synthesise.speak_pending(tmp_path, requests, "1", speak, hparams)
-    synthesise.speak_pending(tmp_path, requests, "1", speak, hparams)
-    assert sorted(spoken) == ["a", "b"]
-    requests["b"] = ("He left us", "s1")
-    synthesise.speak_pending(tmp_path, requests, "1", speak, hparams)
-    assert sorted(spoken) == ["a", "b", "b"]
-    synthesise.speak_pending(tmp_path, requests, "2", speak, hparams)
-    assert len(spoken) == 5
-
-
 def test_marked_text_is_read_for_speaking():
-    asked = "<happy>We won</> <sad intensity=0.4>again.</>"
-    assert synthesise.plain_text(asked, EMOTIONS) == "We won again."
-    assert synthesise.last_emotion(asked, EMOTIONS) == "sad"
+    asked = "<happy>We won</> <sad=0.75 happy=0.25 intensity=0>again.</>"
+    row = {"asked": asked, "speaker": "s1"}
+    utterance = synthesise.as_utterance("a", row, EMOTIONS)
+    assert utterance.text == "We won again."
+    read = parse_markup(utterance.marked_text, EMOTIONS)
+    assert read == parse_markup(asked, EMOTIONS)
+    assert synthesise.last_emotion(utterance) == "sad"
+    whole = synthesise.whole_in(utterance, "sad", 0.2).marked_text
+    assert whole == "<sad intensity=0.2>We won again.</>"
 
 
 def test_a_set_or_model_that_is_not_there_is_named(splices, tmp_path):
     hparams = {"set_folder": tmp_path, "emotions": EMOTIONS}
     with pytest.raises(FileNotFoundError, match="fedd_prepare.py first"):
-        synthesise.synthesise(hparams, "cpu")
+        synthesise.synthesise_set(hparams, "cpu")
     hparams = {**hparams, "set_folder": splices, "model_folder": "nowhere"}
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
-        synthesise.synthesise(hparams, "cpu")
+        synthesise.synthesise_set(hparams, "cpu")
 
 
 def test_held_out_speakers_get_a_scale_of_their_own():

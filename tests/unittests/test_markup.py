@@ -1,12 +1,16 @@
 """Text with emotion marks."""
 
 import random
+from dataclasses import replace
 
+from speechbrain_emofilm.dataio.labels import WordLabel
 from speechbrain_emofilm.dataio.markup import (
     MAX_WORDS,
     MarkupError,
     parse_markup,
+    write_markup,
 )
+from speechbrain_emofilm.dataio.text import split_words
 
 import pytest
 import torch
@@ -200,3 +204,81 @@ def test_marks_built_from_words_come_back():
             else:
                 assert word.probs[EMOTIONS.index(emotion)] == 1
                 assert word.intensity == intensity
+
+
+# --- Writing --------------------------------------------------------------
+
+
+def label(word, emotion=None, probs=None, intensity=None):
+    return WordLabel(word, 0.0, 1.0, emotion, probs, intensity)
+
+
+def random_labels(generator, words):
+    """Words without an emotion, with one, and with a mixture."""
+    labels = []
+    for word in words:
+        intensity = generator.choice([None, 0.0, 1e-7, 1.0, generator.random()])
+        emotion, other = generator.sample(EMOTIONS, 2)
+        weight = generator.choice([0.25, 0.5, 1e-5, generator.random()])
+        probs = generator.choice(
+            [None, {emotion: 1.0}, {emotion: 1 - weight, other: weight}]
+        )
+        if generator.random() < 0.2:
+            emotion = probs = intensity = None
+        labels.append(label(word, emotion, probs, intensity))
+        if generator.random() < 0.5:  # neighbours that agree
+            labels[-1] = replace(labels[max(len(labels) - 2, 0)], word=word)
+    return labels
+
+
+def test_what_is_written_is_read_as_the_same():
+    generator = random.Random(2)
+    pieces = ["we", "don't", "U.S.", "我", "well-kept", "2", "\u201cwon\u201d"]
+    gaps = [" ", ", ", " & ", " < ", "! ", " \u201c", "... ", " > ", " &lt; "]
+    for _ in range(1000):
+        text = "".join(
+            generator.choice(pieces) + generator.choice(gaps)
+            for _ in range(generator.randrange(1, 7))
+        ).strip()
+        text = generator.choice(["", "(", "\u00bf"]) + text
+        words = [word.text for word in split_words(text)]
+        labels = random_labels(generator, words)
+        marked = write_markup(text, labels)
+        read = parse_markup(marked, EMOTIONS)
+        assert read.text == text
+        for word, expected in zip(read.words, labels, strict=True):
+            probs = expected.probs or (
+                {expected.emotion: 1.0} if expected.emotion else {}
+            )
+            # Reading divides by the sum, which may be off by one rounding.
+            assert word.probs == pytest.approx(
+                [probs.get(name, 0.0) for name in EMOTIONS], rel=1e-15, abs=0
+            )
+            assert word.intensity == expected.intensity
+        again = [
+            label(
+                word.word,
+                probs={n: p for n, p in zip(EMOTIONS, word.probs) if p},
+                intensity=word.intensity,
+            )
+            for word in read.words
+        ]
+        assert parse_markup(write_markup(text, again), EMOTIONS).text == text
+
+
+def test_an_intensity_of_zero_is_written():
+    labels = [label("a", "sad", intensity=0.0), label("b", "sad")]
+    assert write_markup("a b", labels) == "<sad intensity=0>a</> <sad>b</>"
+
+
+def test_punctuation_stays_with_its_word_and_joints_between_marks():
+    labels = [label("well", "happy"), label("kept", "sad"), label("We")]
+    assert (
+        write_markup("(we) said: \u201cwon!\u201d", labels)
+        == "<happy>(we)</> <sad>said:</> \u201cwon!\u201d"
+    )
+
+
+def test_labels_of_other_words_are_refused():
+    with pytest.raises(ValueError, match="1 labels cannot mark the 2 words"):
+        write_markup("We won", [label("We")])

@@ -24,32 +24,25 @@ again only what has changed.
 """
 
 import csv
-import functools
-import hashlib
-import json
 import random
-import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from html import escape
-from operator import attrgetter
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 from speechbrain_emofilm.dataio.labels import (
-    UtteranceLabels,
     check_words,
     read_word_labels,
 )
-from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.evaluation.diagnosis import f0_figures, name_failures
 from speechbrain_emofilm.evaluation.measuring import MeasuringPool, Reading
-from speechbrain_emofilm.inference.prompted_token_to_wav import (
-    PromptedTokenToWav,
+from speechbrain_emofilm.evaluation.systems import (
+    Utterance,
+    make_systems,
+    synthesise,
 )
-from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
 from speechbrain_emofilm.metrics.control import (
     WordEmotionAccuracy,
@@ -58,89 +51,21 @@ from speechbrain_emofilm.metrics.control import (
 )
 from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
 from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
-from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import (
     atomic_path,
-    file_fingerprint,
     read_json,
     write_json,
 )
 
 import numpy as np
-import soundfile
 import speechbrain as sb
-import torch
 from evaluation_report import write_evaluation_report
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import infer_device
-from tqdm import tqdm
 
 #: What correlations are reported for; `asked_file` gives each of them.
 DIMENSIONS = ("f0", "energy", "duration")
-#: Systems that are always there, and folders beside them.
-RESERVED = (
-    "original", "copy_synthesis", "backbone", "efilm", "classifier",
-    "neutral_copy",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """An utterance of the corpus, with the truth of its words.
-
-    Arguments
-    ---------
-    id : str
-        Its id.
-    wav : str
-        The corpus's recording.
-    speaker : str
-        Who speaks.
-    text : str
-        What is said.
-    emotion : str or None
-        Of the sentence; None where it differs from word to word.
-    labels : UtteranceLabels
-        Emotion and times of each word.
-    asked : list of dict
-        Change of each word's prosody that its emotion asks for.
-    """
-
-    id: str
-    wav: str
-    speaker: str
-    text: str
-    emotion: str | None
-    labels: UtteranceLabels
-    asked: list[dict]
-
-    @property
-    def part(self):
-        """Either mixed, if the emotion switches within it, or single."""
-        return "mixed" if self.emotion is None else "single"
-
-
-@dataclass(frozen=True)
-class System:
-    """One way to speak the utterances.
-
-    Arguments
-    ---------
-    folder : Path
-        Where its speech and measurements are kept.
-    version : str
-        Changes when it would speak otherwise.
-    speak : callable
-        List of utterances to list of waves (T,).
-    voice : callable
-        Utterance to the name of the voice that it is spoken in.
-    """
-
-    folder: Path
-    version: str
-    speak: Callable
-    voice: Callable = attrgetter("speaker")
 
 
 # --- The utterances -------------------------------------------------------
@@ -317,11 +242,8 @@ def choose_for_classifier(utterances, neutral, n, baseline_emotion):
     return random.Random(0).sample(usable, min(n, len(usable)))
 
 
-# --- The systems ----------------------------------------------------------
-
-
-def make_systems(hparams, device):
-    """Makes what speaks the utterances.
+def systems_from_hparams(hparams, device):
+    """Make the systems that hyperparameters describe.
 
     Arguments
     ---------
@@ -332,306 +254,11 @@ def make_systems(hparams, device):
 
     Returns
     -------
-    systems : dict
-        Name to System.
-    synthesizer : EmoFiLMSynthesizer
-        The trained one of `model_folder`.
+    tuple
+        From `make_systems`.
     """
-    compared = load_compared(hparams["compared_models"], device)
-    synthesizer = EmoFiLMSynthesizer.from_hparams(
-        hparams["model_folder"], run_opts={"device": device}
-    )
-    token_to_wav = synthesizer.mods.token_to_wav
-    # The same but for what was trained.
-    backbone = EmoFiLMSynthesizer(
-        modules={
-            "emofilm": hparams["backbone_emofilm"],
-            "token_to_wav": token_to_wav,
-        },
-        hparams=vars(synthesizer.hparams),
-        run_opts={"device": device},
-    )
-    cache = read_speech_tokens(
-        hparams["speech_tokens"],
-        file_fingerprint(find_file(hparams["speech_tokenizer_file"])),
-    )
-    seed, guidance = hparams["synthesis_seed"], hparams["guidance"]
-    sampling = json.dumps(
-        getattr(synthesizer.hparams, "generation", {}),
-        default=lambda part: [type(part).__name__, vars(part)],
-    )
-
-    def voice_in(model):
-        return functools.partial(
-            choose_voice,
-            voices=model.speakers,
-            baseline_emotion=hparams["baseline_emotion"],
-        )
-
-    def copy(utterances):
-        tokens = [cache.tokens[u.id].to(device) for u in utterances]
-        return token_to_wav(tokens, list(map(voice_in(backbone), utterances)))
-
-    def speak(synthesizer, texts, utterances, guidance=1.0):
-        results = synthesizer.synthesize(
-            texts,
-            speaker=list(map(voice_in(synthesizer), utterances)),
-            seed=seed,
-            guidance=guidance,
-            batch_size=len(texts),
-        )
-        return [result.wav for result in results]
-
-    def speak_plain(utterances):
-        return speak(backbone, [u.text for u in utterances], utterances)
-
-    def speak_marked(synthesizer, utterances):
-        texts = [mark(u.text, u.labels) for u in utterances]
-        return speak(synthesizer, texts, utterances, guidance)
-
-    tokens_version = file_fingerprint(hparams["speech_tokens"])
-    steps = token_to_wav.n_timesteps
-    references = Path(hparams["reference_folder"])
-    systems = {
-        "copy_synthesis": System(
-            references / "copy_synthesis",
-            fingerprint(token_to_wav, steps, tokens_version),
-            copy,
-            voice_in(backbone),
-        ),
-        "backbone": System(
-            references / "backbone",
-            fingerprint(backbone.mods, steps, sampling, seed),
-            speak_plain,
-            voice_in(backbone),
-        ),
-    }
-    for name, model in {"efilm": synthesizer, **compared}.items():
-        systems[name] = System(
-            Path(hparams["output_folder"]) / name,
-            fingerprint(model.mods, steps, sampling, seed, guidance),
-            functools.partial(speak_marked, model),
-            voice_in(model),
-        )
-    return systems, synthesizer
-
-
-def load_compared(folders, device):
-    """Loads the models that are compared with the trained one.
-
-    Arguments
-    ---------
-    folders : dict
-        Name of a system to an output folder of train.py.
-    device : str
-        Where the models run.
-
-    Returns
-    -------
-    dict
-        Name to EmoFiLMSynthesizer.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder does not exist or has no finished training.
-    ValueError
-        If a name is another system's, or no name of a folder.
-    """
-    for name, folder in folders.items():
-        if name in RESERVED or not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(
-                f"compared_models cannot name a system {name!r}: take letters "
-                f"and digits, and none of {', '.join(RESERVED)}."
-            )
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(
-                f"{folder}, {name} of compared_models, does not exist: give "
-                "the output folder of a finished training."
-            )
-    return {
-        name: EmoFiLMSynthesizer.from_hparams(
-            folder, run_opts={"device": device}
-        )
-        for name, folder in folders.items()
-    }
-
-
-def choose_voice(utterance, voices, baseline_emotion):
-    """Chooses the voice that an utterance is spoken in.
-
-    Arguments
-    ---------
-    utterance : Utterance
-        What to speak.
-    voices : list of str
-        Those of the model, which may be named by the utterance, by speaker
-        and emotion, or by speaker.
-    baseline_emotion : str
-        Its voice speaks where the speaker has none of the utterance's
-        emotion, or the emotion switches.
-
-    Returns
-    -------
-    str
-        One of `voices`, the nearest to the utterance.
-
-    Raises
-    ------
-    ValueError
-        If the speaker has none.
-    """
-    names = (
-        utterance.id,
-        f"{utterance.speaker}/{utterance.emotion}",
-        utterance.speaker,
-        f"{utterance.speaker}/{baseline_emotion}",
-    )
-    for name in names:
-        if name in voices:
-            return name
-    raise ValueError(
-        f"{utterance.id} of {utterance.speaker} has no voice: the model has "
-        f"{len(voices)}, such as {voices[0]}. Make this corpus's with "
-        "extract_speaker_embeddings.py, or evaluate the speakers that the "
-        "model has."
-    )
-
-
-def mark(text, labels):
-    """Writes word labels as marks in a text.
-
-    Arguments
-    ---------
-    text : str
-        Plain text.
-    labels : UtteranceLabels
-        Emotion and intensity of each of its words.
-
-    Returns
-    -------
-    str
-        Marked-up text; neighbours that agree share a mark.
-    """
-    words = split_words(text)
-    runs = []
-    for place, label in zip(words, labels.words):
-        opening = label.emotion
-        if opening and label.intensity:
-            opening += f" intensity={label.intensity:g}"
-        if runs and runs[-1][0] == opening:
-            runs[-1][2] = place.end
-        else:
-            runs.append([opening, place.start, place.end])
-    marked, done = "", 0
-    for opening, start, end in runs:
-        inside = escape(text[start:end], quote=False)
-        if opening:
-            inside = f"<{opening}>{inside}</>"
-        marked += escape(text[done:start], quote=False) + inside
-        done = end
-    return marked + escape(text[done:], quote=False)
-
-
-def fingerprint(modules, *options):
-    """Names modules by their weights and voices, and options.
-
-    Arguments
-    ---------
-    modules : torch.nn.Module
-        All that takes part.
-    *options : object
-        Whatever else changes the result.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
-    """
-    digest = hashlib.sha256(
-        f"{options}{speechbrain_emofilm.__version__}".encode()
-    )
-    tensors = [*modules.named_parameters(), *modules.named_buffers()]
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        digest.update(name.encode())
-        digest.update(
-            tensor.detach().float().cpu().contiguous().numpy().tobytes()
-        )
-    for module in modules.modules():
-        if isinstance(module, PromptedTokenToWav):
-            digest.update(file_fingerprint(module.voices_file).encode())
-    return digest.hexdigest()[:16]
-
-
-def synthesise(name, system, utterances, hparams):
-    """Speaks what was not spoken before.
-
-    Arguments
-    ---------
-    name : str
-        Of the system, for the progress bar.
-    system : System
-        What speaks.
-    utterances : list of Utterance
-        What to speak.
-    hparams : dict
-        The hyperparameters.
-
-    Returns
-    -------
-    dict
-        Utterance id to wav file.
-    """
-    index_file = system.folder / "wavs.json"
-    index = read_json(index_file) if index_file.is_file() else {}
-    wavs = {u.id: system.folder / "wavs" / f"{u.id}.wav" for u in utterances}
-    keys = {u.id: _request_key(system, u) for u in utterances}
-    pending = [
-        u
-        for u in utterances
-        if index.get(u.id) != keys[u.id] or not wavs[u.id].is_file()
-    ]
-    pending.sort(key=lambda u: len(u.text))
-    size = hparams["batch_size"]
-    with tqdm(
-        total=len(pending), desc=f"Speaking, {name}", disable=not pending
-    ) as progress:
-        for start in range(0, len(pending), size):
-            batch = pending[start : start + size]
-            with torch.no_grad():
-                spoken = system.speak(batch)
-            for u, wav in zip(batch, spoken):
-                write_wav(wavs[u.id], wav, hparams["sample_rate"])
-                index[u.id] = keys[u.id]
-            write_json(index_file, index)
-            progress.update(len(batch))
-    return {name: str(path) for name, path in wavs.items()}
-
-
-def _request_key(system, utterance):
-    request = [
-        system.version,
-        mark(utterance.text, utterance.labels),
-        system.voice(utterance),
-    ]
-    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
-
-
-def write_wav(path, wav, sample_rate):
-    """Writes 16-bit samples.
-
-    Arguments
-    ---------
-    path : Path
-        The wav file.
-    wav : torch.Tensor
-        (T,) samples.
-    sample_rate : int
-        In Hz.
-    """
-    with atomic_path(path) as temporary:
-        samples = wav.float().cpu().numpy()
-        soundfile.write(temporary, samples, sample_rate, "PCM_16")
+    names = set(signature(make_systems).parameters) - {"device"}
+    return make_systems(**{n: hparams[n] for n in names}, device=device)
 
 
 # --- The measures ---------------------------------------------------------
@@ -807,7 +434,7 @@ def write_tables(folder, utterances, measured, classifier):
                     "part": u.part,
                     "speaker": u.speaker,
                     "text": u.text,
-                    "asked": mark(u.text, u.labels),
+                    "asked": u.marked_text,
                     "recognised": m.recognised,
                     "wer": round(wer.summarize()["wer"], 4),
                     "aligned": int(m.change is not None),
@@ -872,12 +499,13 @@ if __name__ == "__main__":
     chosen += choose_single(utterances, neutral, hparams["n_single"], emotion)
 
     # Who speaks it
-    systems, synthesizer = make_systems(
+    systems, synthesizer = systems_from_hparams(
         hparams, run_opts.get("device") or infer_device()
     )
+    work = hparams["batch_size"], hparams["sample_rate"]
     wavs = {"original": {u.id: u.wav for u in chosen}}
     for name, system in systems.items():
-        wavs[name] = synthesise(name, system, chosen, hparams)
+        wavs[name] = synthesise(name, system, chosen, *work)
     # Decoding colours a voice, whatever is said: synthetic speech is compared
     # with the neutral reading decoded from its tokens.
     needed = sorted({(u.speaker, u.text) for u in chosen})
@@ -886,7 +514,7 @@ if __name__ == "__main__":
         systems["copy_synthesis"],
         folder=Path(hparams["reference_folder"]) / "neutral_copy",
     )
-    copies = synthesise("neutral readings", copier, needed, hparams)
+    copies = synthesise("neutral readings", copier, needed, *work)
     decoded_neutral = {
         (u.speaker, u.text): replace(u, wav=copies[u.id]) for u in needed
     }

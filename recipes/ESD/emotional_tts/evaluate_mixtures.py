@@ -22,12 +22,12 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from itertools import combinations
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.labels import UtteranceLabels
 from speechbrain_emofilm.evaluation.measuring import MeasuringPool
+from speechbrain_emofilm.evaluation.systems import Utterance, synthesise
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
 from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
@@ -38,14 +38,10 @@ import speechbrain as sb
 from analyze_modulation import place_between
 from evaluate import (
     DIMENSIONS,
-    System,
-    Utterance,
     as_reading,
-    fingerprint,
     load_utterances,
-    make_systems,
     neutral_readings,
-    synthesise,
+    systems_from_hparams,
 )
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import infer_device
@@ -73,14 +69,17 @@ class Request:
 
     @property
     def utterance(self) -> Utterance:
-        """What is spoken, with an id of its own."""
+        """What is spoken, with an id and labels of its own."""
         name = self.name.replace(" ", "_").replace("=", "")
-        return replace(self.neutral, id=f"{self.neutral.id}_{name}")
-
-    @property
-    def marked_text(self) -> str:
-        """The text with its mark."""
-        return f"<{self.name}>{escape(self.neutral.text, quote=False)}</>"
+        words = [
+            replace(word, probs=self.weights, intensity=None)
+            for word in self.neutral.labels.words
+        ]
+        return replace(
+            self.neutral,
+            id=f"{self.neutral.id}_{name}",
+            labels=UtteranceLabels(words),
+        )
 
 
 def count_mixed_words(labels: Mapping[str, UtteranceLabels]) -> int:
@@ -346,37 +345,24 @@ def speak(
     neutral : dict
         (speaker, text) to the neutral reading decoded from its tokens.
     """
-    systems, synthesizer = make_systems(hparams, options.device)
-    asked = {request.utterance.id: request for request in requests}
-    seed, guidance = hparams["synthesis_seed"], hparams["guidance"]
-
-    def voice(utterance):
-        return systems["efilm"].voice(asked[utterance.id].neutral)
-
-    def say(utterances):
-        results = synthesizer.synthesize(
-            [asked[u.id].marked_text for u in utterances],
-            speaker=[voice(u) for u in utterances],
-            seed=seed,
-            guidance=guidance,
-            batch_size=len(utterances),
-        )
-        return [result.wav for result in results]
-
-    steps = synthesizer.mods.token_to_wav.n_timesteps
-    version = fingerprint(synthesizer.mods, steps, seed, guidance)
+    systems, _ = systems_from_hparams(hparams, options.device)
+    work = hparams["batch_size"], hparams["sample_rate"]
+    # A mixture has no voice of its own.
+    neutral_voices = {r.utterance.id: r.neutral for r in requests}
+    mixtures = replace(
+        systems["efilm"],
+        folder=folder,
+        voice=lambda u: systems["efilm"].voice(neutral_voices[u.id]),
+    )
     wavs = synthesise(
-        "mixtures",
-        System(folder, version, say, voice),
-        [request.utterance for request in requests],
-        hparams,
+        "mixtures", mixtures, [r.utterance for r in requests], *work
     )
     readings = list({r.neutral.id: r.neutral for r in requests}.values())
     copier = replace(
         systems["copy_synthesis"],
         folder=Path(hparams["reference_folder"]) / "neutral_copy",
     )
-    copies = synthesise("neutral readings", copier, readings, hparams)
+    copies = synthesise("neutral readings", copier, readings, *work)
     neutral = {
         (u.speaker, u.text): replace(u, wav=copies[u.id]) for u in readings
     }
@@ -401,7 +387,7 @@ def utterance_row(request: Request, change: np.ndarray | None) -> dict:
     row = {
         "utterance": request.utterance.id,
         "speaker": request.neutral.speaker,
-        "asked": request.marked_text,
+        "asked": request.utterance.marked_text,
     }
     if change is not None:
         row.update(zip(PROSODY_CHANGES, change.round(4).tolist()))

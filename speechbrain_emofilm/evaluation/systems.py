@@ -1,0 +1,484 @@
+"""Systems that speak the utterances of an evaluation.
+
+:func:`synthesise` speaks only what was not spoken before. What names a
+recording in its index holds everything that changes its sound: weights and
+voices, steps of the decoder, sampling options, seed, guidance, the marked text
+and the voice.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from operator import attrgetter
+from pathlib import Path
+
+import speechbrain_emofilm
+from speechbrain_emofilm.dataio.labels import UtteranceLabels
+from speechbrain_emofilm.dataio.markup import write_markup
+from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
+from speechbrain_emofilm.inference.prompted_token_to_wav import (
+    PromptedTokenToWav,
+)
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.utils.assets import find_file
+from speechbrain_emofilm.utils.files import (
+    atomic_path,
+    file_fingerprint,
+    read_json,
+    write_json,
+)
+
+import soundfile
+import torch
+from tqdm import tqdm
+
+#: Systems that are always there, and folders beside them.
+RESERVED = (
+    "original", "copy_synthesis", "backbone", "efilm", "classifier",
+    "neutral_copy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """An utterance and what is known or asked of its words.
+
+    Arguments
+    ---------
+    id : str
+        Its id.
+    wav : str
+        The corpus's recording.
+    speaker : str
+        Who speaks.
+    text : str
+        What is said.
+    emotion : str or None
+        Of the sentence; None where it differs from word to word.
+    labels : UtteranceLabels or None
+        Emotion and times of each word.
+    asked : list of dict, optional
+        Change of each word's prosody that its emotion asks for.
+    """
+
+    id: str
+    wav: str
+    speaker: str
+    text: str
+    emotion: str | None = None
+    labels: UtteranceLabels | None = None
+    asked: Sequence[dict] = ()
+
+    @property
+    def part(self):
+        """Either mixed, if the emotion switches within it, or single."""
+        return "mixed" if self.emotion is None else "single"
+
+    @property
+    def marked_text(self):
+        """The text with the labels as marks."""
+        if self.labels is None:
+            return escape(self.text, quote=False)
+        return write_markup(self.text, self.labels.words)
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to speak the utterances.
+
+    Arguments
+    ---------
+    folder : Path
+        Where its speech and measurements are kept.
+    version : str
+        Changes when it would speak otherwise.
+    speak : callable
+        Utterances, their requests and their voices to waves (T,).
+    voice : callable
+        Utterance to the name of the voice that it is spoken in.
+    request : callable
+        Utterance to the text, with or without marks, that it is spoken from.
+    wav_folder : Path or None
+        Where the wav files go; None for `wavs` in `folder`.
+    """
+
+    folder: Path
+    version: str
+    speak: Callable
+    voice: Callable = attrgetter("speaker")
+    request: Callable = attrgetter("marked_text")
+    wav_folder: Path | None = None
+
+    def wav_file(self, utterance):
+        """Name the wav file of an utterance."""
+        folder = self.wav_folder or self.folder / "wavs"
+        return folder / f"{utterance.id}.wav"
+
+    def key(self, utterance):
+        """Hash everything that changes the sound of an utterance."""
+        request = [
+            self.version,
+            self.request(utterance),
+            self.voice(utterance),
+        ]
+        return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
+
+
+def make_systems(
+    model_folder,
+    backbone_emofilm,
+    compared_models,
+    speech_tokens,
+    speech_tokenizer_file,
+    output_folder,
+    reference_folder,
+    baseline_emotion,
+    synthesis_seed,
+    guidance,
+    device,
+):
+    """Make the systems that are compared on a corpus.
+
+    Arguments
+    ---------
+    model_folder : str or Path
+        Output folder of the training that is evaluated.
+    backbone_emofilm : torch.nn.Module
+        The language model as it was before training.
+    compared_models : dict
+        Name of a further system to an output folder of train.py.
+    speech_tokens : str or Path
+        The corpus's speech tokens.
+    speech_tokenizer_file : str or Path
+        Weights of the tokenizer that made them.
+    output_folder : str or Path
+        Where the trained models' speech goes.
+    reference_folder : str or Path
+        Where the speech goes that no training changes.
+    baseline_emotion : str
+        See `choose_voice`.
+    synthesis_seed : int
+        Seed of the sampling of speech tokens.
+    guidance : float
+        Above 1 exaggerates the emotions.
+    device : str
+        Where the models run.
+
+    Returns
+    -------
+    systems : dict
+        Name to System.
+    synthesizer : EmoFiLMSynthesizer
+        The trained one of `model_folder`.
+    """
+    compared = load_compared(compared_models, device)
+    synthesizer = EmoFiLMSynthesizer.from_hparams(
+        model_folder, run_opts={"device": device}
+    )
+    backbone = before_training(synthesizer, backbone_emofilm, device)
+    cache = read_speech_tokens(
+        speech_tokens, file_fingerprint(find_file(speech_tokenizer_file))
+    )
+    references = Path(reference_folder)
+
+    def voice_in(model):
+        return functools.partial(
+            choose_voice,
+            voices=model.speakers,
+            baseline_emotion=baseline_emotion,
+        )
+
+    systems = {
+        "copy_synthesis": copy_system(
+            references / "copy_synthesis",
+            synthesizer.mods.token_to_wav,
+            lambda u: cache.tokens[u.id].to(device),
+            file_fingerprint(speech_tokens),
+            voice_in(backbone),
+        ),
+        "backbone": spoken_system(
+            references / "backbone",
+            backbone,
+            synthesis_seed,
+            voice=voice_in(backbone),
+            request=attrgetter("text"),
+        ),
+    }
+    for name, model in {"efilm": synthesizer, **compared}.items():
+        systems[name] = spoken_system(
+            Path(output_folder) / name,
+            model,
+            synthesis_seed,
+            guidance,
+            voice=voice_in(model),
+        )
+    return systems, synthesizer
+
+
+def before_training(synthesizer, backbone_emofilm, device):
+    """Make a synthesizer that differs only in what was trained.
+
+    Arguments
+    ---------
+    synthesizer : EmoFiLMSynthesizer
+        A trained one.
+    backbone_emofilm : torch.nn.Module
+        The language model as it was before training.
+    device : str
+        Where it runs.
+    """
+    return EmoFiLMSynthesizer(
+        modules={
+            "emofilm": backbone_emofilm,
+            "token_to_wav": synthesizer.mods.token_to_wav,
+        },
+        hparams=vars(synthesizer.hparams),
+        run_opts={"device": device},
+    )
+
+
+def copy_system(folder, token_to_wav, tokens, tokens_version, voice, **paths):
+    """Make the system that decodes the speech tokens of recordings.
+
+    Arguments
+    ---------
+    folder : Path
+        Where its speech and measurements are kept.
+    token_to_wav : torch.nn.Module
+        The decoder.
+    tokens : callable
+        Utterance to its speech tokens (T,).
+    tokens_version : str
+        Changes with any of the tokens.
+    voice : callable
+        See `System`.
+    **paths : Path
+        `wav_folder` of `System`.
+    """
+
+    def copy(utterances, _, voices):
+        return token_to_wav(list(map(tokens, utterances)), voices)
+
+    version = fingerprint(
+        token_to_wav, token_to_wav.n_timesteps, tokens_version
+    )
+    return System(folder, version, copy, voice, attrgetter("text"), **paths)
+
+
+def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
+    """Make the system that speaks text with a synthesizer.
+
+    Arguments
+    ---------
+    folder : Path
+        Where its speech and measurements are kept.
+    synthesizer : EmoFiLMSynthesizer
+        What speaks.
+    seed : int
+        Seed of the sampling of speech tokens.
+    guidance : float
+        Above 1 exaggerates the emotions.
+    **options : callable or Path
+        `voice`, `request` and `wav_folder` of `System`.
+    """
+
+    def speak(_, texts, voices):
+        results = synthesizer.synthesize(
+            texts,
+            speaker=voices,
+            seed=seed,
+            guidance=guidance,
+            batch_size=len(texts),
+        )
+        return [result.wav for result in results]
+
+    sampling = json.dumps(
+        getattr(synthesizer.hparams, "generation", {}),
+        default=lambda part: [type(part).__name__, vars(part)],
+    )
+    steps = synthesizer.mods.token_to_wav.n_timesteps
+    version = fingerprint(synthesizer.mods, steps, sampling, seed, guidance)
+    return System(folder, version, speak, **options)
+
+
+def load_compared(folders, device):
+    """Loads the models that are compared with the trained one.
+
+    Arguments
+    ---------
+    folders : dict
+        Name of a system to an output folder of train.py.
+    device : str
+        Where the models run.
+
+    Returns
+    -------
+    dict
+        Name to EmoFiLMSynthesizer.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder does not exist or has no finished training.
+    ValueError
+        If a name is another system's, or no name of a folder.
+    """
+    for name, folder in folders.items():
+        if name in RESERVED or not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(
+                f"compared_models cannot name a system {name!r}: take letters "
+                f"and digits, and none of {', '.join(RESERVED)}."
+            )
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"{folder}, {name} of compared_models, does not exist: give "
+                "the output folder of a finished training."
+            )
+    return {
+        name: EmoFiLMSynthesizer.from_hparams(
+            folder, run_opts={"device": device}
+        )
+        for name, folder in folders.items()
+    }
+
+
+def choose_voice(utterance, voices, baseline_emotion):
+    """Chooses the voice that an utterance is spoken in.
+
+    Arguments
+    ---------
+    utterance : Utterance
+        What to speak.
+    voices : list of str
+        Those of the model, which may be named by the utterance, by speaker
+        and emotion, or by speaker.
+    baseline_emotion : str
+        Its voice speaks where the speaker has none of the utterance's
+        emotion, or the emotion switches.
+
+    Returns
+    -------
+    str
+        One of `voices`, the nearest to the utterance.
+
+    Raises
+    ------
+    ValueError
+        If the speaker has none.
+    """
+    names = (
+        utterance.id,
+        f"{utterance.speaker}/{utterance.emotion}",
+        utterance.speaker,
+        f"{utterance.speaker}/{baseline_emotion}",
+    )
+    for name in names:
+        if name in voices:
+            return name
+    raise ValueError(
+        f"{utterance.id} of {utterance.speaker} has no voice: the model has "
+        f"{len(voices)}, such as {voices[0]}. Make this corpus's with "
+        "extract_speaker_embeddings.py, or evaluate the speakers that the "
+        "model has."
+    )
+
+
+def fingerprint(modules, *options):
+    """Names modules by their weights and voices, and options.
+
+    Arguments
+    ---------
+    modules : torch.nn.Module
+        All that takes part.
+    *options : object
+        Whatever else changes the result.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256(
+        f"{options}{speechbrain_emofilm.__version__}".encode()
+    )
+    tensors = [*modules.named_parameters(), *modules.named_buffers()]
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(name.encode())
+        digest.update(
+            tensor.detach().float().cpu().contiguous().numpy().tobytes()
+        )
+    for module in modules.modules():
+        if isinstance(module, PromptedTokenToWav):
+            digest.update(file_fingerprint(module.voices_file).encode())
+    return digest.hexdigest()[:16]
+
+
+def synthesise(name, system, utterances, batch_size, sample_rate):
+    """Speak what was not spoken before.
+
+    Arguments
+    ---------
+    name : str
+        Name of the system, for the progress bar.
+    system : System
+        What speaks.
+    utterances : list of Utterance
+        What to speak.
+    batch_size : int
+        Number of utterances spoken at once.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    dict
+        Utterance id to wav file.
+    """
+    index_file = system.folder / "wavs.json"
+    index = read_json(index_file) if index_file.is_file() else {}
+    wavs = {u.id: system.wav_file(u) for u in utterances}
+    keys = {u.id: system.key(u) for u in utterances}
+    pending = [
+        u
+        for u in utterances
+        if index.get(u.id) != keys[u.id] or not wavs[u.id].is_file()
+    ]
+    pending.sort(key=lambda u: len(u.text))
+    with tqdm(
+        total=len(pending), desc=f"Speaking, {name}", disable=not pending
+    ) as progress:
+        for start in range(0, len(pending), batch_size):
+            batch = pending[start : start + batch_size]
+            with torch.no_grad():
+                spoken = system.speak(
+                    batch,
+                    list(map(system.request, batch)),
+                    list(map(system.voice, batch)),
+                )
+            for u, wav in zip(batch, spoken):
+                write_wav(wavs[u.id], wav, sample_rate)
+                index[u.id] = keys[u.id]
+            write_json(index_file, index)
+            progress.update(len(batch))
+    return {name: str(path) for name, path in wavs.items()}
+
+
+def write_wav(path, wav, sample_rate):
+    """Writes 16-bit samples.
+
+    Arguments
+    ---------
+    path : Path
+        The wav file.
+    wav : torch.Tensor
+        (T,) samples.
+    sample_rate : int
+        In Hz.
+    """
+    with atomic_path(path) as temporary:
+        samples = wav.float().cpu().numpy()
+        soundfile.write(temporary, samples, sample_rate, "PCM_16")
