@@ -21,7 +21,7 @@ SHIPPED_MODEL = f"speechbrain_emofilm/assets/mini/{_HPARAMS_FILE}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Arguments
     ---------
@@ -76,7 +76,7 @@ def find_model(results: str | Path = RESULTS) -> Path:
 
 
 def _say(options: argparse.Namespace) -> None:
-    """Speaks a text into a file and prints when each word is spoken."""
+    """Speak a text into a file and prints when each word is spoken."""
     output = Path(options.output)
     if output.suffix.lower() != ".wav":
         raise ValueError(

@@ -55,7 +55,7 @@ class Word:
 def find_textgrid(
     folder: str | Path, utterance: str, speaker: str | None = None
 ) -> Path:
-    """Finds the TextGrid of an utterance.
+    """Find the TextGrid of an utterance.
 
     Arguments
     ---------
@@ -85,7 +85,7 @@ def find_textgrid(
 
 
 def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
-    """Reads the words of a TextGrid (long or short format).
+    """Read the words of a TextGrid (long or short format).
 
     Arguments
     ---------
@@ -159,7 +159,7 @@ def _confidences(path, tier, spoken) -> list[float]:
 def match_words(
     found: Sequence[Word], text: str, path: str | Path
 ) -> list[Word]:
-    """Makes sure that an alignment is of a text.
+    """Make sure that an alignment is of a text.
 
     Arguments
     ---------
@@ -209,7 +209,7 @@ def match_words(
 def write_alignment(
     path: str | Path, words: Sequence[Word], duration: float
 ) -> None:
-    """Writes words as a TextGrid that MFA's users and Praat can open.
+    """Write words as a TextGrid that MFA's users and Praat can open.
 
     Where a word has less than full confidence, all confidences are written
     as a tier of their own.
@@ -234,7 +234,7 @@ def write_alignment(
 def read_tiers(
     path: str | Path,
 ) -> dict[str, list[tuple[float, float, str]]]:
-    """Reads the interval tiers of a TextGrid.
+    """Read the interval tiers of a TextGrid.
 
     Arguments
     ---------
@@ -285,7 +285,7 @@ def write_tiers(
     tiers: dict[str, Sequence[tuple[float, float, str]]],
     duration: float,
 ) -> None:
-    """Writes interval tiers as a long TextGrid.
+    """Write interval tiers as a long TextGrid.
 
     Arguments
     ---------
@@ -326,7 +326,7 @@ def write_tiers(
 def word_of_speech(
     words: Sequence[Word], n_tokens: int, rate: float = 25.0
 ) -> torch.Tensor:
-    """Gives each speech token to the word spoken at its time.
+    """Give each speech token to the word spoken at its time.
 
     Boundaries are rounded to whole tokens; where that leaves a short word
     without any, its neighbours make room, so that every word has at least
@@ -375,7 +375,7 @@ def word_of_speech(
 
 
 def _check_times(words: Sequence[Word], n_tokens: int, rate: float) -> None:
-    """Refuses an alignment that cannot belong to the tokens."""
+    """Refuse an alignment that cannot belong to the tokens."""
     if len(words) > n_tokens:
         raise ValueError(
             f"{len(words)} words ({words[0].text!r} to {words[-1].text!r}) "

@@ -24,7 +24,7 @@ def _normalizer(sample_rate):
 
 
 def _check_whole(path):
-    """Raises ValueError if the RIFF header promises more bytes than there are.
+    """Raise ValueError if the RIFF header promises more bytes than there are.
 
     libsndfile reads such a file silently as a shorter one.
     """
@@ -46,7 +46,7 @@ def _check_whole(path):
 def audio_info(
     path: PathLike, max_duration: float | None = None
 ) -> audio_io.AudioInfo:
-    """Reads the header of an audio file and checks what a header can tell.
+    """Read the header of an audio file and checks what a header can tell.
 
     Arguments
     ---------
@@ -100,7 +100,7 @@ def load_audio(
     sample_rate: int = SAMPLE_RATE,
     max_duration: float | None = None,
 ) -> torch.Tensor:
-    """Loads an audio file as a mono waveform at one sample rate.
+    """Load an audio file as a mono waveform at one sample rate.
 
     Channels are averaged and other rates resampled.
 

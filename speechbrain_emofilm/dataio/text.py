@@ -79,7 +79,7 @@ class TextWord:
 
 
 def split_words(text: str) -> list[TextWord]:
-    """Finds the words of a text.
+    """Find the words of a text.
 
     A word is a run of letters and digits with the apostrophes inside it
     (``don't``) and the separators inside its numbers (``1,000.5``). Hyphens
@@ -112,7 +112,7 @@ def split_words(text: str) -> list[TextWord]:
 
 
 def word_of_characters(text: str) -> list[int]:
-    """Gives each character of a text to a word.
+    """Give each character of a text to a word.
 
     Punctuation belongs to the word it is written at: an opening bracket or
     quotation mark to the word behind it, everything else to the word before
@@ -152,7 +152,7 @@ def word_of_characters(text: str) -> list[int]:
 def map_tokens_to_words(
     offsets: Sequence[tuple[int, int]], text: str
 ) -> list[int]:
-    """Gives each token of a (Hugging Face fast) tokenizer to a word.
+    """Give each token of a (Hugging Face fast) tokenizer to a word.
 
     A token belongs to the word with which it shares the most letters and
     digits, then the most punctuation; the first of them if several share as
@@ -210,7 +210,7 @@ def map_tokens_to_words(
 def map_rewritten_words(
     text: str, rewritten: str, rewrite: Callable[[str], str]
 ) -> list[int]:
-    """Finds from which word of a text each word of a rewritten text comes.
+    """Find from which word of a text each word of a rewritten text comes.
 
     Text normalisation writes one word as several ("21" as "twenty one") and
     changes their order ("March 3rd" to "the third of march"); what a label
@@ -324,7 +324,7 @@ def _continues(text: str, position: int, start: int | None) -> bool:
 def _attach_punctuation(
     text: str, owner: list[int], start: int, end: int
 ) -> None:
-    """Fills in, in place, the owners of a run without spaces."""
+    """Fill in, in place, the owners of a run without spaces."""
     inside = [word for word in owner[start:end] if word >= 0]
     if not inside:
         before = next((w for w in reversed(owner[:start]) if w >= 0), 0)
@@ -360,7 +360,7 @@ def _parts_with_words(text: str) -> list[str]:
 def _map_parts(
     parts: Sequence[str], spoken: Sequence[str], rewrite: Callable[[str], str]
 ) -> list[int]:
-    """Gives each spoken word to a part; see :func:`map_rewritten_words`."""
+    """Give each spoken word to a part; see :func:`map_rewritten_words`."""
     if len(parts) == 1:
         return [0] * len(spoken)
     read, readers = [], []
@@ -411,7 +411,7 @@ def _gaps(owners: Sequence[int | None]) -> list[tuple[int, int]]:
 def _share(
     parts: Sequence[str], sharing: Sequence[int], spoken: Sequence[str]
 ) -> list[int]:
-    """Divides spoken words among some parts, by letters if not one to one."""
+    """Divide spoken words among some parts, by letters if not one to one."""
     if len(sharing) == len(spoken):
         return list(sharing)
     sizes = torch.tensor([len(parts[index]) for index in sharing])

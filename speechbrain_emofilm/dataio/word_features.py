@@ -25,7 +25,7 @@ _SHORTEST = 0.02  # s
 def aligned_words(
     alignment_folder: str | Path, utterance: str, item: Mapping
 ) -> list[Word]:
-    """Reads the words of an utterance and when they are spoken.
+    """Read the words of an utterance and when they are spoken.
 
     Arguments
     ---------
@@ -62,7 +62,7 @@ def word_features(
     frame_offset: float,
     timing: bool = True,
 ) -> torch.Tensor:
-    """Pools the frames of each word, and adds its timing.
+    """Pool the frames of each word, and adds its timing.
 
     Arguments
     ---------

@@ -39,7 +39,7 @@ class DistillMOS:
 
     @torch.inference_mode()
     def predict(self, wavs: Sequence, sample_rate: int = 24000) -> list[float]:
-        """Predicts scores.
+        """Predict scores.
 
         Arguments
         ---------

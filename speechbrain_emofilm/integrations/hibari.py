@@ -193,7 +193,7 @@ def read_cues(
 
 
 def _unstretch(word: str, is_word: Callable[[str], bool] | None) -> str:
-    """Undoes stretched spelling.
+    """Undo stretched spelling.
 
     Of the spellings with one letter or two in each stretched place, one that
     is a word is meant. Where both are, as for ``loose`` and ``lose``, a vowel

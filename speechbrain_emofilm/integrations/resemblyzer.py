@@ -79,7 +79,7 @@ class Resemblyzer(nn.Module):
 
     @torch.inference_mode()
     def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeds utterances.
+        """Embed utterances.
 
         Arguments
         ---------

@@ -72,7 +72,7 @@ class FasterWhisperASR:
         )
 
     def transcribe(self, wavs: Sequence, sample_rate: int = 24000) -> list[str]:
-        """Transcribes utterances.
+        """Transcribe utterances.
 
         Arguments
         ---------

@@ -89,7 +89,7 @@ class OpenBackbone(nn.Module):
     def _adapt(
         self, rank: int, alpha: float, target_layers: Sequence[str]
     ) -> None:
-        """Puts adapters into the language model."""
+        """Put adapters into the language model."""
         adapted = AdaptedModel(
             self.llm.llm,
             LoRA,
@@ -113,7 +113,7 @@ class OpenBackbone(nn.Module):
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Writes what is opened.
+        """Write what is opened.
 
         Arguments
         ---------
@@ -124,7 +124,7 @@ class OpenBackbone(nn.Module):
 
     @mark_as_transfer
     def load(self, path: str | Path) -> None:
-        """Reads what is opened.
+        """Read what is opened.
 
         Arguments
         ---------
@@ -153,7 +153,7 @@ class OpenBackbone(nn.Module):
 
     @mark_as_loader
     def recover(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Reads what is opened, to resume.
+        """Read what is opened, to resume.
 
         Arguments
         ---------

@@ -37,7 +37,7 @@ class MelVocoder(nn.Module):
         self.hop_length = hop_length
 
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
-        """Predicts F0.
+        """Predict F0.
 
         Arguments
         ---------
@@ -69,7 +69,7 @@ class MelVocoder(nn.Module):
         raise NotImplementedError
 
     def source(self, f0: torch.Tensor, seed: int | None = 0) -> torch.Tensor:
-        """Makes the excitation.
+        """Make the excitation.
 
         Arguments
         ---------
@@ -87,7 +87,7 @@ class MelVocoder(nn.Module):
         raise NotImplementedError
 
     def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """Shapes the excitation by the mel spectrogram.
+        """Shape the excitation by the mel spectrogram.
 
         Arguments
         ---------
@@ -109,7 +109,7 @@ class MelVocoder(nn.Module):
         lens: torch.Tensor | None = None,
         seed: int | None = 0,
     ) -> torch.Tensor:
-        """Generates waves.
+        """Generate waves.
 
         Items run at their own length, those of equal length together: each
         wave equals the one that the item gets alone, and padding costs

@@ -169,7 +169,7 @@ class WordEmotionTransformer(nn.Module):
     def forward(
         self, features: torch.Tensor, lens: torch.Tensor | None = None
     ) -> WordEmotionOutput:
-        """Reads the emotion of each word.
+        """Read the emotion of each word.
 
         Arguments
         ---------
@@ -250,7 +250,7 @@ class BroadcastLoss(nn.Module):
     def forward(
         self, output: WordEmotionOutput, targets: WordTargets
     ) -> torch.Tensor:
-        """Computes the loss.
+        """Compute the loss.
 
         Arguments
         ---------
@@ -378,7 +378,7 @@ class MultipleInstanceLoss(nn.Module):
     def forward(
         self, output: WordEmotionOutput, targets: WordTargets
     ) -> torch.Tensor:
-        """Computes the loss.
+        """Compute the loss.
 
         Arguments
         ---------
@@ -521,7 +521,7 @@ def splice_bags(
     share: float,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, WordTargets]:
-    """Joins the beginnings of some utterances with the ends of others.
+    """Join the beginnings of some utterances with the ends of others.
 
     Both pieces have at least two words and stay bags of their own.
     Utterances of fewer than four words are left as they are.
@@ -624,7 +624,7 @@ class FrameNormalization(nn.Module):
         self.register_buffer("std", torch.ones(dim))
 
     def set(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Sets the statistics.
+        """Set the statistics.
 
         Arguments
         ---------
@@ -637,7 +637,7 @@ class FrameNormalization(nn.Module):
         self.std.copy_(std)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Normalises frames.
+        """Normalise frames.
 
         Arguments
         ---------

@@ -38,7 +38,7 @@ def _window_and_basis(
 
 
 def log_mel(wav: torch.Tensor) -> torch.Tensor:
-    """Computes the natural-log mel spectrogram, 50 frames a second.
+    """Compute the natural-log mel spectrogram, 50 frames a second.
 
     Windows of 80 ms every 20 ms; the wave is padded by reflection so that
     frame i covers samples 480 i to 480 (i + 1) at its centre. 80 Slaney

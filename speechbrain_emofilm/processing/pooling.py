@@ -11,7 +11,7 @@ def word_average_pooling(
     frame_offset: float = 0.0,
     lens: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Averages the frames of each word, weighted by how much they overlap.
+    """Average the frames of each word, weighted by how much they overlap.
 
     Frame i stands for the 1 / frame_rate seconds around its centre. A word
     takes the part of a frame that lies inside it, so that a word shorter than
@@ -74,7 +74,7 @@ def word_average_pooling(
 def spread(
     word_values: torch.Tensor, word_of_position: torch.Tensor
 ) -> torch.Tensor:
-    """Repeats each word's values at every position of the word.
+    """Repeat each word's values at every position of the word.
 
     Arguments
     ---------

@@ -65,7 +65,7 @@ class ProsodyTrack:
 
 
 def prosody_track(wav, sample_rate: int) -> ProsodyTrack:
-    """Measures an utterance's prosody.
+    """Measure an utterance's prosody.
 
     Arguments
     ---------
@@ -117,7 +117,7 @@ def prosody_track(wav, sample_rate: int) -> ProsodyTrack:
 
 
 def warp(neutral: ProsodyTrack, reading: ProsodyTrack) -> np.ndarray:
-    """Matches two readings of a sentence by dynamic time warping.
+    """Match two readings of a sentence by dynamic time warping.
 
     Arguments
     ---------
@@ -155,7 +155,7 @@ def warp(neutral: ProsodyTrack, reading: ProsodyTrack) -> np.ndarray:
 def prosody_change(
     neutral: ProsodyTrack, words: Sequence, reading: ProsodyTrack
 ) -> np.ndarray:
-    """Measures how each word differs from the neutral reading.
+    """Measure how each word differs from the neutral reading.
 
     Arguments
     ---------
@@ -256,7 +256,7 @@ def _duration_change(path: np.ndarray, word) -> float:
 
 
 def _filled(log_f0: np.ndarray) -> np.ndarray:
-    """Joins the voiced stretches of an F0 contour by straight lines."""
+    """Join the voiced stretches of an F0 contour by straight lines."""
     voiced = np.flatnonzero(np.isfinite(log_f0))
     if len(voiced) == 0:
         return np.zeros_like(log_f0)
@@ -294,7 +294,7 @@ def _voice(wav: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _halve_doubled(wav: np.ndarray, f0: np.ndarray) -> np.ndarray:
-    """Corrects voiced stretches whose F0 was found an octave too high.
+    """Correct voiced stretches whose F0 was found an octave too high.
 
     Those of a low, breathy voice, whose first harmonic is weak, often are.
     Such sound repeats itself better after two of the periods than after one.

@@ -14,7 +14,7 @@ PathLike = str | Path
 
 
 def find_file(path: PathLike) -> Path:
-    """Finds a file, also among those that the package ships.
+    """Find a file, also among those that the package ships.
 
     Arguments
     ---------
@@ -44,7 +44,7 @@ def find_file(path: PathLike) -> Path:
 
 
 def load_tensors(path: PathLike) -> dict[str, torch.Tensor]:
-    """Reads a safetensors file.
+    """Read a safetensors file.
 
     Arguments
     ---------
@@ -82,7 +82,7 @@ def load_tensors(path: PathLike) -> dict[str, torch.Tensor]:
 def load_safetensors(
     module: torch.nn.Module, path: PathLike
 ) -> torch.nn.Module:
-    """Loads all weights of a module from a safetensors file, strictly.
+    """Load all weights of a module from a safetensors file, strictly.
 
     Weights are cast to the module's own precision, so that a file may hold
     half precision.
@@ -124,7 +124,7 @@ def load_safetensors(
 def _check_weights(
     module: torch.nn.Module, weights: dict[str, torch.Tensor], path: PathLike
 ) -> None:
-    """Names what differs between a module and a file, in one message."""
+    """Name what differs between a module and a file, in one message."""
     expected = module.state_dict()
     problems = {
         "missing": sorted(expected.keys() - weights.keys()),

@@ -18,7 +18,7 @@ def download(
     size: int,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Downloads a file of known size, or the rest of it.
+    """Download a file of known size, or the rest of it.
 
     What ``path`` holds is kept and only the bytes behind it are asked for,
     whether it was this process that was cut off or another one that ended. A
@@ -66,7 +66,7 @@ def download(
 def _go_on(
     url: str, path: Path, start: int, size: int, headers: Mapping[str, str]
 ) -> None:
-    """Asks for the bytes from ``start`` on, once."""
+    """Ask for the bytes from ``start`` on, once."""
     # Compressed, the bytes would be counted otherwise.
     headers = {**headers, "Accept-Encoding": "identity"}
     if start:

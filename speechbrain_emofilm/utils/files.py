@@ -14,7 +14,7 @@ PathLike = str | Path
 
 @contextmanager
 def atomic_path(path: PathLike) -> Iterator[Path]:
-    """Yields a temporary name that becomes ``path`` when the block succeeds.
+    """Yield a temporary name that becomes ``path`` when the block succeeds.
 
     If the block raises (a full disk, an interrupt), the temporary file is
     removed and whatever stood at ``path`` stays as it was.
@@ -52,7 +52,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
 
 
 def _allow_reading(path: Path) -> None:
-    """Gives a file the permissions that the umask leaves to a new one.
+    """Give a file the permissions that the umask leaves to a new one.
 
     Some writers (safetensors) go through private temporary files.
     """
@@ -64,7 +64,7 @@ def _allow_reading(path: Path) -> None:
 
 
 def write_json(path: PathLike, obj: Any) -> None:
-    """Writes a JSON file (UTF-8, indented) atomically.
+    """Write a JSON file (UTF-8, indented) atomically.
 
     Arguments
     ---------
@@ -92,7 +92,7 @@ def write_json(path: PathLike, obj: Any) -> None:
 
 
 def read_json(path: PathLike) -> Any:
-    """Reads a JSON file.
+    """Read a JSON file.
 
     Arguments
     ---------
@@ -132,7 +132,7 @@ def read_json(path: PathLike) -> Any:
 
 
 def file_fingerprint(path: PathLike) -> str:
-    """Names a file by its content.
+    """Name a file by its content.
 
     Arguments
     ---------

@@ -78,7 +78,7 @@ def run_steps(
     output_file: Path | None = None,
     jobs: int = 1,
 ) -> dict:
-    """Does what has not been done.
+    """Do what has not been done.
 
     A step is done again, in an empty folder, when its command, its inputs or
     a step that it needs have changed; an interrupted one goes on.
@@ -168,13 +168,13 @@ class _Run:
         self.peaks = {}  # of the steps that run
 
     def watch_memory(self) -> None:
-        """Notes how much is in use while these steps run."""
+        """Note how much is in use while these steps run."""
         used = used_memory_mb()
         with self.lock:
             self.peaks = {n: max(p, used) for n, p in self.peaks.items()}
 
     def do(self, step: Step) -> None:
-        """Does a step, if it has not been done."""
+        """Do a step, if it has not been done."""
         key, heading = self._make_key(step), self.headings[step.name]
         entry = self.log.get(step.name)
         if entry is None or entry["key"] != key:
@@ -201,7 +201,7 @@ class _Run:
         return key
 
     def _do_timed(self, step: Step, entry: dict) -> None:
-        """Does a step; the log also counts the time before an interrupt."""
+        """Do a step; the log also counts the time before an interrupt."""
         started = time.time()
         entry["done"] = False
         with self.lock:
@@ -229,7 +229,7 @@ class _Run:
             self._note(step, entry)
 
     def _note(self, step: Step, entry: dict) -> None:
-        """Writes the log."""
+        """Write the log."""
         with self.lock:
             self.log[step.name] = entry
             write_json(self.log_file, self.log)
@@ -268,7 +268,7 @@ def run_command(
     output_file: Path | None = None,
     bar: tqdm | None = None,
 ) -> None:
-    """Runs a Python script.
+    """Run a Python script.
 
     Arguments
     ---------
@@ -314,7 +314,7 @@ def run_command(
 
 
 def _show_last_line(bar: tqdm, name: str, printed: bytes) -> None:
-    """Shows how far a step is, as its own progress bar says."""
+    """Show how far a step is, as its own progress bar says."""
     lines = re.split(r"[\r\n]+", printed.decode(errors="replace").strip())
     if lines[-1]:
         bar.set_description_str(f"{name} | {lines[-1].strip()}")

@@ -36,7 +36,7 @@ def _extension_stub():
 
 
 def import_torchaudio() -> types.ModuleType:
-    """Imports torchaudio, without its compiled library if that cannot load.
+    """Import torchaudio, without its compiled library if that cannot load.
 
     It has to run before the first ``import speechbrain``; importing
     ``speechbrain_emofilm`` does it. Calling it again costs nothing.

@@ -65,7 +65,7 @@ class Utterance:
 def check_alignment_input(
     wav, sample_rate: int, text: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Checks what an aligner is given.
+    """Check what an aligner is given.
 
     Arguments
     ---------
@@ -119,7 +119,7 @@ def check_alignment_input(
 
 
 def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Changes the sample rate of a sound.
+    """Change the sample rate of a sound.
 
     Arguments
     ---------
@@ -149,7 +149,7 @@ def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 def fit_times(
     times: Sequence[tuple[float, float]], duration: float
 ) -> list[tuple[float, float]]:
-    """Moves words as little as needed to lie inside an utterance.
+    """Move words as little as needed to lie inside an utterance.
 
     Arguments
     ---------
@@ -185,7 +185,7 @@ def fit_times(
 
 
 def proportional_alignment(words: Sequence[str], duration: float) -> list[Word]:
-    """Guesses when words are spoken: their letters share the time evenly.
+    """Guess when words are spoken: their letters share the time evenly.
 
     Arguments
     ---------

@@ -149,7 +149,7 @@ class SpeechBrainCTC:
 
 
 def character_ids(word: str, vocabulary: dict[str, int]) -> list[int]:
-    """Looks characters up, in upper or lower case if not as they are.
+    """Look characters up, in upper or lower case if not as they are.
 
     Arguments
     ---------
@@ -223,7 +223,7 @@ class CTCAligner:
     def align(
         self, wav, sample_rate: int, text: str, language: str = "zh"
     ) -> list[Word]:
-        """Finds where each word of the transcript is spoken.
+        """Find where each word of the transcript is spoken.
 
         Arguments
         ---------
@@ -318,7 +318,7 @@ class CTCAligner:
 def viterbi_search(
     log_probs: torch.Tensor, targets: torch.Tensor, blank: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finds the most likely path of CTC through an utterance's frames.
+    """Find the most likely path of CTC through an utterance's frames.
 
     As ``torchaudio.functional.forced_align``, in terms of torch alone.
 
@@ -371,7 +371,7 @@ def viterbi_search(
 
 
 def _with_wildcard(log_probs: torch.Tensor) -> torch.Tensor:
-    """Adds a token that fits any frame, half as well as the best one."""
+    """Add a token that fits any frame, half as well as the best one."""
     best = log_probs.max(dim=-1, keepdim=True).values
     return torch.cat([log_probs, best - math.log(2)], dim=-1)
 
@@ -381,7 +381,7 @@ def _mean_score(spans: Sequence) -> float:
 
 
 def _extend(spans: list[list], most: float, n_frames: int) -> None:
-    """Gives words, in place, the blank frames beside them."""
+    """Give words, in place, the blank frames beside them."""
     for left, right in zip(spans, spans[1:]):
         share = min((right[0] - left[1]) / 2, most)
         left[1] += share
@@ -391,7 +391,7 @@ def _extend(spans: list[list], most: float, n_frames: int) -> None:
 
 
 def _check_forced_align() -> None:
-    """Refuses a torchaudio without its compiled library."""
+    """Refuse a torchaudio without its compiled library."""
     try:
         torchaudio.functional.forced_align(
             torch.zeros(1, 2, 2).log_softmax(-1), torch.ones(1, 1).long()

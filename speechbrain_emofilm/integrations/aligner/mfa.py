@@ -104,7 +104,7 @@ class MFAAligner:
     def align(
         self, wav, sample_rate: int, text: str, language: str = "en"
     ) -> list[Word]:
-        """Aligns one utterance, which takes MFA some seconds.
+        """Align one utterance, which takes MFA some seconds.
 
         Arguments
         ---------
@@ -148,7 +148,7 @@ class MFAAligner:
     def align_corpus(
         self, utterances: Iterable[Utterance], folder: str | Path
     ) -> Iterator[tuple[str, list[Word] | Exception]]:
-        """Aligns many utterances in one run.
+        """Align many utterances in one run.
 
         Arguments
         ---------
@@ -191,7 +191,7 @@ class MFAAligner:
             yield from _read_all(output, written)
 
     def _write_utterance(self, corpus, utterance, wav, sample_rate):
-        """Writes ``<corpus>/<speaker>/<utterance>.wav`` and ``.lab``."""
+        """Write ``<corpus>/<speaker>/<utterance>.wav`` and ``.lab``."""
         if utterance.language != self.language:
             raise UnusableInputError(
                 f"MFA's dictionary {self.dictionary} is for the language "
@@ -209,7 +209,7 @@ class MFAAligner:
         path.with_suffix(".lab").write_text(lab, encoding="utf-8")
 
     def _run(self, corpus, output):
-        """Runs ``mfa align``, whose progress goes to the terminal."""
+        """Run ``mfa align``, whose progress goes to the terminal."""
         command = [self.command, "align", *self.options, str(corpus)]
         command += [self.dictionary, self.acoustic_model, str(output)]
         status = subprocess.run(command, env=os.environ).returncode
@@ -221,7 +221,7 @@ class MFAAligner:
 
 
 def read_mfa_alignment(folder: str | Path, utterance: Utterance) -> list[Word]:
-    """Reads the words of an utterance from the output of ``mfa align``.
+    """Read the words of an utterance from the output of ``mfa align``.
 
     Arguments
     ---------
@@ -263,7 +263,7 @@ def read_mfa_alignment(folder: str | Path, utterance: Utterance) -> list[Word]:
 
 
 def _read_all(folder, utterances):
-    """Yields each id with its words, or with the error."""
+    """Yield each id with its words, or with the error."""
     for utterance in utterances:
         try:
             yield utterance.id, read_mfa_alignment(folder, utterance)

@@ -59,7 +59,7 @@ IPA_TO_ARPABET = {
 
 
 def arpabet(phones: str) -> list[str]:
-    """Rewrites a phonetic transcription in the phones of CMU's dictionary.
+    """Rewrite a phonetic transcription in the phones of CMU's dictionary.
 
     Stress, length and symbols that English lacks are left out.
 
@@ -181,7 +181,7 @@ aligner a `pronounce` function.
     def align(
         self, wav, sample_rate: int, text: str, language: str = "en"
     ) -> list[Word]:
-        """Finds where each word of the transcript is spoken.
+        """Find where each word of the transcript is spoken.
 
         Arguments
         ---------
@@ -264,7 +264,7 @@ aligner a `pronounce` function.
         return key
 
     def _segments(self, pcm: bytes, keys: list[str], text: str) -> list[tuple]:
-        """Runs the search; gives (start, end, confidence) of each word."""
+        """Run the search; gives (start, end, confidence) of each word."""
         decoder = self.decoder
         found = []
         try:
@@ -303,7 +303,7 @@ aligner a `pronounce` function.
 
 
 def _pcm16(wav: np.ndarray, sample_rate: int) -> bytes:
-    """Resamples to 16 kHz and gives 16-bit little-endian samples.
+    """Resample to 16 kHz and gives 16-bit little-endian samples.
 
     Silence is added at both ends, for the models of silence to match, and
     faint noise, as the search is lost where a synthetic pause is all zeros.

@@ -123,7 +123,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         return self.sample_rate / self.hop
 
     def n_frames(self, n_samples: torch.Tensor) -> torch.Tensor:
-        """Counts the frames of utterances.
+        """Count the frames of utterances.
 
         Arguments
         ---------
@@ -142,7 +142,7 @@ class FrameFeatureExtractor(torch.nn.Module):
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Computes frames; to be implemented by the subclass.
+        """Compute frames; to be implemented by the subclass.
 
         Arguments
         ---------
@@ -164,7 +164,7 @@ class FrameFeatureExtractor(torch.nn.Module):
     def forward(
         self, wavs: torch.Tensor, lens: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Extracts the frames of a batch.
+        """Extract the frames of a batch.
 
         Arguments
         ---------
@@ -246,7 +246,7 @@ class FrameFeatureExtractor(torch.nn.Module):
 def convolution_span(
     kernels: Iterable[int], strides: Iterable[int]
 ) -> tuple[int, int]:
-    """Adds up a stack of convolutions.
+    """Add up a stack of convolutions.
 
     Arguments
     ---------
@@ -275,7 +275,7 @@ def convolution_span(
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
-    """Names a module's weights by their content.
+    """Name a module's weights by their content.
 
     Arguments
     ---------

@@ -108,7 +108,7 @@ class Emotion2vec(FrameFeatureExtractor):
         self._adapt(encoder)
 
     def _adapt(self, encoder):
-        """Makes funasr's encoder fit for padded batches."""
+        """Make funasr's encoder fit for padded batches."""
         for module in encoder.relative_positional_encoder.modules():
             if isinstance(module, torch.nn.Conv1d):
                 module.register_forward_pre_hook(self._without_padding)
@@ -121,7 +121,7 @@ class Emotion2vec(FrameFeatureExtractor):
             encoder.get_alibi_bias = self._alibi_bias
 
     def _without_padding(self, convolution, inputs):
-        """Sets padded frames (B, C, F) to 0, as behind an utterance."""
+        """Set padded frames (B, C, F) to 0, as behind an utterance."""
         return (inputs[0] * self._valid_frames[:, None],)
 
     def _alibi_bias(self, batch_size, time_steps, heads, dtype, device):
@@ -138,13 +138,13 @@ class Emotion2vec(FrameFeatureExtractor):
         return self._alibi[..., :time_steps, :time_steps]
 
     def train(self, mode: bool = True):
-        """Keeps the model in evaluation mode: it is frozen."""
+        """Keep the model in evaluation mode: it is frozen."""
         return super().train(False)
 
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Computes frames, see the base class.
+        """Compute frames, see the base class.
 
         Arguments
         ---------
@@ -211,7 +211,7 @@ class _ChannelsLastConvolutions(torch.nn.Module):
         self.conv_layers = conv_layers
 
     def forward(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Computes features (B, C, F) of waveforms (B, T)."""
+        """Compute features (B, C, F) of waveforms (B, T)."""
         x = wavs[:, None, None]
         for block in self.conv_layers:
             convolution, norm = block[0], block[2][1]
@@ -291,7 +291,7 @@ def _build_model(config: dict[str, Any], n_classes: int) -> torch.nn.Module:
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Loads a checkpoint of funasr, which may hold more than the model."""
+    """Load a checkpoint of funasr, which may hold more than the model."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

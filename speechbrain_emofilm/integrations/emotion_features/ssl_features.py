@@ -80,13 +80,13 @@ class SSLFeatures(FrameFeatureExtractor):
         self.wrapper = wrapper.eval().requires_grad_(False)
 
     def train(self, mode: bool = True):
-        """Keeps the model in evaluation mode: it is frozen."""
+        """Keep the model in evaluation mode: it is frozen."""
         return super().train(False)
 
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Computes frames, see the base class.
+        """Compute frames, see the base class.
 
         Arguments
         ---------

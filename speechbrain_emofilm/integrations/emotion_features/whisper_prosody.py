@@ -123,7 +123,7 @@ class WhisperProsody(FrameFeatureExtractor):
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Computes frames, see the base class.
+        """Compute frames, see the base class.
 
         Arguments
         ---------
@@ -166,7 +166,7 @@ class WhisperProsody(FrameFeatureExtractor):
 
 
 def prosody_frames(wav: np.ndarray, n_frames: int) -> np.ndarray:
-    """Measures an utterance's prosody, 50 frames per second.
+    """Measure an utterance's prosody, 50 frames per second.
 
     Arguments
     ---------
@@ -222,7 +222,7 @@ def _change(values: np.ndarray) -> np.ndarray:
 
 
 def _joined(values: np.ndarray, otherwise: float) -> np.ndarray:
-    """Joins the finite stretches of a contour by straight lines."""
+    """Join the finite stretches of a contour by straight lines."""
     finite = np.flatnonzero(np.isfinite(values))
     if len(finite) == 0:
         return np.full(len(values), otherwise)

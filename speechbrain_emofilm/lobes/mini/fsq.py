@@ -43,7 +43,7 @@ class FSQ(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Quantises.
+        """Quantise.
 
         Arguments
         ---------

@@ -38,7 +38,7 @@ def pulse_train(
     sampling_rate: int,
     max_frequency: float = 11000.0,
 ) -> torch.Tensor:
-    """Makes band-limited pulses of unit power.
+    """Make band-limited pulses of unit power.
 
     All harmonics of F0 below the limit, in cosine phase, summed in closed
     form; F0 runs linearly from frame centre to frame centre.
@@ -190,12 +190,12 @@ class HarmonicNoiseVocoder(MelVocoder):
     def predict_voicing(
         self, mel: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Maps mel (B, N, bands) to log F0 and the logit of voicing (B, N)."""
+        """Map mel (B, N, bands) to log F0 and the logit of voicing (B, N)."""
         log_f0, voicing = self.f0_predictor(self._normalised(mel)).unbind(-1)
         return log_f0 * _LOG_F0_SCALE + _LOG_MEAN_F0, voicing
 
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
-        """Maps mel (B, N, bands) to F0 in Hz (B, N), 0 where unvoiced."""
+        """Map mel (B, N, bands) to F0 in Hz (B, N), 0 where unvoiced."""
         log_f0, voicing = self.predict_voicing(mel)
         return log_f0.exp() * (voicing > 0)
 
@@ -209,13 +209,13 @@ class HarmonicNoiseVocoder(MelVocoder):
         return error + _VOICING_WEIGHT * cross_entropy
 
     def source(self, f0: torch.Tensor, seed: int | None = 0) -> torch.Tensor:
-        """Maps F0 (B, N) to pulses and white noise (B, 2, N * hop_length)."""
+        """Map F0 (B, N) to pulses and white noise (B, 2, N * hop_length)."""
         pulses = pulse_train(f0, self.hop_length, self.sampling_rate)
         noise = seeded_noise(*pulses.shape, seed=seed, like=pulses)
         return torch.stack([pulses, noise], 1)
 
     def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """Filters the source (B, 2, N * hop_length) and adds its two parts."""
+        """Filter the source (B, 2, N * hop_length) and adds its two parts."""
         spectrum = torch.stft(
             source.flatten(0, 1),
             self.n_fft,

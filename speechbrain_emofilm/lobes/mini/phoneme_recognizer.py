@@ -84,7 +84,7 @@ class PhonemeRecognizer(nn.Module):
     def forward(
         self, wav: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Recognises waves.
+        """Recognise waves.
 
         Arguments
         ---------
@@ -165,7 +165,7 @@ class PhoneticLoss(nn.Module):
         target: torch.Tensor,
         phonemes: torch.Tensor,
     ) -> PhoneticLosses:
-        """Compares synthetic with natural speech.
+        """Compare synthetic with natural speech.
 
         Arguments
         ---------

@@ -57,7 +57,7 @@ class RegressionDecoder(MelDecoder):
     def forward(
         self, tokens: torch.Tensor, xvector: torch.Tensor
     ) -> torch.Tensor:
-        """Decodes segments without padding.
+        """Decode segments without padding.
 
         Arguments
         ---------
@@ -83,7 +83,7 @@ class RegressionDecoder(MelDecoder):
         n_timesteps: int | None = None,
         seed: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decodes a batch; each item equals the item alone.
+        """Decode a batch; each item equals the item alone.
 
         Arguments
         ---------

@@ -66,7 +66,7 @@ class MultiResolutionSTFTLoss(nn.Module):
     def forward(
         self, predicted: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        """Compares waves (B, T) of equal shape; returns a scalar."""
+        """Compare waves (B, T) of equal shape; returns a scalar."""
         losses = [self._loss(predicted, target, n) for n in self.sizes]
         return sum(losses) / len(losses)
 
@@ -116,7 +116,7 @@ class SpectrogramDiscriminator(nn.Module):
     def forward(
         self, wav: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Judges waves (B, T): scores (B, positions), and all features."""
+        """Judge waves (B, T): scores (B, positions), and all features."""
         # Compressed as loudness is heard, else only the vowels would count.
         x = magnitudes(wav, self.n_fft).clamp(min=1e-7).pow(0.3).unsqueeze(1)
         features = []
@@ -159,7 +159,7 @@ class MultiResolutionDiscriminator(nn.Module):
     def forward(
         self, wav: torch.Tensor
     ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """Judges waves (B, 1, T): per resolution, scores and features."""
+        """Judge waves (B, 1, T): per resolution, scores and features."""
         judged = [judge(wav.squeeze(1)) for judge in self.discriminators]
         scores, features = zip(*judged)
         return list(scores), list(features)
