@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writing, JSON files and file fingerprints."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary name that becomes ``path`` when the block succeeds.
 
     If the block raises (a full disk, an interrupt), the temporary file is
-    removed and whatever stood at ``path`` stays as it was.
+    removed and any earlier file at ``path`` stays as it was.
 
     Arguments
     ---------
     path : str or Path
-        Where the finished file goes. Missing parent folders are made.
+        Path of the finished file. Missing parent folders are created.
 
     Yields
     ------
@@ -132,7 +132,7 @@ def read_json(path: PathLike) -> Any:
 
 
 def file_fingerprint(path: PathLike) -> str:
-    """Name a file by its content.
+    """Compute a fingerprint of a file's content.
 
     Arguments
     ---------
@@ -142,7 +142,7 @@ def file_fingerprint(path: PathLike) -> str:
     Returns
     -------
     str
-        16 hexadecimal digits of the SHA-256.
+        First 16 hexadecimal digits of the SHA-256.
 
     Raises
     ------
