@@ -382,7 +382,7 @@ def _match(read: Sequence[str], spoken: Sequence[str]) -> list[int | None]:
 
     The longest common runs are matched first, then single words in any order.
     """
-    found = [None] * len(spoken)
+    found: list[int | None] = [None] * len(spoken)
     matcher = SequenceMatcher(None, read, spoken, autojunk=False)
     for first, start, size in matcher.get_matching_blocks():
         found[start : start + size] = range(first, first + size)
@@ -396,7 +396,7 @@ def _match(read: Sequence[str], spoken: Sequence[str]) -> list[int | None]:
 
 def _gaps(owners: Sequence[int | None]) -> list[tuple[int, int]]:
     """Find the start and end of each run of None."""
-    gaps = []
+    gaps: list[tuple[int, int]] = []
     for place, owner in enumerate(owners):
         if owner is None and gaps and gaps[-1][1] == place:
             gaps[-1] = (gaps[-1][0], place + 1)

@@ -13,8 +13,6 @@ from speechbrain_emofilm.processing.pooling import word_average_pooling
 
 import torch
 
-#: Number of features that :func:`word_timing` gives.
-N_TIMING = 2
 #: Approximate mean and standard deviation of the logarithm of a word's
 #: duration in seconds, and of its duration per letter.
 _TIMING_MEAN = (-1.4, -2.8)
