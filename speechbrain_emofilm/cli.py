@@ -1,4 +1,4 @@
-"""The command ``emofilm``: marked-up text to a wav file.
+"""Command line of ``emofilm``: speech from marked-up text.
 
 ``emofilm say "<happy>We won!</happy> <sad>but he left.</sad>" -o out.wav``
 """
@@ -11,22 +11,22 @@ from pathlib import Path
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import atomic_path
 
-#: Where trainings leave their output, relative to the current folder.
+#: Default output folder of trainings, relative to the current folder.
 RESULTS = "results"
-#: Exit code for input that cannot be used, as argparse has it.
+#: Exit code for invalid input, the same as that of argparse.
 BAD_INPUT = 2
 _HPARAMS_FILE = "synthesizer.yaml"
-#: A model may come with the package.
+#: Model shipped in the package.
 SHIPPED_MODEL = f"speechbrain_emofilm/assets/mini/{_HPARAMS_FILE}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Arguments
     ---------
     arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
+        Arguments of the command line; those of ``sys.argv`` if None.
 
     Returns
     -------
@@ -43,23 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_model(results: str | Path = RESULTS) -> Path:
-    """The model that is used where none is named.
+    """Find the default model.
 
     Arguments
     ---------
     results : str or Path
-        Folder below which trainings wrote their output.
+        Folder below which trainings have written their output.
 
     Returns
     -------
     Path
-        The newest trained model below `results`, else the one that the
-        package ships.
+        Folder of the newest trained model below `results`, or of the model
+        shipped in the package.
 
     Raises
     ------
     FileNotFoundError
-        If there is neither.
+        If neither exists.
     """
     trained = Path(results).glob(f"**/{_HPARAMS_FILE}")
     newest = max(trained, key=lambda p: p.stat().st_mtime, default=None)
@@ -70,17 +70,17 @@ def find_model(results: str | Path = RESULTS) -> Path:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"No trained E-FiLM was found below {Path(results).resolve()}: "
-            "run `make demo`, or name the output folder of a training by "
-            "--model."
+            "run `make demo`, or give the output folder of a training "
+            "with --model."
         ) from None
 
 
 def _say(options: argparse.Namespace) -> None:
-    """Speaks a text into a file and prints when each word is spoken."""
+    """Synthesize a text to a file and print the times of its words."""
     output = Path(options.output)
     if output.suffix.lower() != ".wav":
         raise ValueError(
-            f"{output} is not a wav file: give a name that ends in .wav."
+            f"{output} is not a wav file: use a name that ends in .wav."
         )
     if not options.text.strip():
         raise ValueError("The text is empty: give at least one word.")
@@ -89,7 +89,7 @@ def _say(options: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"{model} is not a folder: give the output folder of a training."
         )
-    # Imported late: SpeechBrain takes seconds, --help and bad input do not.
+    # Imported late so that --help and errors need not wait for SpeechBrain.
     from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 
     import soundfile
@@ -115,43 +115,50 @@ def _say(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="emofilm", description="Speech whose words change emotion."
+        prog="emofilm",
+        description="Speech synthesis with an emotion for every word.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    say = commands.add_parser("say", help="speak a text into a wav file")
+    say = commands.add_parser("say", help="synthesize a text to a wav file")
     say.add_argument(
         "text",
-        help="text, with marks such as <happy>We won!</happy> "
+        help="text with emotion marks, such as <happy>We won!</happy> "
         "<sad intensity=0.4>but he left.</sad> <happy=0.7 surprise=0.3>Oh!</>",
     )
     say.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="wav to write"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="wav file to write",
     )
     say.add_argument(
         "--model",
         metavar="FOLDER",
         help="output folder of a training (default: the newest below "
-        f"./{RESULTS}, else the one that comes with the package)",
+        f"./{RESULTS}, else the one shipped in the package)",
     )
-    say.add_argument("--speaker", help="name (default: the model's first)")
-    say.add_argument("--seed", type=int, default=0)
+    say.add_argument(
+        "--speaker", help="speaker name (default: the model's first)"
+    )
+    say.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     say.add_argument(
         "--guidance",
         type=float,
         default=1.0,
-        help="above 1 exaggerates the emotions (default: 1)",
+        help="strength of the emotions, above 1 exaggerated (default: 1)",
     )
     say.add_argument(
         "--unmarked",
         default="unlabelled",
         metavar="EMOTION",
-        help="of words outside of marks, for example neutral "
-        "(default: unlabelled, as the model likes)",
+        help="emotion of words outside marks, for example neutral "
+        "(default: unlabelled, which leaves it to the model)",
     )
     say.add_argument(
         "--intensity",
         type=float,
-        help="0 to 1, where a mark gives none (default: 1)",
+        help="intensity of marks that give none, 0 to 1 (default: 1)",
     )
     return parser
 

@@ -1,9 +1,9 @@
-"""Word alignments: when each word of an utterance is spoken.
+"""Word alignments: start and end time of each word of an utterance.
 
 Alignments are TextGrids in the layout of the Montreal Forced Aligner (MFA):
 ``<folder>/<speaker>/<utterance>.TextGrid`` with a tier ``words`` in which an
-empty interval is silence. MFA's output folder is read as it is. Aligners of
-this project add a tier ``confidence``: a number from 0 to 1 for each word.
+empty interval is silence. MFA's output folder can be read directly. Aligners
+of this project add a tier ``confidence``: a number from 0 to 1 for each word.
 
 This module is the only one that imports praatio.
 """
@@ -19,31 +19,31 @@ from speechbrain_emofilm.utils.files import atomic_path
 
 import torch
 
-#: Labels by which aligners write silence.
+#: Labels that aligners use for silence.
 SILENCES = frozenset({"", "<eps>", "<sil>", "sil", "sp"})
-#: What MFA writes for a word that its dictionary lacks, if so configured.
+#: Label that MFA can be configured to use for words not in its dictionary.
 UNKNOWN_WORD = "<unk>"
 CONFIDENCE_TIER = "confidence"
 
-# How far, in seconds, an alignment may reach beyond the speech tokens: a
-# tokenizer drops a last piece of a token, an aligner rounds up.
+# Seconds by which an alignment may extend beyond the speech tokens: a
+# tokenizer drops an incomplete last token, an aligner rounds up.
 _TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word and when it is spoken.
+    """A word with its start and end time.
 
     Arguments
     ---------
     text : str
         The word.
     start : float
-        Where it begins, in seconds.
+        Start of the word, in seconds.
     end : float
-        Where it ends, in seconds.
+        End of the word, in seconds.
     confidence : float
-        How sure the aligner is, 0 to 1.
+        Confidence of the aligner, 0 to 1.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Word:
 def find_textgrid(
     folder: str | Path, utterance: str, speaker: str | None = None
 ) -> Path:
-    """Finds the TextGrid of an utterance.
+    """Find the TextGrid of an utterance.
 
     Arguments
     ---------
@@ -64,7 +64,7 @@ def find_textgrid(
     utterance : str
         The utterance id, the file's name without its extension.
     speaker : str, optional
-        Name of the folder the file lies in, as MFA writes it.
+        Speaker, whose folder MFA writes the file to.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def find_textgrid(
 
 
 def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
-    """Reads the words of a TextGrid (long or short format).
+    """Read the words of a TextGrid (long or short format).
 
     Arguments
     ---------
@@ -93,13 +93,13 @@ def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
         The file.
     tier : str
         Name of the tier. MFA writes ``speaker - words`` where a file holds
-        several speakers; such a tier is taken if it is the only one.
+        several speakers; such a tier is used if it is the only one.
 
     Returns
     -------
     list of Word
-        In order of time, without silence. Their confidence is that of the
-        tier ``confidence``, 1 if there is none.
+        Words in order of time, without silence. Their confidence is read
+        from the tier ``confidence``; it is 1 without that tier.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
 
 
 def _confidences(path, tier, spoken) -> list[float]:
-    """The confidence of each word, from the tier if there is one."""
+    """Read the confidence of each word from the tier, if present."""
     if tier is None:
         return [1.0] * len(spoken)
     same_times = [i[:2] for i in tier] == [i[:2] for i in spoken]
@@ -159,7 +159,7 @@ def _confidences(path, tier, spoken) -> list[float]:
 def match_words(
     found: Sequence[Word], text: str, path: str | Path
 ) -> list[Word]:
-    """Makes sure that an alignment is of a text.
+    """Check that an alignment matches a text.
 
     Arguments
     ---------
@@ -168,7 +168,7 @@ def match_words(
     text : str
         Transcript of the utterance.
     path : str or Path
-        Where the alignment stands, for the message.
+        File of the alignment, for error messages.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def match_words(
     Raises
     ------
     ValueError
-        If number or spelling of the words differ.
+        If the number or the spelling of the words differs.
 
     Example
     -------
@@ -198,8 +198,8 @@ def match_words(
         if not unknown and not same_word(word.text, name):
             raise ValueError(
                 f"{path}: word {index} is {word.text!r}, but {name!r} in the "
-                f"text {text!r}: it is of another utterance; align this one "
-                "again."
+                f"text {text!r}: it belongs to another utterance; align this "
+                "one again."
             )
         confidence = 0.0 if unknown else word.confidence
         matched.append(Word(name, word.start, word.end, confidence))
@@ -209,19 +209,19 @@ def match_words(
 def write_alignment(
     path: str | Path, words: Sequence[Word], duration: float
 ) -> None:
-    """Writes words as a TextGrid that MFA's users and Praat can open.
+    """Write words as a TextGrid in MFA's layout, which Praat can open.
 
-    Where a word has less than full confidence, all confidences are written
-    as a tier of their own.
+    If any word has a confidence below 1, all confidences are written as a
+    separate tier.
 
     Arguments
     ---------
     path : str or Path
-        The file to write; its folder is made.
+        File to write; its folder is created.
     words : list of Word
-        In order of time.
+        Words in order of time.
     duration : float
-        Of the utterance, in seconds.
+        Duration of the utterance, in seconds.
     """
     tiers = {"words": [(w.start, w.end, w.text) for w in words]}
     if any(word.confidence < 1 for word in words):
@@ -234,7 +234,7 @@ def write_alignment(
 def read_tiers(
     path: str | Path,
 ) -> dict[str, list[tuple[float, float, str]]]:
-    """Reads the interval tiers of a TextGrid.
+    """Read the interval tiers of a TextGrid.
 
     Arguments
     ---------
@@ -267,8 +267,8 @@ def read_tiers(
             reportingMode="silence",
             duplicateNamesMode="rename",
         )
-    except Exception as error:  # praatio fails in many ways on other files
-        reason = " ".join(str(error).split())  # some have several lines
+    except Exception as error:  # praatio raises many types
+        reason = " ".join(str(error).split())  # may have several lines
         raise ValueError(
             f"{path} cannot be read as a TextGrid ({reason}): write it again "
             "with the aligner or with Praat."
@@ -285,16 +285,16 @@ def write_tiers(
     tiers: dict[str, Sequence[tuple[float, float, str]]],
     duration: float,
 ) -> None:
-    """Writes interval tiers as a long TextGrid.
+    """Write interval tiers as a long TextGrid.
 
     Arguments
     ---------
     path : str or Path
-        The file to write; its folder is made.
+        File to write; its folder is created.
     tiers : dict
         Tier name to its (start, end, label) intervals in order of time.
     duration : float
-        Of the utterance, in seconds; longer if an interval ends later.
+        Duration of the utterance, in seconds; extended to the last interval.
 
     Raises
     ------
@@ -308,7 +308,7 @@ def write_tiers(
     grid = textgrid.Textgrid(0.0, duration)
     try:
         for name, intervals in tiers.items():
-            # A line break inside a label would end it for many readers.
+            # Many readers take a line break for the end of a label.
             entries = [
                 (start, end, re.sub(r"\s+", " ", label))
                 for start, end, label in intervals
@@ -326,16 +326,15 @@ def write_tiers(
 def word_of_speech(
     words: Sequence[Word], n_tokens: int, rate: float = 25.0
 ) -> torch.Tensor:
-    """Gives each speech token to the word spoken at its time.
+    """Assign each speech token to the word spoken at its time.
 
-    Boundaries are rounded to whole tokens; where that leaves a short word
-    without any, its neighbours make room, so that every word has at least
-    one token.
+    Boundaries are rounded to whole tokens; where a short word would get none,
+    its neighbours are shortened, so that every word has at least one token.
 
     Arguments
     ---------
     words : list of Word
-        In order of time.
+        Words in order of time.
     n_tokens : int
         Number of speech tokens of the utterance.
     rate : float
@@ -349,8 +348,8 @@ def word_of_speech(
     Raises
     ------
     ValueError
-        If there are more words than tokens, if words are not in order, or if
-        they reach far beyond the tokens.
+        If there are more words than tokens, if the words are not in order,
+        or if they extend far beyond the tokens.
 
     Example
     -------
@@ -375,7 +374,7 @@ def word_of_speech(
 
 
 def _check_times(words: Sequence[Word], n_tokens: int, rate: float) -> None:
-    """Refuses an alignment that cannot belong to the tokens."""
+    """Raise ValueError if an alignment cannot belong to the tokens."""
     if len(words) > n_tokens:
         raise ValueError(
             f"{len(words)} words ({words[0].text!r} to {words[-1].text!r}) "
@@ -384,7 +383,7 @@ def _check_times(words: Sequence[Word], n_tokens: int, rate: float) -> None:
         )
     previous = 0.0
     for index, word in enumerate(words):
-        # 1 ms of overlap is rounding in an aligner's output.
+        # Aligners round times: 1 ms of overlap is accepted.
         if not previous - 1e-3 <= word.start <= word.end:
             raise ValueError(
                 f"Word {index} ({word.text!r}, {word.start:.3f} to "

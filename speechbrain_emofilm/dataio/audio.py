@@ -1,4 +1,4 @@
-"""Audio files in the one form that the models take: mono, one sample rate."""
+"""Loading of audio files as mono waveforms at one sample rate."""
 
 import os
 import struct
@@ -13,20 +13,20 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 
 PathLike = str | Path
 
-#: What a RIFF header holds where the writer could not know the size (a pipe).
+#: Sizes in a RIFF header whose writer did not know the size (a pipe).
 _SIZE_UNKNOWN = (0, 0xFFFFFFFF)
 
 
 @cache
 def _normalizer(sample_rate):
-    """One normalizer for each rate, since it keeps its resampling filters."""
+    """Return the normalizer of a rate, which caches its resampling filters."""
     return AudioNormalizer(sample_rate=sample_rate, mix="avg-to-mono")
 
 
 def _check_whole(path):
-    """Raises ValueError if the RIFF header promises more bytes than there are.
+    """Raise ValueError if a RIFF file is shorter than its header says.
 
-    libsndfile reads such a file silently as a shorter one.
+    libsndfile silently reads such a file as a shorter one.
     """
     with open(path, "rb") as file:
         head = file.read(12)
@@ -46,26 +46,26 @@ def _check_whole(path):
 def audio_info(
     path: PathLike, max_duration: float | None = None
 ) -> audio_io.AudioInfo:
-    """Reads the header of an audio file and checks what a header can tell.
+    """Read and check the header of an audio file.
 
     Arguments
     ---------
     path : str or Path
-        Any file that libsndfile reads: wav, flac, ogg, mp3.
+        Any file that libsndfile can read: wav, flac, ogg, mp3.
     max_duration : float
-        Longest duration in seconds that is accepted. None: any.
+        Longest accepted duration in seconds; unlimited if None.
 
     Returns
     -------
     info : speechbrain.dataio.audio_io.AudioInfo
-        With ``sample_rate``, ``frames``, ``channels`` and ``duration``.
+        Header with ``sample_rate``, ``frames``, ``channels``, ``duration``.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is empty, truncated, too long or no audio.
+        If the file is empty, truncated, too long or not audio.
 
     Example
     -------
@@ -80,7 +80,7 @@ def audio_info(
     _check_whole(path)
     try:
         info = audio_io.info(str(path))
-    except RuntimeError as error:  # how audio_io reports libsndfile's errors
+    except RuntimeError as error:  # raised for libsndfile's errors
         raise ValueError(
             f"{path}: not an audio file that libsndfile can read; convert it "
             "to wav."
@@ -100,18 +100,18 @@ def load_audio(
     sample_rate: int = SAMPLE_RATE,
     max_duration: float | None = None,
 ) -> torch.Tensor:
-    """Loads an audio file as a mono waveform at one sample rate.
+    """Load an audio file as a mono waveform at a given sample rate.
 
-    Channels are averaged and other rates resampled.
+    Channels are averaged and other sample rates resampled.
 
     Arguments
     ---------
     path : str or Path
-        Any file that libsndfile reads.
+        Any file that libsndfile can read.
     sample_rate : int
         Sample rate of the result, in Hz.
     max_duration : float
-        Longest duration in seconds that is accepted. None: any.
+        Longest accepted duration in seconds; unlimited if None.
 
     Returns
     -------
@@ -123,8 +123,8 @@ def load_audio(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is empty, truncated, too long, no audio, or holds NaN or
-        infinite samples.
+        If the file is empty, truncated, too long or not audio, or holds NaN
+        or infinite samples.
 
     Example
     -------

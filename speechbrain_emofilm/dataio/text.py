@@ -1,8 +1,7 @@
-"""Words of a text, its tokens, and which token belongs to which word.
+"""Words of a text and the mapping from its tokens to its words.
 
-Every part of the project that counts words counts them with
-:func:`split_words`: markup, word labels, alignments and text front ends. So
-"the third word" is the same word everywhere.
+Markup, word labels, alignments and text front ends all count words with
+:func:`split_words`, so that "the third word" is the same word everywhere.
 """
 
 import unicodedata
@@ -17,14 +16,14 @@ _APOSTROPHES = "'’"
 
 @dataclass(frozen=True)
 class TextUnits:
-    """A text as a language model reads it.
+    """A text as input of a language model.
 
     Arguments
     ---------
     ids : list of int
         Token (or phoneme) ids, T of them.
     word_of_unit : list of int
-        For each id the index of its word, -1 where it belongs to none.
+        Word index of each id, -1 where it belongs to none.
     words : list of str
         The W words, one for each of :func:`split_words` of the text; the
         spelling may be the front end's (plain, normalised).
@@ -32,7 +31,7 @@ class TextUnits:
     Raises
     ------
     ValueError
-        If the lengths differ or an index is not of a word.
+        If the lengths differ or an index is out of range.
 
     Example
     -------
@@ -61,16 +60,16 @@ class TextUnits:
 
 @dataclass(frozen=True)
 class TextWord:
-    """A word and its place in the text.
+    """A word and its position in the text.
 
     Arguments
     ---------
     text : str
         The word without the punctuation around it.
     start : int
-        Its first character in the text.
+        Index of its first character.
     end : int
-        One past its last character.
+        Index after its last character.
     """
 
     text: str
@@ -79,7 +78,7 @@ class TextWord:
 
 
 def split_words(text: str) -> list[TextWord]:
-    """Finds the words of a text.
+    """Split a text into words.
 
     A word is a run of letters and digits with the apostrophes inside it
     (``don't``) and the separators inside its numbers (``1,000.5``). Hyphens
@@ -112,12 +111,12 @@ def split_words(text: str) -> list[TextWord]:
 
 
 def word_of_characters(text: str) -> list[int]:
-    """Gives each character of a text to a word.
+    """Assign each character of a text to a word.
 
-    Punctuation belongs to the word it is written at: an opening bracket or
-    quotation mark to the word behind it, everything else to the word before
-    it; if it stands alone, to the last word before, or at the start of the
-    text to the first word.
+    Punctuation belongs to the word that it touches: an opening bracket or
+    quotation mark to the following word, everything else to the preceding
+    one. Detached punctuation belongs to the preceding word or, at the start
+    of the text, to the first.
 
     Arguments
     ---------
@@ -127,8 +126,8 @@ def word_of_characters(text: str) -> list[int]:
     Returns
     -------
     list of int
-        For each character the index of its word in :func:`split_words`; -1
-        for spaces (and for every character of a text without words).
+        Word index (as in :func:`split_words`) of each character; -1 for
+        spaces (and for every character of a text without words).
 
     Example
     -------
@@ -152,12 +151,11 @@ def word_of_characters(text: str) -> list[int]:
 def map_tokens_to_words(
     offsets: Sequence[tuple[int, int]], text: str
 ) -> list[int]:
-    """Gives each token of a (Hugging Face fast) tokenizer to a word.
+    """Assign each token of a (Hugging Face fast) tokenizer to a word.
 
     A token belongs to the word with which it shares the most letters and
-    digits, then the most punctuation; the first of them if several share as
-    many. A leading space, which many tokenizers put into the token, counts
-    for nothing.
+    digits, then the most punctuation; ties go to the first word. A leading
+    space, which many tokenizers include in the token, is ignored.
 
     Arguments
     ---------
@@ -170,8 +168,8 @@ def map_tokens_to_words(
     Returns
     -------
     list of int
-        For each token the index of its word in :func:`split_words`, -1 if it
-        holds only spaces or is a special token with an empty span. A token
+        Word index (as in :func:`split_words`) of each token, -1 if it holds
+        only spaces or is a special token with an empty span. A token
         that spans several Chinese words belongs to one of them.
 
     Raises
@@ -193,7 +191,7 @@ def map_tokens_to_words(
         if not 0 <= start <= end <= len(text):
             raise ValueError(
                 f"Token {token} spans characters {start} to {end}, but the "
-                f"text has {len(text)}: give the offsets of this very text."
+                f"text has {len(text)}: pass the offsets of the same text."
             )
         shares = {}
         for position in range(start, end):
@@ -210,33 +208,33 @@ def map_tokens_to_words(
 def map_rewritten_words(
     text: str, rewritten: str, rewrite: Callable[[str], str]
 ) -> list[int]:
-    """Finds from which word of a text each word of a rewritten text comes.
+    """Map each word of a rewritten text to its word in the original.
 
     Text normalisation writes one word as several ("21" as "twenty one") and
-    changes their order ("March 3rd" to "the third of march"); what a label
-    says of a word then holds for all that it became. Each part between spaces
-    is rewritten by itself, and the words that it becomes are found in the
-    rewritten text: most in their order, the others wherever they were moved.
-    Those that are found in no part come from the parts of which nothing was
-    found, between the same neighbours: one from each if there are as many,
-    otherwise by their shares of the letters. If there is no such part ("the"
-    and "of" are put in), they come from the one behind them, or from the last
-    before. The words of a part ("7:05pm") are told apart in the same way.
+    changes their order ("March 3rd" to "the third of march"); the label of
+    a word applies to all words that it becomes. Each part between spaces is
+    rewritten separately, and the resulting words are located in the rewritten
+    text: most in order, the others wherever they were moved. Unlocated words
+    are assigned to the unlocated parts between the same neighbours: one to
+    one if their numbers are equal, otherwise in proportion to the letters.
+    Without such a part (inserted "the" or "of"), they are assigned to the
+    following part, or to the last. The words within a part ("7:05pm") are
+    distinguished in the same way.
 
     Arguments
     ---------
     text : str
-        The text.
+        The original text.
     rewritten : str
-        What ``rewrite`` has made of it.
+        Result of ``rewrite`` for the text.
     rewrite : callable
-        str to str.
+        Function from str to str that rewrites a text.
 
     Returns
     -------
     list of int
-        For each word of :func:`split_words` of the rewritten text the index
-        of a word of the text; -1 if that has none.
+        For each word (:func:`split_words`) of the rewritten text, the index
+        of a word of the original; -1 if the original has no words.
 
     Example
     -------
@@ -265,15 +263,16 @@ def map_rewritten_words(
 
 
 def same_word(one: str, other: str) -> bool:
-    """Whether two spellings are the same word: case, punctuation and the
-    form of the apostrophe do not count.
+    """Check whether two spellings are of the same word.
+
+    Case, punctuation and the form of the apostrophe are ignored.
 
     Arguments
     ---------
     one : str
         A word.
     other : str
-        Another.
+        Another word.
 
     Example
     -------
@@ -284,7 +283,7 @@ def same_word(one: str, other: str) -> bool:
 
 
 def is_ideograph(character: str) -> bool:
-    """Whether a character is a Chinese one.
+    """Check whether a character is a Chinese one.
 
     Arguments
     ---------
@@ -304,7 +303,7 @@ def is_ideograph(character: str) -> bool:
 
 
 def _continues(text: str, position: int, start: int | None) -> bool:
-    """Whether the character is a word's, given where a word is running."""
+    """Check if a character is in a word, given the current word's start."""
     character = text[position]
     kind = unicodedata.category(character)[0]
     if kind in "LN":
@@ -324,7 +323,7 @@ def _continues(text: str, position: int, start: int | None) -> bool:
 def _attach_punctuation(
     text: str, owner: list[int], start: int, end: int
 ) -> None:
-    """Fills in, in place, the owners of a run without spaces."""
+    """Assign the punctuation of a chunk without spaces, in place."""
     inside = [word for word in owner[start:end] if word >= 0]
     if not inside:
         before = next((w for w in reversed(owner[:start]) if w >= 0), 0)
@@ -345,9 +344,7 @@ def _attach_punctuation(
 
 
 def _parts_with_words(text: str) -> list[str]:
-    """Runs without spaces; one without words ("&") is put to the one before,
-    or to the first.
-    """
+    """Split at spaces; join a chunk without words ("&") to its neighbour."""
     parts = []
     for chunk in text.split():
         if parts and not (split_words(chunk) and split_words(parts[-1])):
@@ -360,7 +357,7 @@ def _parts_with_words(text: str) -> list[str]:
 def _map_parts(
     parts: Sequence[str], spoken: Sequence[str], rewrite: Callable[[str], str]
 ) -> list[int]:
-    """Gives each spoken word to a part; see :func:`map_rewritten_words`."""
+    """Assign each spoken word to a part; see :func:`map_rewritten_words`."""
     if len(parts) == 1:
         return [0] * len(spoken)
     read, readers = [], []
@@ -381,11 +378,11 @@ def _map_parts(
 
 
 def _match(read: Sequence[str], spoken: Sequence[str]) -> list[int | None]:
-    """Index in ``read`` of each spoken word; each is used once.
+    """Find the index in ``read`` of each spoken word; each is used once.
 
-    The longest runs that both share go first, then single words in any order.
+    The longest common runs are matched first, then single words in any order.
     """
-    found = [None] * len(spoken)
+    found: list[int | None] = [None] * len(spoken)
     matcher = SequenceMatcher(None, read, spoken, autojunk=False)
     for first, start, size in matcher.get_matching_blocks():
         found[start : start + size] = range(first, first + size)
@@ -398,8 +395,8 @@ def _match(read: Sequence[str], spoken: Sequence[str]) -> list[int | None]:
 
 
 def _gaps(owners: Sequence[int | None]) -> list[tuple[int, int]]:
-    """Start and end of each run of None."""
-    gaps = []
+    """Find the start and end of each run of None."""
+    gaps: list[tuple[int, int]] = []
     for place, owner in enumerate(owners):
         if owner is None and gaps and gaps[-1][1] == place:
             gaps[-1] = (gaps[-1][0], place + 1)
@@ -411,7 +408,7 @@ def _gaps(owners: Sequence[int | None]) -> list[tuple[int, int]]:
 def _share(
     parts: Sequence[str], sharing: Sequence[int], spoken: Sequence[str]
 ) -> list[int]:
-    """Divides spoken words among some parts, by letters if not one to one."""
+    """Divide spoken words among parts, by letters if not one to one."""
     if len(sharing) == len(spoken):
         return list(sharing)
     sizes = torch.tensor([len(parts[index]) for index in sharing])

@@ -1,4 +1,4 @@
-"""Features of words: the frames of each, and how long it takes."""
+"""Word features: pooled frames and timing."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,8 @@ from speechbrain_emofilm.processing.pooling import word_average_pooling
 
 import torch
 
-#: Number of features that :func:`word_timing` gives.
-N_TIMING = 2
-#: Mean and standard deviation, about, of a word's logarithmic duration in
-#: seconds, and of the same for each of its letters.
+#: Approximate mean and standard deviation of the logarithm of a word's
+#: duration in seconds, and of its duration per letter.
 _TIMING_MEAN = (-1.4, -2.8)
 _TIMING_STD = (0.5, 0.4)
 _SHORTEST = 0.02  # s
@@ -25,28 +23,29 @@ _SHORTEST = 0.02  # s
 def aligned_words(
     alignment_folder: str | Path, utterance: str, item: Mapping
 ) -> list[Word]:
-    """Reads the words of an utterance and when they are spoken.
+    """Read the words of an utterance with their times.
 
     Arguments
     ---------
     alignment_folder : str or Path
         An aligner's output folder.
     utterance : str
-        The utterance id.
+        Utterance id.
     item : mapping
-        Its entry in the manifest, with ``speaker`` and ``text``.
+        Manifest entry of the utterance, with ``speaker`` and ``text``.
 
     Returns
     -------
     list of Word
-        Spelled as in the text.
+        Words, spelled as in the text.
 
     Raises
     ------
     FileNotFoundError
-        If it has no TextGrid.
+        If the utterance has no TextGrid.
     ValueError
-        If that cannot be read, has no words, or others than the text.
+        If the TextGrid cannot be read, has no words, or does not match the
+        text.
     """
     path = find_textgrid(alignment_folder, utterance, item["speaker"])
     words = match_words(read_alignment(path), item["text"], path)
@@ -62,26 +61,26 @@ def word_features(
     frame_offset: float,
     timing: bool = True,
 ) -> torch.Tensor:
-    """Pools the frames of each word, and adds its timing.
+    """Pool the frames of each word and append its timing.
 
     Arguments
     ---------
     frames : torch.Tensor
         Emotion features (F, D) of an utterance.
     words : sequence of Word
-        Its words.
+        Words of the utterance.
     frame_rate : float
         Frames per second.
     frame_offset : float
         Centre of frame 0 in seconds.
     timing : bool
-        Whether to add the two features of :func:`word_timing`, which a mean
-        over frames cannot hold.
+        Whether to append the two features of :func:`word_timing`, which a
+        mean over frames cannot represent.
 
     Returns
     -------
     torch.Tensor
-        (W, D) or (W, D + 2).
+        Word features, (W, D) or, with timing, (W, D + 2).
 
     Raises
     ------
@@ -114,7 +113,7 @@ def word_features(
 
 
 def word_timing(words: Sequence[Word]) -> torch.Tensor:
-    """How long each word takes, and each of its letters.
+    """Compute the normalised log duration of words, in all and per letter.
 
     Arguments
     ---------
@@ -124,8 +123,8 @@ def word_timing(words: Sequence[Word]) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        (W, 2): logarithm of the duration, and of the duration divided by
-        the number of letters, of about mean 0 and variance 1.
+        (W, 2): logarithm of the duration, and of the duration per letter,
+        with a mean of about 0 and a variance of about 1.
 
     Example
     -------

@@ -1,15 +1,13 @@
-"""Predicted naturalness by DistillMOS.
+"""Predicted naturalness (MOS) by DistillMOS.
 
-The wheel of ``distillmos`` (MIT) carries its weights, so nothing is
+The wheel of ``distillmos`` (MIT) includes its weights, so nothing is
 downloaded. The model was trained on ratings of telephone and synthetic
-speech; its figures rank systems and replace no listening test.
+speech; its scores rank systems but do not replace a listening test.
 """
 
 import contextlib
 import io
 from collections.abc import Sequence
-
-import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
 
 import torch
 from scipy.signal import resample_poly
@@ -18,7 +16,7 @@ SAMPLE_RATE = 16000  # of the model
 
 
 class DistillMOS:
-    """Predicts the mean opinion score of speech.
+    """Predictor of the mean opinion score of speech.
 
     Raises
     ------
@@ -34,24 +32,24 @@ class DistillMOS:
                 f"Predicted naturalness needs the package {error.name}: "
                 "pip install 'speechbrain-emofilm[demo]'."
             ) from error
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its path
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a path
             self.model = ConvTransformerSQAModel().eval()
 
     @torch.inference_mode()
     def predict(self, wavs: Sequence, sample_rate: int = 24000) -> list[float]:
-        """Predicts scores.
+        """Predict the scores of utterances.
 
         Arguments
         ---------
         wavs : sequence of torch.Tensor or numpy.ndarray
             Sounds (T,), within -1 and 1.
         sample_rate : int
-            Their samples per second.
+            Sample rate of the sounds, in Hz.
 
         Returns
         -------
         list of float
-            From 1 to 5.
+            Scores from 1 to 5.
         """
         scores = []
         for wav in wavs:

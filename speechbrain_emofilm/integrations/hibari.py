@@ -40,17 +40,17 @@ INSTRUCTION_WORDS = (
 #: Written cues of a word: one axis of prosody each, three levels.
 CUE_AXES = ("loudness", "pitch", "tempo", "contour")
 CUE_LEVELS = 3
-#: Combinations of levels, and the cue that asks for no change at all.
+#: Number of combinations of levels, plus one for the explicit plain cue.
 N_CUES = CUE_LEVELS ** len(CUE_AXES) + 1
 
-#: Letters of a stretched place that had one, as :class:`Cues` writes it.
+#: Number of letters to which :class:`Cues` stretches a single letter.
 _STRETCHED_SIZE = 4
 _STRETCH = re.compile(r"([A-Za-z])\1{2,}")
 _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _INSTRUCTION_END = "<|endofprompt|>"
-#: Marks that may stand around several words.
+#: Marks that may enclose several words.
 _PAIRS = {"(": ")", "[": "]"}
-#: Characters that are no letters but are read aloud.
+#: Characters other than letters that are read aloud.
 _SPOKEN_SYMBOLS = "#$%&+<=>@"
 #: F0 above which hibari's dsp makes pulses, Hz.
 _VOICED_HZ = 40.0
@@ -61,10 +61,9 @@ _RAW_DURATIONS, _DURATIONS = "/Sub_output_0", "/Clip_output_0"
 
 @dataclass(frozen=True)
 class Cues:
-    """What the spelling of one word says about how to speak it.
+    """Prosodic cues in the spelling of a word.
 
-    Every field but the last is -1, 0 or 1; where all are 0, the text says
-    nothing.
+    Every field but the last is -1, 0 or 1; all are 0 without cues.
 
     Arguments
     ---------
@@ -79,8 +78,8 @@ class Cues:
         1 for a question mark (rising, ``won?``), -1 for a semicolon (falling,
         ``won;``).
     plain : bool
-        True for brackets (``[won]``), the aside of a chronicler: no change
-        along any axis, whatever the other fields are.
+        True for brackets (``[won]``), a neutral aside: no change along any
+        axis, whatever the other fields are.
 
     Example
     -------
@@ -108,7 +107,7 @@ class Cues:
 
     @classmethod
     def from_code(cls, code: int) -> "Cues":
-        """The combination with that index."""
+        """Return the combination with this index."""
         if code == N_CUES - 1:
             return cls(plain=True)
         levels = []
@@ -118,7 +117,7 @@ class Cues:
         return cls(*reversed(levels))
 
     def write(self, word: str) -> str:
-        """Spell `word` with these cues (the inverse of reading them).
+        """Spell a word with these cues (the inverse of :func:`read_cues`).
 
         Arguments
         ---------
@@ -156,8 +155,8 @@ def read_cues(
     token : str
         A token between spaces, e.g. ``"SOOOO!"``.
     is_word : callable, optional
-        Whether a spelling is a word's, to tell stretched double letters
-        (``goooood``) from single ones (``sooooo``).
+        Function that checks whether a spelling is a word, to distinguish
+        stretched double letters (``goooood``) from single ones (``sooooo``).
 
     Returns
     -------
@@ -165,6 +164,7 @@ def read_cues(
         Lower-cased where it was in capitals, letters that occur three or more
         times in a row reduced to one or to two.
     cues : Cues
+        Cues of the token.
 
     Example
     -------
@@ -193,11 +193,12 @@ def read_cues(
 
 
 def _unstretch(word: str, is_word: Callable[[str], bool] | None) -> str:
-    """Undoes stretched spelling.
+    """Undo stretched spelling.
 
-    Of the spellings with one letter or two in each stretched place, one that
-    is a word is meant. Where both are, as for ``loose`` and ``lose``, a vowel
-    is double unless it is as long as :meth:`Cues.write` makes a single one.
+    Of the spellings with one or two letters in each stretched place, the first
+    that is a word is returned. If both are words (``loose`` and ``lose``), a
+    vowel is taken for double unless it has the length that
+    :meth:`Cues.write` gives to a single one.
     """
     places = list(_STRETCH.finditer(word))
     choices = []
@@ -217,18 +218,19 @@ def _unstretch(word: str, is_word: Callable[[str], bool] | None) -> str:
 
 
 def written_tokens(text: str) -> list[str]:
-    """The words of a text, each with the marks written onto it.
+    """Split a text into words, each with its punctuation marks.
 
-    Parentheses and brackets around several words are written onto each.
+    Parentheses and brackets around several words are attached to each.
 
     Arguments
     ---------
     text : str
+        Any text.
 
     Returns
     -------
     list of str
-        One for each of :func:`split_words`.
+        One token for each word of :func:`split_words`.
 
     Example
     -------
@@ -240,7 +242,7 @@ def written_tokens(text: str) -> list[str]:
     words = split_words(text)
     edges = [0, *(word.start for word in words[1:]), len(text)]
     tokens, before = [], text[: words[0].start] if words else ""
-    # Where the one that was opened last ends.
+    # End of the most recently opened pair.
     closing = dict.fromkeys(_PAIRS, -1)
     for word, end in zip(words, edges[1:]):
         after, *rest = re.split(r"\s", text[word.end : end])
@@ -258,7 +260,7 @@ def written_tokens(text: str) -> list[str]:
 
 
 def _missing(error: ImportError) -> ImportError:
-    """An error that says how to install what is missing."""
+    """Return an error that says how to install the missing package."""
     return ImportError(
         f"The English mini voice needs the package {error.name}: "
         "pip install 'speechbrain-emofilm[demo]'."
@@ -266,7 +268,7 @@ def _missing(error: ImportError) -> ImportError:
 
 
 class HibariTextFrontend:
-    """English text to the units of the mini language model.
+    """Converter of English text to the units of the mini language model.
 
     A unit is one phoneme symbol (stress marks, spaces, commas and full stops
     are units too) in one of the 82 combinations of written cues
@@ -355,7 +357,7 @@ class HibariTextFrontend:
         return TextUnits(ids, word_of_unit, list(words))
 
     def pronounce(self, word: str) -> str:
-        """Phoneme symbols of one word, stress marks included.
+        """Return the phoneme symbols of a word, including stress marks.
 
         Example
         -------
@@ -365,15 +367,15 @@ class HibariTextFrontend:
         return self._g2p(word).strip(" .,")
 
     def _is_word(self, spelling: str) -> bool:
-        """Whether the pronouncing dictionary has a lower-case word."""
+        """Check whether the pronunciation dictionary has a lower-case word."""
         # Its second half has names and rarities: "woon", "al".
         return spelling in self._g2p.lexicon.golds.d
 
     @staticmethod
     def _check(text: str, start: int) -> None:
-        """Refuse what an English voice cannot read, before any work.
+        """Raise ValueError for characters that an English voice cannot read.
 
-        What stands before `start`, an instruction, is not spoken.
+        The instruction before `start` is not spoken.
         """
         for position, character in enumerate(text[start:], start):
             if character.isdigit():
@@ -391,7 +393,7 @@ class HibariTextFrontend:
                 )
 
     def _instruction_ids(self, instruction: str) -> list[int]:
-        """Ids of the instruction's words and its end mark."""
+        """Return the ids of the instruction's words and its end mark."""
         if not instruction:
             return []
         words = instruction.split() + [_INSTRUCTION_END]
@@ -407,8 +409,10 @@ class HibariTextFrontend:
     def _phonemes(
         self, words: Sequence[str], tokens: Sequence[str]
     ) -> list[str]:
-        """Phoneme symbols of each word; from the second on with the space
-        before it, and with the comma or full stop behind it.
+        """Return the phoneme symbols of each word.
+
+        They include the space before each word but the first, and the comma
+        or full stop after a word.
         """
         commas = ["," if "," in token else "" for token in tokens[:-1]] + [""]
         sentence = " ".join(w + c for w, c in zip(words, commas))

@@ -1,4 +1,4 @@
-"""Speaker vectors by the GE2E encoder whose weights come with Resemblyzer.
+"""Speaker vectors from the GE2E encoder shipped with Resemblyzer.
 
 Only the weights are taken from the wheel of ``Resemblyzer`` (Apache-2.0),
 whose own code would need a compiler for its voice activity detector:
@@ -6,8 +6,8 @@ whose own code would need a compiler for its voice activity detector:
     pip install --no-deps Resemblyzer==0.1.4
 
 The encoder (Wan et al. 2018, arXiv 1710.10467) was trained on thousands of
-English speakers. No pauses are removed here, so that its figures compare
-with each other and not with those of other set-ups.
+English speakers. Pauses are not removed here, so its scores are only
+comparable with each other, not with those of other set-ups.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,20 @@ from torch.nn import functional as F
 
 SAMPLE_RATE = 16000
 N_FFT, HOP, N_MELS = 400, 160, 40
-WINDOW, STEP = 160, 77  # frames of a partial utterance, and between two
+WINDOW, STEP = 160, 77  # frames of a window, and from one to the next
 DIM = 256
-LEVEL = 10 ** (-30 / 20)  # root mean square that quiet speech is raised to
+LEVEL = 10 ** (
+    -30 / 20
+)  # minimum RMS level, to which quiet speech is amplified
 
 
 class Resemblyzer(nn.Module):
-    """Speaker vectors of 256 values.
+    """Speaker encoder with vectors of 256 values.
 
     Arguments
     ---------
     path : str or Path, optional
-        The weights; by default those of the installed package.
+        File of the weights; by default that of the installed package.
 
     Raises
     ------
@@ -58,7 +60,7 @@ class Resemblyzer(nn.Module):
         path = Path(path) if path else _installed_weights()
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: no speaker encoder there; install Resemblyzer, or "
+                f"{path}: no such speaker encoder; install Resemblyzer, or "
                 "give the path of its pretrained.pt."
             )
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -79,7 +81,7 @@ class Resemblyzer(nn.Module):
 
     @torch.inference_mode()
     def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeds utterances.
+        """Compute the speaker vectors of utterances.
 
         Arguments
         ---------
@@ -89,7 +91,7 @@ class Resemblyzer(nn.Module):
         Returns
         -------
         torch.Tensor
-            Speaker vectors of length 1, (B, 256); not a number for silence.
+            Speaker vectors of unit norm, (B, 256); NaN for silence.
         """
         return torch.stack([self._embed(wav) for wav in wavs])
 
@@ -99,7 +101,7 @@ class Resemblyzer(nn.Module):
         if len(wav) == 0 or not level > 0:
             return torch.full((DIM,), torch.nan, device=wav.device)
         mel = self._mel(wav * max(1.0, float(LEVEL / level)))
-        # Windows that overlap by half; the last is full or more than 3/4.
+        # Windows overlap by half; the last must be at least 3/4 full.
         starts = range(0, len(mel), STEP)
         starts = [s for s in starts if s == 0 or len(mel) - s > 0.75 * WINDOW]
         padded = F.pad(mel, (0, 0, 0, starts[-1] + WINDOW))
@@ -109,7 +111,7 @@ class Resemblyzer(nn.Module):
         return F.normalize(vectors.mean(0), dim=-1)
 
     def _mel(self, wav: torch.Tensor) -> torch.Tensor:
-        """Mel power spectrogram (T, 40)."""
+        """Compute the mel power spectrogram (T, 40)."""
         spectrum = torch.stft(
             wav,
             N_FFT,
@@ -123,7 +125,7 @@ class Resemblyzer(nn.Module):
 
 
 def _installed_weights() -> Path:
-    """Weights inside the installed package, which is not imported."""
+    """Find the weights in the installed package without importing it."""
     package = find_spec("resemblyzer")
     if package is None:
         raise ImportError(

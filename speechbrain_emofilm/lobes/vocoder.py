@@ -1,4 +1,4 @@
-"""What the vocoders have in common: from a mel spectrogram to a wave."""
+"""Interface of the vocoders: from a mel spectrogram to a wave."""
 
 import torch
 import torch.nn.functional as F
@@ -6,11 +6,11 @@ from torch import nn
 
 
 class MelVocoder(nn.Module):
-    """Base class: F0 from the mel, a source from F0, a wave from both.
+    """Base class of vocoders: F0 from the mel, excitation from F0, then a wave.
 
     A vocoder implements ``predict_f0``, ``source``, ``decode`` and, to be
-    trained, ``f0_loss``. Training calls them apart, since it knows the true
-    F0; ``forward`` chains them.
+    trained, ``f0_loss``. Training calls them separately, since it knows the
+    true F0; ``forward`` chains them.
 
     Arguments
     ---------
@@ -37,7 +37,7 @@ class MelVocoder(nn.Module):
         self.hop_length = hop_length
 
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
-        """Predicts F0.
+        """Predict F0 from the mel spectrogram.
 
         Arguments
         ---------
@@ -47,17 +47,17 @@ class MelVocoder(nn.Module):
         Returns
         -------
         f0 : torch.Tensor
-            In Hz, near 0 where unvoiced; shape (B, N).
+            F0 in Hz, near 0 where unvoiced; shape (B, N).
         """
         raise NotImplementedError
 
     def f0_loss(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
-        """Error of the predicted F0.
+        """Compute the error of the predicted F0.
 
         Arguments
         ---------
         mel : torch.Tensor
-            Shape (B, N, bands).
+            Natural-log mel spectrogram, shape (B, N, bands).
         f0 : torch.Tensor
             The true F0 in Hz, 0 where unvoiced; shape (B, N).
 
@@ -69,32 +69,32 @@ class MelVocoder(nn.Module):
         raise NotImplementedError
 
     def source(self, f0: torch.Tensor, seed: int | None = 0) -> torch.Tensor:
-        """Makes the excitation.
+        """Generate the excitation.
 
         Arguments
         ---------
         f0 : torch.Tensor
-            In Hz, shape (B, N).
+            F0 in Hz, shape (B, N).
         seed : int, optional
             Seed of the noise, which is then the same for every item; None
-            draws other noise for each from torch's own generator.
+            draws independent noise per item from torch's global generator.
 
         Returns
         -------
         source : torch.Tensor
-            What ``decode`` takes; N * hop_length samples long.
+            Excitation for ``decode``; N * hop_length samples long.
         """
         raise NotImplementedError
 
     def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """Shapes the excitation by the mel spectrogram.
+        """Shape the excitation by the mel spectrogram.
 
         Arguments
         ---------
         mel : torch.Tensor
-            Shape (B, N, bands).
+            Natural-log mel spectrogram, shape (B, N, bands).
         source : torch.Tensor
-            From ``source``.
+            Excitation from ``source``.
 
         Returns
         -------
@@ -109,11 +109,10 @@ class MelVocoder(nn.Module):
         lens: torch.Tensor | None = None,
         seed: int | None = 0,
     ) -> torch.Tensor:
-        """Generates waves.
+        """Generate waves.
 
-        Items run at their own length, those of equal length together: each
-        wave equals the one that the item gets alone, and padding costs
-        nothing.
+        Items of equal length run together and without padding, so that each
+        wave equals that of the item alone and padding costs nothing.
 
         Arguments
         ---------
@@ -122,7 +121,7 @@ class MelVocoder(nn.Module):
         lens : torch.Tensor, optional
             Relative lengths (B,); all full if None.
         seed : int, optional
-            As in ``source``.
+            Seed of the noise, as in ``source``.
 
         Returns
         -------
@@ -147,7 +146,7 @@ class MelVocoder(nn.Module):
 def seeded_noise(
     batch: int, *shape: int, seed: int | None, like: torch.Tensor
 ) -> torch.Tensor:
-    """Standard normal noise that leaves torch's own generator alone.
+    """Draw standard normal noise without touching torch's global generator.
 
     Arguments
     ---------
@@ -157,9 +156,9 @@ def seeded_noise(
         Shape of the noise of one item.
     seed : int, optional
         The same seed gives the same noise, on every device; all items get
-        the same. None draws from torch's own generator, for each item anew.
+        the same. None draws independent noise from torch's global generator.
     like : torch.Tensor
-        Gives device and precision.
+        Tensor whose device and precision the noise gets.
 
     Returns
     -------

@@ -1,22 +1,22 @@
-"""Word emotions: a light transformer over the words of an utterance.
+"""Word emotion recognition: a light transformer over an utterance's words.
 
-The features of each word, pooled over its frames, are projected and pass a
-small transformer, from which one head reads the word's emotion and another
-its intensity or other attributes (https://arxiv.org/abs/2509.20378).
+The features of each word, pooled over its frames, are projected and pass
+through a small transformer; one head predicts the word's emotion, another its
+intensity or other attributes (https://arxiv.org/abs/2509.20378).
 
-Corpora tell the emotion of a sentence, not of its words. Three losses stand
-for three ways to learn from that, with the same call:
+Corpora label the emotion of a sentence, not of its words. Three losses with
+the same interface learn from such labels:
 
 * ``BroadcastLoss`` gives each word the sentence's emotion, as the paper does.
   The neutral words of an emotional sentence thus have a wrong target.
-* ``MultipleInstanceLoss`` takes the sentence as a bag of words, of which some
-  carry its emotion and the others are background (neutral).
-* ``WordLoss`` is given the truth of each word: the upper bound.
+* ``MultipleInstanceLoss`` treats the sentence as a bag of words, of which
+  some carry its emotion and the others are background (neutral).
+* ``WordLoss`` is given the true emotion of each word: the upper bound.
 
-A transformer that has only seen sentences of one emotion learns to smear it
+A transformer that has only seen sentences of one emotion learns to spread it
 over all of their words. ``splice_bags`` makes training sequences of two
 pieces, each of which keeps the emotion of the sentence it was cut from, so
-that context stays useful and yet emotions may change.
+that the context stays useful although emotions may change.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from speechbrain.lobes.models.transformer.Transformer import (
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-#: Smallest probability of which a logarithm is taken.
+#: Added to probabilities before their logarithm is taken.
 _TINY = 1e-6
 
 
@@ -42,11 +42,11 @@ class WordEmotionOutput:
     Arguments
     ---------
     logits : torch.Tensor
-        Of each word's emotion, shape (B, W, K).
+        Logits of each word's emotion, shape (B, W, K).
     attributes : torch.Tensor
-        Of each word, 0 to 1, shape (B, W, R).
+        Attributes of each word, 0 to 1, shape (B, W, R).
     attention : torch.Tensor
-        Logits of how much a word counts in its sentence, shape (B, W).
+        Logits of each word's weight in its sentence, shape (B, W).
     """
 
     logits: torch.Tensor
@@ -56,7 +56,7 @@ class WordEmotionOutput:
 
 @dataclass
 class WordTargets:
-    """What is known of words: each belongs to a bag, such as its sentence.
+    """Training targets of words, each of which belongs to a bag (sentence).
 
     Arguments
     ---------
@@ -76,7 +76,7 @@ class WordTargets:
 
 
 class WordEmotionTransformer(nn.Module):
-    """Emotion and attributes of each word from its features.
+    """Model of the emotion and attributes of each word, given its features.
 
     Arguments
     ---------
@@ -88,21 +88,21 @@ class WordEmotionTransformer(nn.Module):
         Number R of attributes: 1 for the intensity, 3 for valence, arousal
         and dominance.
     d_model : int
-        Size of the transformer.
+        Width of the transformer.
     nhead : int
-        Attention heads.
+        Number of attention heads.
     num_layers : int
-        Layers of the transformer.
+        Number of transformer layers.
     d_ffn : int
-        Size of its feed-forward layers.
+        Width of the feed-forward layers.
     dropout : float
-        Of the features' projection and the transformer.
+        Dropout of the projection and the transformer.
     context : Optional[int]
         How many words to either side a layer may attend to; all if None.
     group_dims : Optional[list of int]
         Sizes of the groups of features, in their order, for instance of a
         speech model's frames, of prosody and of timing. Each is scaled by
-        the inverse root of its size, so that a wide group does not drown a
+        the inverse root of its size, so that a wide group does not dominate a
         narrow one. One group of all if None.
 
     Raises
@@ -169,7 +169,7 @@ class WordEmotionTransformer(nn.Module):
     def forward(
         self, features: torch.Tensor, lens: torch.Tensor | None = None
     ) -> WordEmotionOutput:
-        """Reads the emotion of each word.
+        """Predict the emotion of each word.
 
         Arguments
         ---------
@@ -181,10 +181,10 @@ class WordEmotionTransformer(nn.Module):
         Returns
         -------
         WordEmotionOutput
-            What stands in padding means nothing.
+            Predictions; those in the padding are meaningless.
         """
         words = word_mask(features, lens)
-        # Zero times what stands in the padding need not be zero.
+        # Padding may hold NaN or infinity, which times zero is not zero.
         features = features.masked_fill(~words.unsqueeze(-1), 0.0)
         hidden = self.projection(features * self.scale)
         hidden = self.dropout(hidden + self.positions(hidden))
@@ -196,11 +196,11 @@ class WordEmotionTransformer(nn.Module):
         )
 
     def _blocked(self, words):
-        """Pairs of words that do not see each other, (B * heads, W, W).
+        """Build the attention mask (B * heads, W, W), True where blocked.
 
-        A mask of its own for each item, and not a key padding mask: within
-        a narrow context, a padded position would see nothing, which gives
-        NaN. Here every position sees itself.
+        This is not a key padding mask: with a narrow context a padded
+        position could then attend to nothing, which gives NaN. Here every
+        position attends to itself.
         """
         index = torch.arange(words.shape[1], device=words.device)
         distance = (index - index.unsqueeze(-1)).abs()
@@ -212,7 +212,7 @@ class WordEmotionTransformer(nn.Module):
 
 
 class BroadcastLoss(nn.Module):
-    """Gives each word the emotion and the attributes of its sentence.
+    """Loss with the emotion and attributes of the sentence for each word.
 
     Arguments
     ---------
@@ -250,19 +250,19 @@ class BroadcastLoss(nn.Module):
     def forward(
         self, output: WordEmotionOutput, targets: WordTargets
     ) -> torch.Tensor:
-        """Computes the loss.
+        """Compute the loss.
 
         Arguments
         ---------
         output : WordEmotionOutput
             Predictions.
         targets : WordTargets
-            What is known of the words.
+            Targets of the words.
 
         Returns
         -------
         loss : torch.Tensor
-            0-d; 0 where nothing is known.
+            Scalar; 0 without any known target.
         """
         known = (targets.bags >= 0) & (targets.emotions >= 0)
         losses = F.cross_entropy(
@@ -285,27 +285,26 @@ class BroadcastLoss(nn.Module):
 
 
 class WordLoss(BroadcastLoss):
-    """Learns from the truth of each word, where there is one.
+    """Loss with the true emotion of each word, where it is known.
 
-    It is computed as ``BroadcastLoss``; the targets differ: those of words in
-    place of those of sentences.
+    It is computed like ``BroadcastLoss``, with targets of words instead of
+    sentences.
     """
 
 
 class MultipleInstanceLoss(nn.Module):
-    """Supervises sentences, from which the emotions of words emerge.
+    """Multiple-instance loss: sentence labels supervise word predictions.
 
-    A sentence of emotion y is a bag of words. Two things are asked of it:
+    A sentence of emotion y is a bag of words. The loss has two terms:
 
-    1. Its words' predictions, averaged with learned attention, give y.
-       Attention goes to the words that carry the emotion.
-    2. Each word carries y or is background b, that is neutral, and nothing
-       else. This is the likelihood of a mixture,
+    1. The word predictions, averaged with learned attention, should give y.
+       Attention moves to the words that carry the emotion.
+    2. Each word should carry either y or the background b (neutral).
+       This is the likelihood of a mixture,
        (1 - share) p(y) + share p(b), whose gradient divides a word's target
-       between y and b in proportion to what the model finds in it, as
-       expectation-maximisation does. Words of a sentence that is neutral as
-       a whole are background for certain (negative bags), and so tell the
-       model what background is.
+       between y and b in proportion to the model's prediction, as in
+       expectation-maximisation. Words of a neutral sentence are certainly
+       background (negative bags) and teach the model what background is.
 
     Attributes are averaged with the same attention, detached, and compared
     with those of the sentence.
@@ -313,14 +312,14 @@ class MultipleInstanceLoss(nn.Module):
     Arguments
     ---------
     background : Optional[int]
-        Index of the background emotion; if None, there is none, and each
-        word is expected to carry its sentence's emotion.
+        Index of the background emotion. If None, each word is expected to
+        carry its sentence's emotion.
     background_share : float
         Expected share of background words in an emotional sentence, 0 to 1.
     attention_weight : float
-        Weight of what is asked of the attention-weighted average.
+        Weight of the loss of the attention-weighted average.
     mixture_weight : float
-        Weight of what is asked of each word.
+        Weight of the mixture loss of each word.
     class_weights : Optional[list of float]
         Weight of each emotion; all 1 if None.
     label_smoothing : float
@@ -331,7 +330,7 @@ class MultipleInstanceLoss(nn.Module):
     Raises
     ------
     ValueError
-        If the share is not within 0 and 1.
+        If the share is below 0, or not below 1.
 
     Example
     -------
@@ -378,19 +377,19 @@ class MultipleInstanceLoss(nn.Module):
     def forward(
         self, output: WordEmotionOutput, targets: WordTargets
     ) -> torch.Tensor:
-        """Computes the loss.
+        """Compute the loss.
 
         Arguments
         ---------
         output : WordEmotionOutput
             Predictions.
         targets : WordTargets
-            What is known of the bags.
+            Targets of the bags.
 
         Returns
         -------
         loss : torch.Tensor
-            0-d; 0 where nothing is known.
+            Scalar; 0 without any known target.
         """
         known = (targets.bags >= 0) & (targets.emotions >= 0)
         emotions = targets.emotions.clamp(min=0)
@@ -418,7 +417,7 @@ class MultipleInstanceLoss(nn.Module):
         )
 
     def _mixture(self, probs, found, emotions):
-        """Likelihood of each word in its sentence, (B, W)."""
+        """Compute the likelihood of each word in its sentence, (B, W)."""
         if self.background is None:
             return found
         share = self.background_share
@@ -427,7 +426,7 @@ class MultipleInstanceLoss(nn.Module):
 
     @staticmethod
     def _attention_loss(attention, bags, found, weights):
-        """What the average over a bag gives its emotion, 0-d."""
+        """Compute the NLL of the bag's emotion under pooled attention."""
         losses, shares = [], []
         for inside in bags:
             attended = bag_attention(attention, inside)
@@ -438,23 +437,23 @@ class MultipleInstanceLoss(nn.Module):
 
     @staticmethod
     def _attribute_loss(output, attributes, bags):
-        """Squared error of the average attributes of a bag, 0-d."""
+        """Compute the squared error of a bag's mean attributes, a scalar."""
         errors, counts = [], []
         for inside in bags:
             attended = bag_attention(output.attention.detach(), inside)
             found = (attended.unsqueeze(-1) * output.attributes).sum(1)
-            # Those of a bag are the same for all of its words.
+            # All words of a bag share the same attributes.
             first = inside.float().argmax(1)
             wanted = attributes[torch.arange(len(first)), first]
             rated = wanted.isfinite() & inside.any(1, keepdim=True)
-            # Indexed first: a NaN in what is unknown would reach gradients.
+            # Indexed first, so that the NaN of unknown ones has no gradient.
             errors.append((found[rated] - wanted[rated]) ** 2)
             counts.append(rated)
         return _mean(errors, counts)
 
 
 def _mean(sums, counts):
-    """Sum of all sums, divided by that of all counts; 0 of nothing."""
+    """Divide the sum of all sums by that of all counts; 0 if empty."""
     total = torch.cat([item.flatten() for item in sums]).sum()
     count = torch.cat([item.flatten() for item in counts]).sum()
     return total / count.clamp(min=1 if count.dtype == torch.long else _TINY)
@@ -463,7 +462,7 @@ def _mean(sums, counts):
 def word_mask(
     features: torch.Tensor, lens: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Which words are no padding.
+    """Mark the words that are not padding.
 
     Arguments
     ---------
@@ -490,19 +489,19 @@ def word_mask(
 
 
 def bag_attention(attention: torch.Tensor, inside: torch.Tensor):
-    """Shares of the words in a bag.
+    """Compute the attention weights of the words in a bag.
 
     Arguments
     ---------
     attention : torch.Tensor
         Logits, shape (B, W).
     inside : torch.Tensor
-        Which words are in the bag, bool, shape (B, W).
+        Membership of the words in the bag, bool, shape (B, W).
 
     Returns
     -------
     shares : torch.Tensor
-        Shape (B, W); they sum to 1, or to 0 for an empty bag.
+        Weights, shape (B, W); they sum to 1, or to 0 for an empty bag.
 
     Example
     -------
@@ -521,9 +520,9 @@ def splice_bags(
     share: float,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, WordTargets]:
-    """Joins the beginnings of some utterances with the ends of others.
+    """Splice the beginnings of some utterances with the ends of others.
 
-    Both pieces have at least two words and stay bags of their own.
+    Both pieces have at least two words and remain separate bags.
     Utterances of fewer than four words are left as they are.
 
     Arguments
@@ -533,7 +532,7 @@ def splice_bags(
     lens : torch.Tensor
         Relative lengths, shape (B,).
     targets : WordTargets
-        Of whole utterances: one bag each.
+        Targets of whole utterances, one bag each.
     share : float
         Share of the utterances to splice, 0 to 1.
     generator : Optional[torch.Generator]
@@ -546,7 +545,7 @@ def splice_bags(
     lens : torch.Tensor
         Relative lengths, shape (B,).
     targets : WordTargets
-        With a second bag in what is spliced.
+        Targets, with a second bag in spliced utterances.
 
     Example
     -------
@@ -600,10 +599,10 @@ def splice_bags(
 
 
 class FrameNormalization(nn.Module):
-    """Gives frames the mean 0 and the variance 1 of training speech.
+    """Normalisation of frames by the statistics of the training speech.
 
-    For a speaker of whom nothing else is known; otherwise the statistics of
-    the speaker's own speech are better.
+    It serves speakers without other data; the statistics of a speaker's own
+    speech are better where known.
 
     Arguments
     ---------
@@ -624,29 +623,29 @@ class FrameNormalization(nn.Module):
         self.register_buffer("std", torch.ones(dim))
 
     def set(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Sets the statistics.
+        """Set the statistics.
 
         Arguments
         ---------
         mean : torch.Tensor
-            Shape (D,).
+            Mean of the frames, shape (D,).
         std : torch.Tensor
-            Shape (D,), above 0.
+            Standard deviation of the frames, shape (D,), above 0.
         """
         self.mean.copy_(mean)
         self.std.copy_(std)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Normalises frames.
+        """Normalise frames.
 
         Arguments
         ---------
         frames : torch.Tensor
-            Shape (..., D).
+            Frames, shape (..., D).
 
         Returns
         -------
         frames : torch.Tensor
-            Shape (..., D).
+            Frames, shape (..., D).
         """
         return (frames - self.mean) / self.std

@@ -1,4 +1,4 @@
-"""The 24 kHz log-mel spectrogram of CosyVoice2's flow matching and vocoder."""
+"""24 kHz log-mel spectrogram of CosyVoice2's flow matching and vocoder."""
 
 from functools import lru_cache
 
@@ -21,8 +21,8 @@ _FLOOR = 1e-5
 def _window_and_basis(
     device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The Hann window (1920,) and the mel basis (961, 80)."""
-    # Kept for later calls, which may ask for gradients.
+    """Return the Hann window (1920,) and the mel basis (961, 80)."""
+    # The cached tensors may later be used with gradients.
     with torch.inference_mode(False):
         basis = import_torchaudio().functional.melscale_fbanks(
             _N_FFT // 2 + 1,
@@ -38,7 +38,7 @@ def _window_and_basis(
 
 
 def log_mel(wav: torch.Tensor) -> torch.Tensor:
-    """Computes the natural-log mel spectrogram, 50 frames a second.
+    """Compute the natural-log mel spectrogram, 50 frames per second.
 
     Windows of 80 ms every 20 ms; the wave is padded by reflection so that
     frame i covers samples 480 i to 480 (i + 1) at its centre. 80 Slaney

@@ -1,4 +1,4 @@
-"""Pooling of frames over the words of an utterance."""
+"""Pooling of frames over words, and its inverse."""
 
 import torch
 from speechbrain.dataio.dataio import length_to_mask
@@ -11,11 +11,12 @@ def word_average_pooling(
     frame_offset: float = 0.0,
     lens: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Averages the frames of each word, weighted by how much they overlap.
+    """Average the frames of each word, weighted by their overlap.
 
-    Frame i stands for the 1 / frame_rate seconds around its centre. A word
-    takes the part of a frame that lies inside it, so that a word shorter than
-    a frame still has features, and two words share the frame of their border.
+    Frame i covers the 1 / frame_rate seconds around its centre. A frame is
+    weighted by the part of it that lies inside the word, so that a word
+    shorter than a frame still has features, and two words share the frame of
+    their boundary.
 
     Arguments
     ---------
@@ -34,9 +35,9 @@ def word_average_pooling(
     Returns
     -------
     pooled : torch.Tensor
-        Shape (B, W, D); zeros for a word that no frame overlaps.
+        Word features, shape (B, W, D); zeros for a word without frames.
     covered : torch.Tensor
-        Which words some frame overlaps, bool, shape (B, W).
+        Whether any frame overlaps the word, bool, shape (B, W).
 
     Example
     -------
@@ -57,13 +58,13 @@ def word_average_pooling(
     weights = torch.minimum(end, centres + half) - torch.maximum(
         start, centres - half
     )
-    # A border that falls between two frames may overlap one by rounding.
+    # Rounding may let a boundary between two frames overlap one of them.
     weights = weights.masked_fill(weights < 1e-3 * half, 0.0)
     if lens is not None:
         frames = torch.round(lens * n_frames)
         padding = ~length_to_mask(frames, max_len=n_frames).bool()
         weights = weights.masked_fill(padding.unsqueeze(1), 0.0)
-        # Zero times what stands in the padding need not be zero.
+        # Padding may hold NaN or infinity, which times zero is not zero.
         features = features.masked_fill(padding.unsqueeze(-1), 0.0)
     total = weights.sum(-1, keepdim=True)
     covered = total > 0
@@ -74,14 +75,14 @@ def word_average_pooling(
 def spread(
     word_values: torch.Tensor, word_of_position: torch.Tensor
 ) -> torch.Tensor:
-    """Repeats each word's values at every position of the word.
+    """Repeat each word's values at every position of the word.
 
     Arguments
     ---------
     word_values : torch.Tensor
-        (W, ...) or, batched, (B, W, ...).
+        Values of the words, (W, ...) or, batched, (B, W, ...).
     word_of_position : torch.Tensor
-        (T,) or (B, T) long, -1 for no word.
+        Word index of each position, (T,) or (B, T), long; -1 for no word.
 
     Returns
     -------

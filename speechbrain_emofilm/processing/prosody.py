@@ -1,11 +1,11 @@
-"""How each word of a reading differs in prosody from a neutral reading.
+"""Prosodic difference of each word from a neutral reading.
 
 The same speaker's neutral reading of the same sentence is the baseline, so
-what a word's phones do to pitch and loudness cancels. The two readings are
+the effect of its phones on pitch and loudness cancels. The two readings are
 matched frame by frame with dynamic time warping on spectral shape, which
-knows neither pitch nor loudness; the word boundaries of the neutral reading
-are carried over to the other one. On speech with known word times the
-carried boundaries err by 5 ms, those of a second forced alignment by 20 ms.
+is independent of pitch and loudness; the word boundaries of the neutral reading
+are mapped to the other one. On speech with known word times the error of
+the mapped boundaries is 5 ms, that of a second forced alignment 20 ms.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ SAMPLE_RATE = 24000
 HOP = SAMPLE_RATE // FRAME_RATE
 WINDOW = 1024
 F0_RANGE = (60.0, 800.0)  # Hz
-FEWEST_VOICED = 3  # frames of a word that make its pitch sure
-DOUBLED = 0.1  # how much better a sound repeats after two periods than one
+FEWEST_VOICED = 3  # frames of a word needed for a reliable pitch
+DOUBLED = 0.1  # gain in similarity after two periods that shows an octave error
 PROSODY_CHANGES = (
     "f0",
     "energy",
@@ -40,18 +40,18 @@ class ProsodyTrack:
     Arguments
     ---------
     log_f0 : numpy.ndarray
-        Natural logarithm of the fundamental frequency in Hz (T,), not a
-        number where unvoiced.
+        Natural logarithm of the fundamental frequency in Hz (T,), NaN where
+        unvoiced.
     energy : numpy.ndarray
         Level (T,), in dB relative to full scale.
     tilt : numpy.ndarray
-        Level above 1 kHz less that below (T,), in dB.
+        Level above 1 kHz minus the level below it (T,), in dB.
     breathiness : numpy.ndarray
-        Aperiodicity between 2 and 6 kHz (T,): the level of the noise in
-        that band less that of the whole band, in dB; not a number where
-        unvoiced.
+        Aperiodicity between 2 and 6 kHz (T,): level of the noise in that
+        band relative to the whole band, in dB; NaN where unvoiced.
     cepstrum : numpy.ndarray
-        Spectral shape (T, C): mel cepstrum without its level.
+        Spectral shape (T, C): mel cepstrum without the coefficient of the
+        level.
     """
 
     log_f0: np.ndarray
@@ -65,14 +65,14 @@ class ProsodyTrack:
 
 
 def prosody_track(wav, sample_rate: int) -> ProsodyTrack:
-    """Measures an utterance's prosody.
+    """Measure the prosody of an utterance.
 
     Arguments
     ---------
     wav : numpy.ndarray or torch.Tensor
         Sound (T,), within -1 and 1.
     sample_rate : int
-        Its samples per second.
+        Sample rate of the sound, in Hz.
 
     Returns
     -------
@@ -117,14 +117,14 @@ def prosody_track(wav, sample_rate: int) -> ProsodyTrack:
 
 
 def warp(neutral: ProsodyTrack, reading: ProsodyTrack) -> np.ndarray:
-    """Matches two readings of a sentence by dynamic time warping.
+    """Align two readings of a sentence by dynamic time warping.
 
     Arguments
     ---------
     neutral : ProsodyTrack
-        The one reading, of T frames.
+        Neutral reading.
     reading : ProsodyTrack
-        The other.
+        Other reading of the same sentence.
 
     Returns
     -------
@@ -138,7 +138,9 @@ def warp(neutral: ProsodyTrack, reading: ProsodyTrack) -> np.ndarray:
     n, m = distance.shape
     cost = np.full((n + 1, m + 1), np.inf)
     cost[0, 0] = 0.0
-    for diagonal in range(2, n + m + 1):  # its cells depend on earlier ones
+    for diagonal in range(
+        2, n + m + 1
+    ):  # cells depend only on earlier diagonals
         i = np.arange(max(1, diagonal - m), min(n, diagonal - 1) + 1)
         j = diagonal - i
         before = np.minimum(cost[i - 1, j], cost[i, j - 1])
@@ -155,14 +157,15 @@ def warp(neutral: ProsodyTrack, reading: ProsodyTrack) -> np.ndarray:
 def prosody_change(
     neutral: ProsodyTrack, words: Sequence, reading: ProsodyTrack
 ) -> np.ndarray:
-    """Measures how each word differs from the neutral reading.
+    """Measure how each word differs from the neutral reading.
 
     Arguments
     ---------
     neutral : ProsodyTrack
         The neutral reading.
     words : sequence
-        Its words, in order, with ``start`` and ``end`` in seconds.
+        Words of the neutral reading, in order, with ``start`` and ``end`` in
+        seconds.
     reading : ProsodyTrack
         The reading to measure.
 
@@ -184,13 +187,13 @@ def prosody_change(
 
 
 def _frames(word, n_frames: int) -> tuple[int, int]:
-    """First frame of a word and the first after it; at least one frame."""
+    """Return the first frame of a word and the one after its last."""
     start = min(round(word.start * FRAME_RATE), n_frames - 1)
     return start, max(start + 1, min(round(word.end * FRAME_RATE), n_frames))
 
 
 class _Pairs:
-    """Frame pairs of two readings: what changes at each, and how surely."""
+    """Differences between two readings at each pair of matched frames."""
 
     def __init__(self, neutral, reading, path):
         i, j = path.T
@@ -200,14 +203,14 @@ class _Pairs:
         self.breathiness = reading.breathiness[j] - neutral.breathiness[i]
         self.f0 = _filled(reading.log_f0)[j] - _filled(neutral.log_f0)[i]
         self.voiced = np.isfinite(neutral.log_f0[i] + reading.log_f0[j])
-        # Pitch is surest where both are loud; where one is unvoiced it is
-        # interpolated, and counts only if the word has nothing better.
+        # Pitch is most reliable where both readings are loud. Where one is
+        # unvoiced it is interpolated, and only used as a last resort.
         loudness = np.minimum(neutral.energy[i], reading.energy[j])
         weight = 10 ** ((loudness - loudness.max()) / 40)
         self.f0_weight = np.where(self.voiced, weight, 1e-4 * weight)
 
     def change(self, start: int, end: int) -> list[float]:
-        """Row of changes of the word in those frames; duration left at 0."""
+        """Return the changes of the word in these frames; duration is 0."""
         word = (self.frame >= start) & (self.frame < end)
         breath = self.breathiness[word & self.voiced]
         near = word
@@ -230,19 +233,19 @@ class _Pairs:
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted mean; 0 of nothing."""
+    """Compute the weighted mean; 0 without values."""
     return float(np.average(values, weights=weights)) if len(values) else 0.0
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    """Value with half of the weight on either side."""
+    """Return the value with half of the weight on either side."""
     order = np.argsort(values, kind="stable")
     summed = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(summed, summed[-1] / 2)])
 
 
 def _duration_change(path: np.ndarray, word) -> float:
-    """Log duration ratio, by carrying the word's boundaries along the path."""
+    """Return the log duration ratio after mapping the word along the path."""
     frames, first = np.unique(path[:, 0], return_index=True)
     counts = np.diff(np.append(first, len(path)))
     matched = np.add.reduceat(path[:, 1], first) / counts
@@ -256,7 +259,7 @@ def _duration_change(path: np.ndarray, word) -> float:
 
 
 def _filled(log_f0: np.ndarray) -> np.ndarray:
-    """Joins the voiced stretches of an F0 contour by straight lines."""
+    """Interpolate an F0 contour linearly where it is unvoiced."""
     voiced = np.flatnonzero(np.isfinite(log_f0))
     if len(voiced) == 0:
         return np.zeros_like(log_f0)
@@ -264,9 +267,10 @@ def _filled(log_f0: np.ndarray) -> np.ndarray:
 
 
 def _voice(wav: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log F0 and breathiness, not a number where unvoiced.
+    """Return log F0 and breathiness, NaN where unvoiced.
 
-    Below 0.6 times the utterance's median F0 are subharmonics, not voice.
+    F0 below 0.6 times the utterance's median is taken for a subharmonic and
+    set to unvoiced.
     """
     import pyworld
 
@@ -294,10 +298,10 @@ def _voice(wav: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _halve_doubled(wav: np.ndarray, f0: np.ndarray) -> np.ndarray:
-    """Corrects voiced stretches whose F0 was found an octave too high.
+    """Halve the F0 of voiced stretches that were found an octave too high.
 
-    Those of a low, breathy voice, whose first harmonic is weak, often are.
-    Such sound repeats itself better after two of the periods than after one.
+    This is common in low, breathy voices, whose first harmonic is weak. Such
+    a sound is more similar to itself after two periods than after one.
     """
     f0 = f0.copy()
     jumps = np.abs(np.diff(np.log(np.maximum(f0, 1.0)))) > 0.2
@@ -317,7 +321,7 @@ def _halve_doubled(wav: np.ndarray, f0: np.ndarray) -> np.ndarray:
 
 
 def _similarity(wav: np.ndarray, centre: int, lag: int, length: int) -> float:
-    """Correlation of two pieces around `centre`; 0 beyond the sound."""
+    """Correlate two pieces around `centre`; 0 outside the sound."""
     start = centre - (lag + length) // 2
     if start < 0 or start + lag + length > len(wav):
         return 0.0
@@ -328,7 +332,7 @@ def _similarity(wav: np.ndarray, centre: int, lag: int, length: int) -> float:
 
 
 def _power_spectra(wav: np.ndarray, n_frames: int) -> np.ndarray:
-    """Power spectra (T, F) of windows centred on the frames."""
+    """Compute power spectra (T, F) of windows centred on the frames."""
     padded = np.pad(wav, WINDOW // 2 + HOP)
     windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
     window = np.hanning(WINDOW)
@@ -339,12 +343,12 @@ def _power_spectra(wav: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 def _decibel(power: np.ndarray) -> np.ndarray:
-    """Decibels of a power, not below -90."""
+    """Convert power to decibels, at least -90."""
     return 10 * np.log10(np.maximum(power, 1e-9))
 
 
 def _mel_cepstrum(power: np.ndarray, n_mels: int = 26, order: int = 12):
-    """Mel cepstrum (T, order), its mean over the utterance removed."""
+    """Compute the mel cepstrum (T, order), minus its mean over time."""
     hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
     mel = np.linspace(
         *(2595 * np.log10(1 + np.array([100, 7600]) / 700)), n_mels + 2
@@ -353,7 +357,7 @@ def _mel_cepstrum(power: np.ndarray, n_mels: int = 26, order: int = 12):
     rising = (hertz - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - hertz) / np.diff(edges)[1:, None]
     bands = power @ np.clip(np.minimum(rising, falling), 0.0, None).T
-    # The floor keeps digital silence from being a shape of its own.
+    # The floor keeps digital silence from having a spectral shape.
     log_bands = np.log(bands + 1e-7 * bands.max() + 1e-30)
     cepstrum = dct(log_bands, axis=1, norm="ortho")[:, 1 : order + 1]
     return cepstrum - cepstrum.mean(0)

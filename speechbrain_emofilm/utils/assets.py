@@ -1,4 +1,4 @@
-"""Weights that the package ships, and how to load any of that kind."""
+"""Loading of safetensors weights, including those shipped in the package."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ import safetensors.torch
 import torch
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-#: How many names of a long list an error message gives.
+#: Maximum number of names that an error message lists.
 _SHOWN = 5
 
 PathLike = str | Path
 
 
 def find_file(path: PathLike) -> Path:
-    """Finds a file, also among those that the package ships.
+    """Find a file, including those shipped in the package.
 
     Arguments
     ---------
@@ -38,18 +38,19 @@ def find_file(path: PathLike) -> Path:
         found = _PACKAGE.parent / path
     if not found.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist: correct the path, or make the file first."
+            f"{path} does not exist: correct the path, or create the file "
+            "first."
         )
     return found
 
 
 def load_tensors(path: PathLike) -> dict[str, torch.Tensor]:
-    """Reads a safetensors file.
+    """Read a safetensors file.
 
     Arguments
     ---------
     path : str or Path
-        A path, as :func:`find_file` takes it.
+        Path of the file, resolved by :func:`find_file`.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def load_tensors(path: PathLike) -> dict[str, torch.Tensor]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not a whole safetensors file.
+        If the file is not a complete safetensors file.
 
     Example
     -------
@@ -74,15 +75,15 @@ def load_tensors(path: PathLike) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(find_file(path))
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}): get or make "
-            "it again."
+            f"{path} is not a complete safetensors file ({error}): "
+            "download or create it again."
         ) from error
 
 
 def load_safetensors(
     module: torch.nn.Module, path: PathLike
 ) -> torch.nn.Module:
-    """Loads all weights of a module from a safetensors file, strictly.
+    """Load all weights of a module from a safetensors file, strictly.
 
     Weights are cast to the module's own precision, so that a file may hold
     half precision.
@@ -90,10 +91,10 @@ def load_safetensors(
     Arguments
     ---------
     module : torch.nn.Module
-        Changed in place.
+        Module whose weights are replaced in place.
     path : str or Path
-        A file with one tensor for each entry of the module's state dict, as
-        :func:`find_file` takes it.
+        A file with one tensor for each entry of the module's state dict,
+        resolved by :func:`find_file`.
 
     Returns
     -------
@@ -124,7 +125,7 @@ def load_safetensors(
 def _check_weights(
     module: torch.nn.Module, weights: dict[str, torch.Tensor], path: PathLike
 ) -> None:
-    """Names what differs between a module and a file, in one message."""
+    """Raise one error with all differences between a module and a file."""
     expected = module.state_dict()
     problems = {
         "missing": sorted(expected.keys() - weights.keys()),
@@ -145,8 +146,8 @@ def _check_weights(
     if found:
         raise ValueError(
             f"{path} does not fit {type(module).__name__}; "
-            f"{'; '.join(found)}. Give the hparams the file was made with, "
-            "or make the file with these hparams."
+            f"{'; '.join(found)}. Use the hparams that the file was created "
+            "with, or create the file with these hparams."
         )
 
 

@@ -1,4 +1,4 @@
-"""Large files over connections that break."""
+"""Resumable download of large files."""
 
 import time
 from collections.abc import Mapping
@@ -18,38 +18,39 @@ def download(
     size: int,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Downloads a file of known size, or the rest of it.
+    """Download a file of known size, resuming a partial one.
 
-    What ``path`` holds is kept and only the bytes behind it are asked for,
-    whether it was this process that was cut off or another one that ended. A
-    broken connection is opened again as long as each brings something.
+    The bytes already in ``path`` are kept and only the rest is requested,
+    whether this or an earlier process was interrupted. A broken connection
+    is reopened as long as each attempt makes progress.
 
     Arguments
     ---------
     url : str
-        Where the file is.
+        Address of the file.
     path : str or Path
-        Where it goes; half of it stays there if the download ends early.
+        Destination; a partial file stays there if the download fails.
     size : int
-        Its bytes.
+        Size of the file in bytes.
     headers : dict, optional
         HTTP headers of the request.
 
     Raises
     ------
     OSError
-        If the file cannot be had, or the connection brings nothing more.
+        If the file is unavailable, or an attempt makes no progress.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "hift.pt.part"
     >>> _ = path.write_bytes(b"weights")
-    >>> download("http://127.0.0.1/hift.pt", path, 7)  # it is all there
+    >>> download("http://127.0.0.1/hift.pt", path, 7)  # already complete
     """
     path = Path(path)
     done = path.stat().st_size if path.is_file() else 0
     while done < size:
-        before, problem = done, None
+        before = done
+        problem: Exception | None = None
         try:
             _go_on(url, path, done, size, headers or {})
         except requests.RequestException as error:
@@ -57,7 +58,8 @@ def download(
         done = path.stat().st_size if path.is_file() else 0
         if done <= before:
             raise problem or ConnectionError(
-                f"{url} brought {done} of {size} bytes and then nothing."
+                f"{url} sent {done} of {size} bytes and then nothing: "
+                "check the connection and try again."
             )
         if done < size:
             time.sleep(_PAUSE)
@@ -66,8 +68,8 @@ def download(
 def _go_on(
     url: str, path: Path, start: int, size: int, headers: Mapping[str, str]
 ) -> None:
-    """Asks for the bytes from ``start`` on, once."""
-    # Compressed, the bytes would be counted otherwise.
+    """Request the bytes from ``start`` on, once."""
+    # A compressed transfer would not match the expected size.
     headers = {**headers, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -75,7 +77,7 @@ def _go_on(
         url, headers=headers, stream=True, timeout=_TIMEOUT
     ) as response:
         response.raise_for_status()
-        if response.status_code != 206:  # all of it comes, whatever was asked
+        if response.status_code != 206:  # the server ignores the range
             start = 0
         with (
             open(path, "ab" if start else "wb") as file,

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writing, JSON files and file fingerprints."""
 
 import hashlib
 import json
@@ -14,15 +14,15 @@ PathLike = str | Path
 
 @contextmanager
 def atomic_path(path: PathLike) -> Iterator[Path]:
-    """Yields a temporary name that becomes ``path`` when the block succeeds.
+    """Yield a temporary name that becomes ``path`` when the block succeeds.
 
     If the block raises (a full disk, an interrupt), the temporary file is
-    removed and whatever stood at ``path`` stays as it was.
+    removed and any earlier file at ``path`` stays as it was.
 
     Arguments
     ---------
     path : str or Path
-        Where the finished file goes. Missing parent folders are made.
+        Path of the finished file. Missing parent folders are created.
 
     Yields
     ------
@@ -52,7 +52,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
 
 
 def _allow_reading(path: Path) -> None:
-    """Gives a file the permissions that the umask leaves to a new one.
+    """Give a file the permissions that the umask leaves to a new one.
 
     Some writers (safetensors) go through private temporary files.
     """
@@ -64,7 +64,7 @@ def _allow_reading(path: Path) -> None:
 
 
 def write_json(path: PathLike, obj: Any) -> None:
-    """Writes a JSON file (UTF-8, indented) atomically.
+    """Write a JSON file (UTF-8, indented) atomically.
 
     Arguments
     ---------
@@ -92,7 +92,7 @@ def write_json(path: PathLike, obj: Any) -> None:
 
 
 def read_json(path: PathLike) -> Any:
-    """Reads a JSON file.
+    """Read a JSON file.
 
     Arguments
     ---------
@@ -132,7 +132,7 @@ def read_json(path: PathLike) -> Any:
 
 
 def file_fingerprint(path: PathLike) -> str:
-    """Names a file by its content.
+    """Compute a fingerprint of a file's content.
 
     Arguments
     ---------
@@ -142,7 +142,7 @@ def file_fingerprint(path: PathLike) -> str:
     Returns
     -------
     str
-        16 hexadecimal digits of the SHA-256.
+        First 16 hexadecimal digits of the SHA-256.
 
     Raises
     ------

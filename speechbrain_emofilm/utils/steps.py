@@ -1,4 +1,4 @@
-"""Long work as steps: each is a script's own command, and is done once."""
+"""Resumable pipeline of commands: each step runs a script, and runs once."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from speechbrain_emofilm.utils.files import (
     file_fingerprint,
@@ -24,7 +25,7 @@ from speechbrain_emofilm.utils.files import (
 
 from tqdm import tqdm
 
-#: Long CPU work: page faults cost more than arithmetic on virtual machines,
+#: Settings for long CPU work. Page faults are expensive on virtual machines,
 #: so freed memory stays in the process; idle threads sleep.
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
@@ -40,21 +41,21 @@ class StepFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the work.
+    """One command of a pipeline, with its inputs and outputs.
 
     Arguments
     ---------
     name : str
-        What it does, for the reader.
+        Name shown to the user.
     command : list of str
         A Python script and its arguments, from the working folder.
     folder : Path
-        Where its results go. It holds nothing else, and is removed before
-        the step is done with other options.
+        Output folder. It holds nothing else, and is removed before the step
+        runs with other options.
     outputs : list of str
-        Files in it that are there when the step is done.
+        Files in the folder that exist once the step is done.
     inputs : list of Path
-        Files that it needs beside the results of other steps.
+        Files that it needs besides the results of other steps.
     threads : int
         Threads of each of its processes.
     needs : list of str, optional
@@ -78,33 +79,34 @@ def run_steps(
     output_file: Path | None = None,
     jobs: int = 1,
 ) -> dict:
-    """Does what has not been done.
+    """Run the steps whose results are missing or out of date.
 
-    A step is done again, in an empty folder, when its command, its inputs or
-    a step that it needs have changed; an interrupted one goes on.
+    A step runs again, in an empty folder, when its command, its inputs or a
+    step that it needs have changed; an interrupted step resumes.
 
     Arguments
     ---------
     steps : list of Step
-        Each comes after those that it needs.
+        Steps in an order in which each follows those that it needs.
     log_file : Path
-        JSON file that remembers what was done, with which options.
+        JSON file that records the finished steps and their options.
     working_folder : Path
-        Where the commands are run.
+        Folder in which the commands run.
     output_file : Path, optional
-        Takes what the commands print, added to its end. If None, the
-        terminal does; with several jobs, it shows the last line of each that
-        runs, and a text file of the step's name beside the log takes all.
+        File to which the output of the commands is appended. If None, it
+        goes to the terminal; with several jobs, the terminal shows the last
+        line of each running step, and the full output goes to a text file
+        named after the step, in the folder ``logs`` next to the log file.
     jobs : int
-        Steps at a time.
+        Number of steps that run in parallel.
 
     Returns
     -------
     dict
-        Step to what the log holds: `seconds`, `spans` (its times, in seconds
-        since 1970; several if it was interrupted), `peak_memory_mb` (of all
-        that ran while it did, looked at every second, this process included;
-        other systems than Linux tell that of the largest process only).
+        Log entry of each step: `seconds`, `spans` (start and end times in
+        seconds since 1970; several if it was interrupted), `peak_memory_mb`
+        (of this process and all its descendants while the step ran, sampled
+        every second; outside Linux, of the largest process only).
 
     Raises
     ------
@@ -146,7 +148,7 @@ def run_steps(
 
 
 class _Run:
-    """What `run_steps` knows of its steps."""
+    """State of one call of `run_steps`."""
 
     def __init__(self, steps, log_file, working_folder, output_file, jobs):
         self.log_file = log_file
@@ -165,16 +167,16 @@ class _Run:
             for place, step in enumerate(steps)
         }
         self.keys = {}
-        self.peaks = {}  # of the steps that run
+        self.peaks: dict[str, int] = {}  # MiB, of the running steps
 
     def watch_memory(self) -> None:
-        """Notes how much is in use while these steps run."""
+        """Update the peak memory of the running steps."""
         used = used_memory_mb()
         with self.lock:
             self.peaks = {n: max(p, used) for n, p in self.peaks.items()}
 
     def do(self, step: Step) -> None:
-        """Does a step, if it has not been done."""
+        """Run a step unless its results are up to date."""
         key, heading = self._make_key(step), self.headings[step.name]
         entry = self.log.get(step.name)
         if entry is None or entry["key"] != key:
@@ -189,9 +191,9 @@ class _Run:
         tqdm.write(f"{heading}: done in {entry['seconds']:.0f} s\n")
 
     def _make_key(self, step: Step) -> str:
-        """A digest of all that the results of a step depend on.
+        """Return a digest of everything that a step's results depend on.
 
-        It holds the keys of the steps that this one needs.
+        It covers the keys of the steps that this one needs.
         """
         inputs = [file_fingerprint(path) for path in step.inputs]
         needed = [self.keys[name] for name in self.needs[step.name]]
@@ -201,7 +203,7 @@ class _Run:
         return key
 
     def _do_timed(self, step: Step, entry: dict) -> None:
-        """Does a step; the log also counts the time before an interrupt."""
+        """Run a step and log its time, including that before an interrupt."""
         started = time.time()
         entry["done"] = False
         with self.lock:
@@ -224,29 +226,29 @@ class _Run:
             entry["seconds"] = round(seconds, 1)
             with self.lock:
                 sampled = self.peaks.pop(step.name)
-            # A short step may have ended between two looks.
+            # A short step may start and end between two samples.
             entry["peak_memory_mb"] = max(sampled, _largest_process_mb())
             self._note(step, entry)
 
     def _note(self, step: Step, entry: dict) -> None:
-        """Writes the log."""
+        """Write the entry of a step to the log."""
         with self.lock:
             self.log[step.name] = entry
             write_json(self.log_file, self.log)
 
 
 def busy_seconds(log: Mapping[str, Mapping]) -> float:
-    """Time in which some step was done.
+    """Return the time during which at least one step ran.
 
     Arguments
     ---------
     log : dict
-        From `run_steps`.
+        Result of `run_steps`.
 
     Returns
     -------
     float
-        Seconds; those of steps done at a time count once.
+        Seconds; the time of parallel steps counts once.
 
     Example
     -------
@@ -268,7 +270,7 @@ def run_command(
     output_file: Path | None = None,
     bar: tqdm | None = None,
 ) -> None:
-    """Runs a Python script.
+    """Run a Python script.
 
     Arguments
     ---------
@@ -277,11 +279,11 @@ def run_command(
     threads : int
         Threads of each of its processes.
     working_folder : Path
-        Where it runs.
+        Folder in which it runs.
     output_file : Path, optional
-        Takes what it prints, added to its end; the terminal if None.
+        File to which its output is appended; the terminal if None.
     bar : tqdm, optional
-        Shows the last line of what goes to the file.
+        Progress bar that shows the last line of the output.
 
     Raises
     ------
@@ -290,7 +292,7 @@ def run_command(
     """
     environment = {**ENVIRONMENT, **os.environ}
     environment["OMP_NUM_THREADS"] = str(threads)
-    options = {"cwd": working_folder, "env": environment}
+    options: dict[str, Any] = {"cwd": working_folder, "env": environment}
     arguments = [sys.executable, *command]
     if output_file is None:
         code = subprocess.run(arguments, **options).returncode
@@ -314,27 +316,26 @@ def run_command(
 
 
 def _show_last_line(bar: tqdm, name: str, printed: bytes) -> None:
-    """Shows how far a step is, as its own progress bar says."""
+    """Show the last line that a step has printed."""
     lines = re.split(r"[\r\n]+", printed.decode(errors="replace").strip())
     if lines[-1]:
         bar.set_description_str(f"{name} | {lines[-1].strip()}")
 
 
 def used_memory_mb() -> int:
-    """Memory of this process and of all that it has started.
+    """Measure the memory of this process and all its descendants.
 
     Returns
     -------
     int
-        In MiB, pages that several share counted once; 0 where the system
-        (other than Linux) does not tell.
+        Memory in MiB, shared pages counted once; 0 outside Linux.
 
     Example
     -------
-    >>> used_memory_mb() >= 0
+    >>> used_memory_mb() > 0 or sys.platform != "linux"
     True
     """
-    children = {}
+    children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:  # "pid (name) state parent ...", and a name may hold anything
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
@@ -355,6 +356,6 @@ def used_memory_mb() -> int:
 
 
 def _largest_process_mb() -> int:
-    """Of those that have ended so far."""
+    """Return the peak memory of finished child processes, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))

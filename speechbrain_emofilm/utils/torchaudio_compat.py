@@ -1,7 +1,7 @@
-"""Import torchaudio where its compiled library does not fit torch.
+"""Import of torchaudio where its compiled library does not match torch.
 
-The torchaudio wheel on PyPI is linked against CUDA libraries. Beside a CPU
-build of torch, ``import torchaudio`` therefore dies with an ``OSError`` and
+The torchaudio wheel on PyPI is linked against CUDA libraries. With a CPU
+build of torch, ``import torchaudio`` therefore fails with an ``OSError`` and
 takes SpeechBrain with it, although nothing here needs compiled code: resampling
 and mel filters are plain torch.
 """
@@ -14,14 +14,14 @@ _EXTENSION = "torchaudio._extension"
 
 
 def _extension_stub():
-    """A stand-in for ``torchaudio._extension`` that says: nothing compiled."""
+    """Return a ``torchaudio._extension`` that reports no compiled library."""
 
     def fail_if_no_align(function):
         def refuse(*args, **kwargs):
             raise RuntimeError(
                 f"{function.__name__} needs torchaudio's compiled library, "
-                "which does not load beside this build of torch: install the "
-                "torch and torchaudio wheels of one and the same index."
+                "which does not load with this build of torch: install torch "
+                "and torchaudio from the same package index."
             )
 
         return refuse
@@ -36,9 +36,9 @@ def _extension_stub():
 
 
 def import_torchaudio() -> types.ModuleType:
-    """Imports torchaudio, without its compiled library if that cannot load.
+    """Import torchaudio, without its compiled library if that cannot load.
 
-    It has to run before the first ``import speechbrain``; importing
+    This must run before the first ``import speechbrain``; importing
     ``speechbrain_emofilm`` does it. Calling it again costs nothing.
 
     Returns

@@ -45,7 +45,7 @@ def test_weights_of_half_precision_become_the_modules(file):
 def test_damaged_file_is_named(file):
     save_file(torch.nn.Linear(20, 30).state_dict(), file)
     file.write_bytes(file.read_bytes()[:-50])
-    with pytest.raises(ValueError, match="weights.safetensors is not a whole"):
+    with pytest.raises(ValueError, match="safetensors is not a complete"):
         load_tensors(file)
 
 

@@ -184,7 +184,7 @@ class Danger:
 @pytest.mark.parametrize(
     "state, message",
     [
-        ({"model": {"cls": Danger()}}, "holds more than tensors"),
+        ({"model": {"cls": Danger()}}, "has other content than tensors"),
         ({"model": {}}, "lacks .* tensors"),
         ({"model": {"proj.weight": torch.zeros(2, 2)}}, "does not fit"),
     ],

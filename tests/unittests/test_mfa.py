@@ -5,8 +5,8 @@ import sys
 
 from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
+    AlignmentInput,
     UnusableInputError,
-    Utterance,
 )
 from speechbrain_emofilm.integrations.aligner.mfa import MFAAligner
 
@@ -74,7 +74,7 @@ def utterance(folder, name, text, wav=None):
     path = folder / f"{name}.wav"
     noise = 0.1 * np.random.default_rng(0).normal(size=(2 * RATE, 2))
     soundfile.write(path, noise if wav is None else wav, RATE)
-    return Utterance(name, str(path), text, name[:4], "en", 2.0)
+    return AlignmentInput(name, str(path), text, name[:4], "en", 2.0)
 
 
 def test_a_corpus_is_written_aligned_and_read(mfa, tmp_path):

@@ -117,7 +117,7 @@ def test_silence_has_no_voice(weights):
 
 
 def test_missing_weights_are_named(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="no speaker encoder there"):
+    with pytest.raises(FileNotFoundError, match="no such speaker encoder"):
         Resemblyzer(tmp_path / "pretrained.pt")
     monkeypatch.setattr(
         "speechbrain_emofilm.integrations.resemblyzer.find_spec",

@@ -27,8 +27,8 @@ from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
+    AlignmentInput,
     UnusableInputError,
-    Utterance,
     proportional_alignment,
 )
 from speechbrain_emofilm.utils.files import read_json, write_json
@@ -58,7 +58,7 @@ def read_utterances(manifests, data_folder):
         The corpus.
     """
     return [
-        Utterance(
+        AlignmentInput(
             id=name,
             wav=item["wav"],
             text=item["text"],
@@ -148,7 +148,7 @@ def align_utterance(aligner, utterance):
     ---------
     aligner : object
         With `align`.
-    utterance : Utterance
+    utterance : AlignmentInput
         What to align.
 
     Returns
@@ -190,7 +190,7 @@ def align_utterances(make_aligner, utterances, folder, n_workers):
     make_aligner : callable
         The aligner's class with its options. One with `align_corpus` gets
         all utterances at once; any other is made in each process.
-    utterances : list of Utterance
+    utterances : list of AlignmentInput
         What to align.
     folder : str
         Where an aligner of corpora may put its files meanwhile.
@@ -236,7 +236,7 @@ def align_corpus(make_aligner, utterances, hparams):
     ---------
     make_aligner : callable
         The aligner's class with its options.
-    utterances : list of Utterance
+    utterances : list of AlignmentInput
         The corpus.
     hparams : dict
         The recipe's hyperparameters.
@@ -285,7 +285,7 @@ def report_bad(aligner, utterances, guessed, skipped, hparams):
     ---------
     aligner : dict
         Description of the aligner.
-    utterances : list of Utterance
+    utterances : list of AlignmentInput
         The corpus.
     guessed : dict
         Utterance id to the reason why its times are only guessed.

@@ -1,12 +1,4 @@
-"""What all forced aligners share: checks, a common form, a guess.
-
-An aligner has ``align(wav, sample_rate, text, language) -> [Word]``: one
-:class:`~speechbrain_emofilm.dataio.alignments.Word` for each of
-:func:`~speechbrain_emofilm.dataio.text.split_words` of the text, in order of
-time, with a confidence from 0 to 1. One that works on whole corpora has
-``align_corpus(utterances, folder)`` beside it, which yields an id with its
-words, or with the error, for each :class:`Utterance`.
-"""
+"""Input checks, errors and helper functions shared by the forced aligners."""
 
 import math
 from collections.abc import Sequence
@@ -20,38 +12,38 @@ from scipy.signal import resample_poly
 
 #: Shortest sound that can be aligned, in seconds.
 MIN_DURATION = 0.05
-#: Shortest time that a word is given, in seconds.
+#: Shortest duration that a word gets, in seconds.
 MIN_WORD_DURATION = 0.01
-#: Sound that stays below this share of full scale is silence (-80 dB).
+#: Sound below this fraction of full scale is silence (-80 dB).
 SILENCE_LEVEL = 1e-4
 
 
 class AlignmentError(ValueError):
-    """An utterance whose words cannot be aligned with its sound."""
+    """Error of an utterance whose words cannot be aligned with its sound."""
 
 
 class UnusableInputError(AlignmentError):
-    """A sound or a text that says nothing about when a word is spoken."""
+    """Error of a sound or a text that no aligner can use."""
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """What a corpus knows about an utterance to be aligned.
+class AlignmentInput:
+    """Audio file and transcript of an utterance to align.
 
     Arguments
     ---------
     id : str
-        Its id, the name of its files.
+        Utterance id, the name of its files.
     wav : str
-        Path of its audio file.
+        Path of the audio file.
     text : str
-        Its transcript.
+        Transcript.
     speaker : str
-        Its speaker, the name of its folder.
+        Speaker, the name of the folder.
     language : str
-        For instance ``"en"``.
+        Language code, for instance ``"en"``.
     duration : float
-        In seconds.
+        Duration in seconds.
     """
 
     id: str
@@ -65,21 +57,21 @@ class Utterance:
 def check_alignment_input(
     wav, sample_rate: int, text: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Checks what an aligner is given.
+    """Check the input of an aligner.
 
     Arguments
     ---------
     wav : numpy.ndarray or torch.Tensor
         Sound (T,), within -1 and 1.
     sample_rate : int
-        Its samples per second.
+        Sample rate of the sound, in Hz.
     text : str
         Transcript.
 
     Returns
     -------
     wav : numpy.ndarray
-        The sound (T,), float64.
+        Sound (T,), float64.
     words : list of str
         Words of the text, at least one.
 
@@ -119,16 +111,16 @@ def check_alignment_input(
 
 
 def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Changes the sample rate of a sound.
+    """Resample a sound.
 
     Arguments
     ---------
     wav : numpy.ndarray
         Sound (T,).
     from_rate : int
-        Its samples per second.
+        Sample rate of the sound, in Hz.
     to_rate : int
-        Those wanted.
+        Sample rate of the result, in Hz.
 
     Returns
     -------
@@ -149,20 +141,20 @@ def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 def fit_times(
     times: Sequence[tuple[float, float]], duration: float
 ) -> list[tuple[float, float]]:
-    """Moves words as little as needed to lie inside an utterance.
+    """Move word times as little as needed to lie inside an utterance.
 
     Arguments
     ---------
     times : list of (float, float)
         Start and end of each word in seconds, in order.
     duration : float
-        Of the utterance, in seconds.
+        Duration of the utterance, in seconds.
 
     Returns
     -------
     list of (float, float)
-        Start and end of each word, at least 10 ms apart unless the utterance
-        is too short for that, without overlap.
+        Start and end of each word without overlap, at least 10 ms apart
+        unless the utterance is too short for that.
 
     Example
     -------
@@ -170,7 +162,8 @@ def fit_times(
     [(0.0, 0.01), (0.01, 0.5), (0.99, 1.0)]
     """
     shortest = min(MIN_WORD_DURATION, duration / max(1, len(times)))
-    fitted, free = [], 0.0
+    fitted: list[tuple[float, float]] = []
+    free = 0.0
     for start, end in times:
         start = max(start, free)
         free = max(end, start + shortest)
@@ -185,19 +178,19 @@ def fit_times(
 
 
 def proportional_alignment(words: Sequence[str], duration: float) -> list[Word]:
-    """Guesses when words are spoken: their letters share the time evenly.
+    """Guess word times: each letter gets the same duration.
 
     Arguments
     ---------
     words : list of str
-        The words.
+        Words of the utterance.
     duration : float
-        Of the utterance, in seconds.
+        Duration of the utterance, in seconds.
 
     Returns
     -------
     list of Word
-        With confidence 0.
+        Words with their guessed times, with confidence 0.
 
     Example
     -------

@@ -1,10 +1,10 @@
-"""Forced alignment by a CTC speech recogniser.
+"""Forced alignment with a CTC speech recogniser.
 
-Any model that gives log probabilities of characters (or word pieces) and the
-CTC blank aligns the words of its language; for Mandarin every character is a
+Any model with log probabilities of characters (or word pieces) and the CTC
+blank can align the words of its language; in Mandarin every character is a
 word. The search is ``torchaudio.functional.forced_align``, which is compiled:
-torch and torchaudio have to come from one and the same index. Where they do
-not, :func:`viterbi_search` can be asked for in its place.
+torch and torchaudio must come from the same package index. Where they do not,
+use :func:`viterbi_search` instead.
 """
 
 import math
@@ -24,12 +24,12 @@ import torchaudio
 
 
 class HuggingFaceCTC:
-    """A CTC recogniser of ``transformers``, such as a fine-tuned wav2vec 2.0.
+    """CTC recogniser of ``transformers``, such as a fine-tuned wav2vec 2.0.
 
     Arguments
     ---------
     source : str
-        Name on the hub, or a folder.
+        Name on the Hugging Face hub, or a local folder.
     revision : str, optional
         Commit or tag on the hub.
     """
@@ -53,7 +53,7 @@ class HuggingFaceCTC:
         )
 
     def log_probs(self, wav: torch.Tensor) -> torch.Tensor:
-        """Log probabilities of the tokens.
+        """Compute the log probabilities of the tokens.
 
         Arguments
         ---------
@@ -63,7 +63,7 @@ class HuggingFaceCTC:
         Returns
         -------
         torch.Tensor
-            (F, V).
+            Log probabilities of the frames, (F, V).
         """
         inputs = self.extractor(
             wav.numpy(), sampling_rate=self.sample_rate, return_tensors="pt"
@@ -71,7 +71,7 @@ class HuggingFaceCTC:
         return self.model(inputs.input_values).logits[0].log_softmax(-1)
 
     def token_ids(self, word: str) -> list[int]:
-        """Ids of a word's characters, without those the model lacks.
+        """Return the ids of a word's characters that the model knows.
 
         Arguments
         ---------
@@ -82,16 +82,16 @@ class HuggingFaceCTC:
 
 
 class SpeechBrainCTC:
-    """A CTC recogniser of SpeechBrain, an ``EncoderASR``.
+    """CTC recogniser of SpeechBrain, an ``EncoderASR``.
 
     Arguments
     ---------
     source : str or Path
-        Folder with ``hyperparams.yaml`` and the checkpoints. It has to be
-        here already, and to be trusted: SpeechBrain constructs whatever the
-        file names.
+        Folder with ``hyperparams.yaml`` and the checkpoints. It must be
+        local and trusted: SpeechBrain constructs any class that the file
+        names.
     sample_rate : int
-        Of the sound that the model takes, in Hz.
+        Sample rate of the model's input, in Hz.
     blank : int
         Id of the CTC blank.
 
@@ -117,7 +117,7 @@ class SpeechBrainCTC:
         self.separator = None
 
     def log_probs(self, wav: torch.Tensor) -> torch.Tensor:
-        """Log probabilities of the tokens.
+        """Compute the log probabilities of the tokens.
 
         Arguments
         ---------
@@ -127,12 +127,12 @@ class SpeechBrainCTC:
         Returns
         -------
         torch.Tensor
-            (F, V).
+            Log probabilities of the frames, (F, V).
         """
         return self.model.encode_batch(wav[None], torch.ones(1))[0]
 
     def token_ids(self, word: str) -> list[int]:
-        """Ids of a word's characters or pieces, without those it lacks.
+        """Return the ids of a word's characters or pieces that it knows.
 
         Arguments
         ---------
@@ -149,7 +149,7 @@ class SpeechBrainCTC:
 
 
 def character_ids(word: str, vocabulary: dict[str, int]) -> list[int]:
-    """Looks characters up, in upper or lower case if not as they are.
+    """Look up characters, if necessary in upper or lower case.
 
     Arguments
     ---------
@@ -161,7 +161,7 @@ def character_ids(word: str, vocabulary: dict[str, int]) -> list[int]:
     Returns
     -------
     list of int
-        Without the characters that the vocabulary lacks.
+        Ids of the characters that the vocabulary has.
 
     Example
     -------
@@ -178,25 +178,27 @@ def character_ids(word: str, vocabulary: dict[str, int]) -> list[int]:
 
 
 class CTCAligner:
-    """Aligns words with the tokens of a CTC recogniser.
+    """Aligner of words with the tokens of a CTC recogniser.
 
     Arguments
     ---------
     model : callable
-        Makes the recogniser, for instance :class:`HuggingFaceCTC` with its
-        arguments (in hparams: ``!name:``). It has ``sample_rate``, ``blank``,
-        ``separator`` (id of the token between words, or None),
-        ``log_probs(wav) -> (F, V)`` and ``token_ids(word) -> list of int``.
+        Function that builds the recogniser, for instance
+        :class:`HuggingFaceCTC` with its arguments (in hparams: ``!name:``).
+        The recogniser has ``sample_rate``, ``blank``, ``separator`` (id of
+        the token between words, or None), ``log_probs(wav) -> (F, V)`` and
+        ``token_ids(word) -> list of int``.
     language : str
         Language of the recogniser.
     max_extension : float
-        CTC models mark a token by a short peak. The blank frames between two
-        words are divided between them, so many seconds for each at most.
+        Maximum extension of a word into neighbouring blank frames, in
+        seconds. CTC models mark a token by a short peak; the blank frames
+        between two words are divided between them.
     search : callable, optional
-        Finds the best path through the frames, called as
+        Search for the best path through the frames, called as
         ``search(log_probs (1, F, V), targets (1, L), blank=blank)``; by
-        default ``torchaudio.functional.forced_align``. Slower, and the same
-        without its compiled library: :func:`viterbi_search`.
+        default ``torchaudio.functional.forced_align``. :func:`viterbi_search`
+        gives the same result without the compiled library, but is slower.
 
     Raises
     ------
@@ -223,25 +225,25 @@ class CTCAligner:
     def align(
         self, wav, sample_rate: int, text: str, language: str = "zh"
     ) -> list[Word]:
-        """Finds where each word of the transcript is spoken.
+        """Find the times of the words of a transcript.
 
         Arguments
         ---------
         wav : numpy.ndarray or torch.Tensor
             Sound (T,), within -1 and 1.
         sample_rate : int
-            Its samples per second.
+            Sample rate of the sound, in Hz.
         text : str
             Transcript.
         language : str
-            That of the recogniser.
+            Language of the transcript; must be that of the recogniser.
 
         Returns
         -------
         list of Word
             One for each word of the text. The confidence is the mean
-            posterior of its tokens; 0 for a word without any that the model
-            knows, which lies between its neighbours.
+            posterior of its tokens; 0 for a word without known tokens, which
+            is placed between its neighbours.
 
         Raises
         ------
@@ -276,9 +278,10 @@ class CTCAligner:
     def _word_spans(
         self, log_probs: torch.Tensor, ids: list[list[int]], text: str
     ) -> list[list]:
-        """First frame, frame after the last, and confidence of each word."""
+        """Return first frame, end frame and confidence of each word."""
         wildcard = log_probs.shape[-1]
-        targets, owner = [], []
+        targets: list[int] = []
+        owner: list[int | None] = []
         for word, tokens in enumerate(ids):
             if targets and self.model.separator is not None:
                 targets.append(self.model.separator)
@@ -318,17 +321,17 @@ class CTCAligner:
 def viterbi_search(
     log_probs: torch.Tensor, targets: torch.Tensor, blank: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finds the most likely path of CTC through an utterance's frames.
+    """Find the most likely path of CTC through an utterance's frames.
 
-    As ``torchaudio.functional.forced_align``, in terms of torch alone.
+    It equals ``torchaudio.functional.forced_align``, in plain torch.
 
     Arguments
     ---------
     log_probs : torch.Tensor
         Log probabilities of the tokens (1, F, V).
     targets : torch.Tensor
-        Tokens to align (1, L), long. F is at least L, and one more for each
-        token that equals the one before it.
+        Tokens to align (1, L), long. F must be at least L plus the number of
+        tokens that equal the one before them.
     blank : int
         Id of the CTC blank.
 
@@ -337,7 +340,7 @@ def viterbi_search(
     path : torch.Tensor
         Token of each frame (1, F), blanks between equal neighbours.
     scores : torch.Tensor
-        Its log probability (1, F).
+        Log probability of each of these tokens (1, F).
 
     Example
     -------
@@ -349,7 +352,7 @@ def viterbi_search(
     (target,), (frames,) = targets, log_probs
     states = torch.full((2 * len(target) + 1,), blank)
     states[1::2] = target
-    # From a token straight to the next, unless that is the same.
+    # A path may skip the blank between two tokens that differ.
     barred = torch.full((len(states),), -torch.inf)
     barred[3::2][target[1:] != target[:-1]] = 0.0
     emissions = frames[:, states]
@@ -371,7 +374,7 @@ def viterbi_search(
 
 
 def _with_wildcard(log_probs: torch.Tensor) -> torch.Tensor:
-    """Adds a token that fits any frame, half as well as the best one."""
+    """Add a token with half the probability of the best in each frame."""
     best = log_probs.max(dim=-1, keepdim=True).values
     return torch.cat([log_probs, best - math.log(2)], dim=-1)
 
@@ -381,7 +384,7 @@ def _mean_score(spans: Sequence) -> float:
 
 
 def _extend(spans: list[list], most: float, n_frames: int) -> None:
-    """Gives words, in place, the blank frames beside them."""
+    """Extend words, in place, into the neighbouring blank frames."""
     for left, right in zip(spans, spans[1:]):
         share = min((right[0] - left[1]) / 2, most)
         left[1] += share
@@ -391,7 +394,7 @@ def _extend(spans: list[list], most: float, n_frames: int) -> None:
 
 
 def _check_forced_align() -> None:
-    """Refuses a torchaudio without its compiled library."""
+    """Raise ImportError if torchaudio lacks its compiled library."""
     try:
         torchaudio.functional.forced_align(
             torch.zeros(1, 2, 2).log_softmax(-1), torch.ones(1, 1).long()
@@ -399,7 +402,7 @@ def _check_forced_align() -> None:
     except (RuntimeError, AttributeError) as error:
         raise ImportError(
             "CTC alignment needs torchaudio's compiled library, which does "
-            "not load beside this build of torch: install the torch and "
-            "torchaudio wheels of one and the same index, give the aligner "
-            "search=viterbi_search, or use another one."
+            "not load with this build of torch: install torch and torchaudio "
+            "from the same package index, set search=viterbi_search, or use "
+            "another aligner."
         ) from error

@@ -1,14 +1,14 @@
-"""Forced alignment by the Montreal Forced Aligner (MFA).
+"""Forced alignment with the Montreal Forced Aligner (MFA).
 
-MFA is a program of its own, installed by conda; nothing of it is imported.
-It aligns a corpus at a time::
+MFA is a separate program, installed by conda; nothing of it is imported. It
+aligns whole corpora::
 
     <corpus>/<speaker>/<utterance>.wav and .lab
     mfa align CORPUS DICTIONARY ACOUSTIC_MODEL OUTPUT
     <output>/<speaker>/<utterance>.TextGrid
 
-It tells no confidence. A word that its dictionary lacks (``<unk>``, or the
-phone ``spn``) has confidence 0, as MFA only guesses its times; any other 1.
+It reports no confidence. Words missing in its dictionary (``<unk>``, or the
+phone ``spn``) get confidence 0, as MFA only guesses their times; others get 1.
 
 https://montreal-forced-aligner.readthedocs.io
 """
@@ -30,8 +30,8 @@ from speechbrain_emofilm.dataio.alignments import (
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
+    AlignmentInput,
     UnusableInputError,
-    Utterance,
     check_alignment_input,
     resample,
 )
@@ -40,13 +40,13 @@ import numpy as np
 import torch
 from speechbrain.dataio import audio_io
 
-SAMPLE_RATE = 16000  # of the corpus that is written for MFA
-#: Phone that MFA writes for a word of unknown pronunciation.
+SAMPLE_RATE = 16000  # Hz, of the corpus written for MFA
+#: Phone that MFA writes for words of unknown pronunciation.
 UNKNOWN_PHONE = "spn"
 
 
 class MFAAligner:
-    """Aligns with ``mfa align``, or reads what it has written.
+    """Aligner that runs ``mfa align``, or reads its earlier output.
 
     Arguments
     ---------
@@ -57,13 +57,13 @@ class MFAAligner:
         Acoustic model, a file or the name of one that
         ``mfa model download acoustic NAME`` has fetched.
     textgrid_folder : str or Path, optional
-        Output of an earlier ``mfa align``, which is read instead of running
+        Output folder of an earlier ``mfa align``, to read instead of running
         the program.
     command : str
         Name or path of the program.
     options : list of str
-        Further arguments of ``mfa align``. ``--clean`` forgets what an
-        interrupted run has left.
+        Further arguments of ``mfa align``. ``--clean`` discards what an
+        interrupted run left behind.
     language : str
         Language of dictionary and model.
 
@@ -104,18 +104,18 @@ class MFAAligner:
     def align(
         self, wav, sample_rate: int, text: str, language: str = "en"
     ) -> list[Word]:
-        """Aligns one utterance, which takes MFA some seconds.
+        """Align one utterance, which takes some seconds.
 
         Arguments
         ---------
         wav : numpy.ndarray or torch.Tensor
             Sound (T,), within -1 and 1.
         sample_rate : int
-            Its samples per second.
+            Sample rate of the sound, in Hz.
         text : str
             Transcript.
         language : str
-            That of dictionary and model.
+            Language of the transcript; must be that of the dictionary.
 
         Returns
         -------
@@ -127,12 +127,12 @@ class MFAAligner:
         UnusableInputError
             If the sound or the text cannot be used.
         AlignmentError
-            If MFA does not align it.
+            If MFA finds no alignment.
         RuntimeError
             If MFA fails.
         """
         with tempfile.TemporaryDirectory() as folder:
-            utterance = Utterance(
+            utterance = AlignmentInput(
                 id="utterance",
                 wav="",
                 text=text,
@@ -146,24 +146,23 @@ class MFAAligner:
             return read_mfa_alignment(output, utterance)
 
     def align_corpus(
-        self, utterances: Iterable[Utterance], folder: str | Path
+        self, utterances: Iterable[AlignmentInput], folder: str | Path
     ) -> Iterator[tuple[str, list[Word] | Exception]]:
-        """Aligns many utterances in one run.
+        """Align many utterances in one run.
 
         Arguments
         ---------
-        utterances : iterable of Utterance
-            What to align.
+        utterances : iterable of AlignmentInput
+            Utterances to align.
         folder : str or Path
-            Where corpus and output of MFA go meanwhile: new folders, removed
-            afterwards.
+            Parent of the temporary folders for MFA's corpus and output.
 
         Yields
         ------
         utterance : str
-            The id.
+            Utterance id.
         words : list of Word or Exception
-            The words, or why there are none.
+            Words, or the error that prevented the alignment.
 
         Raises
         ------
@@ -191,7 +190,7 @@ class MFAAligner:
             yield from _read_all(output, written)
 
     def _write_utterance(self, corpus, utterance, wav, sample_rate):
-        """Writes ``<corpus>/<speaker>/<utterance>.wav`` and ``.lab``."""
+        """Write ``<corpus>/<speaker>/<utterance>.wav`` and ``.lab``."""
         if utterance.language != self.language:
             raise UnusableInputError(
                 f"MFA's dictionary {self.dictionary} is for the language "
@@ -209,38 +208,40 @@ class MFAAligner:
         path.with_suffix(".lab").write_text(lab, encoding="utf-8")
 
     def _run(self, corpus, output):
-        """Runs ``mfa align``, whose progress goes to the terminal."""
+        """Run ``mfa align``, which prints its progress to the terminal."""
         command = [self.command, "align", *self.options, str(corpus)]
         command += [self.dictionary, self.acoustic_model, str(output)]
         status = subprocess.run(command, env=os.environ).returncode
         if status:
             raise RuntimeError(
-                f"'{' '.join(command)}' ended with status {status}: its "
-                "message is above; check dictionary and acoustic model."
+                f"'{' '.join(command)}' ended with status {status}: see "
+                "its message above; check dictionary and acoustic model."
             )
 
 
-def read_mfa_alignment(folder: str | Path, utterance: Utterance) -> list[Word]:
-    """Reads the words of an utterance from the output of ``mfa align``.
+def read_mfa_alignment(
+    folder: str | Path, utterance: AlignmentInput
+) -> list[Word]:
+    """Read the words of an utterance from the output of ``mfa align``.
 
     Arguments
     ---------
     folder : str or Path
-        The output.
-    utterance : Utterance
-        Of which.
+        Output folder of ``mfa align``.
+    utterance : AlignmentInput
+        Utterance to read.
 
     Returns
     -------
     list of Word
-        The words of its text.
+        Words of the transcript with their times.
 
     Raises
     ------
     AlignmentError
         If MFA wrote no TextGrid, as it does where it finds no alignment.
     ValueError
-        If the TextGrid is broken or of another text.
+        If the TextGrid is broken or belongs to another text.
     """
     try:
         path = find_textgrid(folder, utterance.id, utterance.speaker)
@@ -263,7 +264,7 @@ def read_mfa_alignment(folder: str | Path, utterance: Utterance) -> list[Word]:
 
 
 def _read_all(folder, utterances):
-    """Yields each id with its words, or with the error."""
+    """Yield each id with its words or the error."""
     for utterance in utterances:
         try:
             yield utterance.id, read_mfa_alignment(folder, utterance)
@@ -272,7 +273,7 @@ def _read_all(folder, utterances):
 
 
 def _unknown_times(tiers):
-    """Times of the words that MFA could not pronounce."""
+    """Collect the times of words that MFA could not pronounce."""
     return {
         (start, end)
         for name, intervals in tiers.items()

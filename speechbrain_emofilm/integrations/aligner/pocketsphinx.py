@@ -1,12 +1,13 @@
-"""Forced alignment of English words by PocketSphinx.
+"""Forced alignment of English words with PocketSphinx.
 
-The wheel of ``pocketsphinx`` carries its acoustic model and the CMU
+The wheel of ``pocketsphinx`` includes its acoustic model and the CMU
 dictionary, so nothing is downloaded. Word boundaries are multiples of 10 ms.
 
 The confidence of a word is the probability that it is the word spoken there.
-The library's own posterior cannot tell: a forced path has no rival, so that
-it is about 1 for any word. What tells is how far the word's states score, per
-frame, below the best of all states that the search considers.
+The library's own posterior is no measure of it: a forced path has no
+alternatives, so the posterior is about 1 for any word. The confidence is based
+on the score per frame of the word's states relative to the best of all states
+that the search considers.
 """
 
 import math
@@ -28,19 +29,19 @@ import numpy as np
 from scipy.special import expit
 
 SAMPLE_RATE = 16000  # of the acoustic model
-FRAME_RATE = 100  # of its boundaries
+FRAME_RATE = 100  # frames per second of the boundaries
 PADDING = 20  # frames of silence on either side
 
 # Logistic map from a word's score (natural logarithm, mean over its frames)
-# to its confidence, fitted on MiniESD: the words spoken against words put in
-# their place, as many of these as of those. Other voices may need others.
+# to its confidence, fitted on MiniESD: the spoken words against as many
+# substituted words. Other voices may need other values.
 SCORE_MIDPOINT = -3.9
 SCORE_SLOPE = 1.6
-# Without the lattice, the library leaves scores divided by 2 ** 10.
+# Without the lattice, the library returns scores divided by 2 ** 10.
 UNSCALED = 1024
 
 # Phonetic symbols to the 39 phones of the CMU dictionary. The capital
-# letters and the syllabic schwa are those of the misaki alphabet, which
+# letters and the syllabic schwa belong to the misaki alphabet, which
 # English grapheme-to-phoneme converters of neural TTS use.
 IPA_TO_ARPABET = {
     "eɪ": "EY", "aɪ": "AY", "oʊ": "OW", "əʊ": "OW", "aʊ": "AW",
@@ -59,14 +60,15 @@ IPA_TO_ARPABET = {
 
 
 def arpabet(phones: str) -> list[str]:
-    """Rewrites a phonetic transcription in the phones of CMU's dictionary.
+    """Convert a phonetic transcription to the phones of CMU's dictionary.
 
-    Stress, length and symbols that English lacks are left out.
+    Stress, length and non-English symbols are dropped.
 
     Arguments
     ---------
     phones : str
-        International Phonetic Alphabet, or its misaki variant.
+        Transcription in the International Phonetic Alphabet, or its misaki
+        variant.
 
     Returns
     -------
@@ -85,7 +87,7 @@ def arpabet(phones: str) -> list[str]:
 
 
 def hibari_pronunciation(word: str) -> str:
-    """Phonemes of any English word, by the grapheme-to-phoneme rules of hibari.
+    """Pronounce any English word by hibari's grapheme-to-phoneme rules.
 
     Arguments
     ---------
@@ -95,7 +97,7 @@ def hibari_pronunciation(word: str) -> str:
     Returns
     -------
     str
-        Its phonemes, in the misaki alphabet.
+        Phonemes of the word, in the misaki alphabet.
 
     Example
     -------
@@ -116,26 +118,27 @@ def _hibari_frontend():
 
 
 class PocketsphinxAligner:
-    """Aligns an English transcript with its sound.
+    """Aligner for English.
 
     Arguments
     ---------
     pronounce : callable, optional
-        Gives the phonetic transcription of a word that the dictionary
-        lacks, as :func:`hibari_pronunciation` does; ValueError or an empty
-        string if it cannot. Without it such a word is an error.
+        Function that returns the phonetic transcription of words missing in
+        the dictionary, such as :func:`hibari_pronunciation`; it raises
+        ValueError or returns an empty string if it cannot. Without this
+        function such words are an error.
     beam : float
         Width of the search over states and phones, as the least likelihood
         ratio to the best path. The library's default loses expressive and
         synthetic speech.
     word_beam : float
-        The same, at word ends.
+        Width of the search at word ends, likewise.
     strict : bool
-        Whether it is an error if the search loses the words, which tells
-        that they are not the ones spoken. False: the search drops nothing
-        (`beam` and `word_beam` count for nothing), and every word gets times,
-        with low confidence those that are not spoken. Its memory grows with
-        the square of the duration: for utterances, not for whole recordings.
+        Whether to raise an error if the search loses the words, which means
+        that they are not the spoken ones. If False, the search is exhaustive
+        (`beam` and `word_beam` are ignored) and every word gets times, those
+        not spoken with a low confidence. Memory then grows with the square
+        of the duration: use it for utterances, not for long recordings.
 
     Raises
     ------
@@ -175,24 +178,24 @@ aligner a `pronounce` function.
             beam=beam if strict else 0.0,
             pbeam=beam if strict else 0.0,
             wbeam=word_beam if strict else 0.0,
-            bestpath=strict,  # a search of the lattice, which loses words
+            bestpath=strict,  # the lattice search may lose words
         )
 
     def align(
         self, wav, sample_rate: int, text: str, language: str = "en"
     ) -> list[Word]:
-        """Finds where each word of the transcript is spoken.
+        """Find the times of the words of a transcript.
 
         Arguments
         ---------
         wav : numpy.ndarray or torch.Tensor
             Sound (T,), within -1 and 1.
         sample_rate : int
-            Its samples per second.
+            Sample rate of the sound, in Hz.
         text : str
             Transcript; punctuation separates words.
         language : str
-            Only ``"en"``.
+            Language of the transcript; must be ``"en"``.
 
         Returns
         -------
@@ -205,9 +208,8 @@ aligner a `pronounce` function.
             If the sound or the text cannot be used, or the text is not
             English.
         AlignmentError
-            If a word has no pronunciation, or the sound does not fit the
-            words: it is too short for them or, if `strict`, the search loses
-            them.
+            If a word has no pronunciation, or the sound does not match
+            the words: it is too short or, if `strict`, the search loses them.
         """
         if language != "en":
             raise UnusableInputError(
@@ -234,7 +236,7 @@ aligner a `pronounce` function.
         ]
 
     def _dictionary_keys(self, words: list[str], text: str) -> list[str]:
-        """Dictionary keys of the words, all of which it has afterwards."""
+        """Return the dictionary keys of words, adding missing words."""
         keys = [self._add_to_dictionary(word) for word in words]
         if not any(keys):
             raise UnusableInputError(
@@ -250,13 +252,13 @@ aligner a `pronounce` function.
         return keys
 
     def _add_to_dictionary(self, word: str) -> str | None:
-        """The word's dictionary key, with a new entry if needed and known."""
+        """Return a word's key, adding it if needed; None if unknown."""
         key = word.lower().replace("’", "'")
         if self.decoder.lookup_word(key) is not None:
             return key
         try:
             phones = arpabet(self.pronounce(word)) if self.pronounce else []
-        except ValueError:  # a character that it cannot read
+        except ValueError:  # an unreadable character
             phones = []
         if not phones:
             return None
@@ -264,12 +266,12 @@ aligner a `pronounce` function.
         return key
 
     def _segments(self, pcm: bytes, keys: list[str], text: str) -> list[tuple]:
-        """Runs the search; gives (start, end, confidence) of each word."""
+        """Run the search; return (start, end, confidence) of each word."""
         decoder = self.decoder
         found = []
         try:
             decoder.set_align_text(" ".join(keys))
-            decoder.start_stream()  # forgets the noise of other recordings
+            decoder.start_stream()  # reset the noise estimate
             decoder.start_utt()
             decoder.process_raw(pcm, full_utt=True)
             decoder.end_utt()
@@ -292,7 +294,7 @@ aligner a `pronounce` function.
         ]
 
     def _confidence(self, segment) -> float:
-        """Probability that the word is the one spoken."""
+        """Estimate the probability that the word is the one spoken."""
         if not segment.ascore:  # a likelihood too small for a float
             return 0.0
         frames = segment.end_frame - segment.start_frame + 1
@@ -303,10 +305,10 @@ aligner a `pronounce` function.
 
 
 def _pcm16(wav: np.ndarray, sample_rate: int) -> bytes:
-    """Resamples to 16 kHz and gives 16-bit little-endian samples.
+    """Resample to 16 kHz and convert to 16-bit little-endian samples.
 
-    Silence is added at both ends, for the models of silence to match, and
-    faint noise, as the search is lost where a synthetic pause is all zeros.
+    Silence is added at both ends for the silence models to match, and faint
+    noise because the search fails on the digital silence of synthetic speech.
     """
     wav = resample(wav, sample_rate, SAMPLE_RATE)
     wav = np.pad(wav, PADDING * SAMPLE_RATE // FRAME_RATE)

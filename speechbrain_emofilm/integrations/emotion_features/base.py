@@ -1,11 +1,4 @@
-"""What all extractors of emotion features share: frames, lengths, long files.
-
-An extractor turns speech into frames from which a word's emotion can be told.
-It is called as ``features, lens = extractor(wavs, lens)`` and says where its
-frames lie: frame i is centred at ``frame_offset + i / frame_rate`` seconds,
-as :func:`~speechbrain_emofilm.processing.pooling.word_average_pooling` takes
-it. An utterance's frames do not depend on what else is in the batch.
-"""
+"""Base class of emotion feature extractors: batching and long utterances."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,44 +8,45 @@ import torch
 
 
 class FrameFeatureExtractor(torch.nn.Module):
-    """Base class of the extractors of emotion features.
+    """Base class of emotion feature extractors.
 
     A subclass implements :meth:`encode` for utterances of at most
-    ``max_duration``. Longer ones are cut here into pieces, each with
-    ``context`` seconds of its neighbours on either side, so that memory stays
-    bounded; the frames of the context are dropped again.
+    ``max_duration``. Longer ones are cut into pieces, each with ``context``
+    seconds of its neighbours on either side, so that memory stays bounded;
+    the frames of the context are discarded.
 
     Arguments
     ---------
     model_name : str
-        Name of the model, for caches.
+        Name of the model, part of the cache key.
     revision : str
-        Which weights of it, for caches.
+        Version of its weights, part of the cache key.
     config : dict
-        What else changes the frames, for caches; JSON can hold it.
+        Other options that change the frames, part of the cache key; must be
+        JSON-serializable.
     dim : int
-        Size of a frame.
+        Dimension D of a frame.
     receptive_field : int
-        Samples that the convolutions of one frame span; there is a frame for
-        each place at which so many samples fit.
+        Samples that the convolutions of one frame span; an utterance has as
+        many frames as such spans fit, ``hop`` samples apart.
     frame_offset : float
         Centre of frame 0, in seconds.
     hop : int
         Samples from one frame to the next.
     sample_rate : int
-        Samples per second of the speech taken.
+        Sample rate of the input, in Hz.
     normalize_wav : bool
-        Whether the model takes waveforms of mean 0 and variance 1. They are
-        taken over the whole utterance without its padding.
+        Whether to normalise waveforms to mean 0 and variance 1, computed
+        over the whole utterance without its padding.
     speaker_normalization : bool
         Whether frames should be normalised by the statistics of their
-        speaker before a classifier sees them. It is done when the cache is
-        read, since it takes all utterances of a speaker.
+        speaker before a classifier sees them. This is done when the cache is
+        read, since it needs all utterances of a speaker.
     padded_batches : bool
-        Whether :meth:`encode` may get utterances of different lengths.
-        Otherwise they go through one by one.
+        Whether :meth:`encode` accepts utterances of different lengths.
+        Otherwise they are processed one by one.
     shortest : int, optional
-        Fewest samples of an utterance; by default ``receptive_field``.
+        Minimum samples of an utterance; by default ``receptive_field``.
     max_duration : float
         Longest piece that is encoded at once, in seconds of frames.
     context : float
@@ -61,7 +55,7 @@ class FrameFeatureExtractor(torch.nn.Module):
     Raises
     ------
     ValueError
-        If the context leaves nothing of a piece.
+        If ``max_duration`` is not longer than the context on both sides.
 
     Example
     -------
@@ -123,7 +117,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         return self.sample_rate / self.hop
 
     def n_frames(self, n_samples: torch.Tensor) -> torch.Tensor:
-        """Counts the frames of utterances.
+        """Count the frames of utterances.
 
         Arguments
         ---------
@@ -133,7 +127,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         Returns
         -------
         torch.Tensor
-            Numbers of frames (B,), long; none for fewer samples than a frame
+            Numbers of frames (B,), long; 0 for fewer samples than a frame
             spans.
         """
         frames = (n_samples - self.receptive_field) // self.hop + 1
@@ -142,21 +136,21 @@ class FrameFeatureExtractor(torch.nn.Module):
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Computes frames; to be implemented by the subclass.
+        """Compute frames; to be implemented by the subclass.
 
         Arguments
         ---------
         wavs : torch.Tensor
             Waveforms (B, T), 0 after their end.
         n_samples : torch.Tensor
-            Their numbers of samples (B,), long, on the CPU; the longest T.
+            Their numbers of samples (B,), long, on the CPU; at most T.
 
         Returns
         -------
         torch.Tensor
-            Frames (B, F, D), as many as the longest has. Those after an
-            utterance's end may hold anything, the others may not depend on
-            the batch.
+            Frames (B, F, D) with F of the longest utterance. Frames after an
+            utterance's end are ignored; the others must not depend on the
+            rest of the batch.
         """
         raise NotImplementedError
 
@@ -164,7 +158,7 @@ class FrameFeatureExtractor(torch.nn.Module):
     def forward(
         self, wavs: torch.Tensor, lens: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Extracts the frames of a batch.
+        """Extract the frames of a batch.
 
         Arguments
         ---------
@@ -178,7 +172,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         features : torch.Tensor
             Frames (B, F, D), 0 after an utterance's end.
         lens : torch.Tensor
-            Their relative lengths (B,).
+            Relative lengths of the frames (B,).
 
         Raises
         ------
@@ -193,8 +187,8 @@ class FrameFeatureExtractor(torch.nn.Module):
             raise ValueError(
                 f"Item {int(n_samples.argmin())} of the batch has "
                 f"{int(n_samples.min())} samples at {self.sample_rate} Hz, "
-                f"but {self.model_name} needs {self.shortest}: leave such an "
-                "utterance out."
+                f"but {self.model_name} needs {self.shortest}: leave out such "
+                "utterances."
             )
         wavs = self._prepared(wavs, n_samples)
         equal = n_samples.min() == n_samples.max()
@@ -215,7 +209,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         return features, (n_frames / n_frames.max()).to(lens.device)
 
     def _prepared(self, wavs, n_samples):
-        """Waveforms that end with zeros, normalised if the model wants it."""
+        """Zero the padding and, if required, normalise the waveforms."""
         longest = int(n_samples.max())
         prepared = torch.zeros_like(wavs[:, :longest])
         for row, wav, samples in zip(prepared, wavs, n_samples):
@@ -226,7 +220,7 @@ class FrameFeatureExtractor(torch.nn.Module):
         return prepared
 
     def _encode_in_pieces(self, wav, n_frames):
-        """Frames (F, D) of one utterance of any length."""
+        """Compute the frames (F, D) of one utterance of any length."""
         if n_frames <= self.max_frames:
             return self.encode(wav[None], torch.tensor([len(wav)]))[0]
         step = self.max_frames - 2 * self.context_frames
@@ -246,7 +240,7 @@ class FrameFeatureExtractor(torch.nn.Module):
 def convolution_span(
     kernels: Iterable[int], strides: Iterable[int]
 ) -> tuple[int, int]:
-    """Adds up a stack of convolutions.
+    """Compute the receptive field and hop of a stack of convolutions.
 
     Arguments
     ---------
@@ -275,17 +269,17 @@ def convolution_span(
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
-    """Names a module's weights by their content.
+    """Compute a fingerprint of a module's weights.
 
     Arguments
     ---------
     module : torch.nn.Module
-        Any.
+        Module with the weights.
 
     Returns
     -------
     str
-        16 hexadecimal digits.
+        First 16 hexadecimal digits of the SHA-256.
 
     Example
     -------

@@ -1,13 +1,13 @@
-"""Emotion features of emotion2vec, by funasr's implementation of it.
+"""Emotion features of emotion2vec, in funasr's implementation.
 
 emotion2vec: Self-Supervised Pre-Training for Speech Emotion Representation
-(https://arxiv.org/abs/2312.15185). The models that carry a classifier also
-give each frame's emotion, which funasr computes for whole utterances only.
+(https://arxiv.org/abs/2312.15185). Models with a classifier also predict
+each frame's emotion, which funasr computes for whole utterances only.
 
-funasr pads no batches, for good reason: its positional convolutions read the
-padding, and the last frames of the shorter utterances come out wrong. Here
-the padding is set to zero before each of them, as if the utterance ended
-there, and batches give the frames of single utterances.
+funasr does not pad batches, as its positional convolutions would read the
+padding and corrupt the last frames of the shorter utterances. Here the padding
+is set to zero before each of these convolutions, so that batches give the same
+frames as single utterances.
 """
 
 import pickle
@@ -28,13 +28,13 @@ from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.utils.fetching import FetchConfig, fetch
 
 SAMPLE_RATE = 16000
-#: What the configuration's list of convolutions may be written with; funasr
-#: evaluates it as Python.
+#: Characters allowed in the configuration's list of convolutions, which funasr
+#: evaluates as Python.
 CONVOLUTIONS = re.compile(r"[\d\s()\[\],+*]+")
 
 
 class Emotion2vec(FrameFeatureExtractor):
-    """Frames of emotion2vec, 50 Hz.
+    """Extractor of emotion2vec frames, 50 Hz.
 
     Arguments
     ---------
@@ -45,10 +45,10 @@ class Emotion2vec(FrameFeatureExtractor):
     revision : str, optional
         Revision on the hub.
     max_duration : float
-        Longest piece that is encoded at once, in seconds. Attention takes
-        memory with its square.
+        Longest piece that is encoded at once, in seconds. The memory of
+        attention grows with its square.
     speaker_normalization : bool
-        As in the base class.
+        Whether frames should be normalised per speaker, see the base class.
 
     Raises
     ------
@@ -57,7 +57,7 @@ class Emotion2vec(FrameFeatureExtractor):
     ImportError
         If funasr is missing.
     ValueError
-        If a file does not hold what it should.
+        If a file has invalid content.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class Emotion2vec(FrameFeatureExtractor):
             config={"model_conf": config},
             dim=config["embed_dim"],
             receptive_field=receptive_field,
-            # A frame's samples begin at its first and end at its last: the
-            # centre is in the middle of that stretch of time.
+            # Frame 0 spans the first `receptive_field` samples: this is the
+            # middle of their time.
             frame_offset=receptive_field / 2 / SAMPLE_RATE,
             hop=hop,
             sample_rate=SAMPLE_RATE,
             normalize_wav=bool(config.get("normalize", False)),
             speaker_normalization=speaker_normalization,
-            # The other mode normalises over time, padding included.
+            # The other mode normalises over time, including the padding.
             padded_batches=encoder.modality_cfg.extractor_mode == "layer_norm",
             max_duration=max_duration,
         )
@@ -108,7 +108,7 @@ class Emotion2vec(FrameFeatureExtractor):
         self._adapt(encoder)
 
     def _adapt(self, encoder):
-        """Makes funasr's encoder fit for padded batches."""
+        """Adapt funasr's encoder to padded batches."""
         for module in encoder.relative_positional_encoder.modules():
             if isinstance(module, torch.nn.Conv1d):
                 module.register_forward_pre_hook(self._without_padding)
@@ -121,14 +121,14 @@ class Emotion2vec(FrameFeatureExtractor):
             encoder.get_alibi_bias = self._alibi_bias
 
     def _without_padding(self, convolution, inputs):
-        """Sets padded frames (B, C, F) to 0, as behind an utterance."""
+        """Set padded frames (B, C, F) to 0."""
         return (inputs[0] * self._valid_frames[:, None],)
 
     def _alibi_bias(self, batch_size, time_steps, heads, dtype, device):
-        """Attention's bias by distance, one for the whole batch.
+        """Return the attention bias by distance, shared by the whole batch.
 
-        funasr keeps a copy for each item of the largest batch and for the
-        longest utterance that it has seen.
+        funasr keeps a copy per item, of the largest batch and the longest
+        utterance that it has seen.
         """
         from funasr.models.emotion2vec.base import get_alibi
 
@@ -138,13 +138,13 @@ class Emotion2vec(FrameFeatureExtractor):
         return self._alibi[..., :time_steps, :time_steps]
 
     def train(self, mode: bool = True):
-        """Keeps the model in evaluation mode: it is frozen."""
+        """Keep the model in evaluation mode: it is frozen."""
         return super().train(False)
 
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Computes frames, see the base class.
+        """Compute the frames of a batch, see the base class.
 
         Arguments
         ---------
@@ -167,13 +167,12 @@ class Emotion2vec(FrameFeatureExtractor):
 
     @torch.inference_mode()
     def class_posteriors(self, features: torch.Tensor) -> torch.Tensor:
-        """Emotion of each frame, by the model's own classifier.
+        """Predict the emotion of each frame with the model's own classifier.
 
         Arguments
         ---------
         features : torch.Tensor
-            Frames (B, F, D), as :meth:`forward` gives them or a cache has
-            kept them.
+            Frames (B, F, D) from :meth:`forward` or a cache.
 
         Returns
         -------
@@ -187,8 +186,8 @@ class Emotion2vec(FrameFeatureExtractor):
         """
         if self.model.proj is None:
             raise ValueError(
-                "This emotion2vec has no classifier: take one of the models "
-                "with emotion classes, such as emotion2vec_plus_large."
+                "This emotion2vec has no classifier: use a model with "
+                "emotion classes, such as emotion2vec_plus_large."
             )
         logits = self.model.proj(features)[..., self._used_classes]
         return logits.softmax(-1)
@@ -197,8 +196,8 @@ class Emotion2vec(FrameFeatureExtractor):
 class _ChannelsLastConvolutions(torch.nn.Module):
     """funasr's convolutions over waveforms, with the channels last in memory.
 
-    The norm behind each of them is over the channels: it needs no transposed
-    copies then. A fifth faster on CPUs, and equal to 1e-5.
+    The norm after each convolution is over the channels and so needs no
+    transposed copies. This is a fifth faster on CPUs, and equal to 1e-5.
 
     Arguments
     ---------
@@ -211,11 +210,11 @@ class _ChannelsLastConvolutions(torch.nn.Module):
         self.conv_layers = conv_layers
 
     def forward(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Computes features (B, C, F) of waveforms (B, T)."""
+        """Compute features (B, C, F) of waveforms (B, T)."""
         x = wavs[:, None, None]
         for block in self.conv_layers:
             convolution, norm = block[0], block[2][1]
-            # conv2d has this layout, conv1d has not.
+            # conv2d supports this layout, conv1d does not.
             x = torch.nn.functional.conv2d(
                 x.contiguous(memory_format=torch.channels_last),
                 convolution.weight[:, :, None],
@@ -228,7 +227,7 @@ class _ChannelsLastConvolutions(torch.nn.Module):
 
 
 def _fetch(filename: str, source: str, revision: str | None) -> Path:
-    """Path of a file of a local folder or of the Hugging Face hub."""
+    """Return the path of a file of a local folder or the Hugging Face hub."""
     path = fetch(filename, source, fetch_config=FetchConfig(revision=revision))
     if not path.is_file():
         raise FileNotFoundError(
@@ -239,7 +238,7 @@ def _fetch(filename: str, source: str, revision: str | None) -> Path:
 
 
 def _read_file_names(path: Path) -> dict[str, str | None]:
-    """Names of the files of the model; None for labels that it lacks."""
+    """Read the file names of the model; None without labels."""
     files = read_json(path).get("file_path_metas", {})
     return {
         "config": files.get("config", "config.yaml"),
@@ -249,12 +248,12 @@ def _read_file_names(path: Path) -> dict[str, str | None]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The model's configuration."""
+    """Read the model's configuration."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} is not YAML ({error}): get the file again."
+            f"{path} is not YAML ({error}): download the file again."
         ) from error
     if not isinstance(content, dict) or content.get("model") != "Emotion2vec":
         raise ValueError(
@@ -265,19 +264,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     convolutions = config["modalities"]["audio"]["feature_encoder_spec"]
     if not CONVOLUTIONS.fullmatch(convolutions):
         raise ValueError(
-            f"{path}: feature_encoder_spec is {convolutions!r}, but only a "
-            "list of (channels, kernel, stride) may stand there."
+            f"{path}: feature_encoder_spec is {convolutions!r}, but must "
+            "be a list of (channels, kernel, stride)."
         )
     return config
 
 
 def _unused(label: str) -> bool:
-    """Whether a label stands for a class that the model was not taught."""
+    """Check whether a label is of a class without training data."""
     return label.startswith("unuse")
 
 
 def _build_model(config: dict[str, Any], n_classes: int) -> torch.nn.Module:
-    """An emotion2vec without the modules that only pretraining needs."""
+    """Build an emotion2vec without the modules used only in pretraining."""
     try:
         from funasr.models.emotion2vec.model import Emotion2vec as FunASRModel
     except ImportError as error:
@@ -291,13 +290,13 @@ def _build_model(config: dict[str, Any], n_classes: int) -> torch.nn.Module:
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Loads a checkpoint of funasr, which may hold more than the model."""
+    """Load a checkpoint of funasr, which may have further entries."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors ({error}): get "
-            "it again, or save its state dict alone."
+            f"{path} is damaged, or has other content than tensors "
+            f"({error}): download it again, or save its state dict alone."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         state = state.get(key, state)
@@ -309,12 +308,12 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
         missing = model.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:  # shapes
         raise ValueError(
-            f"{path} does not fit its config.yaml ({error}): take both from "
+            f"{path} does not fit its config.yaml ({error}): use both from "
             "the same model."
         ) from error
     if missing:
         raise ValueError(
             f"{path} lacks {len(missing)} tensors of the model of its "
-            f"config.yaml, such as {missing[0]}: take both from the same "
+            f"config.yaml, such as {missing[0]}: use both from the same "
             "model."
         )

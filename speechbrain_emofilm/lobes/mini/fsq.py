@@ -1,4 +1,4 @@
-"""Finite scalar quantisation, and tables generated from its digits.
+"""Finite scalar quantisation, with embeddings generated from its digits.
 
 CosyVoice2's speech tokens are the corners, edges and centres of a cube:
 8 dimensions, each -1, 0 or 1, hence 3^8 = 6561 ids (Mentzer et al., Finite
@@ -15,7 +15,7 @@ N_LEVELS = 3
 
 
 class FSQ(nn.Module):
-    """Rounds each dimension to -1, 0 or 1, with a straight-through gradient.
+    """Quantiser to -1, 0 or 1 per dimension, with a straight-through gradient.
 
     The id of a code is ``sum_j (q_j + 1) * 3**j``.
 
@@ -43,7 +43,7 @@ class FSQ(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Quantises.
+        """Quantise values.
 
         Arguments
         ---------
@@ -64,21 +64,21 @@ class FSQ(nn.Module):
         return codes, self.to_id(rounded)
 
     def to_id(self, codes: torch.Tensor) -> torch.Tensor:
-        """Ids (...) of codes (..., n_dims)."""
+        """Convert codes (..., n_dims) to ids (...)."""
         return ((codes.long() + 1) * self._place).sum(-1)
 
     def from_id(self, ids: torch.Tensor) -> torch.Tensor:
-        """Codes (..., n_dims), as floats, of ids (...)."""
+        """Convert ids (...) to codes (..., n_dims), as floats."""
         digits = ids.unsqueeze(-1) // self._place % N_LEVELS
         return (digits - 1).to(torch.get_default_dtype())
 
 
 class _DigitTable(nn.Module):
-    """A (3 ** n_dims + n_extra, dim) table computed from the ids' digits.
+    """Table (3 ** n_dims + n_extra, dim) computed from the ids' digits.
 
     A network maps the one-hot digits of an id to its row; the extra ids,
-    which have no digits, own a free row each. Where no gradient is asked for,
-    the table is computed once and kept until a parameter changes.
+    which have no digits, have a free row each. Without gradients the table is
+    computed once and cached until a parameter changes.
 
     Arguments
     ---------
@@ -118,14 +118,14 @@ class _DigitTable(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The table, shape (3 ** n_dims + n_extra, dim)."""
+        """Table of all rows, shape (3 ** n_dims + n_extra, dim)."""
         if self._needs_gradient() or self.extra.is_inference():
             return self._rows()
-        # An optimiser's step and load_state_dict raise a version.
+        # Optimiser steps and load_state_dict increment the version.
         state = tuple((p.data_ptr(), p._version) for p in self.parameters())
         if self._cache is None or self._cache[0] != state:
-            # Neither an inference tensor, which autograd refuses later on,
-            # nor one in the precision of whoever asked first.
+            # The cached table must be neither an inference tensor, which
+            # autograd would refuse later, nor in the first caller's precision.
             device = self.extra.device.type
             with (
                 torch.inference_mode(False),
@@ -141,7 +141,7 @@ class _DigitTable(nn.Module):
         )
 
     def _rows(self, ids: torch.Tensor | None = None) -> torch.Tensor:
-        """The rows of ascending ids (N,), or all of them, shape (N, dim)."""
+        """Compute the rows of ascending ids (N,), or all, shape (N, dim)."""
         one_hot, extra = self._one_hot, self.extra
         if ids is not None:
             one_hot = one_hot[ids[ids < self.n_codes]]
@@ -150,17 +150,17 @@ class _DigitTable(nn.Module):
         return torch.cat([generated, extra.to(generated.dtype)])
 
     def _apply(self, fn, recurse=True):
-        # .to() may move new values to an address that the cache has seen.
+        # .to() may place new values at an address that the cache knows.
         self._cache = None
         return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
-        """Shown by print(module)."""
+        """Describe the table for print(module)."""
         return f"rows={self.n_rows}, dim={self.dim}"
 
 
 class FSQEmbedding(_DigitTable):
-    """An embedding of FSQ ids whose rows are computed from their digits.
+    """Embedding of FSQ ids whose rows are computed from their digits.
 
     Arguments
     ---------
@@ -183,7 +183,7 @@ class FSQEmbedding(_DigitTable):
     """
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings (..., dim) of ids (...)."""
+        """Embed ids (...) as vectors (..., dim)."""
         if not self._needs_gradient():
             return F.embedding(ids, self.weight)
         used, index = ids.unique(return_inverse=True)
@@ -191,7 +191,7 @@ class FSQEmbedding(_DigitTable):
 
 
 class FSQLinear(_DigitTable):
-    """A linear layer onto FSQ ids whose rows are computed from their digits.
+    """Linear layer onto FSQ ids whose rows are computed from their digits.
 
     Arguments
     ---------
@@ -218,5 +218,5 @@ class FSQLinear(_DigitTable):
         self.bias = nn.Parameter(torch.zeros(self.n_rows))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (..., 3 ** n_dims + n_extra) of x (..., dim)."""
+        """Compute logits (..., 3 ** n_dims + n_extra) of x (..., dim)."""
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))

@@ -1,9 +1,10 @@
-"""A small vocoder: pulses and noise, each shaped by a filter from the mel.
+"""Small vocoder: pulses and noise, each filtered as the mel predicts.
 
 Speech is a pulse train at F0 through one filter plus white noise through
 another. A network predicts both filters' magnitudes from the mel spectrogram;
-they are applied in the short-time Fourier domain. With so much of speech built
-in, a multi-resolution STFT loss alone trains it in minutes on one CPU core.
+they are applied in the short-time Fourier domain. With this much prior
+knowledge, a multi-resolution STFT loss alone trains it in minutes on one CPU
+core.
 
 Reference
 ---------
@@ -38,26 +39,26 @@ def pulse_train(
     sampling_rate: int,
     max_frequency: float = 11000.0,
 ) -> torch.Tensor:
-    """Makes band-limited pulses of unit power.
+    """Generate band-limited pulses of unit power.
 
-    All harmonics of F0 below the limit, in cosine phase, summed in closed
-    form; F0 runs linearly from frame centre to frame centre.
+    All harmonics of F0 below the limit are summed in closed form, in cosine
+    phase; F0 is interpolated linearly between frame centres.
 
     Arguments
     ---------
     f0 : torch.Tensor
-        In Hz, 0 where unvoiced; shape (B, N).
+        F0 in Hz, 0 where unvoiced; shape (B, N).
     hop_length : int
         Samples per frame of F0.
     sampling_rate : int
         Sampling rate in Hz.
     max_frequency : float
-        No harmonic is above, in Hz.
+        Upper limit of the harmonics, in Hz.
 
     Returns
     -------
     pulses : torch.Tensor
-        Shape (B, N * hop_length); silent in unvoiced frames.
+        Pulses, shape (B, N * hop_length); silent in unvoiced frames.
 
     Example
     -------
@@ -90,7 +91,7 @@ def pulse_train(
 def mel_band_interpolation(
     n_bands: int, n_bins: int, sampling_rate: int
 ) -> torch.Tensor:
-    """Linear interpolation from mel-spaced bands to the bins of a spectrum.
+    """Build the linear interpolation from mel bands to spectral bins.
 
     Arguments
     ---------
@@ -122,7 +123,7 @@ def mel_band_interpolation(
 
 
 class HarmonicNoiseVocoder(MelVocoder):
-    """Filters pulses at F0 and white noise by what the mel asks for.
+    """Vocoder that filters pulses at F0 and white noise as the mel predicts.
 
     Arguments
     ---------
@@ -141,7 +142,8 @@ class HarmonicNoiseVocoder(MelVocoder):
     sampling_rate : int
         Sampling rate in Hz.
     mel_mean, mel_std : float
-        Of natural-log mel spectrograms, to normalise the input.
+        Mean and standard deviation of natural-log mel spectrograms, to
+        normalise the input.
 
     Example
     -------
@@ -190,17 +192,17 @@ class HarmonicNoiseVocoder(MelVocoder):
     def predict_voicing(
         self, mel: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Maps mel (B, N, bands) to log F0 and the logit of voicing (B, N)."""
+        """Map mel (B, N, bands) to log F0 and the logit of voicing (B, N)."""
         log_f0, voicing = self.f0_predictor(self._normalised(mel)).unbind(-1)
         return log_f0 * _LOG_F0_SCALE + _LOG_MEAN_F0, voicing
 
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
-        """Maps mel (B, N, bands) to F0 in Hz (B, N), 0 where unvoiced."""
+        """Map mel (B, N, bands) to F0 in Hz (B, N), 0 where unvoiced."""
         log_f0, voicing = self.predict_voicing(mel)
         return log_f0.exp() * (voicing > 0)
 
     def f0_loss(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
-        """Error of log F0 in voiced frames, plus cross-entropy of voicing."""
+        """Compute the error of log F0 plus the cross-entropy of voicing."""
         log_f0, voicing = self.predict_voicing(mel)
         voiced = (f0 > _VOICED_HZ).to(mel.dtype)
         error = (log_f0 - f0.clamp(min=_VOICED_HZ).log()).abs() * voiced
@@ -209,13 +211,13 @@ class HarmonicNoiseVocoder(MelVocoder):
         return error + _VOICING_WEIGHT * cross_entropy
 
     def source(self, f0: torch.Tensor, seed: int | None = 0) -> torch.Tensor:
-        """Maps F0 (B, N) to pulses and white noise (B, 2, N * hop_length)."""
+        """Map F0 (B, N) to pulses and white noise (B, 2, N * hop_length)."""
         pulses = pulse_train(f0, self.hop_length, self.sampling_rate)
         noise = seeded_noise(*pulses.shape, seed=seed, like=pulses)
         return torch.stack([pulses, noise], 1)
 
     def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """Filters the source (B, 2, N * hop_length) and adds its two parts."""
+        """Filter the source (B, 2, N * hop_length) and add its two parts."""
         spectrum = torch.stft(
             source.flatten(0, 1),
             self.n_fft,
@@ -233,7 +235,7 @@ class HarmonicNoiseVocoder(MelVocoder):
         )
 
     def _filters(self, mel: torch.Tensor) -> torch.Tensor:
-        """Gains (B, 2, n_fft / 2 + 1, 2 N + 1) of pulses and noise."""
+        """Predict gains (B, 2, n_fft / 2 + 1, 2 N + 1) of pulses and noise."""
         batch, n_frames, _ = mel.shape
         bands = self.filter_predictor(self._normalised(mel))
         bands = bands.reshape(batch, 2 * n_frames, 2, self.n_bands)

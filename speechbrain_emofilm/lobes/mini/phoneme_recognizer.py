@@ -1,8 +1,8 @@
-"""What hears whether synthetic speech says the phonemes that it should.
+"""Phoneme-recognition loss for vocoders.
 
-A spectral loss weighs every part of the spectrum alike, and the mean of all
-that a consonant might be has a small one. A recogniser that was trained on
-natural speech listens for what tells phonemes apart.
+A spectral loss weighs all parts of the spectrum alike, so that an average of
+all likely consonants already has a small loss. A recogniser trained on natural
+speech attends to what distinguishes phonemes.
 """
 
 from typing import NamedTuple
@@ -25,21 +25,21 @@ _FLOOR = 1e-4
 
 
 class PhonemeRecognizer(nn.Module):
-    """Waves to the phoneme of each 20 ms.
+    """Convolutional recogniser of one phoneme per 20 ms.
 
-    Its log-mel has windows of 25 ms every 10 ms, in which the bursts of
-    plosives stand; the mel spectrogram of a vocoder (80 ms) blurs them.
+    Its log-mel has windows of 25 ms every 10 ms, which resolve the bursts of
+    plosives; the mel spectrogram of a vocoder (80 ms) blurs them.
 
     Arguments
     ---------
     n_phonemes : int
-        Classes.
+        Number of phoneme classes.
     channels : int
-        Width.
+        Width of the layers.
     n_blocks : int
-        ConvNeXt blocks at 50 Hz; two more are at 100 Hz.
+        Number of ConvNeXt blocks at 50 Hz; two more run at 100 Hz.
     n_mels : int
-        Mel bands up to 11 kHz.
+        Number of mel bands up to 11 kHz.
 
     Example
     -------
@@ -84,7 +84,7 @@ class PhonemeRecognizer(nn.Module):
     def forward(
         self, wav: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Recognises waves.
+        """Recognise the phonemes of waves.
 
         Arguments
         ---------
@@ -122,16 +122,16 @@ class PhonemeRecognizer(nn.Module):
 
 
 class PhoneticLosses(NamedTuple):
-    """What :class:`PhoneticLoss` returns, three scalars.
+    """Scalar losses and accuracy of :class:`PhoneticLoss`.
 
     Arguments
     ---------
     features : torch.Tensor
-        Relative L1 distance of the recogniser's features, mean of all layers.
+        Relative L1 distance of the recogniser's features, mean over layers.
     phonemes : torch.Tensor
         Cross-entropy of the phonemes in the synthetic speech.
     accuracy : torch.Tensor
-        Share of the frames in which they are recognised; no gradient.
+        Share of frames whose phoneme is recognised; no gradient.
     """
 
     features: torch.Tensor
@@ -140,7 +140,7 @@ class PhoneticLosses(NamedTuple):
 
 
 class PhoneticLoss(nn.Module):
-    """How far synthetic speech is from natural speech, as recognised.
+    """Distance of synthetic from natural speech in a phoneme recogniser.
 
     Arguments
     ---------
@@ -165,16 +165,16 @@ class PhoneticLoss(nn.Module):
         target: torch.Tensor,
         phonemes: torch.Tensor,
     ) -> PhoneticLosses:
-        """Compares synthetic with natural speech.
+        """Compare synthetic with natural speech.
 
         Arguments
         ---------
         predicted : torch.Tensor
             Synthetic waves at 24 kHz, shape (B, T).
         target : torch.Tensor
-            The natural ones, shape (B, T).
+            Natural waves, shape (B, T).
         phonemes : torch.Tensor
-            What is said, class of each 20 ms, shape (B, T / 480).
+            Phoneme class of each 20 ms, shape (B, T / 480).
         """
         logits, features = self.recognizer(predicted)
         with torch.no_grad():

@@ -1,8 +1,8 @@
-"""The mini backbone's speech tokenizer: 25 Hz, 6,561 codes.
+"""Speech tokenizer of the mini backbone: 25 Hz, 6,561 codes.
 
-The same rate and codebook as CosyVoice2's S3 tokenizer v2, which is a speech
-recogniser with finite scalar quantisation in its middle. This one is a small
-convolutional network supervised by phonemes and prosody instead of text.
+It has the same rate and codebook as CosyVoice2's S3 tokenizer v2, a speech
+recogniser with finite scalar quantisation between its layers. This one is a
+small convolutional network supervised by phonemes and prosody, not text.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from speechbrain_emofilm.processing.mel import log_mel
 import torch
 from torch import nn
 
-#: log F0, its voicing logit and level predicted per token.
+#: Number of prosody values per token: log F0, voicing logit and level.
 N_PROSODY = 3
 
 
@@ -23,10 +23,11 @@ class ConvNeXtBlock(nn.Module):
     Arguments
     ---------
     channels : int
+        Number of channels.
     kernel_size : int
-        Odd.
+        Kernel size of the convolution; odd.
     expansion : int
-        Width of the MLP, in channels.
+        Width of the MLP, as a multiple of the channels.
 
     Example
     -------
@@ -52,13 +53,13 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), 0.3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, C) to (B, T, C)."""
+        """Transform (B, T, C) to (B, T, C)."""
         y = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         return x + self.scale * self.mlp(self.norm(y))
 
 
 class SameConv(nn.Conv1d):
-    """A convolution on (B, T, C) that keeps T for stride 1."""
+    """Convolution on (B, T, C) that keeps T for stride 1."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1):
         super().__init__(
@@ -72,12 +73,12 @@ class SameConv(nn.Conv1d):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, C) to (B, T / stride, C')."""
+        """Convolve (B, T, C) to (B, T / stride, C')."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class TokenizerTraining(NamedTuple):
-    """What :meth:`FSQSpeechTokenizer.forward` returns.
+    """Codes and predictions of :meth:`FSQSpeechTokenizer.forward`.
 
     Arguments
     ---------
@@ -95,18 +96,19 @@ class TokenizerTraining(NamedTuple):
 
 
 class FSQSpeechTokenizer(nn.Module):
-    """Log-mel frames at 50 Hz to speech tokens at 25 Hz.
+    """Tokenizer of log-mel frames at 50 Hz to speech tokens at 25 Hz.
 
     Arguments
     ---------
     channels : int
         Width of the encoder.
     n_blocks : int
-        Its blocks at the rate of the tokens.
+        Number of encoder blocks at the token rate.
     n_phonemes : int
         Classes of the training-only phoneme head; 0 builds no training
         heads (inference).
     n_mels : int
+        Number of mel bands.
 
     Example
     -------
@@ -151,13 +153,11 @@ class FSQSpeechTokenizer(nn.Module):
             )
 
     def encode(self, mel: torch.Tensor) -> torch.Tensor:
-        """Log-mel (B, N, 80), N even, to the 8 values before quantisation
-        (B, N / 2, 8).
-        """
+        """Encode log-mel (B, N, 80), N even, as unquantised (B, N / 2, 8)."""
         return self.encoder((mel - self.mean) / self.std)
 
     def forward(self, mel: torch.Tensor) -> TokenizerTraining:
-        """Quantise, and predict what the tokens must carry (training).
+        """Quantise, and predict phonemes and prosody (training).
 
         Arguments
         ---------
@@ -173,13 +173,13 @@ class FSQSpeechTokenizer(nn.Module):
 
     @torch.no_grad()
     def tokenize_mel(self, mel: torch.Tensor) -> torch.Tensor:
-        """(B, N, 80) log-mel to (B, N // 2) token ids."""
+        """Convert log-mel (B, N, 80) to token ids (B, N // 2)."""
         mel = mel[:, : mel.shape[1] // 2 * 2]
         return self.fsq(self.encode(mel))[1]
 
     @torch.no_grad()
     def tokenize(self, wav: torch.Tensor) -> torch.Tensor:
-        """One utterance, or utterances of one length, to token ids.
+        """Tokenize utterances of equal length.
 
         Arguments
         ---------
@@ -195,18 +195,18 @@ class FSQSpeechTokenizer(nn.Module):
 
 
 class MelDecoder(nn.Module):
-    """The layers from codes at 25 Hz and a speaker to mel frames at 50 Hz.
+    """Decoder layers from 25 Hz codes and a speaker to 50 Hz mel frames.
 
     Arguments
     ---------
     speaker : torch.nn.Module
-        What makes a vector (B, channels) of the speaker.
+        Module that maps the speaker input to a vector (B, channels).
     channels : int
-        Width.
+        Width of the layers.
     n_blocks : int
-        Blocks at the rate of the tokens.
+        Number of blocks at the token rate.
     n_mels : int
-        Mel bands.
+        Number of mel bands.
 
     Example
     -------
@@ -239,24 +239,27 @@ class MelDecoder(nn.Module):
     def decode(
         self, codes: torch.Tensor, speaker: torch.Tensor
     ) -> torch.Tensor:
-        """(B, S, 8) codes and what `speaker` takes to (B, 2 S, n_mels)."""
+        """Decode codes (B, S, 8), for a speaker, to (B, 2 S, n_mels)."""
         x = self.at_25(self.input(codes) + self.speaker(speaker)[:, None])
         x = self.upsample(x).unflatten(2, (2, -1)).flatten(1, 2)
         return self.at_50(x)
 
 
 class TokenDecoder(MelDecoder):
-    """A direct decoder of codes that is trained with the tokenizer.
+    """Decoder of codes that is trained jointly with the tokenizer.
 
-    The token decoder's training may start from it.
+    Its weights can initialise the training of ``RegressionDecoder``.
 
     Arguments
     ---------
     n_speakers : int
+        Number of training speakers.
     channels : int
+        Width of the layers.
     n_blocks : int
-        Blocks at the rate of the tokens.
+        Number of blocks at the token rate.
     n_mels : int
+        Number of mel bands.
 
     Example
     -------
@@ -278,8 +281,9 @@ class TokenDecoder(MelDecoder):
     def forward(
         self, codes: torch.Tensor, speaker: torch.Tensor
     ) -> torch.Tensor:
-        """(B, S, 8) codes and (B,) speakers to a normalised log-mel
-        (B, 2 S, 80).
+        """Decode codes (B, S, 8) of speakers (B,) to log-mel (B, 2 S, 80).
+
+        The log-mel is normalised.
         """
         return self.decode(codes, speaker)
 
@@ -287,7 +291,7 @@ class TokenDecoder(MelDecoder):
 def pool_prosody(
     f0: torch.Tensor, level: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Frame prosody at 50 Hz to token prosody at 25 Hz.
+    """Pool frame prosody at 50 Hz to token prosody at 25 Hz.
 
     Arguments
     ---------

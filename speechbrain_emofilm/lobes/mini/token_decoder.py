@@ -1,4 +1,4 @@
-"""Speech tokens to log-mel by regression: flow matching's small rival."""
+"""Regression from speech tokens to log-mel: light, without flow matching."""
 
 from speechbrain_emofilm.lobes.mini.fsq import FSQ
 from speechbrain_emofilm.lobes.mini.speech_tokenizer import MelDecoder
@@ -10,22 +10,22 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class RegressionDecoder(MelDecoder):
-    """The mean log-mel of speech tokens, given the speaker.
+    """Decoder of the mean log-mel of speech tokens, given the speaker.
 
-    Convolutional and deterministic. It is called as ``CosyVoice2Flow`` is, so
-    that either decodes the tokens of a backbone; flow matching gives sharper
-    speech, but asks for far more training.
+    Convolutional and deterministic. It has the interface of
+    ``CosyVoice2Flow``, so that either decodes the tokens of a backbone; flow
+    matching gives sharper speech but needs far more training.
 
     Arguments
     ---------
     channels : int
-        Width.
+        Width of the layers.
     n_blocks : int
-        Blocks at the rate of the tokens.
+        Number of blocks at the token rate.
     speaker_dim : int
         Size of the speaker vector.
     n_mels : int
-        Mel bands.
+        Number of mel bands.
     mel_mean : float
         Mean of log-mels.
     mel_std : float
@@ -57,7 +57,7 @@ class RegressionDecoder(MelDecoder):
     def forward(
         self, tokens: torch.Tensor, xvector: torch.Tensor
     ) -> torch.Tensor:
-        """Decodes segments without padding.
+        """Decode segments without padding.
 
         Arguments
         ---------
@@ -83,7 +83,7 @@ class RegressionDecoder(MelDecoder):
         n_timesteps: int | None = None,
         seed: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decodes a batch; each item equals the item alone.
+        """Decode a batch; each item equals the item alone.
 
         Arguments
         ---------
@@ -94,16 +94,16 @@ class RegressionDecoder(MelDecoder):
         xvector : torch.Tensor
             (B, speaker_dim).
         n_timesteps : int, optional
-            Of flow matching; not used.
+            Steps of flow matching; not used here.
         seed : int, optional
-            Of flow matching; nothing is random here.
+            Seed of flow matching; not used, as nothing is random here.
 
         Returns
         -------
         mel : torch.Tensor
             (B, 2 S, n_mels), zero in the padding.
         lens : torch.Tensor
-            (B,) relative lengths of it.
+            (B,) relative lengths of the mel.
         """
         n_tokens = torch.round(lens * tokens.shape[1]).long().tolist()
         mels = [

@@ -1,4 +1,4 @@
-"""What trains a vocoder: a spectral loss and a small discriminator."""
+"""Training losses of vocoders: a spectral loss and a small discriminator."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _SIZES = (256, 512, 1024, 2048)
 
 
 def magnitudes(wav: torch.Tensor, n_fft: int) -> torch.Tensor:
-    """Magnitude spectra of waves, a quarter window apart.
+    """Compute magnitude spectra of waves, a quarter window apart.
 
     Arguments
     ---------
@@ -48,8 +48,8 @@ class MultiResolutionSTFTLoss(nn.Module):
     sizes : sequence of int
         Window sizes in samples.
     floor : float
-        Added to the magnitudes before the logarithm; what is below does not
-        matter.
+        Added to the magnitudes before the logarithm, so that anything below
+        has little effect.
 
     Example
     -------
@@ -66,7 +66,7 @@ class MultiResolutionSTFTLoss(nn.Module):
     def forward(
         self, predicted: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        """Compares waves (B, T) of equal shape; returns a scalar."""
+        """Compute the loss (a scalar) between waves (B, T)."""
         losses = [self._loss(predicted, target, n) for n in self.sizes]
         return sum(losses) / len(losses)
 
@@ -116,8 +116,8 @@ class SpectrogramDiscriminator(nn.Module):
     def forward(
         self, wav: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Judges waves (B, T): scores (B, positions), and all features."""
-        # Compressed as loudness is heard, else only the vowels would count.
+        """Compute scores (B, positions) and features of waves (B, T)."""
+        # Compressed like perceived loudness, else vowels would dominate.
         x = magnitudes(wav, self.n_fft).clamp(min=1e-7).pow(0.3).unsqueeze(1)
         features = []
         for convolution in self.convolutions:
@@ -130,8 +130,8 @@ class SpectrogramDiscriminator(nn.Module):
 class MultiResolutionDiscriminator(nn.Module):
     """Discriminators on several resolutions (Jang et al., arXiv 2106.07889).
 
-    Takes and returns what SpeechBrain's ``HifiganDiscriminator`` does, and
-    can be exchanged with it, at a hundredth of its cost.
+    It has the interface of SpeechBrain's ``HifiganDiscriminator`` at a
+    hundredth of its cost.
 
     Arguments
     ---------
@@ -159,7 +159,7 @@ class MultiResolutionDiscriminator(nn.Module):
     def forward(
         self, wav: torch.Tensor
     ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """Judges waves (B, 1, T): per resolution, scores and features."""
+        """Compute scores and features of waves (B, 1, T) per resolution."""
         judged = [judge(wav.squeeze(1)) for judge in self.discriminators]
         scores, features = zip(*judged)
         return list(scores), list(features)
