@@ -6,8 +6,8 @@ with the original's way (padded batch, attention mask, the text head of
 151,936 words and the speech head at all positions), on batches with the
 lengths of ESD's English part; same random weights, same loss, one process
 for each. Larger batches give the original more padding: 16 utterances by
-default, where
-``cosyvoice2_robust.yaml`` makes batches of 160 s and the paper takes 4.
+default, where ``cosyvoice2_robust.yaml`` makes batches of 160 s and the
+paper takes 4.
 
 Prints JSON: tokens (of text and speech, padding not counted) per second, and
 the peak memory of the process, weights included as far as they are read;

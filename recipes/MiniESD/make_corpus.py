@@ -31,7 +31,6 @@ from speechbrain_emofilm.dataio.labels import (
     write_label_textgrid,
     write_word_labels,
 )
-from speechbrain_emofilm.integrations.hibari import HibariVoice
 from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
 
 import numpy as np
@@ -47,6 +46,7 @@ from styles import (
     emotion_prosody,
 )
 from tqdm import tqdm
+from voice import HibariVoice
 
 README = """# MiniESD
 

@@ -20,11 +20,7 @@ import multiprocessing
 import random
 from pathlib import Path
 
-from speechbrain_emofilm.integrations.hibari import (
-    Cues,
-    HibariVoice,
-    WordProsody,
-)
+from speechbrain_emofilm.integrations.hibari import Cues
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np
@@ -38,6 +34,7 @@ from styles import (
     instruction_of,
 )
 from tqdm import tqdm
+from voice import HibariVoice, WordProsody
 
 #: Share of utterances with each kind of text.
 TEXT_KINDS = {"cues": 0.62, "instruction": 0.10, "emotive": 0.10, "plain": 0.18}

@@ -2,11 +2,9 @@
 
 import random
 
-from speechbrain_emofilm.integrations.hibari import (
-    Cues,
-    PseudoSpeaker,
-    WordProsody,
-)
+from speechbrain_emofilm.integrations.hibari import Cues
+
+from voice import PseudoSpeaker, WordProsody
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 

@@ -18,7 +18,6 @@ from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.integrations.hibari import (
     UNITS,
     HibariTextFrontend,
-    WordProsody,
     read_cues,
     written_tokens,
 )
@@ -43,6 +42,7 @@ import pretraining_data
 import sentences
 import styles
 from esd_prepare import prepare_esd
+from voice import WordProsody
 
 pytest.importorskip("hibari")
 pytest.importorskip("faker")

@@ -1,5 +1,8 @@
 """Forced alignment by PocketSphinx."""
 
+import sys
+from pathlib import Path
+
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
@@ -15,6 +18,9 @@ from speechbrain_emofilm.integrations.aligner.pocketsphinx import (
 import numpy as np
 import pytest
 
+# The recipes' scripts find their neighbours in their own folder.
+sys.path.append(str(Path(__file__).parents[2] / "recipes" / "MiniESD"))
+
 pytest.importorskip("pocketsphinx")
 hibari = pytest.importorskip("hibari")
 
@@ -28,10 +34,7 @@ def aligner():
 
 @pytest.fixture(scope="module")
 def spoken():
-    from speechbrain_emofilm.integrations.hibari import (
-        HibariVoice,
-        WordProsody,
-    )
+    from voice import HibariVoice, WordProsody
 
     return HibariVoice().speak(WORDS, [WordProsody()] * len(WORDS))
 
