@@ -45,3 +45,11 @@ def pristine_snapshot(tmp_path_factory):
 def world(pristine_world, tmp_path):
     """A copy of it for one test."""
     return shutil.copytree(pristine_world, tmp_path / "world")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark every test of this folder slow: they run whole recipes."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.slow)
