@@ -27,9 +27,7 @@ def load_script(path):
 
 RECIPE = ROOT / "recipes" / "ESD"
 esd_prepare = load_script(RECIPE / "esd_prepare.py")
-transitions_prepare = load_script(
-    RECIPE / "emotional_tts" / "transitions_prepare.py"
-)
+transitions_prepare = load_script(RECIPE / "transitions_prepare.py")
 prepare_esd = esd_prepare.prepare_esd
 
 EMOTIONS = {

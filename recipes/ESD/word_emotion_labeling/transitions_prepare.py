@@ -1,1 +1,1 @@
-../emotional_tts/transitions_prepare.py
+../transitions_prepare.py
