@@ -28,8 +28,8 @@ def report_skipped(
     max_bad_share : float
         Largest share of items that may be skipped, 0 to 1.
     listing : str or Path
-        JSON file that the skipped items are written to; an old list is
-        removed where nothing is skipped.
+        JSON file that the skipped items are written to, also where there are
+        none.
     what : str
         What is counted, for the message.
 
@@ -48,11 +48,9 @@ def report_skipped(
     {'a1': 'its wav is silent.'}
     """
     check_share(max_bad_share)
-    listing = Path(listing)
-    if not skipped:
-        listing.unlink(missing_ok=True)
-        return
     write_json(listing, dict(skipped))
+    if not skipped:
+        return
     name, reason = next(iter(skipped.items()))
     summary = (
         f"{len(skipped)} of {n_items} {what} cannot be used. The first, "

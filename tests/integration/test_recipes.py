@@ -18,7 +18,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -72,7 +71,7 @@ def check_files(output, checks):
     missing = [
         name
         for name in check_list(checks, "file_exists")
-        if not Path(os.path.normpath(output / name)).exists()
+        if not (output / name).exists()
     ]
     assert not missing, f"{output} has no {', '.join(missing)}"
 

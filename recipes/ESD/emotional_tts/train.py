@@ -298,7 +298,7 @@ def dataio_prepare(hparams):
         list_unusable,
         args=[items, pipelines, hparams["max_bad_share"], listing],
     )
-    skipped = read_json(listing) if listing.exists() else {}
+    skipped = read_json(listing)
     datasets = {}
     for split in items:
         kept = {u: i for u, i in items[split].items() if u not in skipped}
