@@ -5,7 +5,10 @@ the default needs no download.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from speechbrain_emofilm.utils.guarded import Guarded
 
 import numpy as np
 from scipy.signal import resample_poly
@@ -64,11 +67,14 @@ class FasterWhisperASR:
                 "pip install 'speechbrain-emofilm[demo]'."
             ) from error
         self.beam_size = beam_size
-        self.model = WhisperModel(
-            str(model),
-            device=device,
-            compute_type=compute_type,
-            cpu_threads=cpu_threads,
+        self._model = Guarded(
+            partial(
+                WhisperModel,
+                str(model),
+                device=device,
+                compute_type=compute_type,
+                cpu_threads=cpu_threads,
+            )
         )
 
     def transcribe(self, wavs: Sequence, sample_rate: int = 24000) -> list[str]:
@@ -95,14 +101,16 @@ class FasterWhisperASR:
         if sample_rate != SAMPLE_RATE:
             step = np.gcd(SAMPLE_RATE, sample_rate)
             wav = resample_poly(wav, SAMPLE_RATE // step, sample_rate // step)
-        segments, _ = self.model.transcribe(
-            wav.astype(np.float32),
-            language="en",
-            beam_size=self.beam_size,
-            temperature=0.0,
-            condition_on_previous_text=False,
-        )
-        return "".join(segment.text for segment in segments).strip()
+        with self._model as model:
+            segments, _ = model.transcribe(
+                wav.astype(np.float32),
+                language="en",
+                beam_size=self.beam_size,
+                temperature=0.0,
+                condition_on_previous_text=False,
+            )
+            # They are decoded as they are read.
+            return "".join(segment.text for segment in segments).strip()
 
 
 def bundled_model() -> Path:

@@ -13,7 +13,7 @@ that the search considers.
 import math
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.text import is_ideograph
@@ -24,6 +24,7 @@ from speechbrain_emofilm.integrations.aligner.base import (
     fit_times,
     resample,
 )
+from speechbrain_emofilm.utils.guarded import Guarded
 
 import numpy as np
 from scipy.special import expit
@@ -120,6 +121,9 @@ def _hibari_frontend():
 class PocketsphinxAligner:
     """Aligner for English.
 
+    Threads may share an aligner: they align one after another. A copy, also
+    one in another process, has a decoder of its own.
+
     Arguments
     ---------
     pronounce : callable, optional
@@ -172,7 +176,8 @@ aligner a `pronounce` function.
             ) from error
         self.pronounce = pronounce
         self.strict = strict
-        self.decoder = Decoder(
+        make_decoder = partial(
+            Decoder,
             lm=None,
             loglevel="FATAL",
             beam=beam if strict else 0.0,
@@ -180,6 +185,7 @@ aligner a `pronounce` function.
             wbeam=word_beam if strict else 0.0,
             bestpath=strict,  # the lattice search may lose words
         )
+        self._decoder = Guarded(make_decoder)
 
     def align(
         self, wav, sample_rate: int, text: str, language: str = "en"
@@ -222,8 +228,10 @@ aligner a `pronounce` function.
                 f"{text!r} is Chinese, and PocketSphinx aligns English: use "
                 "another aligner."
             )
-        keys = self._dictionary_keys(words, text)
-        segments = self._segments(_pcm16(wav, sample_rate), keys, text)
+        pcm = _pcm16(wav, sample_rate)
+        with self._decoder as decoder:
+            keys = self._dictionary_keys(decoder, words, text)
+            segments = self._segments(decoder, pcm, keys, text)
         times = fit_times(
             [(start, end) for start, end, _ in segments],
             len(wav) / sample_rate,
@@ -235,9 +243,11 @@ aligner a `pronounce` function.
             )
         ]
 
-    def _dictionary_keys(self, words: list[str], text: str) -> list[str]:
+    def _dictionary_keys(
+        self, decoder, words: list[str], text: str
+    ) -> list[str]:
         """Return the dictionary keys of words, adding missing words."""
-        keys = [self._add_to_dictionary(word) for word in words]
+        keys = [self._add_to_dictionary(decoder, word) for word in words]
         if not any(keys):
             raise UnusableInputError(
                 f"No word of {text!r} has a pronunciation: write numbers and "
@@ -251,10 +261,10 @@ aligner a `pronounce` function.
             )
         return keys
 
-    def _add_to_dictionary(self, word: str) -> str | None:
+    def _add_to_dictionary(self, decoder, word: str) -> str | None:
         """Return a word's key, adding it if needed; None if unknown."""
         key = word.lower().replace("’", "'")
-        if self.decoder.lookup_word(key) is not None:
+        if decoder.lookup_word(key) is not None:
             return key
         try:
             phones = arpabet(self.pronounce(word)) if self.pronounce else []
@@ -262,12 +272,13 @@ aligner a `pronounce` function.
             phones = []
         if not phones:
             return None
-        self.decoder.add_word(key, " ".join(phones), True)
+        decoder.add_word(key, " ".join(phones), True)
         return key
 
-    def _segments(self, pcm: bytes, keys: list[str], text: str) -> list[tuple]:
+    def _segments(
+        self, decoder, pcm: bytes, keys: list[str], text: str
+    ) -> list[tuple]:
         """Run the search; return (start, end, confidence) of each word."""
-        decoder = self.decoder
         found = []
         try:
             decoder.set_align_text(" ".join(keys))

@@ -1,7 +1,10 @@
 """CosyVoice2's speaker encoder CAM++, as an ONNX model."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from speechbrain_emofilm.utils.guarded import Guarded
 
 import torch
 from torchaudio.compliance import kaldi
@@ -36,7 +39,7 @@ class CAMPPlus:
     def __init__(self, path: str | Path, n_threads: int = 1):
         self.path = Path(path)
         self.n_threads = n_threads
-        self._session = None
+        self._session = Guarded(partial(_open_session, self.path, n_threads))
 
     def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embed utterances.
@@ -60,9 +63,12 @@ class CAMPPlus:
         ValueError
             If a wave is too short or the file is no such model.
         """
-        if self._session is None:
-            self._session = self._open()
-        name = self._session.get_inputs()[0].name
+        with self._session as session:
+            return self._embed(session, wavs)
+
+    @staticmethod
+    def _embed(session, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
+        name = session.get_inputs()[0].name
         vectors = []
         for index, wav in enumerate(wavs):
             if len(wav) < _MIN_SECONDS * SAMPLE_RATE:
@@ -72,37 +78,38 @@ class CAMPPlus:
                     f"at least {_MIN_SECONDS} s."
                 )
             features = {name: speaker_features(wav)[None].numpy()}
-            output = self._session.run(None, features)[0]
+            output = session.run(None, features)[0]
             vectors.append(torch.from_numpy(output).float().flatten())
         return torch.stack(vectors)
 
-    def _open(self):
-        """Opens the model."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError(
-                f"Speaker vectors need the package {error.name}: "
-                "pip install 'speechbrain-emofilm[cosyvoice]'."
-            ) from error
-        if not self.path.is_file():
-            raise FileNotFoundError(
-                f"{self.path} does not exist: give campplus.onnx of a "
-                "CosyVoice2-0.5B snapshot."
-            )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.n_threads
-        try:
-            return onnxruntime.InferenceSession(
-                str(self.path), options, providers=["CPUExecutionProvider"]
-            )
-        # onnxruntime's errors share no public class.
-        except Exception as error:
-            raise ValueError(
-                f"{self.path} is not an ONNX model "
-                f"({' '.join(str(error).split())[:200]}): get campplus.onnx "
-                "of a CosyVoice2-0.5B snapshot again."
-            ) from error
+
+def _open_session(path: Path, n_threads: int):
+    """Open the model."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            f"Speaker vectors need the package {error.name}: "
+            "pip install 'speechbrain-emofilm[cosyvoice]'."
+        ) from error
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: give campplus.onnx of a "
+            "CosyVoice2-0.5B snapshot."
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    # onnxruntime's errors share no public class.
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not an ONNX model "
+            f"({' '.join(str(error).split())[:200]}): get campplus.onnx "
+            "of a CosyVoice2-0.5B snapshot again."
+        ) from error
 
 
 def speaker_features(wav: torch.Tensor) -> torch.Tensor:
