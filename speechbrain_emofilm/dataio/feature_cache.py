@@ -7,8 +7,10 @@ a part of the cache, see :mod:`speechbrain_emofilm.utils.sharding`.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Collection, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -436,8 +438,42 @@ def _open(path):
         ) from error
 
 
+@contextmanager
 def _create(path, identity, skipped):
-    file = _h5py().File(path, "w")
-    file.attrs["identity"] = json.dumps(dict(identity), sort_keys=True)
-    file["skipped"] = json.dumps(dict(skipped), sort_keys=True)
-    return file
+    """Open a new cache for writing; raise OSError if the disk is full."""
+    with _FailingLate(path) as target:
+        with _h5py().File(target, "w") as file:
+            file.attrs["identity"] = json.dumps(dict(identity), sort_keys=True)
+            file["skipped"] = json.dumps(dict(skipped), sort_keys=True)
+            yield file
+    if target.error is not None:
+        raise target.error
+
+
+class _FailingLate(io.FileIO):
+    """A file that keeps the first error of writing for its user to raise.
+
+    HDF5 ends the process if a write fails while it closes a file, so it is
+    told that all writes succeed.
+    """
+
+    def __init__(self, path):
+        super().__init__(path, "w+")
+        self.error = None
+
+    def write(self, data):
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while len(left) and self.error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size=None):
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size
