@@ -1,8 +1,9 @@
 """Voices to clone: speaker vectors and prompts in one safetensors file.
 
 The file holds ``<name>.xvector`` (D,), ``<name>.prompt_tokens`` (P,) and
-``<name>.prompt_mel`` (2P, mels) for each voice. Its header tells the source of
-each voice: the recording and the models that it was made with.
+``<name>.prompt_mel`` (2P, mels) for each voice. Its header holds the transcript
+of each voice's recording, and its source: the recording and the models that it
+was made with.
 """
 
 import json
@@ -38,6 +39,8 @@ class Voice:
     source : dict, optional
         The recording and models it was made with, str to str, by which an
         outdated voice is noticed.
+    transcript : str, optional
+        Words of the recording, with which it prompts a language model.
 
     Raises
     ------
@@ -49,6 +52,7 @@ class Voice:
     prompt_tokens: torch.Tensor
     prompt_mel: torch.Tensor
     source: Mapping[str, str] | None = None
+    transcript: str | None = None
 
     def __post_init__(self):
         if len(self.prompt_mel) != 2 * len(self.prompt_tokens):
@@ -65,6 +69,7 @@ class Voice:
         tokens: torch.Tensor,
         mel: torch.Tensor,
         source: Mapping[str, str] | None = None,
+        transcript: str | None = None,
     ) -> "Voice":
         """Make a voice from tokens and a mel, cut to the same duration.
 
@@ -78,6 +83,8 @@ class Voice:
             Log-mel (N, mels) of the same recording.
         source : dict, optional
             The recording and models it is made with.
+        transcript : str, optional
+            Words of the recording.
 
         Example
         -------
@@ -88,7 +95,8 @@ class Voice:
         (torch.Size([25]), torch.Size([50, 80]))
         """
         n_tokens = min(len(tokens), len(mel) // 2)
-        return cls(xvector, tokens[:n_tokens], mel[: 2 * n_tokens], source)
+        mel = mel[: 2 * n_tokens]
+        return cls(xvector, tokens[:n_tokens], mel, source, transcript)
 
 
 def write_voices(path: PathLike, voices: Mapping[str, Voice]) -> None:
@@ -118,8 +126,10 @@ def write_voices(path: PathLike, voices: Mapping[str, Voice]) -> None:
         for name, voice in voices.items()
         for part in _PARTS
     }
-    sources = {name: voice.source for name, voice in voices.items()}
-    header = {"sources": json.dumps(sources)}
+    header = {
+        "sources": json.dumps({n: v.source for n, v in voices.items()}),
+        "transcripts": json.dumps({n: v.transcript for n, v in voices.items()}),
+    }
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata=header)
 
@@ -166,9 +176,12 @@ def read_voices(path: PathLike) -> dict[str, Voice]:
     with safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
     sources = json.loads(header.get("sources", "{}"))
+    transcripts = json.loads(header.get("transcripts", "{}"))
     return {
         name: Voice(
-            *(tensors[f"{name}.{part}"] for part in _PARTS), sources.get(name)
+            *(tensors[f"{name}.{part}"] for part in _PARTS),
+            sources.get(name),
+            transcripts.get(name),
         )
         for name in names
     }

@@ -31,8 +31,8 @@ class PromptedTokenToWav(TokenToWavBase):
     vocoder : nn.Module
         A :class:`~speechbrain_emofilm.lobes.cosyvoice2.hift.HiFTGenerator`.
     voices : str or Path
-        File written by :mod:`~speechbrain_emofilm.dataio.voices`. The first
-        voice is the default.
+        File written by :mod:`~speechbrain_emofilm.dataio.voices`. The default
+        is the first neutral voice (``0011`` or ``0011/neutral``).
     n_timesteps : int
         Number of solver steps of the flow.
     sample_rate : int
@@ -66,8 +66,11 @@ class PromptedTokenToWav(TokenToWavBase):
 
     @property
     def speakers(self) -> list[str]:
-        """Names of the voices; the first is the default."""
-        return list(self.voices)
+        """Names of the voices; the first is the default, a neutral one."""
+        return sorted(
+            self.voices,
+            key=lambda name: name.partition("/")[2] not in ("", "neutral"),
+        )
 
     def decode_mels(
         self, tokens: Sequence[torch.Tensor], speakers: list[int], seed: int

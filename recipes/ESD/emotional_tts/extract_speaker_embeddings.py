@@ -21,18 +21,18 @@ with the reason in a JSON file next to the voices; if more than `max_bad_share`
 are, the script fails.
 """
 
+import functools
 import sys
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.dataio.voices import (
-    Voice,
     merge_parts,
     stored_voices,
     write_part,
 )
-from speechbrain_emofilm.processing.mel import log_mel
+from speechbrain_emofilm.inference.voices import make_voice
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import file_fingerprint
@@ -40,7 +40,6 @@ from speechbrain_emofilm.utils.sharding import extract_in_shares
 from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
-import torch
 from esd_prepare import prepare_esd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
@@ -148,31 +147,11 @@ def describe_sources(references, items, cache, speaker_encoder):
             sources[voice] = {
                 "utterance": utterance,
                 "wav": file_fingerprint(wav),
+                "text": items[utterance]["text"],
                 "speech_tokenizer": cache.tokenizer,
                 "speaker_encoder": speaker_encoder,
             }
     return sources, skipped
-
-
-@torch.inference_mode()
-def make_voice(wav_file, tokens, speaker_encoder, source):
-    """Make a voice from a recording.
-
-    Arguments
-    ---------
-    wav_file : str
-        The recording.
-    tokens : torch.Tensor
-        Its speech tokens (S,).
-    speaker_encoder : object
-        With `sample_rate` and `embed`: list of wavs to vectors.
-    source : dict
-        The recording and the models, from `describe_sources`.
-    """
-    wav = load_audio(wav_file, speaker_encoder.sample_rate)
-    (xvector,) = speaker_encoder.embed([wav])
-    mel = log_mel(load_audio(wav_file)[None])[0]
-    return Voice.cut(xvector, tokens, mel, source)
 
 
 def extract_voices(
@@ -189,7 +168,7 @@ def extract_voices(
     tokens : dict
         Utterance id to speech tokens.
     speaker_encoder : object
-        As in `make_voice`.
+        With `sample_rate` and `embed`: list of wavs to vectors.
     path : str
         The file of the voices.
     save_interval : int
@@ -199,7 +178,11 @@ def extract_voices(
     for voice, source in tqdm(sources.items(), desc="Voices", unit="voice"):
         utterance = source["utterance"]
         part[voice] = make_voice(
-            items[utterance]["wav"], tokens[utterance], speaker_encoder, source
+            functools.partial(load_audio, items[utterance]["wav"]),
+            tokens[utterance],
+            speaker_encoder,
+            source,
+            items[utterance]["text"],
         )
         if len(part) == save_interval:
             write_part(path, part)
