@@ -6,6 +6,7 @@ which modulates its text embeddings, and the emotion loss
 head and the classifier of the emotion loss are trained.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 class ConditionedLMInputs(NamedTuple):
@@ -45,6 +47,10 @@ class ConditionedLMInputs(NamedTuple):
         shape (B, W, K).
     word_intensity : torch.Tensor
         Intensity of each word's emotion, 0 to 1, shape (B, W).
+    n_prompt : torch.Tensor, optional
+        Number of each item's first speech tokens that are the prompt, long,
+        shape (B,); no item has one if None. The text of a prompt comes first
+        in ``text_tokens``, and its tokens and its speech belong to no word.
     """
 
     text_tokens: torch.Tensor
@@ -55,6 +61,47 @@ class ConditionedLMInputs(NamedTuple):
     word_of_speech: torch.Tensor
     word_emotions: torch.Tensor
     word_intensity: torch.Tensor
+    n_prompt: torch.Tensor | None = None
+
+    def behind(self, prompts: Sequence) -> "ConditionedLMInputs":
+        """Put a prompt before some utterances.
+
+        Arguments
+        ---------
+        prompts : list
+            For each utterance None or an object with ``text_tokens`` (P,) and
+            ``speech_tokens`` (Q,), such as
+            :class:`~speechbrain_emofilm.dataio.prompts.Prompt`.
+
+        Returns
+        -------
+        ConditionedLMInputs
+            The longer batch, in which prompts belong to no word.
+        """
+        texts = [p if p is None else p.text_tokens for p in prompts]
+        speech = [p if p is None else p.speech_tokens for p in prompts]
+        text_tokens, text_lens = _prepend(
+            texts, self.text_tokens, self.text_lens
+        )
+        word_of_token, _ = _prepend(
+            texts, self.word_of_token, self.text_lens, -1
+        )
+        speech_tokens, speech_lens = _prepend(
+            speech, self.speech_tokens, self.speech_lens
+        )
+        word_of_speech, _ = _prepend(
+            speech, self.word_of_speech, self.speech_lens, -1
+        )
+        n_prompt = [0 if p is None else len(p) for p in speech]
+        return self._replace(
+            text_tokens=text_tokens,
+            text_lens=text_lens,
+            word_of_token=word_of_token,
+            speech_tokens=speech_tokens,
+            speech_lens=speech_lens,
+            word_of_speech=word_of_speech,
+            n_prompt=torch.tensor(n_prompt, device=speech_tokens.device),
+        )
 
 
 @dataclass
@@ -112,6 +159,9 @@ class EmotionConditionedLM(nn.Module):
     condition_dropout : float
         In training, share of the utterances whose labels are dropped, so that
         the unconditional model stays usable for classifier-free guidance.
+    bistream_share : float
+        In training, share of the utterances laid out as bistream (text and
+        speech in turns), so that the speech head learns to ask for more text.
 
     Raises
     ------
@@ -151,11 +201,13 @@ class EmotionConditionedLM(nn.Module):
         emotion_loss: WordEmotionLoss | None = None,
         history_corruption: float = 0.0,
         condition_dropout: float = 0.0,
+        bistream_share: float = 0.0,
     ):
         super().__init__()
         shares = {
             "history_corruption": history_corruption,
             "condition_dropout": condition_dropout,
+            "bistream_share": bistream_share,
         }
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -168,6 +220,7 @@ class EmotionConditionedLM(nn.Module):
         self.emotion_loss = emotion_loss
         self.history_corruption = history_corruption
         self.condition_dropout = condition_dropout
+        self.bistream_share = bistream_share
 
     def condition(
         self,
@@ -210,6 +263,8 @@ class EmotionConditionedLM(nn.Module):
             inputs.speech_tokens,
             inputs.speech_lens,
             history=self._corrupt(inputs.speech_tokens, inputs.speech_lens),
+            n_prompt=inputs.n_prompt,
+            bistream_probability=self.bistream_share * self.training,
         )
         # hidden[:, t] predicts speech token t, and the last one the end.
         emotion = self._classify(
@@ -275,10 +330,38 @@ class EmotionConditionedLM(nn.Module):
         return torch.where(wrong, pool[drawn], speech_tokens)
 
 
+def _prepend(
+    heads: Sequence[torch.Tensor | None],
+    padded: torch.Tensor,
+    lens: torch.Tensor,
+    value: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put heads (H_i,), or a value in their place, before padded rows (B, N).
+
+    Returns the rows, padded anew, and their relative lengths.
+    """
+    rows = []
+    for head, row, size in zip(heads, padded, _sizes(lens, padded).tolist()):
+        parts = [row[:size]]
+        if head is not None:
+            head = head.to(row)
+            parts.insert(
+                0, head if value is None else torch.full_like(head, value)
+            )
+        rows.append(torch.cat(parts))
+    sizes = torch.tensor([len(row) for row in rows], device=padded.device)
+    return pad_sequence(rows, batch_first=True), sizes / sizes.max()
+
+
+def _sizes(lens: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+    """Absolute lengths (B,) of relative ones."""
+    return torch.round(lens * sequence.shape[1]).long()
+
+
 def _within(lens: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
     """Mask (B, N) of the positions within the relative lengths (B,)."""
-    size = sequence.shape[1]
-    return length_to_mask(torch.round(lens * size), max_len=size).bool()
+    sizes = _sizes(lens, sequence)
+    return length_to_mask(sizes, max_len=sequence.shape[1]).bool()
 
 
 def _no_word_in_padding(

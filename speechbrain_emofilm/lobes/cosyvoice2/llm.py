@@ -171,6 +171,7 @@ class CosyVoice2LM(nn.Module):
         speech_tokens: torch.Tensor,
         speech_lens: torch.Tensor,
         history: torch.Tensor | None = None,
+        n_prompt: torch.Tensor | None = None,
         bistream_probability: float = 0.0,
         generator: torch.Generator | None = None,
         output_attentions: bool = False,
@@ -190,6 +191,9 @@ class CosyVoice2LM(nn.Module):
         history : Optional[torch.Tensor]
             Tokens to read instead of ``speech_tokens``, such as a corrupted
             copy, shape (B, S).
+        n_prompt : Optional[torch.Tensor]
+            Number of each item's first speech tokens that are a prompt: they
+            are read but not predicted, long, shape (B,).
         bistream_probability : float
             Share of the items laid out as bistream, if they have enough
             speech.
@@ -218,6 +222,10 @@ class CosyVoice2LM(nn.Module):
         layout = self._layout(
             n_text, n_speech, coins < bistream_probability, text_embeddings
         )
+        if n_prompt is not None:
+            predicts = layout.predicts
+            given = (predicts >= 0) & (predicts < n_prompt.unsqueeze(1))
+            layout.predicts = predicts.masked_fill(given, IGNORE)
         read = speech_tokens if history is None else history
         embeddings = self._embed(layout, text_embeddings, read, n_speech)
         attentions = None
