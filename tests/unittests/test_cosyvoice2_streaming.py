@@ -151,7 +151,7 @@ def test_bounded_context_equals_the_whole_until_it_forgets(flow, speech):
 
 
 def test_what_the_default_context_forgets_costs_six_hundredths(flow, speech):
-    """16 s of speech: the figure of FlowStream and of the recipe's README."""
+    """16 s of speech: the score in FlowStream and docs/cosyvoice2.md."""
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randint(300, (1, 400), generator=generator)
     speech = dict(speech, tokens=tokens)
