@@ -1,8 +1,11 @@
 """Learning rate schedules."""
 
+import logging
 import math
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 class WarmupCosineSchedule:
@@ -16,7 +19,8 @@ class WarmupCosineSchedule:
     lr : float
         Peak learning rate, reached after the warm-up.
     warmup_steps : int
-        Updates over which the rate rises linearly from 0.
+        Updates over which the rate rises linearly from 0. In a training that
+        is not longer than that, such as a short trial, half of its updates.
     total_steps : int
         Updates after which the cosine has ended; the rate stays there.
     final_lr_scale : float
@@ -25,7 +29,7 @@ class WarmupCosineSchedule:
     Raises
     ------
     ValueError
-        If the warm-up is not shorter than the training.
+        If a number of updates is negative or the training has none.
 
     Example
     -------
@@ -43,12 +47,20 @@ class WarmupCosineSchedule:
         total_steps: int,
         final_lr_scale: float = 0.0,
     ):
-        if not 0 <= warmup_steps < total_steps:
+        if warmup_steps < 0 or total_steps < 1:
             raise ValueError(
-                f"A warm-up of {warmup_steps} steps does not fit in "
-                f"{total_steps} steps of training: set warmup_steps below "
-                "total_steps."
+                f"A warm-up of {warmup_steps} steps in {total_steps} steps of "
+                "training is not possible: set warmup_steps to at least 0 and "
+                "total_steps to at least 1."
             )
+        if warmup_steps >= total_steps:
+            logger.warning(
+                "The warm-up of %d steps is shortened to half of the %d steps "
+                "of training.",
+                warmup_steps,
+                total_steps,
+            )
+            warmup_steps = total_steps // 2
         self.lr = lr
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps

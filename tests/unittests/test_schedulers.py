@@ -31,6 +31,14 @@ def test_asking_twice_changes_nothing(optimizer):
     assert schedule(optimizer, 9) == schedule(optimizer, 9)
 
 
-def test_warm_up_as_long_as_the_training_is_refused():
-    with pytest.raises(ValueError, match="warmup_steps below"):
-        WarmupCosineSchedule(0.1, 20, 20)
+def test_the_warm_up_of_a_short_trial_is_half_of_it(optimizer, caplog):
+    schedule = WarmupCosineSchedule(0.1, 200, 100)
+    rates = [schedule(optimizer, n) for n in range(100)]
+    assert rates.index(max(rates)) == 49
+    assert "200 steps is shortened to half of the 100" in caplog.text
+
+
+@pytest.mark.parametrize("warmup, total", [(-1, 10), (0, 0)])
+def test_impossible_numbers_are_refused(warmup, total):
+    with pytest.raises(ValueError, match="is not possible"):
+        WarmupCosineSchedule(0.1, warmup, total)
