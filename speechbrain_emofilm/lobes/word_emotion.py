@@ -283,7 +283,7 @@ class WordLoss(BroadcastLoss):
     """
 
 
-class MultipleInstanceLoss(nn.Module):
+class MultipleInstanceLoss(_LabelLoss):
     """Multiple-instance loss: sentence labels supervise word predictions.
 
     A sentence of emotion y is a bag of words. The loss has two terms:
