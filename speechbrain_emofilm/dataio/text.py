@@ -11,6 +11,9 @@ from difflib import SequenceMatcher
 
 import torch
 
+#: What ends an instruction at the start of a text.
+END_OF_INSTRUCTION = "<|endofprompt|>"
+
 _APOSTROPHES = "'’"
 
 

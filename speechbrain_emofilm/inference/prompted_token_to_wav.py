@@ -56,11 +56,31 @@ class PromptedTokenToWav(TokenToWavBase):
     ):
         super().__init__(mel_decoder, vocoder, n_timesteps, sample_rate)
         self.voices_file = Path(voices)
+        self._added_voices: dict[str, Voice] = {}
 
     @cached_property
-    def voices(self) -> dict[str, Voice]:
-        """Voices by name."""
+    def _stored_voices(self) -> dict[str, Voice]:
+        if self._added_voices and not self.voices_file.exists():
+            return {}
         return read_voices(self.voices_file)
+
+    @property
+    def voices(self) -> dict[str, Voice]:
+        """Voices by name: those of the file, and those added."""
+        return {**self._stored_voices, **self._added_voices}
+
+    def voice_of(self, speaker: str) -> Voice:
+        """Return a voice; see the base class."""
+        return self.voices[speaker]
+
+    def check_new_voice(self, name: str) -> None:
+        """Refuse an empty name; see the base class."""
+        if not name.strip():
+            raise ValueError("The voice has no name: give it one.")
+
+    def add_voice(self, name: str, voice: Voice) -> None:
+        """Take on a voice, under a new name or in place of another."""
+        self._added_voices[name] = voice
 
     @property
     def speakers(self) -> list[str]:

@@ -4,10 +4,17 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
-from speechbrain_emofilm.dataio.text import TextUnits
+from speechbrain_emofilm.dataio.text import END_OF_INSTRUCTION, TextUnits
+from speechbrain_emofilm.dataio.voices import (
+    Voice,
+    read_voices,
+    write_voices,
+)
+from speechbrain_emofilm.inference.prompting import LMPrompt, make_prompt
 from speechbrain_emofilm.inference.trained_model import TrainedModel
 
 import torch
@@ -15,6 +22,9 @@ from speechbrain.utils.logger import get_logger
 from torch.nn.utils.rnn import pad_sequence
 
 logger = get_logger(__name__)
+
+#: File of a model's folder with the voices that its user added.
+ADDED_VOICES = "added_voices.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,13 @@ class EmoFiLMSynthesizer(TrainedModel):
       as ``sampler``, ``min_ratio`` and ``max_ratio``;
     * ``aligner`` (optional): ``align(wav, sample_rate, text, language) ->
       [Word]``, for word times; by default PocketSphinx, for English and if
-      installed.
+      installed;
+    * ``prompting`` (optional): how the language model is prompted, one of
+      :data:`~speechbrain_emofilm.inference.prompting.PROMPTING`; by default
+      ``cross_lingual``;
+    * ``voice_maker`` (optional): a
+      :class:`~speechbrain_emofilm.inference.voices.VoiceMaker`, for voices
+      from recordings.
 
     Arguments
     ---------
@@ -101,15 +117,85 @@ class EmoFiLMSynthesizer(TrainedModel):
         super().__init__(*args, **kwargs)
         self.emotions = list(self.hparams.emotions)
         self.text_frontend = self.hparams.text_frontend
+        self.prompting = getattr(self.hparams, "prompting", "cross_lingual")
         self._generation = dict(getattr(self.hparams, "generation", {}))
         self._aligner = getattr(self.hparams, "aligner", None)
         if self._aligner is None:
             self._aligner = _installed_aligner(self.text_frontend)
 
+    @classmethod
+    def from_hparams(cls, source, *args, **kwargs) -> "EmoFiLMSynthesizer":
+        """Load a trained model with the voices that were added to it.
+
+        Arguments and errors are those of
+        :meth:`~speechbrain_emofilm.inference.trained_model.TrainedModel.from_hparams`.
+        """
+        model = super().from_hparams(source, *args, **kwargs)
+        for name, voice in model._read_added_voices().items():
+            model.mods.token_to_wav.add_voice(name, voice)
+        return model
+
     @property
     def speakers(self) -> list[str]:
         """Names of the speakers; the first is the default."""
         return self.mods.token_to_wav.speakers
+
+    def add_voice(
+        self,
+        name: str,
+        recording: str | Path,
+        text: str | None = None,
+        save: bool = False,
+    ) -> Voice:
+        """Take on the voice of a recording.
+
+        Arguments
+        ---------
+        name : str
+            Name of the new speaker.
+        recording : str or Path
+            Audio file of 3 to 30 s of speech by one speaker.
+        text : str, optional
+            What is said in it; recognised if None.
+        save : bool
+            Whether to keep the voice in the model's folder.
+
+        Returns
+        -------
+        Voice
+            The voice.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such recording.
+        ValueError
+            If the model has fixed speakers, the name is empty, or the
+            recording is unusable.
+        """
+        token_to_wav = self.mods.token_to_wav
+        token_to_wav.check_new_voice(name)
+        maker = getattr(self.hparams, "voice_maker", None)
+        if maker is None:
+            raise ValueError(
+                "The synthesizer.yaml of this model has no voice_maker: train "
+                "it with the present hparams, or copy that entry from them."
+            )
+        if save and self.folder is None:
+            raise ValueError(
+                "This model was not loaded from a folder, which could keep the "
+                "voice: use save=False."
+            )
+        voice = maker(recording, text)
+        token_to_wav.add_voice(name, voice)
+        if save:
+            added = {**self._read_added_voices(), name: voice}
+            write_voices(self.folder / ADDED_VOICES, added)
+        return voice
+
+    def _read_added_voices(self) -> dict[str, Voice]:
+        path = self.folder and self.folder / ADDED_VOICES
+        return read_voices(path) if path and path.is_file() else {}
 
     def synthesize(
         self,
@@ -121,6 +207,8 @@ class EmoFiLMSynthesizer(TrainedModel):
         emotion: str | Mapping[str, float] | None = None,
         intensity: float | None = None,
         batch_size: int = 16,
+        instruction: str | None = None,
+        prompting: str | None = None,
     ) -> SynthesisResult | list[SynthesisResult]:
         """Synthesize one text or several.
 
@@ -150,6 +238,13 @@ class EmoFiLMSynthesizer(TrainedModel):
             None.
         batch_size : int
             Number of texts in a batch.
+        instruction : str, optional
+            How to speak, such as ``"Speak softly."``. A text may instead begin
+            with its own: ``"Speak softly.<|endofprompt|>We won."``.
+        prompting : str, optional
+            How the language model is prompted, one of
+            :data:`~speechbrain_emofilm.inference.prompting.PROMPTING`; the
+            model's default if None, and ``"instruct"`` with an instruction.
 
         Returns
         -------
@@ -186,11 +281,19 @@ class EmoFiLMSynthesizer(TrainedModel):
         requests = self._read_all(
             texts, unmarked if emotion is None else emotion, intensity
         )
+        prompts = [
+            self._prompt(speaker, prompting, request.instruction or instruction)
+            for speaker, request in zip(speakers, requests)
+        ]
         results = []
         for start in range(0, n, batch_size):
             part = slice(start, start + batch_size)
             results += self._speak(
-                requests[part], speakers[part], seeds[part], guidance
+                requests[part],
+                prompts[part],
+                speakers[part],
+                seeds[part],
+                guidance,
             )
         return results[0] if isinstance(text, str) else results
 
@@ -199,6 +302,17 @@ class EmoFiLMSynthesizer(TrainedModel):
     ) -> SynthesisResult | list[SynthesisResult]:
         """Synthesize one text or several, as :meth:`synthesize` does."""
         return self.synthesize(text, **kwargs)
+
+    def _prompt(
+        self, speaker: str, prompting: str | None, instruction: str | None
+    ) -> LMPrompt:
+        """Make the language model's prompt for one text."""
+        if prompting is None:
+            prompting = "instruct" if instruction else self.prompting
+        voice = self.mods.token_to_wav.voice_of(speaker)
+        return make_prompt(
+            self.text_frontend, prompting, speaker, voice, instruction
+        )
 
     def _read_all(
         self,
@@ -226,6 +340,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         intensity: float,
     ) -> "_Request":
         """Convert a text to units and word emotions; refuse invalid ones."""
+        instruction, _, text = text.rpartition(END_OF_INSTRUCTION)
         marked = parse_markup(text, self.emotions, unmarked)
         units = self.text_frontend.encode(marked.text)
         if len(units.words) != len(marked.words):
@@ -235,19 +350,22 @@ class EmoFiLMSynthesizer(TrainedModel):
                 f"{len(marked.words)}: write numbers and abbreviations as "
                 "words, with spaces between them."
             )
-        return _Request(marked, units, *marked.tensors(intensity))
+        return _Request(
+            marked, units, *marked.tensors(intensity), instruction.strip()
+        )
 
     @torch.no_grad()
     def _speak(
         self,
         batch: "list[_Request]",
+        prompts: list[LMPrompt],
         speakers: list[str],
         seeds: list[int],
         guidance: float,
     ) -> list[SynthesisResult]:
         """Generate speech tokens, waves and word times of a batch."""
         with self.inference_ctx:
-            tokens = self._generate(batch, seeds, guidance)
+            tokens = self._generate(batch, prompts, seeds, guidance)
             # Flow and vocoder have fixed noise, as in CosyVoice2: the seed
             # changes the reading only.
             wavs = self.mods.token_to_wav(tokens, speakers)
@@ -271,21 +389,39 @@ class EmoFiLMSynthesizer(TrainedModel):
         return results
 
     def _generate(
-        self, batch: "list[_Request]", seeds: list[int], guidance: float
+        self,
+        batch: "list[_Request]",
+        prompts: list[LMPrompt],
+        seeds: list[int],
+        guidance: float,
     ) -> list[torch.Tensor]:
         """Generate the speech tokens of each item."""
         emofilm, device = self.mods.emofilm, self.device
-        n_units = torch.tensor([len(r.units.ids) for r in batch])
-        lens = (n_units / n_units.max()).to(device)
+        units = [request.units for request in batch]
+        # A prompt belongs to no word and is not counted as text to speak.
+        all_ids = [p.text_ids + u.ids for p, u in zip(prompts, units)]
+        words = [
+            [-1] * len(p.text_ids) + u.word_of_unit
+            for p, u in zip(prompts, units)
+        ]
+        n_ids = torch.tensor([len(ids) for ids in all_ids])
+        lens = (n_ids / n_ids.max()).to(device)
         ids, word_of_token, word_emotions, word_intensity = (
             pad_sequence(items, batch_first=True).to(device)
             for items in (
-                [torch.tensor(r.units.ids) for r in batch],
-                [torch.tensor(r.units.word_of_unit) for r in batch],
+                [torch.tensor(ids) for ids in all_ids],
+                [torch.tensor(word_of_id) for word_of_id in words],
                 [r.word_emotions for r in batch],
                 [r.word_intensity for r in batch],
             )
         )
+        options = dict(self._generation)
+        n_spoken = torch.tensor([len(p.speech_tokens) for p in prompts])
+        if n_spoken.any():
+            options["prompt_speech_tokens"] = pad_sequence(
+                [p.speech_tokens for p in prompts], batch_first=True
+            ).to(device)
+            options["prompt_speech_lens"] = n_spoken / n_spoken.max()
 
         def condition(emotions):
             return emofilm.condition(
@@ -301,7 +437,8 @@ class EmoFiLMSynthesizer(TrainedModel):
             ),
             guidance=guidance,
             seeds=seeds,
-            **self._generation,
+            n_target_text=[len(u.ids) for u in units],
+            **options,
         )
 
     def _word_times(
@@ -340,6 +477,7 @@ class _Request:
     units: TextUnits
     word_emotions: torch.Tensor
     word_intensity: torch.Tensor
+    instruction: str
 
 
 def proportional_times(

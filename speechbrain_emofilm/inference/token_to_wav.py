@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+from speechbrain_emofilm.dataio.voices import Voice
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -100,6 +102,23 @@ class TokenToWavBase(nn.Module, ABC):
         wavs = self.vocoder(mel, mel_lens, seed=seed)
         n_samples = torch.round(mel_lens * wavs.shape[1]).long().tolist()
         return [wav[:end] for wav, end in zip(wavs, n_samples)]
+
+    def voice_of(self, speaker: str) -> Voice | None:
+        """Return the recorded voice of a speaker; None without recordings."""
+        return None
+
+    def check_new_voice(self, name: str) -> None:
+        """Check that a voice of this name can be added.
+
+        Raises
+        ------
+        ValueError
+            If the model speaks with fixed speakers, or the name is empty.
+        """
+        raise ValueError(
+            f"This model has fixed speakers ({', '.join(self.speakers)}) and "
+            "cannot take on the voice of a recording: use a CosyVoice2 model."
+        )
 
     def speaker_ids(
         self, speaker: str | Sequence[str] | None, n_items: int

@@ -27,6 +27,8 @@ class TrainedModel(Pretrained):
     """
 
     HPARAMS_FILE: str
+    #: Folder it was loaded from; None if it came from elsewhere.
+    folder: Path | None = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -68,10 +70,12 @@ class TrainedModel(Pretrained):
                 "a finished training."
             )
         try:
-            return super().from_hparams(str(source), hparams_file, **kwargs)
+            model = super().from_hparams(str(source), hparams_file, **kwargs)
         except RuntimeError as error:  # from load_state_dict
             raise ValueError(
                 f"{source} does not fit its {hparams_file} "
                 f"({' '.join(str(error).split())}): give the output folder of "
                 "one training."
             ) from error
+        model.folder = folder if folder.is_dir() else None
+        return model

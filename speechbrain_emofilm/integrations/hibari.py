@@ -13,13 +13,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from speechbrain_emofilm.dataio.text import TextUnits, split_words
+from speechbrain_emofilm.dataio.text import (
+    END_OF_INSTRUCTION,
+    TextUnits,
+    split_words,
+)
 
 #: American English phonemes of hibari's G2P, stress marks and punctuation.
 UNITS = tuple(" ,.AIOTWYbdfhijklmnpstuvwzæðŋɐɑɔəɛɜɡɪɹɾʃʊʌʒʔʤʧˈˌθᵊᵻ")
 #: Words that an utterance instruction may use, one token each.
 INSTRUCTION_WORDS = (
-    "<|endofprompt|>",
+    END_OF_INSTRUCTION,
     "loud",
     "soft",
     "high",
@@ -40,7 +44,6 @@ N_CUES = CUE_LEVELS ** len(CUE_AXES) + 1
 _STRETCHED_SIZE = 4
 _STRETCH = re.compile(r"([A-Za-z])\1{2,}")
 _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
-_INSTRUCTION_END = "<|endofprompt|>"
 #: Marks that may enclose several words.
 _PAIRS = {"(": ")", "[": "]"}
 #: Characters other than letters that are read aloud.
@@ -324,7 +327,7 @@ class HibariTextFrontend:
             If the text is empty, holds characters that the English mini voice
             cannot read, or an instruction uses an unknown word.
         """
-        instruction, _, spoken = text.rpartition(_INSTRUCTION_END)
+        instruction, _, spoken = text.rpartition(END_OF_INSTRUCTION)
         self._check(text, len(text) - len(spoken))
         tokens = written_tokens(spoken)
         if not tokens:
@@ -384,7 +387,7 @@ class HibariTextFrontend:
         """Return the ids of the instruction's words and its end mark."""
         if not instruction:
             return []
-        words = instruction.split() + [_INSTRUCTION_END]
+        words = instruction.split() + [END_OF_INSTRUCTION]
         unknown = [word for word in words if word not in INSTRUCTION_WORDS]
         if unknown:
             raise ValueError(

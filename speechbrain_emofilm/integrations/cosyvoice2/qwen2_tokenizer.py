@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.text import (
+    END_OF_INSTRUCTION,
     TextUnits,
     map_rewritten_words,
     map_tokens_to_words,
@@ -36,7 +37,6 @@ SPECIAL_TOKENS = (
     "[mn]",
 )
 END_OF_TEXT = "<|endoftext|>"
-END_OF_INSTRUCTION = "<|endofprompt|>"
 #: What Qwen2's tokenizer consists of; transformers needs the first to know it.
 TOKENIZER_FILES = ("config.json", "vocab.json", "merges.txt")
 
