@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from speechbrain_emofilm.dataio.audio import audio_info, load_audio
 from speechbrain_emofilm.dataio.voices import Voice
@@ -70,7 +71,7 @@ class VoiceMaker:
         self,
         speech_tokenizer,
         speaker_encoder,
-        make_recognizer: Callable[[], object] | None = None,
+        make_recognizer: Callable[[], Any] | None = None,
         min_duration: float = 3.0,
         max_duration: float = 30.0,
     ):
@@ -79,7 +80,7 @@ class VoiceMaker:
         self.make_recognizer = make_recognizer
         self.min_duration = min_duration
         self.max_duration = max_duration
-        self._recognizer = None
+        self._recognizer: Any = None
 
     def __call__(self, recording: str | Path, text: str | None = None) -> Voice:
         """Make a voice.
