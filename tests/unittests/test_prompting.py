@@ -102,8 +102,8 @@ def synthesizer(reference):
     lm.load_state_dict(rename_llm_tensors(weights))
     torch.manual_seed(0)
     efilm = EFiLM(EmotionEncoder(len(EMOTIONS), dim=8), FiLM(8, 64))
-    for parameter in efilm.fusion.parameters():  # as if trained
-        torch.nn.init.normal_(parameter, std=0.3)
+    for parameter in efilm.parameters():  # as if trained
+        torch.nn.init.normal_(parameter)
     prompt = tensors["gr_prompt_speech"][0]
     return EmoFiLMSynthesizer(
         modules={
