@@ -74,16 +74,10 @@ _HAN = re.compile(r"[\u3400-\u9fff]")
 
 @dataclass(frozen=True)
 class Wav:
-    """Audio file, with the emotion and split that its folders tell.
+    """Audio file, with the emotion and split that its folders give.
 
-    Arguments
-    ---------
-    path : str
-        Path inside the corpus folder, with ``/``.
-    emotion : str
-        Emotion of its folder.
-    split : str, optional
-        Split of its folder; None in the flat layout.
+    ``path`` is relative to the corpus folder, and ``split`` is None in the flat
+    layout.
     """
 
     path: str
@@ -95,14 +89,8 @@ class Wav:
 class Line:
     """One line of a transcript.
 
-    Arguments
-    ---------
-    text : str
-        The sentence, without surplus white space.
-    emotion : str, optional
-        None where the line does not end in an emotion.
-    problem : str, optional
-        Why the line cannot be used, naming file, line and fix.
+    ``emotion`` is None where the line does not end in one; ``problem`` tells
+    why the line cannot be used, naming file, line and fix.
     """
 
     text: str
@@ -112,21 +100,7 @@ class Line:
 
 @dataclass
 class Utterance:
-    """Entry of a manifest.
-
-    Arguments
-    ---------
-    id : str
-        For instance ``0011_000351``.
-    wav : Wav
-        Its audio file.
-    text : str
-        Its transcript.
-    split : str
-        Its split, "train", "valid" or "test".
-    duration : float
-        In seconds.
-    """
+    """Entry of a manifest; the duration is in seconds."""
 
     id: str
     wav: Wav
@@ -407,12 +381,8 @@ def _is_prepared(save_folder, state):
 def _match_speaker(data_folder, speaker, files, words, emotions):
     """Match the audio files and transcript lines of one speaker.
 
-    Returns
-    -------
-    utterances : list of Utterance
-        With the official split, without duration.
-    bad : dict
-        Utterance id, or place of a line, to the reason why it cannot be used.
+    Returns the utterances, with the official split and without duration, and
+    the reasons why items cannot be used, by utterance id or place of the line.
     """
     wavs = _index_wavs(data_folder, speaker, files, words)
     transcript = data_folder / speaker / f"{speaker}.txt"
@@ -471,30 +441,9 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
     r"""Read ESD's ``<speaker>.txt``: id, text and emotion, tab-separated.
 
     In ESD as it is distributed some lines lack a tab or the emotion, which
-    the audio file's folder tells as well; such lines are accepted.
-
-    Arguments
-    ---------
-    path : Path
-        The transcript. UTF-8, UTF-16, GB18030 or, for English, Windows-1252.
-    speaker : str
-        For instance "0011".
-    words : dict
-        Emotion by its spelling in lower case.
-
-    Returns
-    -------
-    lines : dict
-        A :class:`Line` by utterance id.
-    bad : dict
-        Place of each line without a usable id to the reason.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it cannot be read, or belongs to another speaker.
+    the audio file's folder tells as well; such lines are accepted. Returns a
+    :class:`Line` by utterance id, and the reason by the place of each line
+    without a usable id.
 
     Example
     -------
@@ -543,20 +492,8 @@ def decode_transcript(
 ) -> str:
     r"""Decode a transcript of unknown encoding.
 
-    Arguments
-    ---------
-    raw : bytes
-        Content of the file.
-    language : str
-        "en" or "zh".
-    words : dict
-        Emotion by its spelling in lower case. Chinese ones tell GB18030 from
-        Windows-1252.
-
-    Returns
-    -------
-    text : str
-        Without byte order mark. Bytes that fit no encoding become U+FFFD.
+    Chinese emotion words in ``words`` tell GB18030 from Windows-1252. Bytes
+    that fit no encoding become U+FFFD.
 
     Example
     -------
@@ -647,15 +584,7 @@ def _official_split(rank, total):
 
 
 def _read_audio(data_folder, utterances, max_duration, check_audio, n_workers):
-    """Fill in the durations.
-
-    Returns
-    -------
-    usable : list of Utterance
-        Those whose audio can be used.
-    bad : dict
-        Utterance id of each other one to the reason.
-    """
+    """Fill in durations; return usable utterances and reasons for others."""
 
     def read(utterance):
         path = data_folder / utterance.wav.path
@@ -700,16 +629,6 @@ def _assign_splits(utterances, options):
 
 def sentence_key(text: str) -> str:
     """Remove case, spaces and punctuation of a text, to compare sentences.
-
-    Arguments
-    ---------
-    text : str
-        A sentence.
-
-    Returns
-    -------
-    key : str
-        Equal for sentences with the same words.
 
     Example
     -------

@@ -20,24 +20,10 @@ def prepare_transitions(data_folder, save_folder):
     """Write ``transitions_{train,valid,test}.json`` into ``save_folder``.
 
     The manifests have the fields that :func:`esd_prepare.prepare_esd` writes;
-    the emotion is null, since it differs from word to word. Nothing is written
-    for a corpus without a transitions part, and the manifests that another
-    corpus left in ``save_folder`` are removed.
-
-    Arguments
-    ---------
-    data_folder : str or Path
-        Folder of the corpus.
-    save_folder : str or Path
-        Where the manifests go.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file of the part is missing.
-    ValueError
-        If a file of the part cannot be read, or ``splits.json`` and the
-        transcripts differ. Nothing is written then.
+    the emotion is null, since it differs from word to word. For a corpus
+    without a transitions part, nothing is written, and the manifests that
+    another corpus left in ``save_folder`` are removed. An error in a file of
+    the part stops the preparation before anything is written.
     """
     folder = Path(data_folder) / "transitions"
     paths = {
@@ -72,18 +58,7 @@ def prepare_transitions(data_folder, save_folder):
 
 
 def corpus_manifests(hparams):
-    """List the manifests of a corpus.
-
-    Arguments
-    ---------
-    hparams : dict
-        With ``manifests`` and ``transitions_manifests``, each split to path.
-
-    Returns
-    -------
-    list of str
-        All ``manifests``, and those of ``transitions_manifests`` that exist.
-    """
+    """List all ``manifests``, and the ``transitions_manifests`` that exist."""
     mixed = hparams["transitions_manifests"].values()
     return [
         *hparams["manifests"].values(),

@@ -79,39 +79,11 @@ class EmoFiLMBrain(ResumableBrain):
     diagnosis = None
 
     def compute_forward(self, batch, stage):
-        """Modulates the text and predicts the speech tokens.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            Items of `dataio_prepare`.
-        stage : sb.Stage
-            The stage of the experiment.
-
-        Returns
-        -------
-        ConditionedLMOutput
-            Losses and statistics, each a mean over the batch.
-        """
+        """Modulate the text and predict the speech tokens."""
         return self.modules.emofilm(model_inputs(batch.to(self.device)))
 
     def compute_objectives(self, predictions, batch, stage):
-        """Adds the step-wise emotion loss to the speech-token loss.
-
-        Arguments
-        ---------
-        predictions : ConditionedLMOutput
-            From `compute_forward`.
-        batch : PaddedBatch
-            The batch it came from.
-        stage : sb.Stage
-            The stage of the experiment.
-
-        Returns
-        -------
-        torch.Tensor
-            0-d loss.
-        """
+        """Add the step-wise emotion loss to the speech-token loss."""
         counts = torch.stack([predictions.n_speech, predictions.n_emotion])
         if stage != sb.Stage.TRAIN:
             self.accumulate_stats(
@@ -138,7 +110,7 @@ class EmoFiLMBrain(ResumableBrain):
         )
 
     def init_optimizers(self):
-        """Makes one optimizer each for conditioner, head and backbone.
+        """Make one optimizer each for conditioner, head and backbone.
 
         Each has its own learning rate, and one parameter group because
         SpeechBrain clips the gradients of the first group only. A frozen
@@ -171,21 +143,13 @@ class EmoFiLMBrain(ResumableBrain):
             self.checkpointer.add_recoverable(f"optimizer_{name}", optimizer)
 
     def on_fit_start(self):
-        """Diagnose the frozen backbone, for comparison; then resume."""
+        """Diagnose the frozen backbone as a baseline; then resume."""
         if self.diagnosis is not None:
             self.diagnosis.measure_floor(self)
         super().on_fit_start()
 
     def on_validated(self, epoch, stats):
-        """Diagnose the epoch, and count epochs without improvement.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch, from 1.
-        stats : dict
-            Statistics of the validation.
-        """
+        """Diagnose the epoch, and count epochs without improvement."""
         if self.diagnosis is not None:
             known = self.counts["modulation_ratio"] > 0
             ratio = stats["modulation_ratio"] if known else None
@@ -194,18 +158,7 @@ class EmoFiLMBrain(ResumableBrain):
 
 
 def model_inputs(batch):
-    """Build the model's inputs from a batch.
-
-    Arguments
-    ---------
-    batch : PaddedBatch
-        Items of `dataio_prepare`.
-
-    Returns
-    -------
-    ConditionedLMInputs
-        Inputs of `EmotionConditionedLM`.
-    """
+    """Build the model's inputs from a batch."""
     return ConditionedLMInputs(
         text_tokens=batch.text_tokens.data,
         text_lens=batch.text_tokens.lengths,
@@ -219,19 +172,10 @@ def model_inputs(batch):
 
 
 def dataio_prepare(hparams):
-    """Make the datasets of the manifests, without unusable utterances.
+    """Make the datasets of the splits, without unusable utterances.
 
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    dict of str: DynamicItemDataset
-        For "train", "valid" and "test". Items: text_tokens (T,),
-        word_of_token (T,), speech_tokens (S,), word_of_speech (S,),
-        word_emotions (W, K) and word_intensity (W,).
+    The items hold text_tokens (T,), word_of_token (T,), speech_tokens (S,),
+    word_of_speech (S,), word_emotions (W, K) and word_intensity (W,).
     """
     emotions = hparams["emotions"]
     tokens_file = hparams["speech_tokens"]
@@ -314,15 +258,7 @@ def dataio_prepare(hparams):
 
 
 def manifests_of(hparams, split):
-    """List the manifests of a split: transitions only where there are some.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-    split : str
-        Part of the corpus.
-    """
+    """List the manifests of a split: transitions only where there are some."""
     transitions = hparams["transitions_manifests"][split]
     return [hparams["manifests"][split]] + (
         [transitions] if Path(transitions).exists() else []
@@ -330,22 +266,7 @@ def manifests_of(hparams, split):
 
 
 def read_items(hparams, split, without_tokens):
-    """Read a split's manifests, but for what the extraction skipped.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-    split : str
-        Part of the corpus.
-    without_tokens : dict
-        Ids of utterances that have no speech tokens, with the reasons.
-
-    Returns
-    -------
-    dict
-        Utterance id to its entry.
-    """
+    """Read a split's manifests, except what the extraction skipped."""
     items = {}
     for manifest in manifests_of(hparams, split):
         items.update(
@@ -361,24 +282,7 @@ def read_items(hparams, split, without_tokens):
 
 
 def list_unusable(items, pipelines, max_bad_share, listing):
-    """Try every item, so that no bad one stops a running training.
-
-    Arguments
-    ---------
-    items : dict
-        Split to utterance id to its entry in the manifest.
-    pipelines : list
-        Dynamic items that make what the model is given.
-    max_bad_share : float
-        Largest share of unusable items, 0 to 1.
-    listing : str or Path
-        JSON file that they are listed in, with the reasons.
-
-    Raises
-    ------
-    ValueError
-        If there are more.
-    """
+    """Try every item, so that no bad one stops a running training."""
     skipped = {}
     for split, entries in items.items():
         if not entries:
@@ -400,17 +304,7 @@ def list_unusable(items, pipelines, max_bad_share, listing):
 
 
 def check_speech_tokens(cache, n_tokens, path):
-    """Raise ValueError for speech tokens of another tokenizer.
-
-    Arguments
-    ---------
-    cache : SpeechTokenCache
-        Speech tokens of all utterances.
-    n_tokens : int
-        Number of tokens that the language model knows.
-    path : str
-        The cache's file, for the message.
-    """
+    """Raise ValueError for speech tokens of another tokenizer."""
     for utterance, tokens in cache.tokens.items():
         outside = tokens[(tokens < 0) | (tokens >= n_tokens)]
         if len(outside):
@@ -423,18 +317,9 @@ def check_speech_tokens(cache, n_tokens, path):
 
 
 def label_reader(hparams):
-    """Makes the function that finds an utterance's word labels.
+    """Return a function that finds an utterance's word labels.
 
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    callable
-        (utterance, speaker, emotion) to UtteranceLabels and where they are
-        written.
+    It maps (utterance, speaker, emotion) to the labels and their file.
     """
     source = hparams["label_source"]
     files = {"truth": "truth_file", "labels": "label_file"}
@@ -466,15 +351,7 @@ def label_reader(hparams):
 
 
 def loader_options(hparams, train_data):
-    """Options of the training loader, with dynamic batching if asked.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-    train_data : DynamicItemDataset
-        The training data.
-    """
+    """Return options of the training loader, with dynamic batching if asked."""
     options = dict(hparams["train_dataloader_opts"])
     if hparams["dynamic_batching"]:
         del options["batch_size"], options["shuffle"]

@@ -48,15 +48,7 @@ SAMPLE_RATE = 16000  # Hz, of the sound that an aligner is given
 
 
 def read_utterances(manifests, data_folder):
-    """List the utterances of a corpus.
-
-    Arguments
-    ---------
-    manifests : list of str
-        The corpus's manifests.
-    data_folder : str
-        The corpus.
-    """
+    """List the utterances of a corpus."""
     return [
         AlignmentInput(
             id=name,
@@ -107,25 +99,7 @@ def describe(value):
 
 
 def open_folder(folder, make_aligner):
-    """Check that a folder is empty, or holds alignments of the same aligner.
-
-    Arguments
-    ---------
-    folder : str
-        Where the TextGrids go.
-    make_aligner : callable
-        The aligner's class with its options.
-
-    Returns
-    -------
-    dict
-        Description of the aligner.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds alignments of another one.
-    """
+    """Describe the aligner; refuse a folder with alignments of another one."""
     aligner = describe(make_aligner)
     path = Path(folder) / REPORT_FILE
     if path.is_file():
@@ -142,22 +116,7 @@ def open_folder(folder, make_aligner):
 
 
 def align_utterance(aligner, utterance):
-    """Align one utterance.
-
-    Arguments
-    ---------
-    aligner : object
-        With `align`.
-    utterance : AlignmentInput
-        What to align.
-
-    Returns
-    -------
-    utterance : str
-        The id.
-    words : list of Word or Exception
-        The words, or why there are none.
-    """
+    """Return an utterance's id and its words, or the error instead of them."""
     try:
         wav = load_audio(utterance.wav, SAMPLE_RATE)
         words = aligner.align(
@@ -183,26 +142,10 @@ def align_in_worker(utterance):
 
 
 def align_utterances(make_aligner, utterances, folder, n_workers):
-    """Align utterances.
+    """Yield the id of each utterance with its words or with an error.
 
-    Arguments
-    ---------
-    make_aligner : callable
-        The aligner's class with its options. One with `align_corpus` gets
-        all utterances at once; any other is made in each process.
-    utterances : list of AlignmentInput
-        What to align.
-    folder : str
-        Where an aligner of corpora may put its files meanwhile.
-    n_workers : int
-        Processes.
-
-    Yields
-    ------
-    utterance : str
-        The id.
-    words : list of Word or Exception
-        The words, or why there are none.
+    An aligner with `align_corpus` gets all utterances at once, and may put its
+    files into `folder`; any other aligner is made in each process.
     """
     if hasattr(getattr(make_aligner, "func", make_aligner), "align_corpus"):
         yield from make_aligner().align_corpus(utterances, folder)
@@ -220,7 +163,7 @@ def align_utterances(make_aligner, utterances, folder, n_workers):
 
 
 def too_long(utterance, max_duration):
-    """Tell why an utterance is not aligned at all; None if it is."""
+    """Tell why an utterance is too long to align; None if it is not."""
     if utterance.duration <= max_duration:
         return None
     return (
@@ -230,21 +173,12 @@ def too_long(utterance, max_duration):
 
 
 def align_corpus(make_aligner, utterances, hparams):
-    """Write the TextGrids that are missing.
-
-    Arguments
-    ---------
-    make_aligner : callable
-        The aligner's class with its options.
-    utterances : list of AlignmentInput
-        The corpus.
-    hparams : dict
-        The recipe's hyperparameters.
+    """Write the missing TextGrids.
 
     Returns
     -------
     guessed : dict
-        Utterance id to the reason why its times are only guessed.
+        Utterance id to the reason why its word times are estimated.
     skipped : dict
         Utterance id to the reason why it has no TextGrid.
     """
@@ -279,26 +213,7 @@ def align_corpus(make_aligner, utterances, hparams):
 
 
 def report_bad(aligner, utterances, guessed, skipped, hparams):
-    """Write the report; fail if too many utterances are bad.
-
-    Arguments
-    ---------
-    aligner : dict
-        Description of the aligner.
-    utterances : list of AlignmentInput
-        The corpus.
-    guessed : dict
-        Utterance id to the reason why its times are only guessed.
-    skipped : dict
-        Utterance id to the reason why it has no TextGrid.
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Raises
-    ------
-    ValueError
-        If more than `max_bad_share` are guessed or skipped.
-    """
+    """Describe the run in two files; fail if too many utterances are bad."""
     path = Path(hparams["alignment_folder"]) / REPORT_FILE
     report = {
         "aligner": aligner,

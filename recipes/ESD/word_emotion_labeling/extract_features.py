@@ -52,18 +52,16 @@ SILENCE = 1e-4
 
 
 class WavBatches(torch.utils.data.Dataset):
-    """Read the wavs of batches.
+    """Dataset that reads the wavs of one batch at a time.
 
     Arguments
     ---------
     batches : list
-        For each batch, a list of (utterance id, path of the wav, duration).
+        From `make_batches`.
     sample_rate : int
         Sample rate of the result, in Hz.
-    shortest : float
-        Shortest duration accepted, in seconds.
-    max_duration : float
-        Longest duration accepted, in seconds.
+    shortest, max_duration : float
+        Shortest and longest duration accepted, in seconds.
     """
 
     def __init__(self, batches, sample_rate, shortest, max_duration):
@@ -91,27 +89,7 @@ class WavBatches(torch.utils.data.Dataset):
         return wavs, sizes, skipped
 
     def read_wav(self, path, duration):
-        """Read a wav, and check that it is the one in the manifest.
-
-        Arguments
-        ---------
-        path : str
-            An audio file of any sample rate.
-        duration : float
-            Its duration in the manifest, in seconds.
-
-        Returns
-        -------
-        torch.Tensor
-            Samples (T,).
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it cannot be used, or is not the wav that was prepared.
-        """
+        """Read a wav (T,), and raise an error if it cannot be used."""
         wav = load_audio(path, self.sample_rate, self.max_duration)
         seconds = len(wav) / self.sample_rate
         if abs(seconds - duration) > 0.05:
@@ -132,20 +110,7 @@ class WavBatches(torch.utils.data.Dataset):
 
 
 def read_manifests(manifests, data_folder):
-    """Find the wavs of a corpus.
-
-    Arguments
-    ---------
-    manifests : list of str
-        The corpus's manifests.
-    data_folder : str
-        The corpus.
-
-    Returns
-    -------
-    dict
-        Utterance id to (path of the wav, duration).
-    """
+    """Find the wavs of a corpus."""
     wavs = {}
     for manifest in manifests:
         items = load_data_json(manifest, {"data_root": data_folder})
@@ -164,10 +129,10 @@ def make_batches(wavs, max_batch_length):
     Arguments
     ---------
     wavs : dict
-        Utterance id to (path of the wav, duration).
+        Utterance id to (path of the wav, duration in seconds).
     max_batch_length : float
-        Seconds of speech in a batch, with its padding; a longer utterance
-        goes alone.
+        Seconds of speech in a batch, including padding; a longer utterance
+        makes a batch of its own.
 
     Returns
     -------
@@ -187,23 +152,7 @@ def make_batches(wavs, max_batch_length):
 
 
 def pending_batches(batches, path, identity):
-    """Leave out the batches whose features are stored already.
-
-    Arguments
-    ---------
-    batches : list
-        From `make_batches`.
-    path : str
-        The cache.
-    identity : dict
-        Of the extractor in use.
-
-    Returns
-    -------
-    list
-        The batches with an utterance that is missing, or whose wav has
-        changed.
-    """
+    """List the batches with a missing utterance or a changed wav."""
     stored = stored_features(path, identity)
 
     def done(name, wav):
@@ -220,21 +169,7 @@ def pending_batches(batches, path, identity):
 
 
 def extract_batches(extractor, batches, identity, hparams, device):
-    """Compute and store the features of batches.
-
-    Arguments
-    ---------
-    extractor : FrameFeatureExtractor
-        Computes the frames.
-    batches : list
-        From `make_batches`.
-    identity : dict
-        Of the extractor.
-    hparams : dict
-        The recipe's hyperparameters.
-    device : str
-        Device of the extractor.
-    """
+    """Compute the features of batches and store each batch as a part."""
     extractor = extractor.to(device).eval()
     loader = torch.utils.data.DataLoader(
         WavBatches(
@@ -269,22 +204,7 @@ def extract_batches(extractor, batches, identity, hparams, device):
 
 
 def extract_features(extractor, wavs, device):
-    """Compute the features of a batch.
-
-    Arguments
-    ---------
-    extractor : FrameFeatureExtractor
-        Computes the frames.
-    wavs : dict
-        Utterance id to samples (T,).
-    device : str
-        Device of the extractor.
-
-    Returns
-    -------
-    dict
-        Utterance id to frames (F, D), on the CPU.
-    """
+    """Compute the frames (F, D) of a batch by utterance id, on the CPU."""
     if not wavs:
         return {}
     padded = pad_sequence(list(wavs.values()), batch_first=True)

@@ -55,28 +55,7 @@ from transitions_prepare import corpus_manifests
 
 
 def label_batch(labeler, cache, items, alignment_folder, source):
-    """Label some utterances.
-
-    Arguments
-    ---------
-    labeler : WordEmotionLabeler
-        The labeler.
-    cache : EmotionFeatureCache
-        Frames by utterance id.
-    items : dict
-        Utterance id to its entry in the manifest.
-    alignment_folder : str
-        The aligner's output.
-    source : dict
-        Origin of the labels.
-
-    Returns
-    -------
-    labels : dict
-        Utterance id to UtteranceLabels.
-    skipped : dict
-        Utterance id to the reason.
-    """
+    """Label utterances; return the labels and the reasons for skipping."""
     frames, words, skipped = {}, {}, {}
     for utterance, item in items.items():
         try:
@@ -99,19 +78,7 @@ def label_batch(labeler, cache, items, alignment_folder, source):
 def label_corpus(labeler, hparams):
     """Label all utterances; batches with a finished part are not repeated.
 
-    Arguments
-    ---------
-    labeler : WordEmotionLabeler
-        The labeler.
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    labels : dict
-        Utterance id to UtteranceLabels.
-    skipped : dict
-        Utterance id to the reason.
+    Returns the labels and the reasons for skipping, both by utterance id.
     """
     items = read_manifests(hparams)
     cache = EmotionFeatureCache(
@@ -148,18 +115,7 @@ def label_corpus(labeler, hparams):
 
 
 def read_manifests(hparams):
-    """Find the utterances to label.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    dict
-        Utterance id to its entry in the manifests.
-    """
+    """Find the utterances to label."""
     manifests = corpus_manifests(hparams)
     items = {}
     for manifest in manifests:
@@ -178,17 +134,7 @@ def read_manifests(hparams):
 
 
 def open_parts(labeler, items, hparams):
-    """Open the folder of finished batches; empty it if the options differ.
-
-    Arguments
-    ---------
-    labeler : WordEmotionLabeler
-        The labeler.
-    items : dict
-        Utterance id to its entry in the manifest.
-    hparams : dict
-        The recipe's hyperparameters.
-    """
+    """Open the folder of finished batches; empty it if the options differ."""
     folder = Path(hparams["labeler_folder"])
     way = {
         "items": items,
@@ -209,17 +155,7 @@ def open_parts(labeler, items, hparams):
 
 
 def write_textgrids(labels, items, folder):
-    """Write a TextGrid for each utterance.
-
-    Arguments
-    ---------
-    labels : dict
-        Utterance id to UtteranceLabels.
-    items : dict
-        Utterance id to its entry in the manifest.
-    folder : str
-        Folder of the TextGrids, with a subfolder for each speaker.
-    """
+    """Write ``<folder>/<speaker>/<utterance>.TextGrid`` for each utterance."""
     for utterance, entry in labels.items():
         item = items[utterance]
         path = Path(folder) / item["speaker"] / f"{utterance}.TextGrid"
@@ -227,28 +163,10 @@ def write_textgrids(labels, items, folder):
 
 
 def correct_labels(emotions, hparams):
-    """Correct the labels file by TextGrids that were edited in Praat.
+    """Correct the label file by TextGrids that were edited in Praat.
 
-    Arguments
-    ---------
-    emotions : list of str
-        The taxonomy.
-    hparams : dict
-        The recipe's hyperparameters. ``from_textgrids`` is the folder of the
-        TextGrids, with a subfolder for each speaker.
-
-    Returns
-    -------
-    labels : dict
-        Utterance id to UtteranceLabels; those without a usable TextGrid are
-        as they were.
-    skipped : dict
-        Utterance id to the reason why its TextGrid cannot be used.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no TextGrid, or no labels file to correct.
+    Returns the labels and the reasons why TextGrids cannot be used, both by
+    utterance id. Utterances without a usable TextGrid keep their labels.
     """
     folder = Path(hparams["from_textgrids"])
     labels = read_word_labels(hparams["label_file"], emotions)

@@ -28,20 +28,10 @@ HEADINGS = {
 
 
 def estimates(figures: Mapping, prefix: str = "") -> dict[str, float]:
-    """Flattens a system's figures.
+    """Flatten the scores of a system.
 
-    Arguments
-    ---------
-    figures : dict
-        A part of evaluate.py's summary. A mapping with ``low`` and ``high``
-        is an estimate, whose value comes first.
-    prefix : str
-        Put before the names.
-
-    Returns
-    -------
-    dict
-        Name to value, ``name_low`` and ``name_high`` to its 95 % interval.
+    A mapping with ``low`` and ``high`` is an estimate, whose value comes first:
+    it becomes ``name``, ``name_low`` and ``name_high``.
 
     Example
     -------
@@ -63,27 +53,7 @@ def estimates(figures: Mapping, prefix: str = "") -> dict[str, float]:
 def read_row(
     folder: Path, experiment: str, variant: str, seed: int, command: str
 ) -> dict:
-    """Reads what came out of a run.
-
-    Arguments
-    ---------
-    folder : Path
-        Of the run, with `model` and `evaluation`.
-    experiment : str
-        The experiment's name.
-    variant : str
-        The variant's name.
-    seed : int
-        Of the training.
-    command : str
-        The training's.
-
-    Returns
-    -------
-    dict
-        Row of the results: figures, the losses of the test set that the
-        training has logged, and the command.
-    """
+    """Read a run's scores, test losses and training command as a row."""
     figures = read_json(folder / "evaluation" / "summary.json")[SYSTEM]
     log = (folder / "model" / "train_log.txt").read_text(encoding="utf-8")
     tested = re.findall(r"test (\w+): ([-+.e\d]+)", log.splitlines()[-1])
@@ -98,20 +68,7 @@ def read_row(
 
 
 def reference_rows(folder: Path, experiment: str) -> list[dict]:
-    """Reads the figures of the systems that no training changes.
-
-    Arguments
-    ---------
-    folder : Path
-        Of any run.
-    experiment : str
-        The experiment's name.
-
-    Returns
-    -------
-    list of dict
-        Rows without a seed.
-    """
+    """Read the scores of the systems that no training changes, without seed."""
     figures = read_json(folder / "evaluation" / "summary.json")
     return [
         {
@@ -132,21 +89,10 @@ def _rounded(values: Mapping[str, float]) -> dict[str, str]:
 def update_rows(
     path: Path, rows: Sequence[Mapping], order: Sequence[str]
 ) -> list[dict]:
-    """Adds rows to a results file.
+    """Add rows to a CSV file and return all its rows.
 
-    Arguments
-    ---------
-    path : Path
-        A CSV file; made if there is none.
-    rows : list of dict
-        They take the place of those of the same variant and seed.
-    order : list of str
-        The variants; one that is not among them is dropped.
-
-    Returns
-    -------
-    list of dict
-        All rows of the file.
+    New rows replace those of the same variant and seed; variants that are not
+    in `order` are dropped.
     """
     merged = {}
     if path.is_file():
@@ -178,18 +124,7 @@ def _key(row: Mapping) -> tuple[str, ...]:
 
 
 def write_overview(folder: Path) -> Path:
-    """Writes one table of all experiments whose results a folder holds.
-
-    Arguments
-    ---------
-    folder : Path
-        With their CSV files; `overview.md` is written there.
-
-    Returns
-    -------
-    Path
-        The table's file.
-    """
+    """Write one table of all experiments with results in a folder."""
     paths = sorted(folder.glob("*.csv"))
     rows = [row for path in paths for row in _read_rows(path)]
     write_table(folder / "overview.md", rows)
@@ -197,20 +132,7 @@ def write_overview(folder: Path) -> Path:
 
 
 def write_table(path: Path, rows: Sequence[Mapping]) -> str:
-    """Writes the variants' means with their intervals as Markdown.
-
-    Arguments
-    ---------
-    path : Path
-        Where to.
-    rows : list of dict
-        Of results files.
-
-    Returns
-    -------
-    str
-        The table.
-    """
+    """Write the variants' means with their intervals as Markdown."""
     columns = [name for name in HEADINGS if any(row.get(name) for row in rows)]
     headings = [HEADINGS[name][0] for name in columns]
     keys = ("experiment", "variant", "seeds")
@@ -248,7 +170,7 @@ def write_table(path: Path, rows: Sequence[Mapping]) -> str:
 
 
 def _cell(rows: Sequence[Mapping], name: str, scale: float) -> str:
-    """Mean, interval over seeds and over utterances of one figure."""
+    """Format a score: mean, interval over seeds and over utterances."""
     found = [row for row in rows if row.get(name)]
     if not found:
         return ""

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Changes the emotion of a share of the words at random, as a bad labeler.
+"""Change the emotion of a share of the words at random, like a bad labeler.
 
 > python relabel_words.py 0.3 --truth_file /path/to/MiniESD/word_labels.json \
     --label_file noisy/word_labels.json --seed 1986
 
 A changed word gets any other emotion of the file, all equally likely, and the
-intensity of a random word that has this emotion. Times stay.
+intensity of a random word with this emotion. Times are kept.
 """
 
 import argparse
@@ -25,27 +25,7 @@ from speechbrain_emofilm.utils.files import read_json
 def relabel(
     labels: Mapping[str, UtteranceLabels], share: float, seed: int
 ) -> dict[str, UtteranceLabels]:
-    """Changes the emotion of words at random.
-
-    Arguments
-    ---------
-    labels : dict
-        Utterance id to its labels. Unlabelled words stay so.
-    share : float
-        Of the labelled words that are changed, 0 to 1.
-    seed : int
-        Of the choice.
-
-    Returns
-    -------
-    dict
-        Utterance id to its labels.
-
-    Raises
-    ------
-    ValueError
-        If the share is not within 0 to 1, or there is one emotion only.
-    """
+    """Change the emotion of a share of the labelled words at random."""
     if not 0 <= share <= 1:
         raise ValueError(f"The share is {share}: give one from 0 to 1.")
     intensities = {}
@@ -80,13 +60,7 @@ def relabel(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads labels and writes changed ones.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
-    """
+    """Read labels and write changed ones."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("share", type=float, help="of the words, 0 to 1")

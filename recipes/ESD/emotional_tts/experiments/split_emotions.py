@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Makes degrees of an emotion emotions of their own: a larger taxonomy.
+"""Make degrees of an emotion emotions of their own: a larger taxonomy.
 
 > python split_emotions.py 2 --truth_file /path/to/MiniESD/word_labels.json \
     --label_file nine/word_labels.json
 
 With 2 degrees the weaker half of the angry words becomes *angry_1* and the
-stronger half *angry_2*, and so on; neutral stays one. The words lose their
-intensities, so that nothing but the emotion's name tells the degree. With 1
-degree they lose their intensities only.
+stronger half *angry_2*, and so on; neutral is not split. The words lose their
+intensities, so that only the emotion's name tells the degree. With 1 degree
+they only lose their intensities.
 """
 
 import argparse
@@ -27,14 +27,7 @@ EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 
 
 def degree_names(emotion: str, degrees: int) -> list[str]:
-    """Names the degrees of an emotion, the weakest first.
-
-    Arguments
-    ---------
-    emotion : str
-        The emotion.
-    degrees : int
-        How many; neutral has one always.
+    """Name the degrees of an emotion, the weakest first.
 
     Example
     -------
@@ -49,24 +42,9 @@ def degree_names(emotion: str, degrees: int) -> list[str]:
 def split_emotions(
     labels: Mapping[str, UtteranceLabels], degrees: int
 ) -> dict[str, UtteranceLabels]:
-    """Names each word's emotion by its degree.
+    """Name each word's emotion by its degree, and drop the intensities.
 
-    Arguments
-    ---------
-    labels : dict
-        Utterance id to its labels. Unlabelled words stay so.
-    degrees : int
-        Of each emotion but neutral; each gets as many words.
-
-    Returns
-    -------
-    dict
-        Utterance id to its labels, without intensities.
-
-    Raises
-    ------
-    ValueError
-        If there is no degree, or a word to split has no intensity.
+    Each degree of an emotion gets the same number of words.
     """
     if degrees < 1:
         raise ValueError(f"{degrees} degrees: give 1 or more.")
@@ -105,13 +83,7 @@ def split_emotions(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads labels and writes those of the larger taxonomy.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
-    """
+    """Read labels and write those of the larger taxonomy."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("degrees", type=int, help="of each emotion")
