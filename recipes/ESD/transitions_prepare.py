@@ -57,15 +57,6 @@ def prepare_transitions(data_folder, save_folder):
         write_json(paths[split], manifest)
 
 
-def corpus_manifests(hparams):
-    """List all ``manifests``, and the ``transitions_manifests`` that exist."""
-    mixed = hparams["transitions_manifests"].values()
-    return [
-        *hparams["manifests"].values(),
-        *(path for path in mixed if Path(path).is_file()),
-    ]
-
-
 def _read_splits(path):
     """Read the split of each utterance id."""
     splits = read_json(path)

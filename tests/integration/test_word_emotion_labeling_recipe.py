@@ -386,14 +386,23 @@ def test_evaluation_of_the_truth_and_of_labels(world, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
-def test_evaluation_needs_labels_of_every_utterance(world):
+def test_evaluation_lists_utterances_without_labels_or_fails(world):
     truth = world / "esd" / "word_labels.json"
     content = read_json(truth)
     utterance = next(iter(read_json(world / "prepared" / "test.json")))
     partial = {name: c for name, c in content.items() if name != utterance}
     write_json(world / "partial.json", partial)
-    with pytest.raises(ValueError, match=f"no labels of {utterance}"):
-        evaluate(world, f"{{ours: {world / 'partial.json'}}}")
+    files = f"{{truth: {truth}, ours: {world / 'partial.json'}}}"
+    with pytest.raises(ValueError, match=f"{utterance}: .* has no labels of"):
+        evaluate(world, files)
+    summary = evaluate(world, files, max_bad_share=0.5)
+    assert list(read_json(world / "evaluation" / "skipped.json")) == [utterance]
+    words = {
+        name: parts["all"]["words"]
+        for name, parts in summary["systems"].items()
+    }
+    # All labelings are compared on the same words.
+    assert len(set(words.values())) == 1
 
 
 def test_esd_and_iemocap_together_with_rated_attributes(world):

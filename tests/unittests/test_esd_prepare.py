@@ -28,6 +28,9 @@ def load_script(path):
 RECIPE = ROOT / "recipes" / "ESD"
 esd_prepare = load_script(RECIPE / "esd_prepare.py")
 transitions_prepare = load_script(RECIPE / "transitions_prepare.py")
+sys.path.insert(0, str(RECIPE))
+esd_corpus = load_script(RECIPE / "esd_corpus.py")
+sys.path.remove(str(RECIPE))
 prepare_esd = esd_prepare.prepare_esd
 
 EMOTIONS = {
@@ -754,10 +757,14 @@ def test_a_corpus_without_transitions_part_has_no_such_manifests(transitions):
             for split in ("train", "valid", "test")
         },
     }
-    assert transitions_prepare.corpus_manifests(hparams) == [
+    assert esd_corpus.corpus_manifests(hparams) == [
         "train.json",
         *hparams["transitions_manifests"].values(),
     ]
+    assert esd_corpus.corpus_manifests(hparams, ["train"]) == [
+        "train.json",
+        hparams["transitions_manifests"]["train"],
+    ]
     transitions.rename(transitions.with_name("elsewhere"))
     prepare_transitions(transitions)
-    assert transitions_prepare.corpus_manifests(hparams) == ["train.json"]
+    assert esd_corpus.corpus_manifests(hparams) == ["train.json"]

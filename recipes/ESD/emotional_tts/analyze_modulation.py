@@ -190,7 +190,7 @@ def shuffle_weights(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return shuffled
 
 
-def cluster_figures(features: np.ndarray, names: Sequence[str]) -> dict:
+def cluster_scores(features: np.ndarray, names: Sequence[str]) -> dict:
     """Measure how well the emotions make clusters.
 
     Arguments
@@ -211,8 +211,8 @@ def cluster_figures(features: np.ndarray, names: Sequence[str]) -> dict:
     Example
     -------
     >>> features = np.array([[0.0], [0.1], [5.0], [5.1]])
-    >>> figures = cluster_figures(features, ["sad", "sad", "happy", "happy"])
-    >>> round(figures["silhouette"], 2), figures["adjusted_rand_index"]
+    >>> scores = cluster_scores(features, ["sad", "sad", "happy", "happy"])
+    >>> round(scores["silhouette"], 2), scores["adjusted_rand_index"]
     (0.98, 1.0)
     """
     from sklearn.cluster import KMeans
@@ -311,7 +311,7 @@ def analyze(
         for seed in range(N_SHUFFLES)
     ]
     silhouettes = [
-        cluster_figures(other.features, names)["silhouette"]
+        cluster_scores(other.features, names)["silhouette"]
         for other in shuffled
     ]
     # Without an emotion nothing is changed: the origin.
@@ -322,7 +322,7 @@ def analyze(
     rows = describe(pure + mixtures, modulation, text_embeddings)
     for row, components in zip(rows, [*placed, *others]):
         row["components"] = np.round(components, 4).tolist()
-    # The last point of an emotion is that of its full intensity.
+    # The last point of an emotion has its full intensity.
     strongest = {point.name: index for index, point in enumerate(pure)}
     for index, point in enumerate(mixtures, start=n_pure):
         start, end = (features[strongest[name]] for name in point.weights)
@@ -332,7 +332,7 @@ def analyze(
     return modulation, {
         "fusion": type(efilm.fusion).__name__,
         "emotions": list(emotions),
-        **cluster_figures(features[:n_pure], names),
+        **cluster_scores(features[:n_pure], names),
         "silhouette_shuffled": float(np.mean(silhouettes)),
         "explained_variance": explained,
         "origin": np.round(others[-1], 4).tolist(),
@@ -371,16 +371,16 @@ def describe(
 # --- The picture ------------------------------------------------------------
 
 
-def draw(path: Path, figures: dict) -> None:
+def draw(path: Path, scores: dict) -> None:
     """Draw the points, their sizes and the training as a PNG file."""
     from matplotlib.figure import Figure
 
     canvas = Figure(figsize=(13, 4.4), layout="constrained")
     plane, sizes, training = canvas.subplots(1, 3, width_ratios=[1.4, 1, 1])
-    colors = emotion_colors(figures["emotions"])
-    _draw_plane(plane, figures, colors)
-    _draw_sizes(sizes, figures, colors)
-    curve = figures["training"]
+    colors = emotion_colors(scores["emotions"])
+    _draw_plane(plane, scores, colors)
+    _draw_sizes(sizes, scores, colors)
+    curve = scores["training"]
     training.plot(
         [row["step"] for row in curve],
         [row["modulation_ratio"] for row in curve],
@@ -394,15 +394,15 @@ def draw(path: Path, figures: dict) -> None:
         canvas.savefig(temporary, dpi=130)
 
 
-def _draw_plane(axes, figures, colors):
+def _draw_plane(axes, scores, colors):
     """Plot two principal components: colour by emotion, size by intensity."""
     for emotion, color in colors.items():
-        rows = [r for r in figures["points"] if r["name"] == emotion]
+        rows = [r for r in scores["points"] if r["name"] == emotion]
         places = np.array([row["components"] for row in rows])
         areas = [20 + 100 * row["intensity"] for row in rows]
         axes.plot(*places.T, color=color, linewidth=0.8, alpha=0.6)
         axes.scatter(*places.T, areas, color=color, alpha=0.8, label=emotion)
-    for row in figures["mixtures"]:
+    for row in scores["mixtures"]:
         for emotion, marker in zip(row["weights"], ("left", "right")):
             axes.plot(
                 *row["components"],
@@ -413,24 +413,24 @@ def _draw_plane(axes, figures, colors):
                 markerfacecoloralt="none",
                 markeredgecolor="none",
             )
-    axes.plot(*figures["origin"], "k+", markersize=10, label="unlabelled")
-    first, second = figures["explained_variance"]
+    axes.plot(*scores["origin"], "k+", markersize=10, label="unlabelled")
+    first, second = scores["explained_variance"]
     axes.set_xlabel(f"first principal component ({first:.0%})")
     axes.set_ylabel(f"second ({second:.0%})")
     axes.set_title(
         "Gamma and beta; dots grow with intensity, diamonds: mixtures\n"
-        f"silhouette {figures['silhouette']:.2f} (weights shuffled: "
-        f"{figures['silhouette_shuffled']:.2f}), adjusted Rand index "
-        f"{figures['adjusted_rand_index']:.2f}",
+        f"silhouette {scores['silhouette']:.2f} (weights shuffled: "
+        f"{scores['silhouette_shuffled']:.2f}), adjusted Rand index "
+        f"{scores['adjusted_rand_index']:.2f}",
         fontsize=10,
     )
     axes.legend(fontsize=8)
 
 
-def _draw_sizes(axes, figures, colors):
+def _draw_sizes(axes, scores, colors):
     """Plot the size of the modulation relative to the text, by intensity."""
     for emotion, color in colors.items():
-        rows = [r for r in figures["points"] if r["name"] == emotion]
+        rows = [r for r in scores["points"] if r["name"] == emotion]
         axes.plot(
             [row["intensity"] for row in rows],
             [row["modulation_ratio"] for row in rows],
@@ -474,8 +474,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("model_folder", type=Path, help="output folder of train.py")
-    add("--output_folder", type=Path, help="default: the model's")
-    add("--text", default=TEXT, help="that the modulation is compared with")
+    add("--output_folder", type=Path, help="default: the model folder")
+    add("--text", default=TEXT, help="text to compare the modulation with")
     add("--device", default="cpu")
     options = parser.parse_args(arguments)
     folder = options.output_folder or options.model_folder
@@ -483,23 +483,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     synthesizer = EmoFiLMSynthesizer.from_hparams(
         options.model_folder, run_opts={"device": options.device}
     )
-    modulation, figures = analyze(
+    modulation, scores = analyze(
         synthesizer.mods.emofilm.efilm,
         synthesizer.emotions,
         embed(synthesizer, options.text),
     )
-    figures.update(text=options.text, training=training)
+    scores.update(text=options.text, training=training)
     with atomic_path(folder / "modulation.safetensors") as temporary:
         save_file(
             {"gamma": modulation.gamma, "beta": modulation.beta}, temporary
         )
-    write_json(folder / "modulation.json", figures)
-    draw(folder / "modulation.png", figures)
+    write_json(folder / "modulation.json", scores)
+    draw(folder / "modulation.png", scores)
     print(
-        f"Silhouette {figures['silhouette']:.2f} (weights shuffled: "
-        f"{figures['silhouette_shuffled']:.2f}), adjusted Rand index "
-        f"{figures['adjusted_rand_index']:.2f}; see "
-        f"{folder / 'modulation.json'} and modulation.png beside it."
+        f"Silhouette {scores['silhouette']:.2f} (weights shuffled: "
+        f"{scores['silhouette_shuffled']:.2f}), adjusted Rand index "
+        f"{scores['adjusted_rand_index']:.2f}; see "
+        f"{folder / 'modulation.json'} and modulation.png."
     )
 
 

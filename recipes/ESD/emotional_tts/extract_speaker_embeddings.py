@@ -41,13 +41,11 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import corpus_manifests, prepare_corpus, read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
-from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -181,21 +179,14 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    if not hparams["skip_prep"]:
-        run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        run_on_main(
-            prepare_transitions,
-            args=[hparams["data_folder"], hparams["prepared_folder"]],
-        )
+    run_on_main(prepare_corpus, args=[hparams])
     manifests = {
-        split: load_data_json(path, {"data_root": hparams["data_folder"]})
-        for split, path in hparams["manifests"].items()
-    }
-    mixed = hparams["transitions_manifests"]["test"]
-    if Path(mixed).is_file():
-        manifests["test"] |= load_data_json(
-            mixed, {"data_root": hparams["data_folder"]}
+        split: read_manifests(paths, hparams["data_folder"])
+        for split, paths in (
+            ("train", [hparams["manifests"]["train"]]),
+            ("test", corpus_manifests(hparams, ["test"])),
         )
+    }
     cache = read_speech_tokens(
         hparams["speech_tokens"],
         file_fingerprint(find_file(hparams["speech_tokenizer_file"])),

@@ -18,7 +18,6 @@ import os
 import sys
 from pathlib import Path
 
-from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
     merge_parts,
@@ -36,35 +35,10 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import list_wavs, prepare_corpus, read_wav
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from tqdm import tqdm
-from transitions_prepare import corpus_manifests, prepare_transitions
-
-
-def read_wav(path, duration, sample_rate, max_duration):
-    """Read a wav (T,), and check that it is the one in the manifest."""
-    wav = load_audio(path, sample_rate, max_duration)
-    seconds = len(wav) / sample_rate
-    if abs(seconds - duration) > 0.05:
-        raise ValueError(
-            f"{path}: it lasts {seconds:.2f} s, but {duration:.2f} s by the "
-            "manifest; prepare the corpus again."
-        )
-    return wav
-
-
-def read_manifests(manifests, data_folder):
-    """Map utterance ids to (path of the wav, duration in seconds)."""
-    return {
-        utterance: (item["wav"], item["duration"])
-        for manifest in manifests
-        for utterance, item in load_data_json(
-            manifest, {"data_root": data_folder}
-        ).items()
-    }
 
 
 def pending_utterances(wavs, path, fingerprint):
@@ -163,15 +137,10 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    if not hparams["skip_prep"]:
-        run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        run_on_main(
-            prepare_transitions,
-            args=[hparams["data_folder"], hparams["prepared_folder"]],
-        )
+    run_on_main(prepare_corpus, args=[hparams])
     path = hparams["speech_tokens"]
     fingerprint = file_fingerprint(find_file(hparams["speech_tokenizer_file"]))
-    wavs = read_manifests(corpus_manifests(hparams), hparams["data_folder"])
+    wavs = list_wavs(hparams)
     cache = extract_in_shares(
         lambda: pending_utterances(wavs, path, fingerprint),
         lambda share: extract_tokens(

@@ -23,7 +23,7 @@ import functools
 import sys
 from pathlib import Path
 
-from speechbrain_emofilm.core import ResumableBrain
+from speechbrain_emofilm.core import ResumableBrain, train_and_export
 from speechbrain_emofilm.dataio.alignments import (
     find_textgrid,
     read_alignment,
@@ -39,7 +39,6 @@ from speechbrain_emofilm.dataio.labels import (
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.lobes.conditioned_lm import ConditionedLMInputs
 from speechbrain_emofilm.utils.assets import find_file
-from speechbrain_emofilm.utils.checkpoints import export_trained_model
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import file_fingerprint, read_json
 from speechbrain_emofilm.utils.hparams import check_length, check_overrides
@@ -47,9 +46,8 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import corpus_manifests, prepare_corpus, read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.data_pipeline import provides, takes
@@ -57,7 +55,6 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 from training_diagnosis import TrainingDiagnosis, choose_diagnosed
-from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -248,8 +245,8 @@ def dataio_prepare(hparams):
         kept = {u: i for u, i in items[split].items() if u not in skipped}
         if not kept:
             raise ValueError(
-                f"{' and '.join(map(str, manifests_of(hparams, split)))} have "
-                "no utterance to use: check the corpus and the options of its "
+                f"{' and '.join(corpus_manifests(hparams, [split]))} have no "
+                " utterance to use: check the corpus and the options of its "
                 "preparation."
             )
         datasets[split] = DynamicItemDataset(kept, pipelines)
@@ -257,21 +254,11 @@ def dataio_prepare(hparams):
     return datasets
 
 
-def manifests_of(hparams, split):
-    """List the manifests of a split: transitions only where there are some."""
-    transitions = hparams["transitions_manifests"][split]
-    return [hparams["manifests"][split]] + (
-        [transitions] if Path(transitions).exists() else []
-    )
-
-
 def read_items(hparams, split, without_tokens):
     """Read a split's manifests, except what the extraction skipped."""
-    items = {}
-    for manifest in manifests_of(hparams, split):
-        items.update(
-            load_data_json(manifest, {"data_root": hparams["data_folder"]})
-        )
+    items = read_manifests(
+        corpus_manifests(hparams, [split]), hparams["data_folder"]
+    )
     kept = {u: item for u, item in items.items() if u not in without_tokens}
     if len(kept) < len(items):
         logger.warning(
@@ -375,12 +362,7 @@ if __name__ == "__main__":
     )
 
     # Data
-    if not hparams["skip_prep"]:
-        run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        run_on_main(
-            prepare_transitions,
-            args=[hparams["data_folder"], hparams["prepared_folder"]],
-        )
+    run_on_main(prepare_corpus, args=[hparams])
     datasets = dataio_prepare(hparams)
 
     # Training
@@ -398,30 +380,18 @@ if __name__ == "__main__":
     )
     if diagnosed:
         brain.diagnosis = TrainingDiagnosis(diagnosed, model_inputs)
-    brain.fit(
-        brain.hparams.epoch_counter,
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs=loader_options(hparams, datasets["train"]),
-        valid_loader_kwargs=hparams["valid_dataloader_opts"],
-    )
-
-    # The best checkpoint: its losses, and a folder that speaks
-    brain.evaluate(
-        datasets["test"],
-        min_key=brain.best_key,
-        test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
-    )
-    run_on_main(
-        export_trained_model,
-        kwargs={
-            "checkpointer": hparams["checkpointer"],
-            "min_key": brain.best_key,
-            "names": ["efilm", "llm_decoder", "open_backbone"],
-            "folder": hparams["output_folder"],
-            "hparams_file": hparams_file,
-            "overrides": overrides,
-            "part": "synthesizer",
+    train_and_export(
+        brain,
+        datasets,
+        {
+            "train": loader_options(hparams, datasets["train"]),
+            "valid": hparams["valid_dataloader_opts"],
+            "test": hparams["test_dataloader_opts"],
         },
+        names=["efilm", "llm_decoder", "open_backbone"],
+        folder=hparams["output_folder"],
+        hparams_file=hparams_file,
+        overrides=overrides,
+        part="synthesizer",
     )
     ddp_leave_group()

@@ -6,11 +6,11 @@
 Each utterance gets ``<alignment_folder>/<speaker>/<utterance>.TextGrid`` with
 the tiers ``words`` and ``confidence`` (0 to 1). The same command resumes
 an interrupted alignment. An utterance that the aligner cannot align gets times
-in proportion to its letters, with confidence 0; one whose sound or text cannot
-be used gets none. Both are listed with the reason in
-``<alignment_folder>/skipped.json``, and tried again by the next run; if they
+in proportion to its letters, with confidence 0; one whose audio or text cannot
+be used gets no TextGrid. Both are listed with the reason in
+``<alignment_folder>/skipped.json`` and tried again by the next run; if there
 are more than `max_bad_share`, the script fails. ``alignment.json`` describes
-the aligner and its results.
+the aligner and counts its results.
 """
 
 import functools
@@ -36,15 +36,13 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import corpus_manifests, prepare_corpus, read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from tqdm import tqdm
-from transitions_prepare import corpus_manifests, prepare_transitions
 
 REPORT_FILE = "alignment.json"
 BAD_FILE = "skipped.json"
-SAMPLE_RATE = 16000  # Hz, of the sound that an aligner is given
+SAMPLE_RATE = 16000  # Hz, of the audio that aligners get
 
 
 def read_utterances(manifests, data_folder):
@@ -58,10 +56,7 @@ def read_utterances(manifests, data_folder):
             language=item["language"],
             duration=item["duration"],
         )
-        for manifest in manifests
-        for name, item in load_data_json(
-            manifest, {"data_root": data_folder}
-        ).items()
+        for name, item in read_manifests(manifests, data_folder).items()
     ]
 
 
@@ -106,9 +101,9 @@ def open_folder(folder, make_aligner):
         known = read_json(path).get("aligner")
         if known != aligner:
             raise ValueError(
-                f"{path}: the alignments in this folder are of {known}, not "
-                f"of {aligner}; give another alignment_folder, or remove this "
-                "one."
+                f"{path}: the alignments in this folder were made by {known}, "
+                f"not by {aligner}; give another alignment_folder, or remove "
+                "this one."
             )
     else:
         write_json(path, {"aligner": aligner})
@@ -200,7 +195,7 @@ def align_corpus(make_aligner, utterances, hparams):
             words, (AlignmentError, list)
         ):
             skipped[name] = str(words)
-            path.unlink(missing_ok=True)  # of another text or sound
+            path.unlink(missing_ok=True)  # of another text or wav
             continue
         if isinstance(words, AlignmentError):
             guessed[name] = str(words)
@@ -213,21 +208,25 @@ def align_corpus(make_aligner, utterances, hparams):
 
 
 def report_bad(aligner, utterances, guessed, skipped, hparams):
-    """Describe the run in two files; fail if too many utterances are bad."""
-    path = Path(hparams["alignment_folder"]) / REPORT_FILE
+    """Describe the run, list bad utterances, and fail if they are too many."""
+    folder = Path(hparams["alignment_folder"])
     report = {
         "aligner": aligner,
         "n_utterances": len(utterances),
         "n_aligned": len(utterances) - len(guessed) - len(skipped),
-        "guessed": dict(sorted(guessed.items())),
-        "skipped": dict(sorted(skipped.items())),
+        "n_guessed": len(guessed),
+        "n_skipped": len(skipped),
     }
-    write_json(path, report)
+    write_json(folder / REPORT_FILE, report)
+    guessed = {
+        name: f"{reason} Its word times are guessed."
+        for name, reason in guessed.items()
+    }
     report_skipped(
-        {**report["skipped"], **report["guessed"]},
+        {**dict(sorted(skipped.items())), **dict(sorted(guessed.items()))},
         len(utterances),
         hparams["max_bad_share"],
-        path.with_name(BAD_FILE),
+        folder / BAD_FILE,
     )
 
 
@@ -235,9 +234,7 @@ if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    if not hparams["skip_prep"]:
-        prepare_esd(**hparams["prepare_opts"])
-        prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
+    prepare_corpus(hparams)
     utterances = read_utterances(
         corpus_manifests(hparams), hparams["data_folder"]
     )

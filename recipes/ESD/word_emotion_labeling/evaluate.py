@@ -24,18 +24,19 @@ from speechbrain_emofilm.metrics.labels import (
     majority_labels,
 )
 from speechbrain_emofilm.utils.files import atomic_path, write_json
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import numpy as np
 import speechbrain as sb
+from esd_corpus import read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 
 MAJORITY = "majority"
 EVERYTHING = "all"
-#: What the table on the terminal shows.
+#: Scores in the table on the terminal.
 COLUMNS = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -50,11 +51,7 @@ def select_utterances(hparams):
     """List the utterance ids of each part; ``all`` holds those of all parts."""
     parts = {}
     for part, manifests in hparams["parts"].items():
-        items = {}
-        for manifest in manifests:
-            items.update(
-                load_data_json(manifest, {"data_root": hparams["data_folder"]})
-            )
+        items = read_manifests(manifests, hparams["data_folder"])
         parts[part] = [
             utterance
             for utterance, item in sorted(items.items())
@@ -70,17 +67,31 @@ def select_utterances(hparams):
     return parts
 
 
-def compare(name, path, labels, truth, parts, emotions):
+def find_unlabelled(utterances, truth, runs, hparams):
+    """Tell why utterances have no truth or no labels, by utterance id."""
+    reasons = {}
+    for utterance in utterances:
+        if utterance not in truth:
+            reasons[utterance] = (
+                f"{hparams['truth_file']} has no truth of it: only a corpus "
+                "with word truth, such as MiniESD, can be evaluated on."
+            )
+        for name, labelings in runs.items():
+            for path, labels in labelings:
+                if utterance not in labels:
+                    reasons[utterance] = (
+                        f"{path} ({name}) has no labels of it: label the whole "
+                        "corpus."
+                    )
+    return reasons
+
+
+def compare(labels, truth, parts, emotions):
     """Measure the labels of each part against the truth."""
     found = {}
     for part, utterances in parts.items():
         found[part] = WordLabelMetrics(emotions)
         for utterance in utterances:
-            if utterance not in labels:
-                raise ValueError(
-                    f"{path} ({name}) has no labels of {utterance}: label "
-                    "the whole corpus."
-                )
             found[part].append(utterance, truth[utterance], labels[utterance])
     return found
 
@@ -210,26 +221,35 @@ def evaluate(hparams):
             "label_files is empty: name the labelings to compare, such as "
             "{multiple_instance: results/word_labels.json}."
         )
+    folder = Path(hparams["output_folder"])
     parts = select_utterances(hparams)
     truth = read_word_labels(hparams["truth_file"], emotions)
-    unknown = [u for u in parts[EVERYTHING] if u not in truth]
-    if unknown:
-        raise ValueError(
-            f"{hparams['truth_file']} has no truth of {unknown[0]} and "
-            f"{len(unknown) - 1} others: only a corpus with word truth, such "
-            "as MiniESD, can be evaluated on."
-        )
-    truth = {utterance: truth[utterance] for utterance in parts[EVERYTHING]}
-    guess = majority_labels(truth, majority_emotion(truth))
-    runs = {MAJORITY: [("the truth", guess)]}
+    runs = {}
     for name, files in hparams["label_files"].items():
         files = [files] if isinstance(files, str) else files
         runs[name] = [(f, read_word_labels(f, emotions)) for f in files]
+    # All labelings are compared on the same utterances.
+    skipped = find_unlabelled(parts[EVERYTHING], truth, runs, hparams)
+    report_skipped(
+        skipped,
+        len(parts[EVERYTHING]),
+        hparams["max_bad_share"],
+        folder / "skipped.json",
+    )
+    for part, utterances in parts.items():
+        parts[part] = [u for u in utterances if u not in skipped]
+        if not parts[part]:
+            raise ValueError(
+                f"The part {part!r} has no utterance with labels and truth: "
+                f"see {folder / 'skipped.json'}."
+            )
+    truth = {utterance: truth[utterance] for utterance in parts[EVERYTHING]}
+    guess = majority_labels(truth, majority_emotion(truth))
+    runs = {MAJORITY: [("the truth", guess)], **runs}
     systems, rows, first = {}, {}, {}
     for name, labelings in runs.items():
         found = [
-            compare(name, path, labels, truth, parts, emotions)
-            for path, labels in labelings
+            compare(labels, truth, parts, emotions) for _, labels in labelings
         ]
         systems[name] = {}
         for part in parts:
@@ -243,7 +263,6 @@ def evaluate(hparams):
             dict(zip(metrics[EVERYTHING].ids, metrics[EVERYTHING].rows))
             for metrics in found
         ]
-    folder = Path(hparams["output_folder"])
     write_json(
         folder / "summary.json",
         {
@@ -268,4 +287,4 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     print_table(evaluate(hparams))
-    print(f"{hparams['output_folder']}/summary.json has all figures.")
+    print(f"{hparams['output_folder']}/summary.json has all scores.")

@@ -19,7 +19,6 @@ than `max_bad_share` are, the script fails.
 import os
 import sys
 
-from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.feature_cache import (
     extractor_identity,
     merge_parts,
@@ -35,9 +34,8 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import list_wavs, prepare_corpus, read_wav
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import (
     ddp_init_group,
     if_main_process,
@@ -45,7 +43,6 @@ from speechbrain.utils.distributed import (
 )
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transitions_prepare import corpus_manifests, prepare_transitions
 
 #: Peak below which a wav counts as silent: -80 dB relative to full scale.
 SILENCE = 1e-4
@@ -90,13 +87,8 @@ class WavBatches(torch.utils.data.Dataset):
 
     def read_wav(self, path, duration):
         """Read a wav (T,), and raise an error if it cannot be used."""
-        wav = load_audio(path, self.sample_rate, self.max_duration)
+        wav = read_wav(path, duration, self.sample_rate, self.max_duration)
         seconds = len(wav) / self.sample_rate
-        if abs(seconds - duration) > 0.05:
-            raise ValueError(
-                f"{path}: it lasts {seconds:.2f} s, but {duration:.2f} s by "
-                "the manifest; prepare the corpus again."
-            )
         if seconds < self.shortest:
             raise ValueError(
                 f"{path}: {seconds:.3f} s is shorter than the "
@@ -107,16 +99,6 @@ class WavBatches(torch.utils.data.Dataset):
                 f"{path}: nothing but silence; record or copy it again."
             )
         return wav
-
-
-def read_manifests(manifests, data_folder):
-    """Find the wavs of a corpus."""
-    wavs = {}
-    for manifest in manifests:
-        items = load_data_json(manifest, {"data_root": data_folder})
-        for utterance, item in items.items():
-            wavs[utterance] = (item["wav"], item["duration"])
-    return wavs
 
 
 def make_batches(wavs, max_batch_length):
@@ -217,20 +199,13 @@ def extract_features(extractor, wavs, device):
     }
 
 
-def prepare(hparams):
-    """Write the manifests."""
-    prepare_esd(**hparams["prepare_opts"])
-    prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
-
-
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    if not hparams["skip_prep"]:
-        run_on_main(prepare, args=[hparams])
-    wavs = read_manifests(corpus_manifests(hparams), hparams["data_folder"])
+    run_on_main(prepare_corpus, args=[hparams])
+    wavs = list_wavs(hparams)
     extractor = hparams["emotion_features"]
     identity = extractor_identity(extractor)
     batches = make_batches(wavs, hparams["max_batch_length"])

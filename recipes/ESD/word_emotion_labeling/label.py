@@ -47,11 +47,10 @@ from speechbrain_emofilm.utils.files import (
 from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
+from esd_corpus import corpus_manifests, read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
-from transitions_prepare import corpus_manifests
 
 
 def label_batch(labeler, cache, items, alignment_folder, source):
@@ -80,7 +79,7 @@ def label_corpus(labeler, hparams):
 
     Returns the labels and the reasons for skipping, both by utterance id.
     """
-    items = read_manifests(hparams)
+    items = choose_items(hparams)
     cache = EmotionFeatureCache(
         hparams["feature_cache"],
         extractor_identity(labeler.mods["emotion_features"]),
@@ -114,14 +113,10 @@ def label_corpus(labeler, hparams):
     return labels, skipped
 
 
-def read_manifests(hparams):
-    """Find the utterances to label."""
+def choose_items(hparams):
+    """Read the items of the utterances to label."""
     manifests = corpus_manifests(hparams)
-    items = {}
-    for manifest in manifests:
-        items.update(
-            load_data_json(manifest, {"data_root": hparams["data_folder"]})
-        )
+    items = read_manifests(manifests, hparams["data_folder"])
     speakers = hparams["speakers"]
     if speakers is not None:
         items = {u: i for u, i in items.items() if i["speaker"] in speakers}

@@ -25,7 +25,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from speechbrain_emofilm.core import ResumableBrain
+from speechbrain_emofilm.core import ResumableBrain, train_and_export
 from speechbrain_emofilm.dataio.feature_cache import (
     EmotionFeatureCache,
     extractor_identity,
@@ -47,7 +47,6 @@ from speechbrain_emofilm.lobes.word_emotion import (
     splice_bags,
     word_mask,
 )
-from speechbrain_emofilm.utils.checkpoints import export_trained_model
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.hparams import check_length
 from speechbrain_emofilm.utils.skipped import report_skipped
@@ -335,30 +334,18 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    brain.fit(
-        brain.hparams.epoch_counter,
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs=hparams["train_dataloader_opts"],
-        valid_loader_kwargs=hparams["valid_dataloader_opts"],
-    )
-
-    # The best checkpoint: its loss, and a folder that labels
-    brain.evaluate(
-        datasets["test"],
-        min_key=brain.best_key,
-        test_loader_kwargs=dict(hparams["valid_dataloader_opts"]),
-    )
-    run_on_main(
-        export_trained_model,
-        kwargs={
-            "checkpointer": hparams["checkpointer"],
-            "min_key": brain.best_key,
-            "names": ["word_emotion", "frame_normalization"],
-            "folder": hparams["labeler_folder"],
-            "hparams_file": hparams_file,
-            "overrides": overrides,
-            "part": "labeler",
+    train_and_export(
+        brain,
+        datasets,
+        {
+            "train": hparams["train_dataloader_opts"],
+            "valid": hparams["valid_dataloader_opts"],
+            "test": hparams["valid_dataloader_opts"],
         },
+        names=["word_emotion", "frame_normalization"],
+        folder=hparams["labeler_folder"],
+        hparams_file=hparams_file,
+        overrides=overrides,
+        part="labeler",
     )
     ddp_leave_group()

@@ -27,7 +27,7 @@ HEADINGS = {
 }
 
 
-def estimates(figures: Mapping, prefix: str = "") -> dict[str, float]:
+def estimates(scores: Mapping, prefix: str = "") -> dict[str, float]:
     """Flatten the scores of a system.
 
     A mapping with ``low`` and ``high`` is an estimate, whose value comes first:
@@ -39,7 +39,7 @@ def estimates(figures: Mapping, prefix: str = "") -> dict[str, float]:
     {'wer': 0.1, 'wer_low': 0.0, 'wer_high': 0.2}
     """
     found = {}
-    for name, content in figures.items():
+    for name, content in scores.items():
         if not isinstance(content, dict):
             continue
         if {"low", "high"} <= content.keys():
@@ -54,14 +54,14 @@ def read_row(
     folder: Path, experiment: str, variant: str, seed: int, command: str
 ) -> dict:
     """Read a run's scores, test losses and training command as a row."""
-    figures = read_json(folder / "evaluation" / "summary.json")[SYSTEM]
+    scores = read_json(folder / "evaluation" / "summary.json")[SYSTEM]
     log = (folder / "model" / "train_log.txt").read_text(encoding="utf-8")
     tested = re.findall(r"test (\w+): ([-+.e\d]+)", log.splitlines()[-1])
     return {
         "experiment": experiment,
         "variant": variant,
         "seed": str(seed),
-        **_rounded(estimates(figures)),
+        **_rounded(estimates(scores)),
         **{f"test_{name}": value for name, value in tested},
         "command": command,
     }
@@ -69,16 +69,16 @@ def read_row(
 
 def reference_rows(folder: Path, experiment: str) -> list[dict]:
     """Read the scores of the systems that no training changes, without seed."""
-    figures = read_json(folder / "evaluation" / "summary.json")
+    scores = read_json(folder / "evaluation" / "summary.json")
     return [
         {
             "experiment": experiment,
             "variant": name,
             "seed": "",
-            **_rounded(estimates(figures[name])),
+            **_rounded(estimates(scores[name])),
         }
         for name in REFERENCES
-        if name in figures
+        if name in scores
     ]
 
 
@@ -147,7 +147,7 @@ def write_table(path: Path, rows: Sequence[Mapping]) -> str:
     for (experiment, variant), group in groups.items():
         seeds = sum(row["seed"] != "" for row in group) or ""
         cells = [_cell(group, name, HEADINGS[name][1]) for name in columns]
-        if not seeds:  # what no training changes: the same in many experiments
+        if not seeds:  # references: the same in many experiments
             if (variant, *cells) in shown:
                 continue
             shown.add((variant, *cells))

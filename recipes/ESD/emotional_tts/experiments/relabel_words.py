@@ -59,14 +59,20 @@ def relabel(
     }
 
 
+def label_parser(documentation: str) -> argparse.ArgumentParser:
+    """Return a command-line parser with the label files to read and write."""
+    description = documentation.split("\n")[0]
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--truth_file", type=Path, required=True)
+    parser.add_argument("--label_file", type=Path, required=True, help="output")
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read labels and write changed ones."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("share", type=float, help="of the words, 0 to 1")
-    add("--truth_file", type=Path, required=True)
-    add("--label_file", type=Path, required=True, help="is written")
-    add("--seed", type=int, default=1986)
+    parser = label_parser(__doc__)
+    parser.add_argument("share", type=float, help="share of the words, 0 to 1")
+    parser.add_argument("--seed", type=int, default=1986)
     options = parser.parse_args(arguments)
     emotions = sorted(
         {

@@ -10,10 +10,8 @@ intensities, so that only the emotion's name tells the degree. With 1 degree
 they only lose their intensities.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
@@ -22,6 +20,7 @@ from speechbrain_emofilm.dataio.labels import (
 )
 
 import numpy as np
+from relabel_words import label_parser
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 
@@ -84,12 +83,14 @@ def split_emotions(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read labels and write those of the larger taxonomy."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("degrees", type=int, help="of each emotion")
-    add("--truth_file", type=Path, required=True)
-    add("--label_file", type=Path, required=True, help="is written")
-    add("--emotions", nargs="+", default=EMOTIONS, help="of the truth file")
+    parser = label_parser(__doc__)
+    parser.add_argument("degrees", type=int, help="degrees of each emotion")
+    parser.add_argument(
+        "--emotions",
+        nargs="+",
+        default=EMOTIONS,
+        help="emotions of the truth file",
+    )
     options = parser.parse_args(arguments)
     labels = read_word_labels(options.truth_file, options.emotions)
     split = split_emotions(labels, options.degrees)
