@@ -81,7 +81,7 @@ def _read_transcript(path):
         try:
             line = line.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            # Guessed at, a text in another encoding may be a wrong one.
+            # Guessing another encoding could give a wrong text.
             raise ValueError(
                 f"{path}, line {number}: {line[:40]!r} is not UTF-8; save the "
                 "file as UTF-8, or make the corpus again."

@@ -425,7 +425,7 @@ def test_what_one_step_leaves_out_does_not_stop_the_next(world):
         "evaluation": lambda **o: evaluate(
             world,
             f"{{ours: {labels}}}",
-            parts=f"{{all: [{world / 'prepared' / 'train.json'}]}}",
+            parts=f"{{ordinary: [{world / 'prepared' / 'train.json'}]}}",
             **o,
         ),
         "sentence_speech": lambda **o: speak("sentence", **o),

@@ -151,7 +151,7 @@ def read_modulation(
         ]
     )
     intensity = torch.tensor([point.intensity for point in points])
-    # One utterance, with a word of one token for each point.
+    # One utterance with one word of one token for each point.
     emotion = efilm.encoder(
         weights[None].to(device), intensity[None].to(device)
     )
@@ -314,7 +314,7 @@ def analyze(
         cluster_scores(other.features, names)["silhouette"]
         for other in shuffled
     ]
-    # Without an emotion nothing is changed: the origin.
+    # Without an emotion nothing is changed: this point is the origin.
     placed, others, explained = principal_components(
         features[:n_pure],
         np.concatenate([features[n_pure:], 0 * features[:1]]),

@@ -72,7 +72,7 @@ class EmoFiLMBrain(ResumableBrain):
     """Trains what `EmotionConditionedLM` leaves trainable."""
 
     best_key = "speech_loss"
-    #: Names failures of the training after each validation.
+    #: Names the failures that a validation shows.
     diagnosis = None
 
     def compute_forward(self, batch, stage):
@@ -282,7 +282,7 @@ def list_unusable(items, pipelines, max_bad_share, listing):
                 dataset[index]
             except (ValueError, FileNotFoundError) as error:
                 skipped[utterance] = str(error)
-                # A pipeline that failed would go on where it stopped.
+                # A failed pipeline would continue where it stopped.
                 for pipeline in pipelines:
                     pipeline.reset()
     report_skipped(

@@ -25,7 +25,7 @@ class TrainingDiagnosis:
         model = brain.modules.emofilm
         model = getattr(model, "module", model)  # inside DDP
         effect = ConditionEffect()
-        # The training's random numbers stay what they are without this.
+        # The random numbers of the training must not change.
         with torch.random.fork_rng(devices=[]), brain.evaluation_ctx:
             for batch in self.batches:
                 inputs = self.model_inputs(batch.to(brain.device))

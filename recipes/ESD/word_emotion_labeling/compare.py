@@ -20,7 +20,7 @@ from speechbrain_emofilm.utils.steps import Step, run_steps
 
 HERE = Path(__file__).resolve().parent
 SUPERVISIONS = ("broadcast", "multiple_instance", "words")
-#: Word times of the corpus's own truth, in place of an aligner's.
+#: Use the true word times of the corpus instead of an aligner.
 TRUE_TIMES = "truth"
 
 

@@ -96,8 +96,8 @@ def label_corpus(labeler, hparams):
     }
     labels, skipped = {}, {}
     for start in tqdm(range(0, len(names), size), desc="Labelling"):
-        # Batches depend on the corpus alone, and so does the last bit of
-        # every number.
+        # Batches depend on the corpus alone, so that labels are the same to
+        # the last bit after a resumed run.
         batch = {name: items[name] for name in names[start : start + size]}
         part = parts / f"{start:08d}.json"
         reasons = parts / f"{start:08d}.skipped.json"
@@ -122,8 +122,8 @@ def choose_items(hparams):
         items = {u: i for u, i in items.items() if i["speaker"] in speakers}
     if not items:
         raise ValueError(
-            f"{', '.join(manifests)}: no utterance of the speakers "
-            f"{speakers or 'there'}; prepare the corpus again, or name others."
+            f"{', '.join(manifests)}: no utterance of the chosen speakers "
+            f"({speakers or 'all'}); prepare the corpus again or change them."
         )
     return items
 

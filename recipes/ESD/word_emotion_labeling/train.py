@@ -181,7 +181,7 @@ class Corpus:
             if rating is not None:
                 columns.append(torch.full_like(intensity, rating))
             elif name == "intensity":
-                # Of sentences: 0 if neutral, else 1.
+                # Intensity of a sentence: 0 if neutral, else 1.
                 columns.append(intensity)
             else:
                 columns.append(torch.full_like(intensity, torch.nan))
@@ -211,8 +211,8 @@ def dataio_prepare(hparams):
     corpora = [Corpus(options, hparams) for options in hparams["corpora"]]
     set_normalization(hparams["frame_normalization"], corpora[0])
 
-    # The features of all words fit into memory: frames, of which they are
-    # means, are some thirty times as much.
+    # The features of all words fit into memory; the frames that they average
+    # would need some thirty times as much.
     @functools.cache
     def example(number, split, utterance):
         corpus = corpora[number]

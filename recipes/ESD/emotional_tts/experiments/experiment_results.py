@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 SYSTEM = "efilm"
-#: Systems of evaluate.py that no training changes, in the table's order.
+#: Systems of evaluate.py that no training changes, in order of the table.
 REFERENCES = ("original", "copy_synthesis", "backbone")
 KEYS = ("experiment", "variant", "seed")
 #: Column of the CSV file to its heading in the table, and its format.
@@ -100,7 +100,7 @@ def update_rows(
     merged.update((_key(row), row) for row in rows)
     kept = [row for row in merged.values() if row["variant"] in order]
     kept.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
-    # Fields in the order of their first row; the command comes last.
+    # Fields in order of their first row; the command comes last.
     fields = dict.fromkeys(KEYS)
     fields.update(dict.fromkeys(name for row in kept for name in row))
     fields.pop("command", None)

@@ -172,7 +172,7 @@ def read_experiment(path: Path) -> list[Variant]:
         _check_hparams(place, variant.train, TRAIN_HPARAMS)
         _check_hparams(place, variant.evaluate, EVALUATE_HPARAMS)
         if variant.name in REFERENCES:
-            raise ValueError(f"{place}: the name is a reference's; change it.")
+            raise ValueError(f"{place}: a reference has this name; change it.")
         variants.append(variant)
     if not variants:
         raise ValueError(f"{path} has no variants: name some.")
@@ -326,7 +326,7 @@ def prepare(
     labels = folder / "labels" / truth.name
     manifests = folder / "manifests"
     label_flags = [f"--truth_file={truth}", f"--label_file={labels}"]
-    # What each script reads, what it is told and what it makes.
+    # Input, further options and output of each script.
     known = {
         "relabel_words.py": (truth, [*label_flags, f"--seed={seed}"], labels),
         "split_emotions.py": (truth, label_flags, labels),
@@ -413,8 +413,8 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[str]:
         options = (run.folder / "steps.json", RECIPE)
         output = run.folder / "log.txt" if jobs > 1 else None
         run_steps(run.steps[:-1], *options, output)
-        # All share the speech that no training changes: the first
-        # evaluation of the same utterances makes it, and the others wait.
+        # All runs share the speech of the references: the first evaluation
+        # of the same utterances synthesizes it, and the others wait.
         spoken = run.variant.test_speakers
         with nullcontext() if spoken in made else references:
             run_steps(run.steps, *options, output)
@@ -442,10 +442,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("experiments", nargs="+", type=Path, help="YAML files")
     add("--seeds", nargs="+", type=int, default=[1986, 1987, 1988])
-    add("--variants", nargs="+", help="only these")
+    add("--variants", nargs="+", help="run only these variants")
     add("--data_folder", type=Path, required=True, help="the corpus")
     add("--prepared_folder", type=Path, required=True)
-    add("--other_data_folder", type=Path, help="for variants that train on it")
+    add("--other_data_folder", type=Path, help="for other_corpus")
     add("--other_prepared_folder", type=Path)
     add(
         "--output_folder",
@@ -456,7 +456,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--results_folder", type=Path, default=HERE / "results")
     add("--backbone_folder", default="speechbrain_emofilm/assets/mini")
     add("--jobs", type=int, default=1, help="runs at a time")
-    add("--threads", type=int, default=1, help="of each run")
+    add("--threads", type=int, default=1, help="threads of each run")
     add("--flags", default="--device=cpu", help="more options of both scripts")
     add("--train_flags", default="", help="more options of train.py")
     add("--evaluate_flags", default="", help="more options of evaluate.py")
@@ -477,7 +477,7 @@ def choose(
     for name in names or ():
         if name not in known:
             raise ValueError(
-                f"{place} has no variant {name}: give some of "
+                f"{place} has no variant {name}: choose from "
                 f"{', '.join(known)}."
             )
     return [known[name] for name in names or known]
@@ -536,7 +536,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         failed = "\n".join(failures)
         raise SystemExit(
             f"{len(failures)} of {len(all_runs)} runs failed; the same "
-            f"command goes on with them:\n{failed}"
+            f"command repeats them:\n{failed}"
         )
 
 

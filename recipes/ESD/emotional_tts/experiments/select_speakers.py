@@ -34,7 +34,7 @@ def select(manifest: Mapping, speakers: Collection[str], place: Path) -> dict:
     for speaker in speakers:
         if speaker not in known:
             raise ValueError(
-                f"{place} has no utterance of {speaker}: choose of "
+                f"{place} has no utterance of {speaker}: choose from "
                 f"{', '.join(sorted(known))}."
             )
     return {
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for part in PARTS:
             path = options.prepared_folder / f"{part}{split}.json"
             if part and not path.is_file():
-                continue  # a corpus without such sentences, as ESD
+                continue  # a corpus without such sentences, like ESD
             selected = select(read_json(path), speakers, path)
             write_json(options.output_folder / path.name, selected)
 
