@@ -36,6 +36,7 @@ from speechbrain_emofilm.dataio.labels import (
     sentence_labels,
     words_to_tensors,
 )
+from speechbrain_emofilm.dataio.prompts import Prompt, PromptPool
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.lobes.conditioned_lm import ConditionedLMInputs
 from speechbrain_emofilm.utils.assets import find_file
@@ -66,6 +67,7 @@ MODEL_ITEMS = [
     "word_emotions",
     "word_intensity",
 ]
+PROMPT_ITEMS = ["text", "text_tokens", "speech_tokens"]
 
 
 class EmoFiLMBrain(ResumableBrain):
@@ -74,10 +76,16 @@ class EmoFiLMBrain(ResumableBrain):
     best_key = "speech_loss"
     #: Names the failures that a validation shows.
     diagnosis = None
+    #: Training utterances that others are trained behind.
+    prompts = None
 
     def compute_forward(self, batch, stage):
         """Modulate the text and predict the speech tokens."""
-        return self.modules.emofilm(model_inputs(batch.to(self.device)))
+        inputs = model_inputs(batch.to(self.device))
+        if stage == sb.Stage.TRAIN and self.prompts is not None:
+            prompts = self.prompts.choose(batch.speaker, batch.text)
+            inputs = inputs.behind(prompts)
+        return self.modules.emofilm(inputs)
 
     def compute_objectives(self, predictions, batch, stage):
         """Add the step-wise emotion loss to the speech-token loss."""
@@ -250,8 +258,22 @@ def dataio_prepare(hparams):
                 "preparation."
             )
         datasets[split] = DynamicItemDataset(kept, pipelines)
-        datasets[split].set_output_keys(["id", *MODEL_ITEMS])
+        datasets[split].set_output_keys(["id", "speaker", "text", *MODEL_ITEMS])
     return datasets
+
+
+def prompt_pool(dataset, hparams):
+    """Collect the utterances that prompt others; None if none is wanted."""
+    if not hparams["prompt_share"]:
+        return None
+    prompts = {}
+    keys = ["speaker", "duration", *PROMPT_ITEMS]
+    with dataset.output_keys_as(keys):
+        for item in tqdm(dataset, desc="Collecting prompts"):
+            if item["duration"] <= hparams["max_prompt_duration"]:
+                prompt = Prompt(*(item[key] for key in PROMPT_ITEMS))
+                prompts.setdefault(item["speaker"], []).append(prompt)
+    return PromptPool(prompts, hparams["prompt_share"])
 
 
 def read_items(hparams, split, without_tokens):
@@ -373,6 +395,7 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    brain.prompts = prompt_pool(datasets["train"], hparams)
     diagnosed = choose_diagnosed(
         datasets["valid"],
         hparams["diagnosis_utterances"],
