@@ -64,12 +64,13 @@ setup(
             "tensorboard>=2.16",
             "jinja2>=3.1",
             "pillow>=10",
+            "wetext>=0.1.8",  # numbers and dates as words; has its grammars
         ],
         "emotion2vec": ["funasr>=1.2.7"],
         "cosyvoice": [
             "s3tokenizer>=0.2.0",
             "onnxruntime>=1.16",
-            "wetext>=0.1.2",
+            "wetext>=0.1.8",
         ],
         "dev": [
             "pytest>=8",
@@ -87,6 +88,7 @@ setup(
             "types-requests",
             "espeakng-loader>=0.2.4",  # exact word times, for benchmarks
             "librosa>=0.10",  # what the warping is compared with
+            "inflect>=7",  # what spelt numbers are compared with
         ],
     },
     entry_points={
