@@ -26,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Arguments
     ---------
     arguments : list of str, optional
-        Arguments of the command line; those of ``sys.argv`` if None.
+        Command-line arguments; those of ``sys.argv`` if None.
 
     Returns
     -------
     int
-        Exit code: 0, or 2 with one line on stderr for bad input.
+        Exit code: 0, or 2 with one line on stderr for invalid input.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -48,7 +48,7 @@ def find_model(results: str | Path = RESULTS) -> Path:
     Arguments
     ---------
     results : str or Path
-        Folder below which trainings have written their output.
+        Folder that contains the output folders of trainings.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def _say(options: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"{model} is not a folder: give the output folder of a training."
         )
-    # Imported late so that --help and errors need not wait for SpeechBrain.
+    # Imported late so that --help and errors do not wait for SpeechBrain.
     from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 
     import soundfile

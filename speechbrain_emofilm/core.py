@@ -1,4 +1,4 @@
-"""The Brain base of every recipe: a training that resumes exactly."""
+"""Brain of all recipes, whose training resumes exactly."""
 
 from collections import Counter
 from typing import Any
@@ -13,14 +13,14 @@ logger = get_logger(__name__)
 
 
 class ResumableBrain(sb.Brain):
-    """A SpeechBrain Brain whose interrupted training can be resumed exactly.
+    """SpeechBrain Brain whose interrupted training resumes exactly.
 
     A resumed training ends with the same parameters as an uninterrupted one:
     random numbers, order of the data and learning rates depend only on the
-    place in the training, and checkpoints are saved between updates.
+    epoch and step, and checkpoints are saved between updates.
 
     A recipe implements ``compute_forward`` and ``compute_objectives``, which
-    calls :meth:`accumulate_stats` for what is to be logged. Its hparams hold
+    calls :meth:`accumulate_stats` for the logged statistics. Its hparams hold
     ``seed``, ``epoch_counter``, ``train_logger`` and, optionally,
     ``lr_schedules`` (by name of the optimizer) and ``use_tensorboard`` with
     ``tensorboard_logger`` and ``tensorboard_folder``. Train on a dataset, not
@@ -29,7 +29,7 @@ class ResumableBrain(sb.Brain):
     Arguments
     ---------
     *args, **kwargs
-        Those of :class:`speechbrain.Brain`.
+        Arguments of :class:`speechbrain.Brain`.
 
     Example
     -------
@@ -52,27 +52,28 @@ class ResumableBrain(sb.Brain):
     4
     """
 
-    #: Statistic of the validation whose smallest value marks the checkpoint
-    #: to keep; None keeps the newest one.
+    #: Validation statistic whose smallest value marks the checkpoint to keep;
+    #: None keeps the newest one.
     best_key: str | None = None
     _tensorboard = None
 
     # --- Place in the training ---------------------------------------------
 
     def random_seed(self, epoch: int, step: int) -> int | None:
-        """Choose the seed of the random numbers at a place in the training.
+        """Choose the seed of the random numbers of a batch.
 
         Arguments
         ---------
         epoch : int
-            The epoch, from 1.
+            Epoch, from 1.
         step : int
-            The batch, from 1; 0 at the start of the epoch.
+            Batch, from 1; 0 at the start of the epoch.
 
         Returns
         -------
         int or None
-            By default one for each batch of each process; None does not seed.
+            By default a seed for each batch of each process; None does not
+            seed.
         """
         if step == 0:
             return None
@@ -89,12 +90,12 @@ class ResumableBrain(sb.Brain):
     def lr_schedules(self) -> dict:
         """Learning-rate schedules by name of the optimizer.
 
-        Each is called with the optimizer and the number of updates made.
+        A schedule is called with the optimizer and the number of updates.
         """
         return getattr(self.hparams, "lr_schedules", {})
 
     def on_fit_start(self):
-        """Resume; end at once if the training was complete."""
+        """Resume the training; end it at once if it was complete."""
         if getattr(self.hparams, "use_tensorboard", False):
             self._open_tensorboard()
         super().on_fit_start()
@@ -104,15 +105,7 @@ class ResumableBrain(sb.Brain):
             counter.limit = counter.current
 
     def on_fit_batch_start(self, batch, should_step):
-        """Set the random numbers and the learning rates of this batch.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            The batch about to be used.
-        should_step : bool
-            Whether parameters are updated after it.
-        """
+        """Set the random numbers and the learning rates of this batch."""
         self._seed(self.hparams.epoch_counter.current, self.step)
         for name, optimizer in self.optimizers_dict.items():
             if name in self.lr_schedules:
@@ -121,26 +114,17 @@ class ResumableBrain(sb.Brain):
     def make_dataloader(
         self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs
     ):
-        """Make a loader whose order depends on the epoch alone.
+        """Make a loader whose order depends only on the epoch.
 
-        Arguments
-        ---------
-        dataset : Dataset
-            The data.
-        stage : sb.Stage
-            Its use.
-        ckpt_prefix : str, optional
-            Prefix of the loader's name in checkpoints.
-        **loader_kwargs : dict
-            Those of the DataLoader.
+        Arguments as in :meth:`speechbrain.Brain.make_dataloader`.
         """
         loader = super().make_dataloader(
             dataset, stage, ckpt_prefix, **loader_kwargs
         )
         if stage == sb.Stage.TRAIN:
             self.n_batches = len(loader)
-            # SpeechBrain tells the epoch to its own samplers only; without
-            # it, a batch sampler's order depends on the epochs before.
+            # SpeechBrain tells the epoch only to its own samplers; without
+            # it, a batch sampler's order depends on previous epochs.
             if self.train_sampler is None:
                 self.train_sampler = loader_kwargs.get("batch_sampler")
         return loader
@@ -151,17 +135,8 @@ class ResumableBrain(sb.Brain):
         """Accumulate gradients and, at the end of a group, update.
 
         SpeechBrain drops the last batches of an epoch if they do not fill a
-        group of `grad_accumulation_factor`; here they make a smaller one.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            A training batch.
-
-        Returns
-        -------
-        torch.Tensor
-            0-d loss, detached.
+        group of `grad_accumulation_factor`; here they form a smaller group.
+        Returns the loss, 0-d and detached.
         """
         factor = self.grad_accumulation_factor
         n_last = self.n_batches % factor
@@ -197,14 +172,14 @@ class ResumableBrain(sb.Brain):
         Arguments
         ---------
         counts : torch.Tensor
-            (N,): numbers of items that this process's N losses average.
+            Numbers of items (N,) that this process's N losses average.
         stage : sb.Stage
-            The stage of the experiment.
+            Stage of the experiment.
 
         Returns
         -------
         torch.Tensor
-            (N,): factors of the losses; 1 unless processes train together.
+            Factors (N,) of the losses; 1 unless processes train together.
         """
         if stage != sb.Stage.TRAIN or not self.distributed_launch:
             return torch.ones_like(counts)
@@ -228,31 +203,13 @@ class ResumableBrain(sb.Brain):
             self.counts[name] += float(count)
 
     def on_stage_start(self, stage, epoch=None):
-        """Start the statistics anew.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            The stage that starts.
-        epoch : int, optional
-            The epoch, from 1.
-        """
+        """Reset the statistics, and seed the epoch (from 1) in training."""
         self.sums, self.counts = Counter(), Counter()
         if stage == sb.Stage.TRAIN:
             self._seed(epoch, 0)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log the statistics; after validation also save a checkpoint.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            The stage that ended.
-        stage_loss : float
-            Mean loss of its batches.
-        epoch : int, optional
-            The epoch, from 1.
-        """
+        """Log the statistics; after validation also save a checkpoint."""
         stats = {"loss": stage_loss}
         for name, total in self.sums.items():
             stats[name] = total / max(self.counts[name], 1)
@@ -273,26 +230,18 @@ class ResumableBrain(sb.Brain):
             )
 
     def on_validated(self, epoch: int, stats: dict[str, float]) -> None:
-        """Do what a recipe does between validation and checkpoint.
+        """Run a recipe's work between validation and checkpoint.
 
         Arguments
         ---------
         epoch : int
-            The epoch, from 1.
+            Epoch, from 1.
         stats : dict
-            Statistics of the validation.
+            Statistics of the validation; entries may be added.
         """
 
     def log_epoch(self, epoch: int, valid_stats: dict[str, float]) -> None:
-        """Write an epoch's statistics to the log and to TensorBoard.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch, from 1.
-        valid_stats : dict
-            Statistics of the validation.
-        """
+        """Write the statistics of an epoch (from 1) to log and TensorBoard."""
         rates = {
             f"lr_{name}" if len(self.optimizers_dict) > 1 else "lr": (
                 optimizer.param_groups[0]["lr"]
@@ -310,7 +259,7 @@ class ResumableBrain(sb.Brain):
         }
         self.hparams.train_logger.log_stats(**stats)
         if self._tensorboard is not None:
-            # A resumed run goes on where the curves ended.
+            # A resumed run continues the curves where they ended.
             self._tensorboard.global_step = {
                 "train": dict.fromkeys(self.train_stats, epoch - 1),
                 "valid": dict.fromkeys(valid_stats, epoch - 1),

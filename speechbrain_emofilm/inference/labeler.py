@@ -1,4 +1,4 @@
-"""Labels of words: which emotion, how strong, how sure."""
+"""Labelling of words with emotion, intensity and confidence."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 #: Where the intensity of a word comes from.
 INTENSITY_SOURCES = ("evidence", "attribute")
-#: Decimals that are kept of times, probabilities and the like.
+#: Number of decimals of times and probabilities.
 _DECIMALS = 4
 _TINY = 1e-6
 
@@ -24,9 +24,9 @@ _TINY = 1e-6
 class WordEmotionLabeler(TrainedModel):
     """Find the emotion of each word in speech whose text is known.
 
-    Made by :meth:`from_hparams` from a folder with ``labeler.yaml``, as the
-    training recipe writes it. That file defines, beside SpeechBrain's
-    ``pretrainer`` and ``modules``:
+    Created by :meth:`from_hparams` from a folder with ``labeler.yaml``, which
+    the training recipe writes. That file defines, besides SpeechBrain's
+    ``pretrainer``:
 
     * ``modules``: ``word_emotion``, a
       :class:`~speechbrain_emofilm.lobes.word_emotion.WordEmotionTransformer`,
@@ -34,28 +34,28 @@ class WordEmotionLabeler(TrainedModel):
       :class:`~speechbrain_emofilm.lobes.word_emotion.FrameNormalization`,
       and ``emotion_features``, a
       :class:`~speechbrain_emofilm.integrations.emotion_features.base.FrameFeatureExtractor`;
-    * ``emotions``: the taxonomy, a list;
-    * ``background`` (optional): the emotion of intensity 0, ``neutral``;
+    * ``emotions``: list of the emotions in the taxonomy;
+    * ``background`` (optional): emotion of intensity 0, such as ``neutral``;
     * ``attributes`` (optional): names of the regression head's outputs;
-    * ``intensity_source``: ``evidence``, how much more likely than the
-      background the emotions are, or ``attribute``, the head's output named
-      ``intensity`` or else ``arousal``, where it was trained on ratings;
+    * ``intensity_source``: ``evidence``, the log odds of the emotions against
+      the background, or ``attribute``, the head's output named ``intensity``
+      or else ``arousal``, if it was trained on ratings;
     * ``intensity_temperature``: nats of evidence for an intensity of 0.73;
     * ``smoothing``: share of a word's distribution that is taken from its
       neighbours, 0 to 1;
-    * ``min_confidence``: words below it stay unlabelled;
-    * ``word_timing``: whether the model was trained with it;
-    * ``aligner`` (optional): makes an aligner, for :meth:`label_file`.
+    * ``min_confidence``: words with less confidence stay unlabelled;
+    * ``word_timing``: whether the features include the timing of words;
+    * ``aligner`` (optional): creates an aligner, for :meth:`label_file`.
 
     Arguments
     ---------
     *args, **kwargs
-        Those of :class:`speechbrain.inference.interfaces.Pretrained`.
+        Arguments of :class:`speechbrain.inference.interfaces.Pretrained`.
 
     Raises
     ------
     ValueError
-        If the hparams lack something or do not fit together.
+        If hparams are missing or inconsistent.
 
     Example
     -------
@@ -91,7 +91,7 @@ class WordEmotionLabeler(TrainedModel):
         self._aligner = None
 
     def _check_options(self):
-        """Refuses hparams that do not fit together."""
+        """Raise an error for inconsistent hparams."""
         if self.background not in (*self.emotions, None):
             raise ValueError(
                 f"The background {self.background!r} is not in the taxonomy "
@@ -134,24 +134,24 @@ class WordEmotionLabeler(TrainedModel):
         Arguments
         ---------
         path : str or Path
-            Any file that libsndfile reads.
+            Audio file in a format that libsndfile reads.
         text : str
-            What is said in it.
+            Transcript.
         language : str
-            Its language, for the aligner.
+            Language of the transcript, for the aligner.
         words : sequence of Word, optional
-            The words and their times; by default the aligner finds them.
+            Words with their times; by default from the aligner.
         statistics : tuple of torch.Tensor, optional
             Mean (D,) and standard deviation (D,) of the speaker's frames,
             from :meth:`speaker_statistics`. By default those of the training
-            speech, which suit voices like those in it.
+            speech, which suit similar voices.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it cannot be used, or does not fit the text.
+            If the file cannot be used, or does not match the text.
         """
         frames, wav = self._frames(path)
         if words is None:
@@ -171,19 +171,12 @@ class WordEmotionLabeler(TrainedModel):
     def speaker_statistics(
         self, paths: Sequence[str | Path]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the frames of one speaker.
+        """Compute mean (D,) and standard deviation (D,) of a voice's frames.
 
         Arguments
         ---------
         paths : sequence of str or Path
             Recordings of the speaker, in various emotions.
-
-        Returns
-        -------
-        mean : torch.Tensor
-            Shape (D,).
-        std : torch.Tensor
-            Shape (D,).
         """
         frames = torch.cat([self._frames(path)[0] for path in paths])
         return frames.mean(0), frames.std(0).clamp(min=1e-3)
@@ -201,15 +194,15 @@ class WordEmotionLabeler(TrainedModel):
         frames : sequence of torch.Tensor
             Normalised frames (F, D) of each utterance.
         words : sequence of sequence of Word
-            Its words; their confidence counts in that of the labels.
+            Words of each utterance; their confidence scales that of the
+            labels.
         source : mapping, optional
-            Where the labels come from; the class's name if None.
+            Origin of the labels; the class's name if None.
 
         Raises
         ------
         ValueError
-            If an utterance has no word, or a word lies outside of the
-            frames.
+            If an utterance has no word, or a word lies outside its frames.
         """
         features = []
         for utterance_frames, utterance_words in zip(frames, words):
@@ -231,7 +224,7 @@ class WordEmotionLabeler(TrainedModel):
 
     @property
     def aligner(self):
-        """The aligner of the hparams, made when it is first needed."""
+        """Aligner of the hparams, created on first use."""
         if self._aligner is None:
             make = getattr(self.hparams, "aligner", None)
             if make is None:
@@ -243,7 +236,7 @@ class WordEmotionLabeler(TrainedModel):
         return self._aligner
 
     def _frames(self, path):
-        """Frames (F, D) that are not normalised, and the wave (T,)."""
+        """Extract unnormalised frames (F, D) and the wave (T,) of a file."""
         extractor = self.mods.emotion_features
         wav = load_audio(path, extractor.sample_rate)
         with torch.no_grad(), self.inference_ctx:
@@ -256,19 +249,10 @@ class WordEmotionLabeler(TrainedModel):
     def word_features(
         self, frames: torch.Tensor, words: Sequence[Word]
     ) -> torch.Tensor:
-        """Features of words, as the model was trained with.
+        """Compute the model's input features of words.
 
-        Arguments
-        ---------
-        frames : torch.Tensor
-            Normalised frames (F, D).
-        words : sequence of Word
-            The words.
-
-        Returns
-        -------
-        torch.Tensor
-            (W, D) or (W, D + 2).
+        They are (W, D) for normalised frames (F, D), or (W, D + 2) with the
+        timing of words.
         """
         extractor = self.mods.emotion_features
         return word_features(
@@ -281,7 +265,7 @@ class WordEmotionLabeler(TrainedModel):
 
     @torch.no_grad()
     def _predict(self, features):
-        """Distribution (W, K) and attributes (W, R) of each utterance."""
+        """Predict distribution (W, K) and attributes (W, R) per utterance."""
         n_words = torch.tensor([len(item) for item in features])
         padded = pad_sequence(features, batch_first=True).to(self.device)
         lens = (n_words / n_words.max()).to(self.device)
@@ -296,7 +280,7 @@ class WordEmotionLabeler(TrainedModel):
         )
 
     def _labels(self, words, probs, attributes):
-        """Labels of an utterance's words."""
+        """Build the labels of an utterance's words."""
         intensity = self._intensity(probs, attributes)
         certainty = 1 - entropy(probs)
         labels = []
@@ -327,7 +311,7 @@ class WordEmotionLabeler(TrainedModel):
         return labels
 
     def _intensity(self, probs, attributes):
-        """Intensity of each word (W,); None where nothing tells it."""
+        """Compute the intensity of each word (W,); None if unknown."""
         if self.hparams.intensity_source == "attribute":
             return attributes[:, self._intensity_index()]
         if self.background is None:
@@ -345,12 +329,7 @@ def smooth(probs: torch.Tensor, share: float) -> torch.Tensor:
     probs : torch.Tensor
         Distributions (W, K).
     share : float
-        0 (nothing) to 1.
-
-    Returns
-    -------
-    torch.Tensor
-        (W, K)
+        Share of the neighbours, 0 to 1.
 
     Example
     -------
@@ -366,17 +345,7 @@ def smooth(probs: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def entropy(probs: torch.Tensor) -> torch.Tensor:
-    """Entropy of distributions, relative to the largest possible.
-
-    Arguments
-    ---------
-    probs : torch.Tensor
-        Distributions (W, K).
-
-    Returns
-    -------
-    torch.Tensor
-        (W,), 0 to 1.
+    """Compute the entropy (W,) of distributions (W, K), as share of log K.
 
     Example
     -------

@@ -33,10 +33,8 @@ class PromptedTokenToWav(TokenToWavBase):
     voices : str or Path
         File written by :mod:`~speechbrain_emofilm.dataio.voices`. The first
         voice is the default.
-    n_timesteps : int
-        Number of solver steps of the flow.
-    sample_rate : int
-        Sampling rate of the vocoder in Hz.
+    n_timesteps, sample_rate : int
+        As in :class:`TokenToWavBase`.
 
     Example
     -------

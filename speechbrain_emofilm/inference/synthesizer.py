@@ -1,4 +1,4 @@
-"""Speech whose words change emotion, from marked-up text."""
+"""Speech with an emotion for every word, from marked-up text."""
 
 import importlib.util
 import math
@@ -19,29 +19,29 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class SynthesisResult:
-    """One utterance.
+    """Synthesized utterance.
 
     Arguments
     ---------
     wav : torch.Tensor
-        (T,), on the CPU.
+        Wave (T,), on the CPU.
     sample_rate : int
-        Its samples per second.
+        Sampling rate of the wave in Hz.
     words : list of Word
-        Each word and when it is spoken. The confidence is the aligner's, 0
-        where times are proportional.
+        Words with their times. The confidence is the aligner's, or 0 if the
+        times are proportional.
     word_times_source : str
         Name of the aligner's class, or ``"proportional"``: the utterance's
         duration, divided between the words by their numbers of text units.
-        That is a rough guess, used where no aligner is installed or it fails.
+        That is a rough guess, used if no aligner is installed or it fails.
     text : str
-        What is spoken, without marks.
+        Spoken text, without marks.
     word_emotions : torch.Tensor
-        (W, K) emotions asked for; zeros for unlabelled words.
+        Requested emotions (W, K); zeros for unlabelled words.
     word_intensity : torch.Tensor
-        (W,) intensities asked for.
+        Requested intensities (W,).
     speech_tokens : torch.Tensor
-        (S,) the tokens between the language model and the flow.
+        Tokens (S,) that the language model generated.
     """
 
     wav: torch.Tensor
@@ -55,27 +55,27 @@ class SynthesisResult:
 
 
 class EmoFiLMSynthesizer(TrainedModel):
-    """Speak text, each word with the emotion it is marked with.
+    """Synthesize text, each word with its marked emotion.
 
-    Made by :meth:`from_hparams` from a folder with ``synthesizer.yaml``, as
-    the training recipe writes it. That file defines, beside SpeechBrain's
-    ``pretrainer`` and ``modules``:
+    Created by :meth:`from_hparams` from a folder with ``synthesizer.yaml``,
+    which the training recipe writes. That file defines, besides SpeechBrain's
+    ``pretrainer``:
 
     * ``modules``: ``emofilm``, an ``EmotionConditionedLM`` (in
       :mod:`speechbrain_emofilm.lobes.conditioned_lm`), and ``token_to_wav``, a
       :class:`~speechbrain_emofilm.inference.token_to_wav.TokenToWav`;
-    * ``emotions``: the taxonomy, a list;
+    * ``emotions``: list of the emotions in the taxonomy;
     * ``text_frontend``: ``encode(text) -> TextUnits``, with ``language``;
     * ``generation`` (optional): arguments of ``CosyVoice2LM.generate``, such
       as ``sampler``, ``min_ratio`` and ``max_ratio``;
     * ``aligner`` (optional): ``align(wav, sample_rate, text, language) ->
-      [Word]``, for word times. Without it PocketSphinx is used for English
-      where it is installed.
+      [Word]``, for word times; by default PocketSphinx, for English and if
+      installed.
 
     Arguments
     ---------
     *args, **kwargs
-        Those of :class:`speechbrain.inference.interfaces.Pretrained`.
+        Arguments of :class:`speechbrain.inference.interfaces.Pretrained`.
 
     Example
     -------
@@ -122,10 +122,10 @@ class EmoFiLMSynthesizer(TrainedModel):
         intensity: float | None = None,
         batch_size: int = 16,
     ) -> SynthesisResult | list[SynthesisResult]:
-        """Speak one text or several.
+        """Synthesize one text or several.
 
-        Every item has a random generator of its own: with the same seed it
-        sounds the same alone and in any batch.
+        Every item has its own random generator: with the same seed, it sounds
+        the same alone and in any batch.
 
         Arguments
         ---------
@@ -133,35 +133,36 @@ class EmoFiLMSynthesizer(TrainedModel):
             Text with emotion marks, see
             :mod:`speechbrain_emofilm.dataio.markup`.
         speaker : str or list of str, optional
-            One for all, or one for each text; the first one if None.
+            One name for all texts, or one for each; the first speaker if None.
         seed : int or list of int
-            One for all, or one for each text.
+            One seed for all texts, or one for each.
         guidance : float
             Classifier-free guidance on the emotions: 1 is the plain model,
-            more exaggerates.
+            higher values exaggerate.
         unmarked : str
-            What words outside of marks are: ``"unlabelled"`` (the model
-            speaks them as it likes) or ``"neutral"``.
+            Emotion of words outside marks: ``"unlabelled"`` (left to the
+            model) or ``"neutral"``.
         emotion : str or dict, optional
-            Emotion (or mixture: name to weight) of the words outside of
-            marks, in place of `unmarked`.
+            Emotion (or mixture: name to weight) of words outside marks,
+            instead of `unmarked`.
         intensity : float, optional
-            0 to 1, of labelled words whose mark gives none; 1 if None.
+            Intensity, 0 to 1, of labelled words whose mark gives none; 1 if
+            None.
         batch_size : int
-            How many texts are spoken at once.
+            Number of texts in a batch.
 
         Returns
         -------
         SynthesisResult or list of SynthesisResult
-            One for one text, a list for a list.
+            One result for one text, a list for a list.
 
         Raises
         ------
         MarkupError
-            If a text is empty or too long or its marks cannot be understood.
+            If a text is empty or too long, or its marks are invalid.
         ValueError
             If the front end cannot read a text (an emoji, another language),
-            or a speaker, emotion, intensity or guidance is not possible.
+            or a speaker, emotion, intensity or guidance is invalid.
         """
         texts = [text] if isinstance(text, str) else list(text)
         n = len(texts)
@@ -182,9 +183,9 @@ class EmoFiLMSynthesizer(TrainedModel):
                 f"{len(seeds)} seeds were given for {n} texts: give one, or "
                 "one for each text."
             )
-        if emotion is not None:
-            unmarked = emotion
-        requests = self._read_all(texts, unmarked, intensity)
+        requests = self._read_all(
+            texts, unmarked if emotion is None else emotion, intensity
+        )
         results = []
         for start in range(0, n, batch_size):
             part = slice(start, start + batch_size)
@@ -196,15 +197,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     def forward(
         self, text: str | Sequence[str], **kwargs
     ) -> SynthesisResult | list[SynthesisResult]:
-        """Speak one text or several.
-
-        Arguments
-        ---------
-        text : str or list of str
-            Text with emotion marks.
-        **kwargs
-            Those of :meth:`synthesize`.
-        """
+        """Synthesize one text or several, as :meth:`synthesize` does."""
         return self.synthesize(text, **kwargs)
 
     def _read_all(
@@ -213,7 +206,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         unmarked: str | Mapping[str, float],
         intensity: float,
     ) -> "list[_Request]":
-        """Read every text before any is spoken."""
+        """Read every text before any is synthesized."""
         requests = []
         for index, text in enumerate(texts):
             try:
@@ -232,7 +225,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         unmarked: str | Mapping[str, float],
         intensity: float,
     ) -> "_Request":
-        """Text to units and word emotions; all that can be refused is."""
+        """Convert a text to units and word emotions; refuse invalid ones."""
         marked = parse_markup(text, self.emotions, unmarked)
         units = self.text_frontend.encode(marked.text)
         if len(units.words) != len(marked.words):
@@ -252,11 +245,11 @@ class EmoFiLMSynthesizer(TrainedModel):
         seeds: list[int],
         guidance: float,
     ) -> list[SynthesisResult]:
-        """Units to speech tokens to waves to word times."""
+        """Generate speech tokens, waves and word times of a batch."""
         with self.inference_ctx:
             tokens = self._generate(batch, seeds, guidance)
-            # The noise of flow and vocoder is fixed, as in CosyVoice2: the
-            # seed chooses a reading, not the sound of it.
+            # Flow and vocoder have fixed noise, as in CosyVoice2: the seed
+            # changes the reading only.
             wavs = self.mods.token_to_wav(tokens, speakers)
         sample_rate = self.mods.token_to_wav.sample_rate
         results = []
@@ -280,7 +273,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     def _generate(
         self, batch: "list[_Request]", seeds: list[int], guidance: float
     ) -> list[torch.Tensor]:
-        """Speech tokens of each item."""
+        """Generate the speech tokens of each item."""
         emofilm, device = self.mods.emofilm, self.device
         n_units = torch.tensor([len(r.units.ids) for r in batch])
         lens = (n_units / n_units.max()).to(device)
@@ -314,7 +307,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     def _word_times(
         self, request: "_Request", wav: torch.Tensor, sample_rate: int
     ) -> tuple[list[Word], str]:
-        """When each word is spoken, and who says so."""
+        """Find the time of each word, and name the source of the times."""
         names = [word.word for word in request.marked.words]
         if self._aligner is not None:
             try:
@@ -324,7 +317,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                     " ".join(names),
                     self.text_frontend.language,
                 )
-            except ValueError as error:  # a word or a sound it cannot read
+            except ValueError as error:  # an unreadable word or sound
                 logger.warning("Word times are proportional: %s", error)
                 found = []
             if len(found) == len(names):
@@ -341,7 +334,7 @@ class EmoFiLMSynthesizer(TrainedModel):
 
 @dataclass(frozen=True)
 class _Request:
-    """A text ready to be spoken."""
+    """Text that is ready for synthesis."""
 
     marked: MarkedText
     units: TextUnits
@@ -352,21 +345,21 @@ class _Request:
 def proportional_times(
     words: Sequence[str], units: TextUnits, duration: float
 ) -> list[Word]:
-    """Divides a duration between words by their numbers of text units.
+    """Divide a duration between words by their numbers of text units.
 
     Arguments
     ---------
     words : list of str
-        The words.
+        Words of the utterance.
     units : TextUnits
-        Their units; each takes the same time.
+        Units of the words, each of the same duration.
     duration : float
-        Of the utterance, in seconds.
+        Duration of the utterance, in seconds.
 
     Returns
     -------
     list of Word
-        With confidence 0.
+        Words with times and confidence 0.
 
     Example
     -------
@@ -386,7 +379,7 @@ def proportional_times(
 
 
 def _installed_aligner(text_frontend):
-    """The PocketSphinx aligner for English where it is installed."""
+    """Create the PocketSphinx aligner, for English and if installed."""
     if text_frontend.language != "en" or not importlib.util.find_spec(
         "pocketsphinx"
     ):
@@ -397,6 +390,6 @@ def _installed_aligner(text_frontend):
 
     return PocketsphinxAligner(
         pronounce=getattr(text_frontend, "pronounce", None),
-        # Times of doubtful words are better than those of no word.
+        # Times of doubtful words are better than none.
         strict=False,
     )

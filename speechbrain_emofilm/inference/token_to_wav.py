@@ -9,9 +9,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class TokenToWavBase(nn.Module, ABC):
-    """Base class that turns 25 Hz speech tokens into waves.
+    """Base class of converters from 25 Hz speech tokens to waves.
 
-    A subclass provides the names of its ``speakers`` and ``decode_mels``.
+    A subclass provides the names of its ``speakers``, and ``decode_mels``.
 
     Arguments
     ---------
@@ -25,8 +25,6 @@ class TokenToWavBase(nn.Module, ABC):
         Sampling rate of the vocoder in Hz.
     """
 
-    speakers: Sequence[str]
-
     def __init__(
         self,
         mel_decoder: nn.Module,
@@ -39,6 +37,11 @@ class TokenToWavBase(nn.Module, ABC):
         self.vocoder = vocoder
         self.n_timesteps = n_timesteps
         self.sample_rate = sample_rate
+
+    @property
+    @abstractmethod
+    def speakers(self) -> Sequence[str]:
+        """Names of the speakers; the first is the default."""
 
     @abstractmethod
     def decode_mels(
@@ -101,19 +104,7 @@ class TokenToWavBase(nn.Module, ABC):
     def speaker_ids(
         self, speaker: str | Sequence[str] | None, n_items: int
     ) -> list[int]:
-        """Look up the speaker of each item.
-
-        Arguments
-        ---------
-        speaker : str or list of str, optional
-            As in :meth:`forward`.
-        n_items : int
-            Number of items.
-
-        Returns
-        -------
-        list of int
-            Index of each item's speaker.
+        """Look up the index of each item's speaker, as in :meth:`forward`.
 
         Raises
         ------
@@ -145,14 +136,10 @@ class TokenToWav(TokenToWavBase):
     mel_decoder : nn.Module
         ``inference(tokens (B, T), lens (B,), xvector (B, D), n_timesteps=,
         seed=) -> (mel (B, N, 80), lens (B,))``.
-    vocoder : nn.Module
-        ``forward(mel (B, N, 80), lens (B,), seed=) -> wav (B, samples)``.
     speakers : dict
         X-vector (D,) of each speaker by name; the first is the default.
-    n_timesteps : int
-        Number of solver steps of a flow-matching ``mel_decoder``.
-    sample_rate : int
-        Sampling rate of the vocoder in Hz.
+    vocoder, n_timesteps, sample_rate
+        As in :class:`TokenToWavBase`.
 
     Raises
     ------
@@ -174,6 +161,8 @@ class TokenToWav(TokenToWavBase):
     >>> [wav.shape for wav in wavs]
     [torch.Size([24000]), torch.Size([48000])]
     """
+
+    speakers: Sequence[str] = ()
 
     def __init__(
         self,

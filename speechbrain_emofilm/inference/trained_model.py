@@ -1,4 +1,4 @@
-"""Base class for the models in a training's output folder."""
+"""Base class of models in a training's output folder."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ from speechbrain.inference.interfaces import Pretrained
 
 
 class TrainedModel(Pretrained):
-    """Base of the models that a training's output folder holds.
+    """Base class of models that are loaded from a training's output folder.
 
-    ``HPARAMS_FILE`` names the file by which the folder describes the model,
-    ``MODULES_NEEDED`` the modules that the file has to define.
+    ``HPARAMS_FILE`` is the name of the file that describes the model,
+    ``MODULES_NEEDED`` lists the modules that this file must define.
 
     Arguments
     ---------
     *args, **kwargs
-        Those of :class:`speechbrain.inference.interfaces.Pretrained`.
+        Arguments of :class:`speechbrain.inference.interfaces.Pretrained`.
 
     Example
     -------
@@ -46,17 +46,12 @@ class TrainedModel(Pretrained):
         Arguments
         ---------
         source : str or Path
-            A training recipe's output folder, or another source that
+            Output folder of a training recipe, or another source that
             SpeechBrain can fetch from.
         hparams_file : str, optional
-            Name of the file in it; ``HPARAMS_FILE`` if None.
+            Name of the description; ``HPARAMS_FILE`` if None.
         **kwargs
-            Those of ``Pretrained.from_hparams``.
-
-        Returns
-        -------
-        TrainedModel
-            An object of this class.
+            Arguments of ``Pretrained.from_hparams``.
 
         Raises
         ------
@@ -77,6 +72,6 @@ class TrainedModel(Pretrained):
         except RuntimeError as error:  # from load_state_dict
             raise ValueError(
                 f"{source} does not fit its {hparams_file} "
-                f"({' '.join(str(error).split())}): give a folder that one "
-                "training has written."
+                f"({' '.join(str(error).split())}): give the output folder of "
+                "one training."
             ) from error

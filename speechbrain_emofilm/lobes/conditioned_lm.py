@@ -122,13 +122,8 @@ class EmotionConditionedLM(nn.Module):
     -------
     >>> from speechbrain_emofilm.lobes.efilm import EmotionEncoder, FiLM
     >>> qwen2 = dict(
-    ...     vocab_size=40,
-    ...     hidden_size=16,
-    ...     intermediate_size=32,
-    ...     num_hidden_layers=1,
-    ...     num_attention_heads=2,
-    ...     num_key_value_heads=1,
-    ... )
+    ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+    ...     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
     >>> model = EmotionConditionedLM(
     ...     CosyVoice2LM(qwen2, speech_token_size=27),
     ...     EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16)),
@@ -184,24 +179,12 @@ class EmotionConditionedLM(nn.Module):
     ) -> EFiLMOutput:
         """Embed text and modulate it, in training and in synthesis.
 
-        Arguments
-        ---------
-        text_tokens : torch.Tensor
-            Shape (B, T).
-        text_lens : torch.Tensor
-            Relative lengths of the text, shape (B,).
-        word_of_token : torch.Tensor
-            Index of each token's word, -1 for none, long, shape (B, T).
-        word_emotions : torch.Tensor
-            Distributions over the emotions, all zeros for unlabelled words,
-            shape (B, W, K).
-        word_intensity : torch.Tensor
-            0 to 1, shape (B, W).
+        Arguments as in :class:`ConditionedLMInputs`.
 
         Returns
         -------
         output : EFiLMOutput
-            Embeddings for ``CosyVoice2LM``, shape (B, T, C), and the norm
+            Embeddings for ``CosyVoice2LM``, shape (B, T, C), and the size
             of the modulation.
         """
         return self.efilm(
@@ -212,13 +195,7 @@ class EmotionConditionedLM(nn.Module):
         )
 
     def forward(self, inputs: ConditionedLMInputs) -> ConditionedLMOutput:
-        """Predict the speech tokens and the emotion of their words.
-
-        Arguments
-        ---------
-        inputs : ConditionedLMInputs
-            A batch.
-        """
+        """Predict the speech tokens and the emotion of their words."""
         word_emotions = self._drop_labels(inputs.word_emotions)
         text = self.condition(
             inputs.text_tokens,

@@ -1,30 +1,29 @@
 """E-FiLM: text embeddings modulated by the emotion of each word.
 
-An encoder turns the emotion of a word (a class, a mixture of classes, with a
-continuous intensity) into a vector e, the vector is given to every text token
-of the word, and a fusion modulates the token's embedding h. In the paper
+An encoder maps the emotion of a word (a class or a mixture of classes, with a
+continuous intensity) to a vector e, every text token of the word gets that
+vector, and a fusion modulates the token's embedding h. In the paper
 (https://arxiv.org/abs/2509.20378, E-FiLM) the fusion is feature-wise linear
 modulation, h' = gamma(e) * h + beta(e), in front of a frozen language model.
 
-Three known failures of this design are answered here:
+The implementation avoids three known failures of this design:
 
 1. A classifier that reads the emotion from h' (the paper's emotion loss, as
    the authors released it) is a shortcut: FiLM writes the label, the
    classifier reads it back, and the speech does not change. By default
    ``WordEmotionLoss`` reads the language model's states at the speech tokens
    of each word instead.
-2. Where gamma - 1 and beta start as zero *weights* in e, the loss gives the
-   encoder exactly zero gradient. Here the encoder's last layer starts as
-   zeros and the fusion's weights start random (LoRA's asymmetry): e = 0, so
-   h' = h at the start, yet the encoder learns from the first step, and the
-   fusion from the second.
-3. Emotion embeddings drawn from N(0, 1) drown the text. Here the modulation
+2. If gamma - 1 and beta have zero weights at the start, the encoder has zero
+   gradient. Here the encoder's last layer starts at zero and the fusion's
+   weights at random (the asymmetry of LoRA): e = 0, so h' = h at the start,
+   yet the encoder learns from the first step, and the fusion from the second.
+3. Emotion embeddings drawn from N(0, 1) mask the text. Here the modulation
    grows from zero, can be bounded, has the text's scale as its unit, and
    ``EFiLM`` reports its size relative to the text.
 
 A fusion maps text embeddings (B, T, C) and emotions (B, T, E) to (B, T, C).
-All of them are bias-free in e: a token without emotion, e = 0, keeps its
-embedding exactly, however long they are trained.
+All fusions are bias-free in e: a token without emotion, e = 0, keeps its
+embedding exactly, however long the fusion is trained.
 """
 
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ class WordEmotionLossOutput:
         Mean cross-entropy over the labelled positions, 0-d; 0 where nothing
         is labelled.
     accuracy : torch.Tensor
-        Share of them whose most likely emotion is found, 0-d.
+        Share of these positions whose most likely emotion is found, 0-d.
     n_labelled : torch.Tensor
         Number of labelled positions, 0-d.
     """
@@ -76,18 +75,13 @@ class WordEmotionLossOutput:
 
 
 def is_labelled(word_emotions: torch.Tensor) -> torch.Tensor:
-    """Which words have an emotion.
+    """Tell which words have an emotion, bool (...).
 
     Arguments
     ---------
     word_emotions : torch.Tensor
         Distributions over K emotions, all zeros for unlabelled words, shape
         (..., K).
-
-    Returns
-    -------
-    labelled : torch.Tensor
-        Bool, shape (...).
 
     Example
     -------
@@ -100,10 +94,10 @@ def is_labelled(word_emotions: torch.Tensor) -> torch.Tensor:
 class EmotionEncoder(nn.Module):
     """Map the emotion and the intensity of a word to a vector.
 
-    A two-layer perceptron reads the class distribution p and, because an
-    emotion of intensity 0 is not the absence of a label, p scaled by the
-    intensity beside it. The last layer starts as zeros (see the module's
-    points 2 and 3). Unlabelled words give exactly 0.
+    A two-layer perceptron reads the class distribution p and, besides, p
+    scaled by the intensity, because an emotion of intensity 0 differs from no
+    label. The last layer starts at zero (points 2 and 3 of the module's
+    documentation). Unlabelled words are mapped to exactly 0.
 
     Arguments
     ---------
@@ -132,21 +126,7 @@ class EmotionEncoder(nn.Module):
     def forward(
         self, word_emotions: torch.Tensor, word_intensity: torch.Tensor
     ) -> torch.Tensor:
-        """Encode words.
-
-        Arguments
-        ---------
-        word_emotions : torch.Tensor
-            Distributions over the emotions, all zeros for unlabelled words,
-            shape (B, W, K).
-        word_intensity : torch.Tensor
-            0 to 1, shape (B, W).
-
-        Returns
-        -------
-        emotion : torch.Tensor
-            Shape (B, W, E).
-        """
+        """Encode words as vectors (B, W, E); arguments as in ``EFiLM``."""
         scaled = word_emotions * word_intensity.unsqueeze(-1)
         hidden = self.input_layer(torch.cat([word_emotions, scaled], -1))
         emotion = self.output_layer(F.gelu(hidden))
@@ -158,7 +138,7 @@ class FiLM(nn.Module):
     """Feature-wise linear modulation, h' = gamma(e) * h + beta(e).
 
     gamma = 1 + W_gamma e and beta = text_scale * W_beta e (the paper's
-    modulation; Perez et al., FiLM, 2018), each optionally bounded softly.
+    modulation; Perez et al., FiLM, 2018), optionally with soft bounds.
 
     Arguments
     ---------
@@ -167,11 +147,11 @@ class FiLM(nn.Module):
     text_dim : int
         Size C of a text embedding.
     bound : Optional[float]
-        Bound b on ``|gamma - 1|`` and ``|beta| / text_scale``, reached as
+        Bound b of ``|gamma - 1|`` and ``|beta| / text_scale``, imposed by
         b tanh(x / b); none if None.
     text_scale : float
-        Unit of beta: the root mean square of the elements of the text
-        embeddings (about 0.03 in CosyVoice2).
+        Unit of beta: the root mean square of the text embeddings' elements
+        (about 0.03 in CosyVoice2).
 
     Raises
     ------
@@ -223,17 +203,13 @@ class FiLM(nn.Module):
 class AdditiveFusion(nn.Module):
     """Add the projected emotion, h' = h + text_scale * W e.
 
-    The paper's comparison "addition": every token of a word is moved in the
-    same direction, whatever it says.
+    The paper's baseline "addition": every token of a word moves in the same
+    direction, whatever it says.
 
     Arguments
     ---------
-    emotion_dim : int
-        Size E of an emotion vector.
-    text_dim : int
-        Size C of a text embedding.
-    text_scale : float
-        Unit of the added vector, see ``FiLM``.
+    emotion_dim, text_dim, text_scale
+        As in ``FiLM``; ``text_scale`` is the unit of the added vector.
 
     Example
     -------
@@ -252,28 +228,24 @@ class AdditiveFusion(nn.Module):
     def forward(
         self, text_embeddings: torch.Tensor, emotion: torch.Tensor
     ) -> torch.Tensor:
-        """Moves text embeddings (B, T, C) by emotions (B, T, E)."""
+        """Add projected emotions (B, T, E) to text embeddings (B, T, C)."""
         return text_embeddings + self.text_scale * self.shift(emotion)
 
 
 class ConcatenationFusion(nn.Module):
-    """A perceptron on the concatenation of text embedding and emotion.
+    """Perceptron on the concatenation of text embedding and emotion.
 
     h' = h + text_scale * (g(h, e) - g(h, 0)), where g has one hidden layer
-    that reads [h / text_scale, e]. A single linear layer there would be no
-    more than ``AdditiveFusion``; subtracting what the perceptron says
-    without emotion makes it the identity for e = 0.
+    that reads [h / text_scale, e]; a single linear layer would be equivalent
+    to ``AdditiveFusion``. Subtracting the perceptron's output without emotion
+    makes the fusion the identity for e = 0.
 
     Arguments
     ---------
-    emotion_dim : int
-        Size E of an emotion vector.
-    text_dim : int
-        Size C of a text embedding.
+    emotion_dim, text_dim, text_scale
+        As in ``FiLM``.
     hidden : int
         Size of the hidden layer.
-    text_scale : float
-        Unit of the text embeddings, see ``FiLM``.
 
     Example
     -------
@@ -291,8 +263,7 @@ class ConcatenationFusion(nn.Module):
     ):
         super().__init__()
         self.text_scale = text_scale
-        # Two matrices side by side: the one on [h, e], cut at e, so that
-        # e = 0 adds exactly nothing.
+        # The matrix on [h, e] as two parts, so that e = 0 adds exactly 0.
         self.text_layer = nn.Linear(text_dim, hidden)
         self.emotion_layer = nn.Linear(emotion_dim, hidden, bias=False)
         self.output_layer = nn.Linear(hidden, text_dim, bias=False)
@@ -300,22 +271,19 @@ class ConcatenationFusion(nn.Module):
     def forward(
         self, text_embeddings: torch.Tensor, emotion: torch.Tensor
     ) -> torch.Tensor:
-        """Changes text embeddings (B, T, C) by emotions (B, T, E)."""
+        """Modulate text embeddings (B, T, C) by emotions (B, T, E)."""
         text = self.text_layer(text_embeddings / self.text_scale)
         change = F.gelu(text + self.emotion_layer(emotion)) - F.gelu(text)
         return text_embeddings + self.text_scale * self.output_layer(change)
 
 
 class NoFusion(nn.Module):
-    """Leave the text embeddings as they are: the ablation without emotion.
+    """Identity on the text embeddings: the ablation without emotion.
 
     Arguments
     ---------
-    *args : tuple
-        Ignored, like ``torch.nn.Identity``'s, so that it takes any other
-        fusion's place.
-    **kwargs : dict
-        Ignored.
+    *args, **kwargs
+        Ignored, so that it can replace any other fusion.
 
     Example
     -------
@@ -332,8 +300,8 @@ class NoFusion(nn.Module):
         self, text_embeddings: torch.Tensor, emotion: torch.Tensor
     ) -> torch.Tensor:
         """Return the text embeddings (B, T, C)."""
-        # The encoder stays in the graph, with zero gradients: without them
-        # DistributedDataParallel would wait for the unused parameters.
+        # The encoder stays in the graph, with zero gradients: otherwise
+        # DistributedDataParallel would wait for its unused parameters.
         return text_embeddings + 0.0 * emotion.sum(-1, keepdim=True)
 
 
@@ -386,7 +354,7 @@ class EFiLM(nn.Module):
             Distributions over the emotions, all zeros for unlabelled words,
             shape (B, W, K).
         word_intensity : torch.Tensor
-            0 to 1, shape (B, W).
+            Intensity of each word's emotion, 0 to 1, shape (B, W).
         """
         emotion = self.encoder(word_emotions, word_intensity)
         modulated = self.fusion(text_embeddings, spread(emotion, word_of_token))
@@ -402,7 +370,7 @@ class EFiLM(nn.Module):
 def _modulation_ratio(
     text: torch.Tensor, modulated: torch.Tensor, labelled: torch.Tensor
 ) -> torch.Tensor:
-    """Mean ||h' - h|| / ||h|| over the tokens where ``labelled`` (B, T)."""
+    """Average ||h' - h|| / ||h|| over the tokens ``labelled`` (B, T)."""
     text, modulated = text.float(), modulated.float()
     norm = text.norm(dim=-1).clamp(min=torch.finfo(text.dtype).tiny)
     ratio = (modulated - text).norm(dim=-1) / norm
@@ -410,16 +378,15 @@ def _modulation_ratio(
 
 
 class WordEmotionLoss(nn.Module):
-    """Step-wise cross-entropy between states and their words' emotions.
+    """Cross-entropy of word emotions classified from states, step by step.
 
-    A linear classifier tells the emotion of the word at each position. At
-    ``"speech"`` positions it reads the language model's states that predict
-    the word's speech tokens, so that the emotion has to arrive where the
-    speech is made; this is the default. At ``"input"`` it reads the modulated
-    text embeddings, as the paper's authors do: FiLM satisfies that without
-    any effect on the speech (the module's point 1), which makes it of use for
-    comparison only. In neither place does the accuracy tell how well the
-    emotion is heard.
+    A linear classifier predicts the emotion of the word at each position. By
+    default, at ``"speech"`` positions, it reads the language model's states
+    that predict the word's speech tokens, so that the emotion has to reach the
+    speech. At ``"input"`` it reads the modulated text embeddings, as the
+    paper's authors do; FiLM satisfies that without any effect on the speech
+    (point 1 of the module's documentation), so it is only useful as a
+    baseline. Neither accuracy tells how well listeners hear the emotion.
 
     Arguments
     ---------
@@ -428,14 +395,14 @@ class WordEmotionLoss(nn.Module):
     dim : int
         Size C of a state.
     position : str
-        "speech" or "input": the states that ``EmotionConditionedLM`` gives.
+        States that ``EmotionConditionedLM`` passes: "speech" or "input".
     label_smoothing : float
         Share of the target that is spread evenly over the emotions.
 
     Raises
     ------
     ValueError
-        If there is no such position.
+        If the position is unknown.
 
     Example
     -------
@@ -471,17 +438,17 @@ class WordEmotionLoss(nn.Module):
         word_of_position: torch.Tensor,
         word_emotions: torch.Tensor,
     ) -> WordEmotionLossOutput:
-        """Compare every position of every labelled word.
+        """Compute the loss over all positions of labelled words.
 
         Arguments
         ---------
         states : torch.Tensor
-            What the classifier reads, shape (B, N, C).
+            Inputs of the classifier, shape (B, N, C).
         word_of_position : torch.Tensor
             Index of each position's word, -1 for none (and in padding),
             long, shape (B, N).
         word_emotions : torch.Tensor
-            Distributions over the emotions, the soft targets, all zeros for
+            Soft targets: distributions over the emotions, all zeros for
             unlabelled words, shape (B, W, K).
         """
         targets = spread(word_emotions, word_of_position)
@@ -489,7 +456,7 @@ class WordEmotionLoss(nn.Module):
         targets = targets[labelled].float()
         logits = self.classifier(states[labelled]).float()
         n_labelled = labelled.sum()
-        # A sum over nothing is 0 with a graph, where a mean is NaN.
+        # An empty sum is 0 and has a graph; an empty mean is NaN.
         loss = F.cross_entropy(
             logits,
             targets,

@@ -51,17 +51,10 @@ class OpenBackbone(nn.Module):
 
     Example
     -------
-    >>> llm = CosyVoice2LM(
-    ...     dict(
-    ...         vocab_size=40,
-    ...         hidden_size=16,
-    ...         intermediate_size=32,
-    ...         num_hidden_layers=1,
-    ...         num_attention_heads=2,
-    ...         num_key_value_heads=1,
-    ...     ),
-    ...     speech_token_size=27,
-    ... )
+    >>> qwen2 = dict(
+    ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+    ...     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+    >>> llm = CosyVoice2LM(qwen2, speech_token_size=27)
     >>> backbone = OpenBackbone(llm, "lora", rank=2)
     >>> [tuple(weight.shape) for weight in backbone.opened.values()]
     [(2, 16), (16, 2), (2, 16), (8, 2)]
@@ -114,23 +107,12 @@ class OpenBackbone(nn.Module):
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Save the trained weights.
-
-        Arguments
-        ---------
-        path : str or Path
-            File to write.
-        """
+        """Save the trained weights in a file."""
         torch.save({n: p.detach() for n, p in self.opened.items()}, path)
 
     @mark_as_transfer
     def load(self, path: str | Path) -> None:
-        """Load trained weights.
-
-        Arguments
-        ---------
-        path : str or Path
-            File written by :meth:`save`.
+        """Load trained weights from a file written by :meth:`save`.
 
         Raises
         ------
@@ -154,14 +136,6 @@ class OpenBackbone(nn.Module):
 
     @mark_as_loader
     def recover(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Load trained weights to resume a training.
-
-        Arguments
-        ---------
-        path : str or Path
-            File written by :meth:`save`.
-        end_of_epoch : bool
-            Not used.
-        """
+        """Load trained weights to resume a training, like :meth:`load`."""
         del end_of_epoch
         self.load(path)

@@ -60,11 +60,6 @@ class MelVocoder(nn.Module):
             Natural-log mel spectrogram, shape (B, N, bands).
         f0 : torch.Tensor
             The true F0 in Hz, 0 where unvoiced; shape (B, N).
-
-        Returns
-        -------
-        loss : torch.Tensor
-            A scalar.
         """
         raise NotImplementedError
 

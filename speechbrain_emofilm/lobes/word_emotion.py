@@ -211,7 +211,23 @@ class WordEmotionTransformer(nn.Module):
         return blocked.repeat_interleave(self.nhead, dim=0)
 
 
-class BroadcastLoss(nn.Module):
+class _LabelLoss(nn.Module):
+    """Base class of the losses; arguments as in ``BroadcastLoss``."""
+
+    def __init__(
+        self,
+        class_weights: list | None = None,
+        label_smoothing: float = 0.1,
+        attribute_weight: float = 1.0,
+    ):
+        super().__init__()
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.label_smoothing = label_smoothing
+        self.attribute_weight = attribute_weight
+
+
+class BroadcastLoss(_LabelLoss):
     """Loss with the emotion and attributes of the sentence for each word.
 
     Arguments
@@ -235,35 +251,10 @@ class BroadcastLoss(nn.Module):
     tensor(2.3863)
     """
 
-    def __init__(
-        self,
-        class_weights: list | None = None,
-        label_smoothing: float = 0.1,
-        attribute_weight: float = 1.0,
-    ):
-        super().__init__()
-        weights = None if class_weights is None else torch.tensor(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.label_smoothing = label_smoothing
-        self.attribute_weight = attribute_weight
-
     def forward(
         self, output: WordEmotionOutput, targets: WordTargets
     ) -> torch.Tensor:
-        """Compute the loss.
-
-        Arguments
-        ---------
-        output : WordEmotionOutput
-            Predictions.
-        targets : WordTargets
-            Targets of the words.
-
-        Returns
-        -------
-        loss : torch.Tensor
-            Scalar; 0 without any known target.
-        """
+        """Compute the loss, a scalar; 0 without any known target."""
         known = (targets.bags >= 0) & (targets.emotions >= 0)
         losses = F.cross_entropy(
             output.logits[known],
@@ -292,7 +283,7 @@ class WordLoss(BroadcastLoss):
     """
 
 
-class MultipleInstanceLoss(nn.Module):
+class MultipleInstanceLoss(_LabelLoss):
     """Multiple-instance loss: sentence labels supervise word predictions.
 
     A sentence of emotion y is a bag of words. The loss has two terms:
@@ -320,12 +311,8 @@ class MultipleInstanceLoss(nn.Module):
         Weight of the loss of the attention-weighted average.
     mixture_weight : float
         Weight of the mixture loss of each word.
-    class_weights : Optional[list of float]
-        Weight of each emotion; all 1 if None.
-    label_smoothing : float
-        Share of the target that is spread over all emotions, 0 to 1.
-    attribute_weight : float
-        Weight of the attributes' mean squared error.
+    class_weights, label_smoothing, attribute_weight
+        As in ``BroadcastLoss``.
 
     Raises
     ------
@@ -359,7 +346,7 @@ class MultipleInstanceLoss(nn.Module):
         label_smoothing: float = 0.1,
         attribute_weight: float = 1.0,
     ):
-        super().__init__()
+        super().__init__(class_weights, label_smoothing, attribute_weight)
         if not 0 <= background_share < 1:
             raise ValueError(
                 f"background_share is {background_share}: give a share of at "
@@ -369,28 +356,11 @@ class MultipleInstanceLoss(nn.Module):
         self.background_share = background_share
         self.attention_weight = attention_weight
         self.mixture_weight = mixture_weight
-        weights = None if class_weights is None else torch.tensor(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.label_smoothing = label_smoothing
-        self.attribute_weight = attribute_weight
 
     def forward(
         self, output: WordEmotionOutput, targets: WordTargets
     ) -> torch.Tensor:
-        """Compute the loss.
-
-        Arguments
-        ---------
-        output : WordEmotionOutput
-            Predictions.
-        targets : WordTargets
-            Targets of the bags.
-
-        Returns
-        -------
-        loss : torch.Tensor
-            Scalar; 0 without any known target.
-        """
+        """Compute the loss, a scalar; 0 without any known target."""
         known = (targets.bags >= 0) & (targets.emotions >= 0)
         emotions = targets.emotions.clamp(min=0)
         weights = known.float()
@@ -623,29 +593,10 @@ class FrameNormalization(nn.Module):
         self.register_buffer("std", torch.ones(dim))
 
     def set(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Set the statistics.
-
-        Arguments
-        ---------
-        mean : torch.Tensor
-            Mean of the frames, shape (D,).
-        std : torch.Tensor
-            Standard deviation of the frames, shape (D,), above 0.
-        """
+        """Set mean (D,) and standard deviation (D,), above 0, of frames."""
         self.mean.copy_(mean)
         self.std.copy_(std)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Normalise frames.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            Frames, shape (..., D).
-
-        Returns
-        -------
-        frames : torch.Tensor
-            Frames, shape (..., D).
-        """
+        """Normalise frames (..., D)."""
         return (frames - self.mean) / self.std

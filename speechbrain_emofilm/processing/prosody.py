@@ -138,9 +138,7 @@ def warp(neutral: ProsodyTrack, reading: ProsodyTrack) -> np.ndarray:
     n, m = distance.shape
     cost = np.full((n + 1, m + 1), np.inf)
     cost[0, 0] = 0.0
-    for diagonal in range(
-        2, n + m + 1
-    ):  # cells depend only on earlier diagonals
+    for diagonal in range(2, n + m + 1):  # cells depend on earlier diagonals
         i = np.arange(max(1, diagonal - m), min(n, diagonal - 1) + 1)
         j = diagonal - i
         before = np.minimum(cost[i - 1, j], cost[i, j - 1])
@@ -350,9 +348,8 @@ def _decibel(power: np.ndarray) -> np.ndarray:
 def _mel_cepstrum(power: np.ndarray, n_mels: int = 26, order: int = 12):
     """Compute the mel cepstrum (T, order), minus its mean over time."""
     hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
-    mel = np.linspace(
-        *(2595 * np.log10(1 + np.array([100, 7600]) / 700)), n_mels + 2
-    )
+    low, high = 2595 * np.log10(1 + np.array([100, 7600]) / 700)
+    mel = np.linspace(low, high, n_mels + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     rising = (hertz - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - hertz) / np.diff(edges)[1:, None]

@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or absent."""
+"""Checkpoints that are either complete or absent."""
 
 import logging
 import os
@@ -23,16 +23,16 @@ _UNFINISHED = "unfinished-"
 
 
 class AtomicCheckpointer(Checkpointer):
-    """A SpeechBrain Checkpointer that survives a kill or a full disk.
+    """SpeechBrain Checkpointer that survives a kill or a full disk.
 
     SpeechBrain writes a checkpoint's meta file first, so that a run killed
-    while saving leaves a folder that looks like the newest checkpoint and
-    cannot be loaded. Here the folder gets its name when all is written.
+    while saving leaves a folder that looks like the newest checkpoint but
+    cannot be loaded. Here the folder gets its name when it is complete.
 
     Arguments
     ---------
     *args, **kwargs
-        Those of :class:`speechbrain.utils.checkpoints.Checkpointer`.
+        Arguments of :class:`speechbrain.utils.checkpoints.Checkpointer`.
 
     Example
     -------
@@ -52,16 +52,16 @@ class AtomicCheckpointer(Checkpointer):
         name: str | None = None,
         verbosity: int = logging.INFO,
     ) -> Checkpoint | None:
-        """Saves a checkpoint, whole or not at all.
+        """Save a checkpoint completely or not at all.
 
         Arguments
         ---------
         meta : dict
-            Added to the meta file.
+            Entries to add to the meta file.
         end_of_epoch : bool
             Whether an epoch has just ended.
         name : str, optional
-            Instead of the time.
+            Name of the checkpoint; the time if None.
         verbosity : int
             Logging level of the message.
 
@@ -73,7 +73,7 @@ class AtomicCheckpointer(Checkpointer):
         Raises
         ------
         OSError
-            If it cannot be written; the checkpoints before it are untouched.
+            If it cannot be written; earlier checkpoints stay as they are.
         """
         if if_main_process():
             self._remove_unfinished()
@@ -100,12 +100,7 @@ class AtomicCheckpointer(Checkpointer):
         return saved
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Loads a checkpoint.
-
-        Arguments
-        ---------
-        checkpoint : Checkpoint
-            One of :meth:`list_checkpoints`.
+        """Load a checkpoint.
 
         Raises
         ------
@@ -128,7 +123,7 @@ class AtomicCheckpointer(Checkpointer):
         return _unfinished(super()._custom_checkpoint_dirpath(name))
 
     def _remove_unfinished(self) -> None:
-        """Removes what a killed run or a failed save has left."""
+        """Remove the remains of a killed run or a failed save."""
         for path in self.checkpoints_dir.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -138,22 +133,22 @@ def _unfinished(path: Path) -> Path:
 
 
 def load_strictly(module: torch.nn.Module, path: str | Path) -> None:
-    """Loads a module's weights, all of them: a hook for a ``Pretrainer``.
+    """Load all weights of a module; a hook for a ``Pretrainer``.
 
-    Without a hook, SpeechBrain leaves weights that the file lacks as they
-    were made, at random, with a warning.
+    Without a hook, weights that the file lacks keep their random values, and
+    SpeechBrain only warns.
 
     Arguments
     ---------
     module : torch.nn.Module
-        Gets the weights.
+        Module to load the weights into.
     path : str or Path
-        A file of ``torch.save``; it is read as tensors only.
+        File written by ``torch.save``; only tensors are read.
 
     Raises
     ------
     ValueError
-        If the file's weights are not the module's.
+        If the file does not hold exactly the module's weights.
 
     Example
     -------
@@ -184,14 +179,14 @@ def export_trained_model(
     overrides: str,
     part: str,
 ) -> None:
-    r"""Turn a training's result into a folder that ``from_hparams`` loads.
+    r"""Export the best checkpoint as a folder that ``from_hparams`` loads.
 
     Arguments
     ---------
     checkpointer : Checkpointer
-        Of the training.
+        Checkpointer of the training.
     min_key : str
-        The checkpoint where this is smallest is exported.
+        Metric; the checkpoint with its smallest value is exported.
     names : iterable of str
         Recoverables to copy, as ``<name>.ckpt``; those that the checkpoint
         does not hold are left out.
@@ -200,7 +195,7 @@ def export_trained_model(
     hparams_file : str or Path
         Hyperparameters of the training.
     overrides : str
-        What the command line changed in them.
+        Overrides of the hyperparameters on the command line.
     part : str
         Key of the hyperparameters that describe the trained model; they are
         written as ``<part>.yaml``.
@@ -243,7 +238,6 @@ def export_trained_model(
         document = yaml.compose(resolve_references(fin, overrides))
     parts = {key.value: value for key, value in document.value}
     with atomic_path(folder / f"{part}.yaml") as temporary:
-        # Composed and not loaded: the parts stay tags, to be made by whoever
-        # loads the file.
+        # Composed, not loaded: tags stay tags until the file is loaded.
         temporary.write_text(yaml.serialize(parts[part]))
     logger.info(f"{folder} holds the trained model, described by {part}.yaml.")

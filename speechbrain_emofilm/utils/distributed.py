@@ -1,4 +1,4 @@
-"""What several processes of one script need beside SpeechBrain's."""
+"""Distributed helpers that SpeechBrain lacks."""
 
 import os
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from speechbrain.utils.distributed import (
 
 
 def ddp_leave_group() -> None:
-    """Leaves the group of processes, if there is one.
+    """Leave the group of processes, if there is one.
 
-    The last line of a script: the group's threads may otherwise abort a
-    process that is ending.
+    Call it at the end of a script: the group's threads may otherwise abort an
+    ending process.
 
     Example
     -------
@@ -28,13 +28,13 @@ def ddp_leave_group() -> None:
 
 
 def process_device(run_opts: Mapping[str, Any]) -> str:
-    """The device of this process; each one of torchrun's has its own GPU.
+    """Choose the device of this process; with torchrun, each has its own GPU.
 
     Arguments
     ---------
     run_opts : dict
-        Of ``speechbrain.parse_arguments``; without `device`, the best that
-        there is.
+        Options from ``speechbrain.parse_arguments``; without `device`, the
+        best available device is chosen.
 
     Example
     -------

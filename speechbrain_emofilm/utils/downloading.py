@@ -45,6 +45,8 @@ def download(
     >>> path = getfixture("tmp_path") / "hift.pt.part"
     >>> _ = path.write_bytes(b"weights")
     >>> download("http://127.0.0.1/hift.pt", path, 7)  # already complete
+    >>> path.read_bytes()
+    b'weights'
     """
     path = Path(path)
     done = path.stat().st_size if path.is_file() else 0

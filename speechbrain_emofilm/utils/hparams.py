@@ -1,4 +1,4 @@
-"""Checks of hyperparameters, which the command line may have changed."""
+"""Checks of hyperparameters after overrides on the command line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,25 +12,25 @@ _NEW, _INCLUDE = "!new:", "!include:"
 def check_overrides(
     hparams: Mapping, hparams_file: str | Path, overrides: str
 ) -> None:
-    """Makes sure that a part swapped on the command line is really swapped.
+    """Check that objects replaced on the command line really are replaced.
 
-    HyperPyYAML merges a mapping on the command line into the one that stands
-    in the file, and keeps the file's class: ``--fusion='!new:Other {dim: 2}'``
-    would silently train the fusion that was to be replaced.
+    HyperPyYAML merges a mapping on the command line into that of the file and
+    keeps the file's class: ``--fusion='!new:Other {dim: 2}'`` would silently
+    train the fusion it should replace.
 
     Arguments
     ---------
     hparams : dict
-        As loaded.
+        Loaded hyperparameters.
     hparams_file : str or Path
-        The file they were loaded from.
+        File that they were loaded from.
     overrides : str
-        What the command line changed, from ``sb.parse_arguments``.
+        Overrides of the command line, from ``sb.parse_arguments``.
 
     Raises
     ------
     ValueError
-        If an object is not of the class that the command line names.
+        If an object is not of the class given on the command line.
 
     Example
     -------
@@ -59,23 +59,21 @@ def check_overrides(
 def check_length(
     hparams: Mapping, hparams_file: str | Path, number: str, items: str
 ) -> None:
-    """Makes sure that a number is the length of the list that it counts.
+    """Check that a number, which sizes the model, is the length of a list.
 
     Arguments
     ---------
     hparams : dict
-        As loaded.
+        Loaded hyperparameters.
     hparams_file : str or Path
-        The file they were loaded from.
-    number : str
-        Name of the number, which sizes the model.
-    items : str
-        Name of the list.
+        File that they were loaded from.
+    number, items : str
+        Names of the number and of the list.
 
     Raises
     ------
     ValueError
-        If it is not.
+        If they differ.
 
     Example
     -------
@@ -97,7 +95,7 @@ def check_length(
 
 
 def _class_name(node: yaml.Node, folder: Path) -> str | None:
-    """Class that a node makes, by itself or by the file it includes."""
+    """Find the class that a node, or the file it includes, creates."""
     if node.tag.startswith(_NEW):
         return node.tag[len(_NEW) :]
     if node.tag.startswith(_INCLUDE):

@@ -55,19 +55,14 @@ class WarmupCosineSchedule:
         self.final_lr_scale = final_lr_scale
 
     def __call__(self, optimizer: torch.optim.Optimizer, n_updates: int):
-        """Sets the learning rate of the next update.
+        """Set, and return, the learning rate of the next update.
 
         Arguments
         ---------
         optimizer : torch.optim.Optimizer
-            All its parameter groups get the same rate.
+            Optimizer; all its parameter groups get the same rate.
         n_updates : int
-            Updates made so far.
-
-        Returns
-        -------
-        float
-            The learning rate.
+            Number of updates so far.
         """
         if n_updates < self.warmup_steps:
             scale = (n_updates + 1) / self.warmup_steps

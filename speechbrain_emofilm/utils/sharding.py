@@ -67,11 +67,6 @@ def extract_in_shares(
 def parts_folder(path: PathLike) -> Path:
     """Return the folder of a cache's parts.
 
-    Arguments
-    ---------
-    path : str or Path
-        The cache.
-
     Example
     -------
     >>> parts_folder("prepared/features.hdf5").as_posix()
@@ -153,13 +148,7 @@ def read_with_parts(
 
 
 def list_parts(path: PathLike) -> list[Path]:
-    """List the parts of a cache, the oldest first.
-
-    Arguments
-    ---------
-    path : str or Path
-        The cache.
-    """
+    """List the parts of a cache, the oldest first."""
     return sorted(
         parts_folder(path).glob(f"[!.]*{Path(path).suffix}"),
         key=lambda part: part.stat().st_mtime_ns,
@@ -167,11 +156,5 @@ def list_parts(path: PathLike) -> list[Path]:
 
 
 def remove_parts(path: PathLike) -> None:
-    """Remove the parts of a cache that has been merged.
-
-    Arguments
-    ---------
-    path : str or Path
-        The cache.
-    """
+    """Remove the parts of a cache that has been merged."""
     shutil.rmtree(parts_folder(path), ignore_errors=True)

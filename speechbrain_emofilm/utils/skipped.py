@@ -65,13 +65,7 @@ def report_skipped(
 
 
 def check_share(max_bad_share: float) -> None:
-    """Raise ValueError unless ``max_bad_share`` is between 0 and 1.
-
-    Arguments
-    ---------
-    max_bad_share : float
-        Largest share of items that may be skipped.
-    """
+    """Raise ValueError unless ``max_bad_share`` is between 0 and 1."""
     if not 0 <= max_bad_share <= 1:
         raise ValueError(
             f"max_bad_share: {max_bad_share} is not a share; give a number "

@@ -209,7 +209,7 @@ class _Run:
         with self.lock:
             self.peaks[step.name] = entry.get("peak_memory_mb", 0)
         self._note(step, entry)
-        options = [step.command, step.threads, self.working_folder]
+        options = (step.command, step.threads, self.working_folder)
         try:
             if self.has_bars:
                 file = self.log_file.parent / "logs" / f"{step.name}.txt"
@@ -303,7 +303,7 @@ def run_command(
             open(output_file, "ab", buffering=0) as file,
             subprocess.Popen(arguments, **options) as process,
         ):
-            while printed := process.stdout.read1():
+            while printed := os.read(process.stdout.fileno(), 1 << 16):
                 file.write(printed)
                 if bar is not None:
                     _show_last_line(bar, output_file.stem, printed)
@@ -323,16 +323,16 @@ def _show_last_line(bar: tqdm, name: str, printed: bytes) -> None:
 
 
 def used_memory_mb() -> int:
-    """Measure the memory of this process and all its descendants.
+    """Measure the memory of this process and all its descendants, in MiB.
 
-    Returns
-    -------
-    int
-        Memory in MiB, shared pages counted once; 0 outside Linux.
+    Shared pages count once; 0 outside Linux.
 
     Example
     -------
-    >>> used_memory_mb() > 0 or sys.platform != "linux"
+    >>> import mmap
+    >>> before, block = used_memory_mb(), mmap.mmap(-1, 1 << 28)
+    >>> _ = [block.write(bytes(1 << 20)) for _ in range(256)]
+    >>> used_memory_mb() - before >= 250 or sys.platform != "linux"
     True
     """
     children: dict[int, list[int]] = {}

@@ -41,11 +41,8 @@ def import_torchaudio() -> types.ModuleType:
     This must run before the first ``import speechbrain``; importing
     ``speechbrain_emofilm`` does it. Calling it again costs nothing.
 
-    Returns
-    -------
-    torchaudio : module
-        The imported package. Where the compiled library is missing, only
-        forced alignment is lost: it raises RuntimeError when called.
+    Without the compiled library only forced alignment is missing: it raises
+    RuntimeError when called.
 
     Example
     -------

@@ -12,6 +12,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.flow import (
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_flow import small_flow
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ATOL = 1e-5
@@ -24,25 +25,6 @@ CASES = {
     "noprompt_full": (False, True, False, 25),
     "stream_chunk5": (True, True, True, 5),
 }
-
-
-def small_flow(**changes):
-    """A flow of the fixture's sizes."""
-    sizes = dict(
-        vocab_size=300,
-        token_dim=64,
-        encoder_dim=64,
-        encoder_heads=2,
-        encoder_ffn=144,
-        encoder_blocks=2,
-        encoder_up_blocks=4,
-        estimator_channels=32,
-        estimator_heads=4,
-        estimator_head_dim=16,
-        estimator_blocks=2,
-        estimator_mid_blocks=2,
-    )
-    return CosyVoice2Flow(**{**sizes, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import json
 import weakref
 from pathlib import Path
 
-from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
 from speechbrain_emofilm.lobes.cosyvoice2.flow_stream import FlowStream
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
 from speechbrain_emofilm.lobes.cosyvoice2.hift_stream import HiFTStream
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_flow import small_flow
 from torch.utils.flop_counter import FlopCounterMode
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -29,21 +29,7 @@ def reference():
 
 def make_flow(reference, **changes):
     """The flow of the fixture."""
-    sizes = dict(
-        vocab_size=300,
-        token_dim=64,
-        encoder_dim=64,
-        encoder_heads=2,
-        encoder_ffn=144,
-        encoder_blocks=2,
-        encoder_up_blocks=4,
-        estimator_channels=32,
-        estimator_heads=4,
-        estimator_head_dim=16,
-        estimator_blocks=2,
-        estimator_mid_blocks=2,
-    )
-    flow = CosyVoice2Flow(**{**sizes, **changes})
+    flow = small_flow(**changes)
     weights = {k[2:]: v for k, v in reference.items() if k.startswith("w.")}
     flow.load_state_dict(weights)
     return flow.eval().requires_grad_(False)

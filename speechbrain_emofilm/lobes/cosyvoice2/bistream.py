@@ -14,22 +14,22 @@ from torch import nn
 
 
 class BistreamDecoding:
-    """One utterance in the making; see ``CosyVoice2LM.generate_stream``.
+    """State of one utterance in ``CosyVoice2LM.generate_stream``.
 
-    The sequence grows as ``sequence_layout`` lays out a bistream item. Fill
-    ends a block: the model may draw it early, and after a full block it is
-    taken as drawn. It is never read: text, or the task, follows.
+    The sequence grows as ``sequence_layout`` lays out a bistream item. The
+    fill token ends a block: the model may draw it early, and after a full
+    block it is implied. It is never read: text or the task token follows.
 
     Arguments
     ---------
     lm : nn.Module
         A ``CosyVoice2LM``.
     prompt_speech : torch.Tensor
-        Embeddings of the speech to be continued, shape (1, P, C).
+        Embeddings of the speech to continue, shape (1, P, C).
     sampler : Sampler
         Chooses tokens.
     seed : int
-        Of the utterance.
+        Seed of the utterance.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class BistreamDecoding:
         self._cached = CachedQwen2(lm.llm)
         self._sampler = sampler
         self._noise = UtteranceNoise([seed])
-        self._prompt = prompt_speech  # what of it has not been placed yet
-        self._text = prompt_speech[:, :0]  # too little for a block so far
+        self._prompt = prompt_speech  # the part not read yet
+        self._text = prompt_speech[:, :0]  # not yet enough for a block
         self._unread = [self._mark(SOS)]
 
     def add_text(self, embeddings: torch.Tensor) -> Iterator[int]:
@@ -62,7 +62,7 @@ class BistreamDecoding:
             yield from self._speak(n_speech - prompt.shape[1], self._lm.fill_id)
 
     def finish(self, max_len: int) -> Iterator[int]:
-        """Speak what is left, up to ``max_len`` tokens in all."""
+        """Speak the rest, up to ``max_len`` tokens in total."""
         self._unread += [self._text, self._mark(TASK), self._prompt]
         yield from self._speak(max_len - len(self.tokens), self._lm.end_id)
 
@@ -87,6 +87,6 @@ class BistreamDecoding:
             yield self.tokens[-1]
 
     def _mark(self, row: int) -> torch.Tensor:
-        """The embedding (1, 1, C) of a row of ``llm_embedding``."""
+        """Return a row of ``llm_embedding`` as an embedding (1, 1, C)."""
         weight = self._lm.llm_embedding.weight[row]
         return weight.view(1, 1, -1).to(self._prompt)

@@ -1,4 +1,4 @@
-"""A Qwen2 decoder that reads its sequences piece by piece."""
+"""Step-by-step decoding of a Qwen2 trunk with a key-value cache."""
 
 from speechbrain_emofilm.lobes.cosyvoice2.trunk import read_layers
 
@@ -10,31 +10,25 @@ _ROOM = 128  # positions by which the cache grows
 
 
 class CachedQwen2:
-    """Hidden states of growing sequences, each position computed once.
+    """Qwen2 trunk with a cache, so that each position is computed once.
 
-    Equal to the trunk's own result on the whole sequences.
+    The hidden states equal the trunk's own on the whole sequences.
 
     Arguments
     ---------
     trunk : nn.Module
         A ``transformers.Qwen2Model`` with full (not sliding) attention.
     padding : Optional[torch.Tensor]
-        Number of positions before each row's first, in the first piece,
-        shape (B,); none if None.
+        Number of padded positions on the left of each row of the first
+        piece, shape (B,); none if None.
 
     Example
     -------
     >>> from transformers import Qwen2Config, Qwen2Model
-    >>> trunk = Qwen2Model(
-    ...     Qwen2Config(
-    ...         vocab_size=40,
-    ...         hidden_size=16,
-    ...         intermediate_size=32,
-    ...         num_hidden_layers=2,
-    ...         num_attention_heads=4,
-    ...         num_key_value_heads=2,
-    ...     )
-    ... ).eval()
+    >>> config = Qwen2Config(
+    ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+    ...     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    >>> trunk = Qwen2Model(config).eval()
     >>> embeddings = torch.randn(3, 7, 16)
     >>> with torch.no_grad():
     ...     cached, whole = CachedQwen2(trunk), trunk(inputs_embeds=embeddings)
@@ -49,23 +43,14 @@ class CachedQwen2:
         self.trunk = trunk
         self._padding = padding
         self._size = 0  # positions read so far
-        # For each layer (B, key heads, room, D); the room grows ahead.
+        # For each layer (B, key heads, room, D), allocated in advance.
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
 
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Read the next piece.
+        """Read the next piece (B, L, C) and return its hidden states.
 
-        Arguments
-        ---------
-        embeddings : torch.Tensor
-            Shape (B, L, C).
-
-        Returns
-        -------
-        hidden : torch.Tensor
-            The trunk's final hidden states of the piece, shape (B, L, C);
-            without meaning in padding.
+        They have the same shape and are meaningless in padding.
         """
         start, self._size = self._size, self._size + embeddings.shape[1]
         places = torch.arange(self._size, device=embeddings.device)
@@ -87,14 +72,14 @@ class CachedQwen2:
         return read_layers(self.trunk, embeddings, positions, attend)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Goes on with the rows of these indices (K,) alone."""
+        """Keep the rows of these indices (K,) and drop the others."""
         if self._padding is not None:
             self._padding = self._padding[rows]
         self._keys = [keys[rows] for keys in self._keys]
         self._values = [values[rows] for values in self._values]
 
     def _mask(self, places: torch.Tensor, start: int) -> torch.Tensor | None:
-        """Attention mask, bool (B or 1, L, S); None if all see everything."""
+        """Build the mask, bool (B or 1, L, S); None if nothing is masked."""
         if start + 1 == self._size and self._padding is None:
             return None
         queries = places[start:, None]
@@ -102,7 +87,7 @@ class CachedQwen2:
         if self._padding is None:
             return mask
         mask = mask & (places >= self._padding[:, None, None])
-        # Padding sees itself: attention to nothing would be NaN.
+        # Padding attends to itself: attention to nothing would be NaN.
         return mask | (places == queries)
 
 
@@ -111,7 +96,7 @@ def _remember(
 ) -> torch.Tensor:
     """Append keys or values (B, L, key heads, D) to a layer's cache.
 
-    Returns all of the layer's, shape (B, key heads, size, D).
+    Returns all keys or values of the layer, shape (B, key heads, size, D).
     """
     new = new.transpose(1, 2)
     start = size - new.shape[2]
@@ -133,10 +118,10 @@ def _attend(
     values: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention of queries (B, L, heads, D), of the same shape.
+    """Attend with queries (B, L, heads, D); the result has their shape.
 
-    Query heads that share a key head are read as further positions, so that
-    keys and values need not be repeated.
+    Query heads that share a key head are treated as further positions, so
+    that keys and values need not be repeated.
     """
     length, n_heads = query.shape[1:3]
     n_key_heads = keys.shape[1]

@@ -3,12 +3,12 @@
 Speech tokens pass an up-sampling Conformer encoder without convolution
 modules; its projection ``mu``, the speaker vector and the mel of a prompt
 condition a causal one-resolution U-Net that predicts the velocity of an
-optimal-transport flow from noise to mel. One class serves the released model
-and small ones: every size is an argument, and the names in the state dict are
-those of the released ``flow.pt``.
+optimal-transport flow from noise to mel. All sizes are arguments, for the
+released model and smaller ones; the names in the state dict are those of the
+released ``flow.pt``.
 
-Unlike the released implementation, which synthesises one utterance at a time,
-batches of different lengths are allowed and each item equals the item alone.
+The released implementation synthesises one utterance at a time. Here items of
+different lengths can form a batch, and each item equals the item alone.
 """
 
 import math
@@ -35,22 +35,22 @@ NOISE_FRAMES = 15000  # the released model's noise tensor: 300 s
 def fixed_noise(
     n_frames: int, n_mels: int = 80, seed: int = 0, device=None
 ) -> Tensor:
-    """The first frames of one seeded noise tensor of 300 s.
+    """Draw the first frames of one seeded noise tensor of 300 s.
 
-    The released model always starts from the noise of seed 0; a frame's noise
-    thus does not depend on the length of the utterance. The global random
-    generators are left alone.
+    The noise of a frame thus does not depend on the length of the utterance;
+    the released model always uses seed 0. Global random generators are not
+    touched.
 
     Arguments
     ---------
     n_frames : int
-        Frames wanted.
+        Number of frames.
     n_mels : int
         Mel bands.
     seed : int
-        Seed.
+        Seed of the noise.
     device : torch.device, optional
-        Where the result goes; it is drawn on the CPU in any case.
+        Device of the result; the noise is always drawn on the CPU.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def fixed_noise(
     Raises
     ------
     ValueError
-        If more than 300 s are wanted.
+        If more than 300 s are requested.
 
     Example
     -------
@@ -89,9 +89,9 @@ class FlowDraws(NamedTuple):
     noise : Tensor
         Start of the flow, (B, N, mels).
     keep : Tensor
-        Boolean, (B,); False drops mu, speaker and condition of the item.
+        Bool, (B,); False drops mu, speaker and condition of the item.
     prompt_frames : Tensor
-        How many of the first mel frames are given as prompt, (B,).
+        Number of first mel frames that are given as prompt, (B,).
     streaming : bool
         Whether the batch is trained with chunked attention.
     """
@@ -111,7 +111,7 @@ class ConditionalFlow(nn.Module):
     estimator : nn.Module
         Predicts the velocity; see ``FlowEstimator``.
     sigma_min : float
-        Noise that is left at the end of the path.
+        Level of the noise that remains at the end of the path.
 
     Example
     -------
@@ -159,15 +159,14 @@ class ConditionalFlow(nn.Module):
         condition : Tensor
             Mel of the prompt, zero after it, (B, N, mels).
         n_timesteps : int
-            Steps.
+            Number of steps.
         guidance : float
             Weight w of v = (1 + w) v_conditional - w v_unconditional; 0
-            spares the unconditional half of the work.
+            saves the unconditional half of the work.
         streaming : bool
             Whether attention stops at the end of each chunk.
         cache : StreamingCache, optional
-            What is kept of the chunks before, for each step; the input is
-            then one chunk.
+            Cache of previous chunks; the input is then one chunk.
 
         Returns
         -------
@@ -210,20 +209,16 @@ class ConditionalFlow(nn.Module):
         speaker: Tensor,
         draws: FlowDraws,
     ) -> tuple[Tensor, Tensor]:
-        """Predicted and true velocity at a random point of the path.
+        """Compute predicted and true velocity at a random point of the path.
 
         Arguments
         ---------
         mel : Tensor
             End of the path, (B, N, mels).
-        n_frames : Tensor
-            Number of frames of each item, (B,).
-        mu : Tensor
-            Encoded tokens, (B, N, mels).
-        speaker : Tensor
-            Projected speaker vector, (B, mels).
+        n_frames, mu, speaker : Tensor
+            As in :meth:`solve`.
         draws : FlowDraws
-            The random choices.
+            Random draws.
 
         Returns
         -------
@@ -257,12 +252,10 @@ class ConditionalFlow(nn.Module):
         speaker: Tensor,
         draws: FlowDraws,
     ) -> Tensor:
-        """Mean squared error of the velocity; arguments as ``velocity``.
+        """Compute the mean squared error of the velocity, a scalar.
 
-        Returns
-        -------
-        loss : Tensor
-            Scalar: the mean over all bands of all valid frames.
+        The mean is over all bands of all valid frames. Arguments as in
+        :meth:`velocity`.
         """
         predicted, true = self.velocity(mel, n_frames, mu, speaker, draws)
         valid = length_to_mask(n_frames, mel.size(1), dtype=mel.dtype)
@@ -271,7 +264,7 @@ class ConditionalFlow(nn.Module):
 
 
 def _drop_trainer_counters(module, state_dict, prefix, *args):
-    """Remove the counters that checkpoints of the upstream trainer hold."""
+    """Remove the counters that the upstream trainer saves."""
     for counter in ("epoch", "step"):
         state_dict.pop(prefix + counter, None)
 
@@ -288,28 +281,17 @@ class CosyVoice2Flow(nn.Module):
         Number of speech tokens.
     token_dim : int
         Channels of the token embedding.
-    encoder_dim : int
-        Channels of the encoder.
-    encoder_heads : int
-        Its attention heads.
-    encoder_ffn : int
-        Inner channels of its feed-forward parts.
-    encoder_blocks : int
-        Its layers at the token rate.
+    encoder_dim, encoder_heads, encoder_ffn, encoder_blocks : int
+        As ``dim``, ``n_heads``, ``hidden`` and ``n_blocks`` in
+        ``UpsamplingEncoder``.
     encoder_up_blocks : int
-        Its layers at the frame rate.
+        As ``n_up_blocks`` in ``UpsamplingEncoder``.
     dropout : float
-        Its dropout.
-    estimator_channels : int
-        Channels of the estimator.
-    estimator_heads : int
-        Its attention heads.
-    estimator_head_dim : int
-        Channels of each of them.
-    estimator_blocks : int
-        Transformer blocks in each of its stages.
-    estimator_mid_blocks : int
-        Its stages between the first and the last.
+        Dropout of the encoder.
+    estimator_channels, estimator_heads, estimator_head_dim : int
+        As ``channels``, ``n_heads`` and ``head_dim`` in ``FlowEstimator``.
+    estimator_blocks, estimator_mid_blocks : int
+        As ``n_blocks`` and ``n_mid_blocks`` in ``FlowEstimator``.
     speaker_dim : int
         Size of the speaker vector.
     n_mels : int
@@ -324,10 +306,9 @@ class CosyVoice2Flow(nn.Module):
         In training, the share of batches with chunked attention.
     input_embedding : nn.Module, optional
         Replaces the embedding table, (B, T) to (B, T, token_dim).
-    mel_mean : float
-        Subtracted from log-mels inside the model; the released model has 0.
-    mel_std : float
-        Divides log-mels inside the model; the released model has 1.
+    mel_mean, mel_std : float
+        Mean and standard deviation that normalise log-mels inside the model;
+        0 and 1 in the released model.
 
     Example
     -------
@@ -413,7 +394,7 @@ class CosyVoice2Flow(nn.Module):
         finalize: bool = True,
         upstream_padding: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Speech tokens to the flow's mean ``mu``.
+        """Encode speech tokens as the flow's mean ``mu``.
 
         Arguments
         ---------
@@ -421,12 +402,8 @@ class CosyVoice2Flow(nn.Module):
             Speech tokens, (B, T); negative ids (padding) count as 0.
         n_tokens : Tensor
             Number of tokens of each item, (B,).
-        streaming : bool
-            Whether attention stops at the end of each chunk.
-        finalize : bool
-            False keeps the last three tokens of each item as context only.
-        upstream_padding : bool
-            See ``UpsamplingEncoder.forward``.
+        streaming, finalize, upstream_padding : bool
+            As in ``UpsamplingEncoder.forward``.
 
         Returns
         -------
@@ -447,18 +424,7 @@ class CosyVoice2Flow(nn.Module):
         return self.encoder_proj(x), n_frames
 
     def project_speaker(self, xvector: Tensor) -> Tensor:
-        """Normalise and project speaker vectors.
-
-        Arguments
-        ---------
-        xvector : Tensor
-            (B, speaker_dim).
-
-        Returns
-        -------
-        speaker : Tensor
-            (B, mels).
-        """
+        """Normalise speaker vectors (B, speaker_dim), project to (B, mels)."""
         return self.spk_embed_affine_layer(F.normalize(xvector, dim=1))
 
     def draw(
@@ -474,14 +440,14 @@ class CosyVoice2Flow(nn.Module):
         n_frames : Tensor
             Number of frames of each item, (B,).
         generator : torch.Generator, optional
-            Makes the draws repeatable (validation); the default is torch's.
+            Generator, for repeatable draws (validation); by default torch's.
         length : int, optional
             Number of frames with padding, N; by default the longest item's.
 
         Returns
         -------
         draws : FlowDraws
-            On the device of ``n_frames``.
+            Draws, on the device of ``n_frames``.
         """
         device = n_frames.device if generator is None else generator.device
         options = {"generator": generator, "device": device}
@@ -512,22 +478,22 @@ class CosyVoice2Flow(nn.Module):
         draws: FlowDraws | None = None,
         upstream_padding: bool = False,
     ) -> Tensor:
-        """The training loss.
+        """Compute the training loss.
 
         Arguments
         ---------
         tokens : Tensor
             Speech tokens, (B, T).
         token_lens : Tensor
-            Their relative lengths, (B,).
+            Relative lengths of the tokens, (B,).
         mel : Tensor
             Log-mels of the same speech, (B, 2T, mels).
         mel_lens : Tensor
-            Their relative lengths, (B,): two frames per token.
+            Relative lengths of the mels, (B,): two frames per token.
         xvector : Tensor
             Speaker vectors, (B, speaker_dim).
         draws : FlowDraws, optional
-            The random choices; by default ``self.draw`` makes them.
+            Random draws; by default those of :meth:`draw`.
         upstream_padding : bool
             See ``UpsamplingEncoder.forward``.
 
@@ -587,7 +553,7 @@ class CosyVoice2Flow(nn.Module):
         tokens : Tensor
             Speech tokens, (B, T).
         lens : Tensor
-            Their relative lengths, (B,).
+            Relative lengths of the tokens, (B,).
         xvector : Tensor
             Speaker vectors, (B, speaker_dim).
         prompt_tokens : Tensor, optional
@@ -595,9 +561,10 @@ class CosyVoice2Flow(nn.Module):
         prompt_mel : Tensor, optional
             Log-mels of the reference, (B, 2P, mels).
         n_timesteps : int
-            Steps of the solver.
+            Number of solver steps.
         guidance : float
-            Weight of classifier-free guidance.
+            Weight of classifier-free guidance, as in
+            :meth:`ConditionalFlow.solve`.
         seed : int or sequence of int
             Seed of the noise, for all items or for each.
         streaming : bool
@@ -605,7 +572,7 @@ class CosyVoice2Flow(nn.Module):
             from the start of the prompt.
         finalize : bool
             False if more tokens follow: the last three tokens of each item
-            are then context only and get no frames.
+            then serve as context and get no frames.
         prompt_lens : Tensor, optional
             Relative lengths of the prompts, (B,); by default all are full.
         noise : Tensor, optional
@@ -614,15 +581,15 @@ class CosyVoice2Flow(nn.Module):
         Returns
         -------
         mel : Tensor
-            Log-mels without the prompts, (B, N, mels), zero on padding.
+            Log-mels without the prompts, (B, N, mels), zero in padding.
         lens : Tensor
-            Their relative lengths, (B,).
+            Relative lengths of the mels, (B,).
 
         Raises
         ------
         ValueError
-            If an item has no token to speak, prompt tokens and prompt mel do
-            not go together, or an item is longer than 300 s.
+            If an item has no tokens to speak, prompt tokens and prompt mel do
+            not match, or an item is longer than 300 s.
         """
         items, prompts = self._join_prompts(
             tokens, lens, xvector, prompt_tokens, prompt_mel, prompt_lens
@@ -664,7 +631,7 @@ class CosyVoice2Flow(nn.Module):
     def _join_prompts(
         self, tokens, lens, xvector, prompt_tokens, prompt_mel, prompt_lens
     ):
-        """Unpads; returns per item prompt + tokens, and the prompt's mel."""
+        """Return each item's prompt and tokens, unpadded, and prompt mel."""
         if (prompt_tokens is None) != (prompt_mel is None):
             raise ValueError(
                 "a prompt needs both its speech tokens and its mel: pass "
@@ -694,7 +661,7 @@ class CosyVoice2Flow(nn.Module):
         return items, prompts
 
     def _noise(self, seed, mu):
-        """One seeded noise per item, (B, N, mels)."""
+        """Draw seeded noise for each item, (B, N, mels)."""
         n_items, length, n_mels = mu.shape
         if isinstance(seed, int):
             noise = fixed_noise(length, n_mels, seed, mu.device)

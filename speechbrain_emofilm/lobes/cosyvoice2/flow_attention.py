@@ -1,4 +1,4 @@
-"""Who may attend to whom in CosyVoice2's flow."""
+"""Attention mask and heads of CosyVoice2's flow."""
 
 import torch
 from speechbrain.dataio.dataio import length_to_mask
@@ -8,10 +8,10 @@ from torch import Tensor
 def attention_mask(
     n_valid: Tensor, length: int, chunk_size: int | None = None
 ) -> Tensor | None:
-    """Says which keys each query may attend to.
+    """Build the attention mask.
 
-    Padded keys are masked for every query. With a chunk size, a query also
-    sees no key beyond the end of its own chunk.
+    Padded keys are masked for every query. With a chunk size, keys beyond the
+    end of the query's chunk are masked as well.
 
     Arguments
     ---------
@@ -20,13 +20,13 @@ def attention_mask(
     length : int
         Number of positions with padding, T.
     chunk_size : int, optional
-        Positions per chunk; None lets every query see the whole item.
+        Positions per chunk; None lets every query attend to the whole item.
 
     Returns
     -------
     mask : Tensor or None
-        Boolean, broadcastable to (B, heads, T, T), True = may attend; None if
-        nothing is masked, which lets attention take its fastest kernel.
+        Bool, broadcastable to (B, heads, T, T), True where attended; None if
+        nothing is masked, which enables the fastest attention kernel.
 
     Example
     -------
@@ -50,5 +50,5 @@ def attention_mask(
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
-    """(B, T, heads * d) to (B, heads, T, d)."""
+    """Reshape (B, T, heads * d) to (B, heads, T, d)."""
     return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What the layers of CosyVoice2's flow keep of the chunks before.
+"""Cache of previous chunks for the layers of CosyVoice2's flow.
 
 The released implementation has no such cache: it runs all speech so far again
 for every chunk.
@@ -15,15 +15,15 @@ class StreamingCache:
     """Left context of convolutions and attention, layer by layer.
 
     Attention keeps the first positions (the prompt, which carries the voice)
-    and the last ones, so that neither the work nor the memory of a chunk
-    grows with what came before.
+    and the last ones, so that the work and the memory of a chunk do not grow
+    with the number of chunks before it.
 
     Arguments
     ---------
     n_first : int
         Positions at the start that attention always keeps.
     n_last : int, optional
-        Positions before the chunk that it keeps; None keeps all.
+        Positions before the chunk that attention keeps; None keeps all.
 
     Example
     -------
@@ -37,12 +37,12 @@ class StreamingCache:
     def __init__(self, n_first: int = 0, n_last: int | None = None):
         self.n_first = n_first
         self.n_last = n_last
-        #: Step of the solver; each has a context of its own.
+        #: Step of the solver; each has its own context.
         self.step = 0
         self._kept: dict[tuple[Hashable, int], list[Tensor]] = {}
 
     def context(self, layer: Hashable, x: Tensor, size: int) -> Tensor:
-        """Put the end of the chunk before in front of a convolution's input.
+        """Prepend the end of the previous chunk to a convolution's input.
 
         Arguments
         ---------
@@ -56,19 +56,19 @@ class StreamingCache:
         Returns
         -------
         x : Tensor
-            (B, C, size + N); zeros stand before the first chunk.
+            (B, C, size + N); zeros precede the first chunk.
         """
         key = (layer, self.step)
         if key in self._kept:
             x = torch.cat([self._kept[key][0], x], dim=2)
         else:
             x = F.pad(x, (size, 0))
-        # A copy, since a view would keep the whole chunk in memory.
+        # Copied, since a view would keep the whole chunk in memory.
         self._kept[key] = [x[..., x.size(2) - size :].clone()]
         return x
 
     def extend(self, layer: Hashable, *sequences: Tensor) -> list[Tensor]:
-        """Put the chunks before in front of an attention's keys and values.
+        """Prepend previous chunks to the keys and values of an attention.
 
         Arguments
         ---------
@@ -80,7 +80,7 @@ class StreamingCache:
         Returns
         -------
         sequences : list of Tensor
-            (..., K + N, D) each.
+            (..., K + N, D) each, with K positions of previous chunks.
         """
         key = (layer, self.step)
         extended = list(sequences)
@@ -93,7 +93,7 @@ class StreamingCache:
     def positions(
         self, stack: Hashable, length: int, device=None
     ) -> tuple[Tensor, Tensor]:
-        """Positions of a chunk and of all that it may attend to.
+        """Compute the positions of a chunk's queries and keys.
 
         Arguments
         ---------
@@ -102,14 +102,14 @@ class StreamingCache:
         length : int
             Positions of the chunk, N.
         device : torch.device, optional
-            Where the results go.
+            Device of the results.
 
         Returns
         -------
         queries : Tensor
             (N,), counted from the start of the stream.
         keys : Tensor
-            (K + N,); the last N are the chunk itself.
+            (K + N,); the last N are those of the chunk.
         """
         before = self._kept.get((stack, self.step))
         start = 0 if before is None else int(before[0][-1]) + 1
@@ -118,7 +118,7 @@ class StreamingCache:
         return queries, keys[:, 0]
 
     def _shorten(self, sequence: Tensor) -> Tensor:
-        """Drop what lies between the first and the last positions."""
+        """Drop the positions between the first and the last ones."""
         if self.n_last is None:
             return sequence
         if sequence.size(-2) <= self.n_first + self.n_last:
@@ -131,23 +131,10 @@ class StreamingCache:
 def left_context(
     layer: Hashable, x: Tensor, size: int, cache: StreamingCache | None
 ) -> Tensor:
-    """Left context of a causal convolution: zeros, or the chunk before.
+    """Prepend the left context of a causal convolution.
 
-    Arguments
-    ---------
-    layer : Hashable
-        The convolution.
-    x : Tensor
-        (B, C, N).
-    size : int
-        Positions of left context.
-    cache : StreamingCache, optional
-        Where the chunk before is kept; None if there are no chunks.
-
-    Returns
-    -------
-    x : Tensor
-        (B, C, size + N).
+    Arguments as in :meth:`StreamingCache.context`; without a ``cache`` the
+    context is zeros.
 
     Example
     -------

@@ -17,11 +17,11 @@ from speechbrain.dataio.dataio import length_to_mask
 from torch import Tensor, nn
 
 FRAMES_PER_TOKEN = 2
-LOOK_AHEAD = 3  # tokens that the encoder sees to the right
+LOOK_AHEAD = 3  # following tokens that the encoder reads
 
 
 def distance_encodings(distance: Tensor, dim: int) -> Tensor:
-    """Sinusoidal encodings of distances, sine and cosine interleaved.
+    """Compute sinusoidal encodings of distances, sine and cosine interleaved.
 
     Arguments
     ---------
@@ -47,9 +47,9 @@ def distance_encodings(distance: Tensor, dim: int) -> Tensor:
 
 
 def relative_positions(length: int, dim: int, device=None) -> Tensor:
-    """Encodings of the relative distances ``length-1 ... -length``.
+    """Encode the relative distances ``length-1 ... -length``.
 
-    The last row is never attended to: it gives the score matrix the width
+    The last row is never attended to; it gives the score matrix the width
     that ``skew`` needs.
 
     Arguments
@@ -59,7 +59,7 @@ def relative_positions(length: int, dim: int, device=None) -> Tensor:
     dim : int
         Channels, even.
     device : torch.device, optional
-        Where the table is made.
+        Device of the table.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def skew(scores: Tensor) -> Tensor:
     Returns
     -------
     scores : Tensor
-        (..., T, T); entry (i, j) is the one of distance ``i - j``.
+        (..., T, T); entry (i, j) has the distance ``i - j``.
 
     Example
     -------
@@ -104,10 +104,10 @@ def skew(scores: Tensor) -> Tensor:
 
 
 class RelativeSelfAttention(nn.Module):
-    """Self-attention whose scores also depend on the relative distance.
+    """Self-attention with scores that also depend on the relative distance.
 
-    Content and position terms have their own learnt query biases
-    (Transformer-XL); negative distances have their own encodings.
+    Content and position terms have separate learnt query biases
+    (Transformer-XL); negative distances have separate encodings.
 
     Arguments
     ---------
@@ -147,7 +147,7 @@ class RelativeSelfAttention(nn.Module):
         distance_index: Tensor | None = None,
         cache: StreamingCache | None = None,
     ) -> Tensor:
-        """Attends.
+        """Attend from each position of (B, T, C); the shape stays.
 
         Arguments
         ---------
@@ -157,17 +157,12 @@ class RelativeSelfAttention(nn.Module):
             ``relative_positions(T, C)``, or with ``distance_index``
             encodings of other distances, (U, C).
         mask : Tensor, optional
-            ``attention_mask(...)``.
+            Result of ``attention_mask``.
         distance_index : Tensor, optional
             Row in ``positions`` of the distance of each query and key,
             (T, K).
         cache : StreamingCache, optional
-            Keys and values of the chunks before.
-
-        Returns
-        -------
-        y : Tensor
-            (B, T, C).
+            Keys and values of previous chunks.
         """
         query = split_heads(self.linear_q(x), self.n_heads)
         key = split_heads(self.linear_k(x), self.n_heads)
@@ -219,12 +214,12 @@ class EncoderFeedForward(nn.Module):
         self.w_2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
+        """Transform (B, T, C) to (B, T, C)."""
         return self.w_2(self.dropout(F.silu(self.w_1(x))))
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm attention and feed-forward, each with a residual.
+    """Attention and feed-forward, each with a pre-norm and a residual.
 
     Arguments
     ---------
@@ -255,7 +250,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, **options) -> Tensor:
-        """(B, T, C) to (B, T, C); see ``RelativeSelfAttention.forward``."""
+        """Transform (B, T, C); options as in ``RelativeSelfAttention``."""
         attended = self.self_attn(self.norm_mha(x), positions, **options)
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.norm_ff(x)))
@@ -288,12 +283,12 @@ class EncoderInput(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, in_dim) to (B, T, dim)."""
+        """Map (B, T, in_dim) to (B, T, dim)."""
         return self.dropout(self.out(x) * self.scale)
 
 
 class LookAheadConv(nn.Module):
-    """Lets each token see the three tokens that follow it.
+    """Convolution over each token and the three tokens that follow it.
 
     Arguments
     ---------
@@ -312,21 +307,11 @@ class LookAheadConv(nn.Module):
         self.conv2 = nn.Conv1d(dim, dim, 3)
 
     def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
-        """Looks ahead.
+        """Transform (B, T, C); the shape stays.
 
-        Arguments
-        ---------
-        x : Tensor
-            (B, T, C); with a cache (B, T + 3, C), of which the last three
-            are context only.
-        cache : StreamingCache, optional
-            Left context. Without it zeros stand before the start and beyond
-            the end.
-
-        Returns
-        -------
-        y : Tensor
-            (B, T, C).
+        With a cache, which holds the left context, ``x`` is (B, T + 3, C)
+        with three tokens of context at the end. Without it, the context on
+        either side is zeros.
         """
         y = x.transpose(1, 2)
         if cache is None:
@@ -339,7 +324,7 @@ class LookAheadConv(nn.Module):
 
 
 class UpsampleConv(nn.Module):
-    """Repeats every token twice and smooths with a causal convolution.
+    """Repeat every token twice and smooth with a causal convolution.
 
     Arguments
     ---------
@@ -357,7 +342,7 @@ class UpsampleConv(nn.Module):
         self.conv = nn.Conv1d(dim, dim, 2 * FRAMES_PER_TOKEN + 1)
 
     def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
-        """(B, T, C) to (B, 2T, C)."""
+        """Map (B, T, C) to (B, 2T, C)."""
         y = x.transpose(1, 2).repeat_interleave(FRAMES_PER_TOKEN, dim=2)
         y = self.conv(left_context(self, y, 2 * FRAMES_PER_TOKEN, cache))
         return y.transpose(1, 2)
@@ -379,7 +364,7 @@ class UpsamplingEncoder(nn.Module):
     n_blocks : int
         Layers before up-sampling.
     n_up_blocks : int
-        Layers after it.
+        Layers after up-sampling.
     chunk_size : int
         Tokens per chunk when streaming.
     dropout : float
@@ -429,7 +414,7 @@ class UpsamplingEncoder(nn.Module):
         finalize: bool = True,
         upstream_padding: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Encodes.
+        """Encode token embeddings.
 
         Arguments
         ---------
@@ -442,9 +427,9 @@ class UpsamplingEncoder(nn.Module):
         finalize : bool
             False keeps the last three tokens of each item as context only.
         upstream_padding : bool
-            True lets the look-ahead of an item's last tokens see what the
-            layer norm makes of padding, as the released model was trained;
-            False shows it zeros, as an item alone sees.
+            What the look-ahead of an item's last tokens reads from padding:
+            True for the output of the layer norm, as the released model was
+            trained; False for zeros, as if the item were alone.
 
         Returns
         -------
@@ -469,7 +454,7 @@ class UpsamplingEncoder(nn.Module):
         return self.after_norm(x), n_frames
 
     def _stack(self, layers, x, n_valid, streaming, chunk_size):
-        """Run layers that share positions and mask."""
+        """Run layers with common positions and mask."""
         length = x.size(1)
         mask = attention_mask(
             n_valid, length, chunk_size if streaming else None
@@ -489,7 +474,7 @@ class UpsamplingEncoder(nn.Module):
     ) -> Tensor:
         """Encode the next chunk of a stream.
 
-        As long as the caches keep everything, the result is that of
+        As long as the caches keep everything, the result equals that of
         ``forward`` with ``streaming`` at these positions.
 
         Arguments
@@ -497,12 +482,12 @@ class UpsamplingEncoder(nn.Module):
         x : Tensor
             Token embeddings of one chunk, (B, T, in_dim).
         ahead : Tensor
-            Those of the tokens that follow, (B, up to 3, in_dim); fewer than
-            three at the end of the speech only.
+            Embeddings of the following tokens, (B, up to 3, in_dim); fewer
+            than three only at the end of the speech.
         token_cache : StreamingCache
-            Of the layers before up-sampling.
+            Cache of the layers before up-sampling.
         frame_cache : StreamingCache
-            Of the layers after it.
+            Cache of the layers after up-sampling.
 
         Returns
         -------
@@ -518,7 +503,7 @@ class UpsamplingEncoder(nn.Module):
         return self.after_norm(x)
 
     def _stack_chunk(self, layers, x, cache):
-        """Run layers on a chunk and what the cache keeps."""
+        """Run layers on a chunk and the cached positions."""
         queries, keys = cache.positions(layers, x.size(1), x.device)
         distances, index = (queries[:, None] - keys).unique(return_inverse=True)
         positions = distance_encodings(distances, self.dim).to(x.dtype)

@@ -18,16 +18,12 @@ from torch import Tensor, nn
 
 
 class CausalConv1d(nn.Conv1d):
-    """A convolution that sees the present and the past only.
+    """Convolution over the present and the past.
 
     Arguments
     ---------
-    in_channels : int
-        Input channels.
-    out_channels : int
-        Output channels.
-    kernel_size : int
-        Taps.
+    in_channels, out_channels, kernel_size : int
+        As in ``torch.nn.Conv1d``.
 
     Example
     -------
@@ -36,7 +32,7 @@ class CausalConv1d(nn.Conv1d):
     """
 
     def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
-        """(B, C, N) to (B, C', N)."""
+        """Map (B, C, N) to (B, C', N)."""
         size = self.kernel_size[0] - 1
         return super().forward(left_context(self, x, size, cache))
 
@@ -70,7 +66,7 @@ class CausalBlock(nn.Module):
     def forward(
         self, x: Tensor, valid: Tensor, cache: StreamingCache | None = None
     ) -> Tensor:
-        """(B, C, N) and the mask (B, 1, N) to (B, C', N)."""
+        """Map (B, C, N) and the mask (B, 1, N) to (B, C', N)."""
         y = self.block["0"](x * valid, cache).transpose(1, 2)
         return F.mish(self.block["2"](y)).transpose(1, 2) * valid
 
@@ -109,13 +105,13 @@ class ResidualBlock(nn.Module):
         time: Tensor,
         cache: StreamingCache | None = None,
     ) -> Tensor:
-        """(B, C, N), (B, 1, N), (B, time_dim) to (B, C', N)."""
+        """Map (B, C, N), (B, 1, N), (B, time_dim) to (B, C', N)."""
         y = self.block1(x, valid, cache) + self.mlp(time)[:, :, None]
         return self.block2(y, valid, cache) + self.res_conv(x * valid)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention whose inner size may differ from the outer.
+    """Multi-head self-attention with an inner size of its own.
 
     Arguments
     ---------
@@ -147,7 +143,7 @@ class SelfAttention(nn.Module):
         mask: Tensor | None = None,
         cache: StreamingCache | None = None,
     ) -> Tensor:
-        """(B, N, C) to (B, N, C)."""
+        """Transform (B, N, C) to (B, N, C)."""
         query, key, value = (
             split_heads(project(x), self.n_heads)
             for project in (self.to_q, self.to_k, self.to_v)
@@ -159,7 +155,7 @@ class SelfAttention(nn.Module):
 
 
 class EstimatorFeedForward(nn.Module):
-    """Linear, GELU, Linear with four times the channels inside.
+    """Linear, GELU, Linear, with four times the channels inside.
 
     Arguments
     ---------
@@ -183,7 +179,7 @@ class EstimatorFeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) to (B, N, C)."""
+        """Transform (B, N, C) to (B, N, C)."""
         return self.net["2"](F.gelu(self.net["0"]["proj"](x)))
 
 
@@ -192,12 +188,8 @@ class TransformerBlock(nn.Module):
 
     Arguments
     ---------
-    dim : int
-        Channels.
-    n_heads : int
-        Heads.
-    head_dim : int
-        Channels per head.
+    dim, n_heads, head_dim : int
+        As in ``SelfAttention``.
 
     Example
     -------
@@ -218,20 +210,20 @@ class TransformerBlock(nn.Module):
         mask: Tensor | None = None,
         cache: StreamingCache | None = None,
     ) -> Tensor:
-        """(B, N, C) to (B, N, C)."""
+        """Transform (B, N, C) to (B, N, C)."""
         x = x + self.attn1(self.norm1(x), mask, cache)
         return x + self.ff(self.norm3(x))
 
 
 class TimeEmbedding(nn.Module):
-    """Flow time in 0..1 to a vector: sinusoids, then a two-layer network.
+    """Vector of the flow time in 0..1: sinusoids, then a two-layer network.
 
     Arguments
     ---------
     n_sinusoids : int
         Sines and cosines together, even.
     dim : int
-        Channels of the result.
+        Channels of the vector.
 
     Example
     -------
@@ -246,7 +238,7 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(dim, dim)
 
     def forward(self, time: Tensor) -> Tensor:
-        """(B,) to (B, dim)."""
+        """Map (B,) to (B, dim)."""
         half = self.n_sinusoids // 2
         step = torch.arange(half, dtype=torch.float32, device=time.device)
         rate = torch.exp(step * (-math.log(10000.0) / (half - 1)))
@@ -257,7 +249,7 @@ class TimeEmbedding(nn.Module):
 
 
 class FlowEstimator(nn.Module):
-    """Predict the velocity of the flow: a causal U-Net of one resolution.
+    """Causal U-Net of one resolution that predicts the flow's velocity.
 
     Arguments
     ---------
@@ -332,7 +324,7 @@ class FlowEstimator(nn.Module):
         streaming: bool = False,
         cache: StreamingCache | None = None,
     ) -> Tensor:
-        """Predicts.
+        """Predict the velocity.
 
         Arguments
         ---------
@@ -351,8 +343,8 @@ class FlowEstimator(nn.Module):
         streaming : bool
             Whether attention stops at the end of each chunk.
         cache : StreamingCache, optional
-            What is kept of the chunks before; the input is then one chunk
-            of items without padding.
+            Cache of previous chunks; the input is then one chunk of items
+            without padding.
 
         Returns
         -------
@@ -381,7 +373,7 @@ class FlowEstimator(nn.Module):
 
     @staticmethod
     def _stage(residual, blocks, x, valid, mask, time, cache):
-        """Residual block and transformer blocks; (B, C, N) to (B, C', N)."""
+        """Run the blocks of a stage; (B, C, N) to (B, C', N)."""
         x = residual(x, valid, time, cache).transpose(1, 2)
         for block in blocks:
             x = block(x, mask, cache)

@@ -1,4 +1,4 @@
-"""Speech tokens to mels while the tokens are still being generated."""
+"""Streaming flow matching: mels while tokens are still being generated."""
 
 from speechbrain_emofilm.lobes.cosyvoice2.flow import (
     NOISE_FRAMES,
@@ -16,23 +16,24 @@ from torch import Tensor
 
 
 class FlowStream:
-    """One utterance, synthesised chunk by chunk.
+    """Streaming synthesis of the mels of one utterance, chunk by chunk.
 
-    A chunk is run once, as soon as its tokens and three more are there;
-    layers keep what they need of the chunks before. Chunks count from the
+    Each chunk runs once, as soon as its tokens and three more are available;
+    layers cache what they need of previous chunks. Chunks count from the
     start of the prompt, so that the first one usually needs fewer new tokens.
 
     With ``left_chunks=None`` the mels are those of ``CosyVoice2Flow.inference``
-    with ``streaming=True``, and each chunk costs more than the one before. The
-    released implementation computes the same for every chunk but the last,
-    which it runs again with all of the speech before it and without the
-    chunks' limits: the last chunk, at most one second, differs from it.
+    with ``streaming=True``, and the cost of a chunk grows with its position.
+    The released implementation computes the same except for the last chunk (at
+    most one second), which it runs again with all previous speech and without
+    chunk limits.
 
-    With a number of ``left_chunks`` attention forgets what lies between the
-    prompt and so many chunks before, so that all later chunks cost the same.
-    The mels are the same until there is something to forget, by default for
-    the first 100 tokens (4 s) at least. With random weights at small size what
-    follows in 16 s of speech differs by 6 % of the mels' deviation (RMS).
+    With a number of ``left_chunks``, attention forgets what lies between the
+    prompt and that many chunks before the present one, so that the cost of a
+    chunk is bounded. The mels are the same until something is forgotten, by
+    default for at least the first 100 tokens (4 s). With random weights at
+    small size, the rest of 16 s of speech differs by 6 % of the mels'
+    standard deviation (RMS).
 
     Arguments
     ---------
@@ -45,20 +46,20 @@ class FlowStream:
     prompt_mel : Tensor, optional
         Log-mels of the reference, (1, 2P, mels).
     n_timesteps : int
-        Steps of the solver.
+        Number of solver steps.
     guidance : float
         Weight of classifier-free guidance.
     seed : int
         Seed of the noise.
     left_chunks : int, optional
-        Chunks before the present one that attention sees, beside the prompt.
-        At the released sizes each costs 230 MB in float32.
+        Number of previous chunks that attention sees besides the prompt; all
+        if None. At the released sizes each takes 230 MB in float32.
 
     Raises
     ------
     ValueError
-        If prompt tokens and prompt mel do not go together, or there is no
-        left chunk.
+        If prompt tokens and prompt mel do not match, or ``left_chunks`` is
+        below 1.
 
     Example
     -------
@@ -118,18 +119,9 @@ class FlowStream:
 
     @torch.no_grad()
     def push(self, tokens: Tensor) -> Tensor:
-        """Take new tokens.
+        """Add tokens (1, T), and return the mels (1, N, mels) that are ready.
 
-        Arguments
-        ---------
-        tokens : Tensor
-            The next speech tokens, (1, T), any number.
-
-        Returns
-        -------
-        mel : Tensor
-            Log-mels of the chunks that are complete now, (1, N, mels); often
-            none.
+        N is the length of the chunks that are now complete, often 0.
 
         Raises
         ------
@@ -149,13 +141,7 @@ class FlowStream:
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """End the speech.
-
-        Returns
-        -------
-        mel : Tensor
-            Log-mels of what was left, (1, N, mels).
-        """
+        """End the speech, and return the rest of its mels (1, N, mels)."""
         self._finished = True
         mels = []
         while self._tokens.size(1):
@@ -163,7 +149,7 @@ class FlowStream:
         return self._join(mels)
 
     def _next_chunk(self) -> Tensor:
-        """Mels of the next chunk without the prompt, (1, N, mels)."""
+        """Generate the next chunk without the prompt, (1, N, mels)."""
         flow = self.flow
         chunk, self._tokens = self._tokens.tensor_split([self.chunk_size], 1)
         embedded = flow.input_embedding(
@@ -195,7 +181,7 @@ class FlowStream:
         return mel[:, prompt.size(1) :] * flow.mel_std + flow.mel_mean
 
     def _next_noise(self, n_frames: int) -> Tensor:
-        """The noise of the next frames, (N, mels)."""
+        """Return the noise of the next frames, (N, mels)."""
         start, self._n_frames = self._n_frames, self._n_frames + n_frames
         if self._n_frames > NOISE_FRAMES:
             raise ValueError(
@@ -205,13 +191,13 @@ class FlowStream:
         return self._noise[start : self._n_frames]
 
     def _join(self, mels: list[Tensor]) -> Tensor:
-        """One sequence, also of none."""
+        """Join mels, of which there may be none."""
         nothing = self._speaker.new_zeros(1, 0, self.flow.n_mels).float()
         return torch.cat([nothing, *mels], dim=1)
 
 
 def _check_prompt(flow, xvector, tokens, mel):
-    """Tokens and mel of a prompt, empty where there is none."""
+    """Check a prompt's tokens and mel; return empty ones without a prompt."""
     if (tokens is None) != (mel is None):
         raise ValueError(
             "FlowStream: a prompt needs both its speech tokens and its mel: "

@@ -1,9 +1,8 @@
 """HiFT, the vocoder of CosyVoice2: mel spectrogram to wave.
 
-A HiFi-GAN generator that is driven by a harmonic source (neural source filter)
-and ends in an inverse short-time Fourier transform, so that the network itself
-runs at a quarter of the sampling rate. State-dict names are those of
-CosyVoice2's ``hift.pt``.
+A HiFi-GAN generator with a harmonic source (neural source filter) and a final
+inverse short-time Fourier transform, so that the network runs at a quarter of
+the sampling rate. State-dict names are those of CosyVoice2's ``hift.pt``.
 
 References
 ----------
@@ -22,16 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import remove_parametrizations
 
 _Dilations = Sequence[Sequence[int]]
 _DILATIONS = (1, 3, 5)
 _MAX_MAGNITUDE = 100.0
-_LAST_SLOPE = 0.01  # the leaky ReLU before conv_post has another slope
+_LAST_SLOPE = 0.01  # of the leaky ReLU before conv_post
 
 
 class Snake(nn.Module):
-    """The periodic activation x + sin(a x)^2 / a with one a per channel.
+    """Periodic activation x + sin(a x)^2 / a with one a per channel.
 
     Arguments
     ---------
@@ -55,7 +53,7 @@ class Snake(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual pairs of convolutions, the first of each pair dilated.
+    """Residual pairs of convolutions, of which the first is dilated.
 
     Arguments
     ---------
@@ -132,8 +130,8 @@ class F0Predictor(nn.Module):
             ]
         self.condnet = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, 1)
-        # Its output is in Hz: start at a speaking pitch, with the steps that
-        # pitch takes, and not at 0 with steps of some thousandths.
+        # The output is in Hz: start at a speaking pitch with a matching range,
+        # instead of at 0 with a range of some thousandths.
         nn.init.normal_(self.classifier.weight, std=100 / channels**0.5)
         nn.init.constant_(self.classifier.bias, 150.0)
 
@@ -144,9 +142,9 @@ class F0Predictor(nn.Module):
 
 
 class HarmonicSource(nn.Module):
-    """Sine waves at F0 and its overtones, merged to one excitation.
+    """Excitation of sine waves at F0 and its overtones, plus noise.
 
-    Unvoiced frames hold noise only.
+    Unvoiced frames contain only noise.
 
     Arguments
     ---------
@@ -157,12 +155,12 @@ class HarmonicSource(nn.Module):
     sampling_rate : int
         Sampling rate of the excitation in Hz.
     alpha : float
-        Amplitude of the sines; also three times the deviation of the noise
-        where there is no voice.
+        Amplitude of the sines, and three times the standard deviation of the
+        noise in unvoiced frames.
     sigma : float
-        Deviation of the noise where there is voice.
+        Standard deviation of the noise in voiced frames.
     voiced_threshold : float
-        A frame is voiced if its F0 in Hz is above.
+        F0 in Hz above which a frame is voiced.
 
     Example
     -------
@@ -190,17 +188,9 @@ class HarmonicSource(nn.Module):
         self.l_linear = nn.Linear(self.n_waves, 1)
 
     def cycles(self, f0: torch.Tensor) -> torch.Tensor:
-        """Periods of each wave within a sample, whole ones left out.
+        """Compute the periods per sample of each wave, modulo 1.
 
-        Arguments
-        ---------
-        f0 : torch.Tensor
-            Fundamental frequency in Hz, shape (B, N).
-
-        Returns
-        -------
-        cycles : torch.Tensor
-            Shape (B, n_waves, N).
+        Maps F0 in Hz (B, N) to (B, n_waves, N).
         """
         multiples = torch.arange(
             1, self.n_waves + 1, device=f0.device, dtype=f0.dtype
@@ -214,7 +204,7 @@ class HarmonicSource(nn.Module):
         noise: torch.Tensor,
         start_cycles: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The waves before they are merged.
+        """Generate the separate waves.
 
         Arguments
         ---------
@@ -223,7 +213,7 @@ class HarmonicSource(nn.Module):
         noise : torch.Tensor
             Standard normal noise, shape (B, N * hop_length, n_waves).
         start_cycles : torch.Tensor, optional
-            For streaming: sum of ``cycles`` over the frames before,
+            For streaming: sum of ``cycles`` over all previous frames,
             float64, shape (B, n_waves, 1).
 
         Returns
@@ -232,8 +222,8 @@ class HarmonicSource(nn.Module):
             Shape (B, N * hop_length, n_waves).
         """
         cycles = self.cycles(f0)
-        # Phases reach 1e5 rad, where float32 rounds visibly: any other order
-        # of these operations gives another wave than the released vocoder's.
+        # Phases reach 1e5 rad, where float32 rounds coarsely: any other order
+        # of these operations changes the released vocoder's wave.
         total = cycles.cumsum(-1)
         if start_cycles is not None:
             total = (start_cycles + cycles.double().cumsum(-1)).to(cycles)
@@ -253,17 +243,17 @@ class HarmonicSource(nn.Module):
         noise: torch.Tensor,
         start_cycles: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Map F0 (B, N) and the rest, as in ``waves``, to (B, N * hop)."""
+        """Generate the excitation (B, N * hop); arguments as in ``waves``."""
         waves = self.waves(f0, noise, start_cycles)
         return self.l_linear(waves).squeeze(-1).tanh()
 
 
 class HiFTGenerator(MelVocoder):
-    """Mel spectrogram to wave; the defaults are CosyVoice2-0.5B's sizes.
+    """HiFT vocoder; the defaults are CosyVoice2-0.5B's sizes.
 
-    ``load_state_dict`` also takes files whose keys start with ``generator.``,
-    that hold a discriminator or training counters, or that store weight norm
-    as ``weight_g`` and ``weight_v``.
+    ``load_state_dict`` also accepts weights whose names start with
+    ``generator.``, that include a discriminator or training counters, or that
+    store weight norm as ``weight_g`` and ``weight_v``.
 
     Arguments
     ---------
@@ -278,21 +268,20 @@ class HiFTGenerator(MelVocoder):
     nsf_alpha, nsf_sigma, nsf_voiced_threshold : float
         See ``HarmonicSource``.
     upsample_rates, upsample_kernel_sizes : sequence of int
-        One transposed convolution per entry.
+        Stride and kernel size of each transposed convolution.
     n_fft, hop : int
         Window and step of the Fourier transforms of source and output.
     resblock_kernel_sizes : sequence of int
-        The parallel residual blocks after each upsampling, which are averaged.
-    resblock_dilation_sizes : sequence of sequences of int
-        Their dilations; (1, 3, 5) each by default.
+        Kernel sizes of the parallel residual blocks after each upsampling,
+        whose outputs are averaged.
     source_resblock_kernel_sizes : sequence of int
-        The residual block on the source, one per upsampling.
-    source_resblock_dilation_sizes : sequence of sequences of int
-        Their dilations; (1, 3, 5) each by default.
+        Kernel size of the residual block on the source, one per upsampling.
+    resblock_dilation_sizes, source_resblock_dilation_sizes : sequence
+        Dilations of each of these blocks; (1, 3, 5) each by default.
     lrelu_slope : float
         Slope of the leaky ReLU before each upsampling.
     audio_limit : float
-        The wave is clipped at plus and minus this value.
+        Absolute value at which the wave is clipped.
     f0_cond_channels : int
         Width of the F0 predictor.
 
@@ -374,58 +363,20 @@ class HiFTGenerator(MelVocoder):
         return self.f0_predictor(mel)
 
     def f0_loss(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
-        """Mean absolute error in Hz; unvoiced frames should give 0 Hz."""
+        """Compute the mean absolute error in Hz; unvoiced F0 is 0 Hz."""
         return F.l1_loss(self.predict_f0(mel), f0)
 
-    def source(
-        self,
-        f0: torch.Tensor,
-        seed: int | None = 0,
-        cache_source: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Make the excitation.
-
-        Arguments
-        ---------
-        f0 : torch.Tensor
-            In Hz, shape (B, N).
-        seed : int
-            Seed of the noise, which is then the same for every item; None
-            draws other noise for each from torch's own generator.
-        cache_source : torch.Tensor
-            For streaming: the end of the previous chunk's source (B, M), which
-            replaces the first M samples so that the phase runs on.
-
-        Returns
-        -------
-        source : torch.Tensor
-            Shape (B, N * hop_length).
-        """
+    def source(self, f0: torch.Tensor, seed: int | None = 0) -> torch.Tensor:
+        """Generate the excitation (B, N * hop_length) at F0 in Hz (B, N)."""
         batch, n_frames = f0.shape
         n_samples = n_frames * self.hop_length
         noise = seeded_noise(
             batch, n_samples, self.m_source.n_waves, seed=seed, like=f0
         )
-        source = self.m_source(f0, noise)
-        if cache_source is None:
-            return source
-        return torch.cat([cache_source, source[:, cache_source.shape[1] :]], 1)
+        return self.m_source(f0, noise)
 
     def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """Filter the excitation by the mel spectrogram.
-
-        Arguments
-        ---------
-        mel : torch.Tensor
-            Shape (B, N, in_channels).
-        source : torch.Tensor
-            Shape (B, N * hop_length).
-
-        Returns
-        -------
-        wav : torch.Tensor
-            Shape (B, N * hop_length).
-        """
+        """Filter the source (B, N * hop) by the mel (B, N, in_channels)."""
         spectrum = torch.stft(
             source,
             self.n_fft,
@@ -437,7 +388,7 @@ class HiFTGenerator(MelVocoder):
         x = self.conv_pre(mel.transpose(1, 2))
         for i, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, self.lrelu_slope))
-            if i == len(self.ups) - 1:  # a centred STFT has one frame more
+            if i == len(self.ups) - 1:  # a centred STFT has one more frame
                 x = F.pad(x, (1, 0), mode="reflect")
             excitation = self.source_downs[i](spectrum)
             x = x + self.source_resblocks[i](excitation)
@@ -447,23 +398,17 @@ class HiFTGenerator(MelVocoder):
         return self._to_wave(self.conv_post(F.leaky_relu(x, _LAST_SLOPE)))
 
     def _to_wave(self, x: torch.Tensor) -> torch.Tensor:
-        """Log magnitudes and phases (B, n_fft + 2, frames) to waves (B, T)."""
+        """Convert log magnitudes and phases (B, n_fft + 2, frames) to waves."""
         log_magnitude, phase = x.chunk(2, 1)
         magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
-        # The sine is the phase itself, in radians: it keeps it in -1..1.
+        # The phase in radians is the sine itself, within -1..1.
         spectrum = torch.polar(magnitude, phase.sin())
         wav = torch.istft(spectrum, self.n_fft, self.hop, window=self.window)
         return wav.clamp(-self.audio_limit, self.audio_limit)
 
-    def remove_weight_norm(self) -> None:
-        """Fold weight norm into the weights: faster, inference only."""
-        for module in self.modules():
-            if hasattr(module, "parametrizations"):
-                remove_parametrizations(module, "weight")
-
 
 def _paired(kernel_sizes, dilation_sizes):
-    """Kernel sizes with their dilations, which default to (1, 3, 5)."""
+    """Pair kernel sizes with dilations, which default to (1, 3, 5)."""
     if dilation_sizes is None:
         dilation_sizes = [_DILATIONS] * len(kernel_sizes)
     if len(dilation_sizes) != len(kernel_sizes):
@@ -475,7 +420,7 @@ def _paired(kernel_sizes, dilation_sizes):
 
 
 def _upsampler(channels, rate, kernel_size):
-    """A transposed convolution from 2 * channels to channels."""
+    """Build a transposed convolution from 2 * channels to channels."""
     return weight_norm(
         nn.ConvTranspose1d(
             2 * channels,
@@ -488,25 +433,25 @@ def _upsampler(channels, rate, kernel_size):
 
 
 def _source_downsampler(n_in, channels, rate):
-    """Bring the source's spectrum to the frame rate of an upsampling stage."""
+    """Build a convolution from the source's to a stage's frame rate."""
     if rate == 1:
         return nn.Conv1d(n_in, channels, 1)
     return nn.Conv1d(n_in, channels, 2 * rate, rate, padding=rate // 2)
 
 
 def rename_weights(state_dict: dict, prefix: str = "") -> None:
-    """Rename the weights of other layouts to the names of this module.
+    """Rename weights of other layouts to the names of this module.
 
-    Prefixes that training wrappers add are removed, discriminators and
-    training counters are dropped, and weight norm stored as ``weight_g`` and
-    ``weight_v`` gets the names of torch's parametrizations.
+    Prefixes of training wrappers, discriminators and training counters are
+    removed; weight norm stored as ``weight_g`` and ``weight_v`` gets the names
+    of torch's parametrizations.
 
     Arguments
     ---------
     state_dict : dict
         Weights by name, changed in place.
     prefix : str
-        Prefix of the vocoder's own weights; others are left alone.
+        Prefix of the vocoder's own weights; others are not changed.
 
     Example
     -------
@@ -529,5 +474,5 @@ def rename_weights(state_dict: dict, prefix: str = "") -> None:
 
 
 def _accept_other_layouts(module, state_dict, prefix, *_):
-    """Load hook: rename the weights of other layouts."""
+    """Rename weights before loading (a hook)."""
     rename_weights(state_dict, prefix)

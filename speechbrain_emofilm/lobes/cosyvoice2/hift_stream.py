@@ -1,35 +1,36 @@
-"""Mels to wave while the mels are still being generated."""
+"""Streaming vocoder: the wave while mels are still being generated."""
 
 from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
 
 import torch
 from torch import Tensor
 
-#: Mel frames to each side that the F0 of a frame depends on.
+#: Mel frames on each side that the F0 of a frame depends on.
 F0_CONTEXT = 5
 
 
 class HiFTStream:
-    """The wave of one utterance, part by part.
+    """Streaming synthesis of the wave of one utterance, part by part.
 
-    F0 is predicted once for every frame and its phase runs on, so that the
-    excitation is that of the whole utterance. The network then runs on the
-    new frames with ``context`` frames to each side of which it keeps nothing:
-    as it sees 15 frames to each side at the released sizes, the parts join to
-    the wave of ``HiFTGenerator.forward`` without cross-fading. The work for a
-    part does not depend on what came before.
+    F0 is predicted once for every frame and its phase continues, so that the
+    excitation equals that of the whole utterance. The network runs on the new
+    frames with ``context`` more frames on each side, whose wave is discarded.
+    At the released sizes it sees 15 frames on each side, so that the parts
+    join to the wave of ``HiFTGenerator.forward`` without cross-fading. The
+    cost of a part does not depend on its position.
 
     The released implementation repeats 8 mel frames and the 3,840 samples of
-    their excitation at the start of each part, holds the wave of a part's last
-    8 frames back, and fades the two waves of an overlap into each other by the
-    halves of a Hamming window, which add up to 1.08. With random weights at
-    small size, and the excitation of the whole for both, its wave differs from
-    this one only within 15 frames of where a part begins or ends, by 5.6 % of
-    the wave (RMS, 4.2 s in three parts). Its own excitation begins its phases
-    anew in each part: the waves then differ by 98 % and their log-mels by 0.26
-    on average, where other phases alone make 118 % and 0.30.
-    ``context=3`` sounds as soon as the released implementation and differs
-    from the whole wave by 7 %, ``context=8`` five frames later, by 0.9 %.
+    their excitation at the start of each part, withholds the wave of a part's
+    last 8 frames, and cross-fades the overlap with the halves of a Hamming
+    window, which add up to 1.08. With random weights at small size and the
+    excitation of the whole utterance for both, its wave differs from this one
+    only within 15 frames of a part's ends, by 5.6 % of the wave (RMS, 4.2 s in
+    three parts). Its own excitation restarts the phases in each part: the
+    waves then differ by 98 % and their log-mels by 0.26 on average, compared
+    with 118 % and 0.30 for different phases alone.
+    ``context=3`` has the delay of the released implementation and differs
+    from the whole wave by 7 %; ``context=8`` is five frames slower and differs
+    by 0.9 %.
 
     Arguments
     ---------
@@ -38,8 +39,8 @@ class HiFTStream:
     seed : int
         Seed of the noise.
     context : int
-        Mel frames to each side; sound comes so much and five frames later
-        than its mel.
+        Mel frames on each side; the wave is delayed by this number plus five
+        frames.
 
     Raises
     ------
@@ -67,26 +68,18 @@ class HiFTStream:
         self.vocoder = vocoder
         self.context = context
         self._generator = torch.Generator().manual_seed(seed)
-        self._mel: Tensor | None = None  # (1, N, mels) still needed
-        self._f0: Tensor | None = None  # (1, M) of the first of them
+        self._mel: Tensor | None = None  # (1, N, mels), frames in use
+        self._f0: Tensor | None = None  # (1, M), of the first M of them
         self._noise: Tensor | None = None  # (1, M * hop, waves)
-        self._cycles: Tensor | None = None  # (1, waves, 1) before them
-        self._n_spoken = 0  # of the frames in _mel
+        self._cycles: Tensor | None = None  # (1, waves, 1), of dropped frames
+        self._n_spoken = 0  # number of frames in _mel whose wave was returned
         self._finished = False
 
     @torch.no_grad()
     def push(self, mel: Tensor) -> Tensor:
-        """Take new frames.
+        """Add natural-log mels (1, N, mels), and return the wave that is ready.
 
-        Arguments
-        ---------
-        mel : Tensor
-            Natural-log mels, (1, N, mels), any number.
-
-        Returns
-        -------
-        wav : Tensor
-            What can be said by now, (1, samples); often nothing.
+        The wave is (1, samples) and often empty.
 
         Raises
         ------
@@ -105,13 +98,7 @@ class HiFTStream:
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """End the speech.
-
-        Returns
-        -------
-        wav : Tensor
-            What was left, (1, samples).
-        """
+        """End the speech, and return the rest of its wave (1, samples)."""
         self._finished = True
         if self._mel is None:
             return torch.zeros(1, 0)
@@ -120,7 +107,7 @@ class HiFTStream:
         return self._speak(n_frames, n_frames)
 
     def _append(self, mel: Tensor) -> None:
-        """Keep new frames."""
+        """Append new frames."""
         if self._mel is None:
             n_waves = self.vocoder.m_source.n_waves
             self._mel = mel
@@ -149,7 +136,7 @@ class HiFTStream:
         self._noise = torch.cat([self._noise, noise.to(self._noise)], dim=1)
 
     def _speak(self, n_known: int, end: int) -> Tensor:
-        """The wave of the frames from the last spoken one up to ``end``."""
+        """Generate the wave from the last spoken frame to ``end``."""
         hop, start = self.vocoder.hop_length, self._n_spoken
         if end <= start:
             return self._mel.new_zeros(1, 0)
@@ -162,7 +149,7 @@ class HiFTStream:
         return wav[:, start * hop : end * hop]
 
     def _forget(self, n_frames: int) -> None:
-        """Drop frames that nothing depends on any more."""
+        """Drop frames that are no longer needed."""
         source = self.vocoder.m_source
         dropped, self._f0 = self._f0.tensor_split([n_frames], dim=1)
         self._cycles = self._cycles + source.cycles(dropped).double().sum(

@@ -1,4 +1,4 @@
-"""Positions of text and speech in the sequences of the language model."""
+"""Layout of text and speech in the sequences of the language model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class SequenceLayout:
         Index of the speech token that each position predicts (the number of
         tokens for the end), -2 for fill, -1 for nothing, shape (B, L).
     mask : torch.Tensor
-        1 where there is something, 0 in padding, shape (B, L).
+        1 in the sequence, 0 in padding, shape (B, L).
     """
 
     source: torch.Tensor
@@ -40,23 +40,23 @@ def sequence_layout(
     text_size: int,
     mix_ratio: tuple[int, int] = (5, 15),
 ) -> SequenceLayout:
-    """Lays out a batch as unistream or bistream sequences, padded right.
+    """Lay out a batch as unistream or bistream sequences, padded right.
 
-    Unistream, three text tokens t and two speech tokens s, one of padding::
+    Unistream, with three text tokens t, two speech tokens s and padding::
 
         input    sos  t0   t1   t2   task s0   s1   pad
         target    -    -    -    -   s0   s1   end   -
         mask      1    1    1    1    1    1    1    0
 
-    Bistream, here with blocks of two text and three speech tokens: blocks
-    while text lasts, then what remains as above. Fill, the target after a
-    block, asks for more text and is never an input. ::
+    Bistream, here with blocks of two text and three speech tokens: as many
+    full blocks as the text allows, then the rest as above. Fill, the target
+    after a block, asks for more text and is never an input. ::
 
         input    sos  t0   t1   s0   s1   s2   t2   task s3   s4
         target    -    -   s0   s1   s2   fill  -   s3   s4   end
         mask      1    1    1    1    1    1    1    1    1    1
 
-    The mask is that of padding; within it each position sees those before.
+    The mask is that of the padding; attention is causal.
 
     Arguments
     ---------
@@ -65,9 +65,9 @@ def sequence_layout(
     speech_lens : Sequence[int]
         Number of speech tokens of each item.
     interleaved : Sequence[bool]
-        Which items are bistream. One that has no more than
-        ``mix_ratio[1] / mix_ratio[0]`` speech per text token is unistream
-        all the same, as its speech would end before its text.
+        Whether each item is bistream. An item with at most
+        ``mix_ratio[1] / mix_ratio[0]`` speech tokens per text token is always
+        unistream, as its speech would end before its text.
     text_size : int
         Length T of the padded text.
     mix_ratio : Tuple[int, int]
@@ -100,7 +100,7 @@ def sequence_layout(
 def _item_layout(
     text: list[int], speech: list[int], mix_ratio: tuple[int, int] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Source and predictions of one item, two (L,); see sequence_layout."""
+    """Compute ``source`` and ``predicts`` of one item, two (L,)."""
     source, predicts, done = [SOS], [IGNORE], 0
     n_text, n_speech = mix_ratio or (1, 1)
     if mix_ratio and len(speech) * n_text > len(text) * n_speech:

@@ -3,7 +3,7 @@
 A Qwen2 decoder reads ``[sos, text, task, speech]`` and predicts the speech
 (Du et al., CosyVoice 2, 2024). Module names follow the released checkpoint,
 which :func:`~speechbrain_emofilm.integrations.cosyvoice2.checkpoint.load_llm`
-reads. Qwen2's text head is left out, because speech never needs it.
+reads. Qwen2's text head is omitted, as speech does not need it.
 """
 
 import logging
@@ -33,7 +33,7 @@ from transformers import Qwen2Config, Qwen2Model
 
 logger = logging.getLogger(__name__)
 
-N_SPECIAL = 3  # end, one that upstream never uses, fill
+N_SPECIAL = 3  # end, one that upstream does not use, fill
 
 
 @dataclass
@@ -43,21 +43,20 @@ class LMOutput:
     Arguments
     ---------
     logits : torch.Tensor
-        At the supervised positions, item after item, shape (N, V + 3).
+        Logits at the supervised positions, item by item, shape (N, V + 3).
     targets : torch.Tensor
-        The tokens to be predicted there, shape (N,).
+        Tokens to predict there, shape (N,).
     hidden : torch.Tensor
         Last hidden states, shape (B, S + 1, C): ``hidden[:, t]`` predicts
         speech token t, and the end at t = number of tokens.
     supervised : torch.Tensor
-        Which ``hidden`` predict something, bool, shape (B, S + 1).
+        Whether each ``hidden`` predicts a token, bool, shape (B, S + 1).
     text_positions : torch.Tensor
-        Place of each text token in the sequence, shape (B, T); 0 in padding.
+        Sequence position of each text token, shape (B, T); 0 in padding.
     speech_positions : torch.Tensor
-        Place in the sequence of each ``hidden``, shape (B, S + 1); 0 in
-        padding.
+        Sequence position of each ``hidden``, shape (B, S + 1); 0 in padding.
     attentions : Optional[Tuple[torch.Tensor, ...]]
-        Attention weights of each layer (B, heads, L, L), if asked for.
+        Attention weights of each layer (B, heads, L, L), if requested.
     """
 
     logits: torch.Tensor
@@ -74,7 +73,7 @@ class CosyVoice2LM(nn.Module):
 
     With V speech tokens, id V ends the speech, V + 1 is unused and V + 2
     (fill) asks for more text in a bistream sequence. ``sequence_layout``
-    draws the sequences.
+    shows the sequences.
 
     Arguments
     ---------
@@ -91,21 +90,14 @@ class CosyVoice2LM(nn.Module):
     frozen : bool
         Whether only ``llm_decoder`` is trained (see ``freeze``).
     attn_implementation : str
-        "eager" where attention weights are to be returned.
+        Attention of the Qwen2 model; to return its weights, "eager".
 
     Example
     -------
-    >>> lm = CosyVoice2LM(
-    ...     dict(
-    ...         vocab_size=40,
-    ...         hidden_size=16,
-    ...         intermediate_size=32,
-    ...         num_hidden_layers=1,
-    ...         num_attention_heads=2,
-    ...         num_key_value_heads=1,
-    ...     ),
-    ...     speech_token_size=27,
-    ... )
+    >>> qwen2 = dict(
+    ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+    ...     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+    >>> lm = CosyVoice2LM(qwen2, speech_token_size=27)
     >>> text = lm.embed_text(torch.randint(40, (2, 6)))
     >>> text_lens = torch.tensor([1.0, 0.5])
     >>> speech = torch.randint(27, (2, 8))
@@ -142,34 +134,34 @@ class CosyVoice2LM(nn.Module):
         self.speech_token_size = speech_token_size
         self.end_id = speech_token_size
         self.fill_id = speech_token_size + N_SPECIAL - 1
-        self.mix_ratio = tuple(mix_ratio)
+        self.mix_ratio = (mix_ratio[0], mix_ratio[1])
         self.frozen = False
         if frozen:
             self.freeze()
 
     def _embedding(self, n_rows: int) -> nn.Embedding:
-        """An embedding at the scale of the text's."""
+        """Create an embedding at the scale of the text embedding."""
         embedding = nn.Embedding(n_rows, self.llm.config.hidden_size)
         nn.init.normal_(embedding.weight, std=self.llm.config.initializer_range)
         return embedding
 
     def freeze(self) -> None:
-        """Leave ``llm_decoder`` alone trainable; no dropout from now on."""
+        """Train only ``llm_decoder``, and disable dropout for good."""
         self.requires_grad_(False)
         self.llm_decoder.requires_grad_(True)
         self.frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "CosyVoice2LM":
-        """Set training mode; when frozen, evaluation mode in any case.
+        """Set the training mode; a frozen model stays in evaluation mode.
 
         ``Brain`` calls ``modules.train()`` before every epoch, which would
-        turn a frozen model's dropout on.
+        enable the dropout of a frozen model.
         """
         return super().train(mode and not self.frozen)
 
     def embed_text(self, text_tokens: torch.Tensor) -> torch.Tensor:
-        """Embeddings (B, T, C) of text tokens (B, T)."""
+        """Embed text tokens (B, T) as vectors (B, T, C)."""
         return self.llm.embed_tokens(text_tokens)
 
     def forward(
@@ -192,25 +184,25 @@ class CosyVoice2LM(nn.Module):
         text_lens : torch.Tensor
             Relative lengths of the text, shape (B,).
         speech_tokens : torch.Tensor
-            The tokens to be predicted, shape (B, S).
+            Tokens to predict, shape (B, S).
         speech_lens : torch.Tensor
             Relative lengths of the speech, shape (B,).
         history : Optional[torch.Tensor]
-            Tokens to be read in the place of ``speech_tokens``, such as a
-            corrupted copy, shape (B, S).
+            Tokens to read instead of ``speech_tokens``, such as a corrupted
+            copy, shape (B, S).
         bistream_probability : float
-            Share of the items laid out as bistream, where they have speech
-            enough.
+            Share of the items laid out as bistream, if they have enough
+            speech.
         generator : Optional[torch.Generator]
-            CPU generator of the one coin per item that decides this.
+            CPU generator of the one draw per item that decides this.
         output_attentions : bool
             Whether to return the attention weights.
 
         Raises
         ------
         ValueError
-            If attention weights are asked for of an attention that computes
-            none.
+            If attention weights are requested and ``attn_implementation`` is
+            not "eager".
         """
         if (
             output_attentions
@@ -255,7 +247,7 @@ class CosyVoice2LM(nn.Module):
         interleaved: torch.Tensor,
         text: torch.Tensor,
     ) -> SequenceLayout:
-        """The layout on the device of the embedded ``text`` (B, T, C)."""
+        """Lay sequences out, on the device of embedded text (B, T, C)."""
         layout = sequence_layout(
             n_text.tolist(),
             n_speech.tolist(),
@@ -276,8 +268,8 @@ class CosyVoice2LM(nn.Module):
         speech_tokens: torch.Tensor,
         n_speech: torch.Tensor,
     ) -> torch.Tensor:
-        """The sequences' embeddings, shape (B, L, C)."""
-        # Whatever stands in the padding, even -1, has to be an id.
+        """Embed the sequences, shape (B, L, C)."""
+        # Padding may hold -1, which is no id.
         valid = length_to_mask(n_speech, speech_tokens.shape[1]).bool()
         speech_tokens = speech_tokens.masked_fill(
             ~valid.to(speech_tokens.device), 0
@@ -340,39 +332,38 @@ class CosyVoice2LM(nn.Module):
         n_target_text: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[torch.Tensor]:
-        """Speak a batch of texts, each as it would be spoken alone.
+        """Generate the speech of a batch; each item equals the item alone.
 
-        Ids V + 1 and V + 2 are never drawn and the end not before the
-        minimum length; upstream lets the former two end the speech at once.
+        Ids V + 1 and V + 2 are never drawn, and the end is not drawn before
+        the minimum length; upstream ends the speech at V + 1 or V + 2.
 
         Arguments
         ---------
         text_embeddings : torch.Tensor
-            Prompt text, if any, and text, shape (B, T, C).
+            Prompt text, if any, followed by the text, shape (B, T, C).
         text_lens : torch.Tensor
             Relative lengths of the text, shape (B,).
         prompt_speech_tokens : Optional[torch.Tensor]
-            Speech of the prompt text, to be continued, shape (B, P).
+            Speech of the prompt text, which is continued, shape (B, P).
         prompt_speech_lens : Optional[torch.Tensor]
-            Their relative lengths, shape (B,).
+            Relative lengths of the prompts' speech, shape (B,).
         unconditional_embeddings : Optional[torch.Tensor]
-            The text without its condition, shape (B, T, C).
+            Text without its condition, for guidance, shape (B, T, C).
         guidance : float
             Classifier-free guidance w: logits are
             ``unconditional + w * (conditional - unconditional)``.
         candidate_top_k : Optional[int]
-            Only so many tokens, the most probable ones by the conditional
-            logits, can be chosen, whatever guidance or the redraw of a
+            Number of tokens, the most probable by the conditional logits,
+            that can be chosen at all, whatever guidance or the redraw of a
             repeated token prefers; all if None, as upstream.
         candidate_top_p : float
-            Of these, only the most probable ones that together reach this
-            probability.
+            Keep only the most probable of these candidates that together
+            reach this probability.
         sampler : Optional[Sampler]
             Chooses tokens; a ``RepetitionAwareSampler`` if None.
-        min_ratio : float
-            Least number of speech tokens per token of target text.
-        max_ratio : float
-            Greatest number of speech tokens per token of target text.
+        min_ratio, max_ratio : float
+            Minimum and maximum number of speech tokens per token of target
+            text.
         n_target_text : Optional[Sequence[int]]
             Number of text tokens after the prompt text; all if None.
         seeds : Optional[Sequence[int]]
@@ -381,13 +372,13 @@ class CosyVoice2LM(nn.Module):
         Returns
         -------
         speech_tokens : List[torch.Tensor]
-            For each item its new tokens, without the end, shape (S_i,).
+            New tokens of each item, without the end, shape (S_i,).
 
         Raises
         ------
         ValueError
             If an item has no text to speak, the ratios contradict each
-            other, or guidance comes without unconditional embeddings.
+            other, or guidance is used without unconditional embeddings.
         """
         texts = [text_embeddings]
         if guidance != 1.0:
@@ -424,11 +415,11 @@ class CosyVoice2LM(nn.Module):
         prompt_tokens: torch.Tensor,
         prompt_lens: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What each item reads before its first new token, padded left.
+        """Embed everything before the first new token, padded on the left.
 
-        Returns the embeddings of the texts' variants, one after another
-        (variants * B, L, C), and the number of positions of padding in each,
-        None if there is no padding.
+        Returns the embeddings of all variants of the texts, one variant after
+        another (variants * B, L, C), and the number of padded positions in
+        each row; None if there is no padding.
         """
         device = texts[0].device
         n_prompt = _absolute(prompt_lens, prompt_tokens.shape[1])
@@ -482,7 +473,7 @@ class CosyVoice2LM(nn.Module):
             spoken[rows, step] = tokens.masked_fill(ended, IGNORE)
             going = ~ended & (step + 1 < max_lens[rows])
             if not going.all():
-                # What has ended costs nothing any more.
+                # Finished items leave the batch.
                 rows, tokens = rows[going], tokens[going]
                 cached.keep(going.repeat(n_variants).nonzero().squeeze(1))
             if not len(rows):
@@ -506,7 +497,7 @@ class CosyVoice2LM(nn.Module):
         nucleus: tuple[int | None, float],
         forbidden: torch.Tensor,
     ) -> torch.Tensor:
-        """Scores of the next token, shape (rows, V + 3)."""
+        """Compute the scores of the next token, shape (rows, V + 3)."""
         logits = self.llm_decoder(hidden).float()
         conditional = logits[: len(forbidden)]
         if n_variants == 2:
@@ -516,14 +507,14 @@ class CosyVoice2LM(nn.Module):
         top_k, top_p = nucleus
         if top_k is None and top_p >= 1:
             return logits
-        # Guidance is a ratio of probabilities: it makes much of tokens that
-        # neither text would be spoken with.
+        # Guidance compares probabilities: it may prefer a token that is
+        # improbable both with and without the condition.
         conditional = conditional.masked_fill(forbidden, -torch.inf)
         probs, ids = conditional.softmax(-1).topk(top_k or logits.shape[1], -1)
         outside = probs.cumsum(-1) - probs >= top_p
         candidates = logits.gather(1, ids).masked_fill(outside, -torch.inf)
-        # The end, too, has to be among them: were it always a candidate, the
-        # redraw of a repeated token that is all but certain would be the end.
+        # The end is a candidate like any other: if it always were one, the
+        # redraw of an almost certain repeated token would end the speech.
         return torch.full_like(logits, -torch.inf).scatter(1, ids, candidates)
 
     @torch.no_grad()
@@ -535,11 +526,11 @@ class CosyVoice2LM(nn.Module):
         max_ratio: float = 20.0,
         seed: int = 0,
     ) -> Iterator[int]:
-        """Speak a text while it is being written (bistream).
+        """Generate speech while the text is being written (bistream).
 
-        Speech begins with the first ``mix_ratio[0]`` tokens of text and goes
-        on as more of them arrive. There is no minimum length here, nor is
-        there upstream: before the text is complete the end is never drawn.
+        Speech begins after the first ``mix_ratio[0]`` text tokens and
+        continues as more of them arrive. As upstream, there is no minimum
+        length: the end is never drawn before the text is complete.
 
         Arguments
         ---------
@@ -547,18 +538,18 @@ class CosyVoice2LM(nn.Module):
             Embeddings of the text, piece by piece, the prompt text first,
             shape (1, T_i, C).
         prompt_speech_tokens : Optional[torch.Tensor]
-            Speech of the prompt text, to be continued, shape (1, P).
+            Speech of the prompt text, which is continued, shape (1, P).
         sampler : Optional[Sampler]
             Chooses tokens; a ``RepetitionAwareSampler`` if None.
         max_ratio : float
-            Greatest number of speech tokens per token of text.
+            Maximum number of speech tokens per token of text.
         seed : int
             Random seed.
 
         Yields
         ------
         token : int
-            The next speech token.
+            Next speech token.
 
         Raises
         ------
@@ -568,13 +559,9 @@ class CosyVoice2LM(nn.Module):
         Example
         -------
         >>> qwen2 = dict(
-        ...     vocab_size=40,
-        ...     hidden_size=16,
-        ...     intermediate_size=32,
-        ...     num_hidden_layers=1,
-        ...     num_attention_heads=2,
-        ...     num_key_value_heads=1,
-        ... )
+        ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+        ...     num_hidden_layers=1, num_attention_heads=2,
+        ...     num_key_value_heads=1)
         >>> lm = CosyVoice2LM(qwen2, speech_token_size=27)
         >>> pieces = (lm.embed_text(torch.tensor([[i, i]])) for i in range(6))
         >>> tokens = list(lm.generate_stream(pieces, max_ratio=4.0))
@@ -597,12 +584,12 @@ class CosyVoice2LM(nn.Module):
 
 
 def _absolute(lens: torch.Tensor, size: int) -> torch.Tensor:
-    """Relative lengths (B,) as numbers of positions, on the CPU."""
+    """Convert relative lengths (B,) to numbers of positions, on the CPU."""
     return torch.round(lens.float() * size).long().cpu()
 
 
 def _take(sequence: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The vectors of (B, L, C) at the places (B, N), shape (B, N, C)."""
+    """Gather the vectors of (B, L, C) at positions (B, N), (B, N, C)."""
     index = index.unsqueeze(-1).expand(-1, -1, sequence.shape[-1])
     return sequence.gather(1, index)
 
@@ -610,10 +597,10 @@ def _take(sequence: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def _places(
     index: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in each row of (B, L) the numbers 0 to size - 1 stand.
+    """Find the position of each number 0 to size - 1 in rows of (B, L).
 
-    Returns the places (B, size), 0 for a number that is not there, and
-    whether it is there (B, size). Negative numbers are passed over.
+    Returns the positions (B, size), 0 for a missing number, and whether the
+    number was found (B, size). Negative numbers are ignored.
     """
     places = index.new_zeros(len(index), size)
     found = torch.zeros_like(places, dtype=torch.bool)
@@ -626,18 +613,18 @@ def _places(
 def _length_limits(
     n_text: Sequence[int], min_ratio: float, max_ratio: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least and greatest number of speech tokens of each item, two (B,)."""
+    """Compute the minimum and maximum numbers of speech tokens, two (B,)."""
     if not 0 <= min_ratio <= max_ratio:
         raise ValueError(
             f"CosyVoice2LM: min_ratio {min_ratio} must be between 0 and "
             f"max_ratio {max_ratio}."
         )
-    n_text = torch.as_tensor(n_text).cpu()
-    max_lens = (n_text * max_ratio).long()
+    counts = torch.as_tensor(n_text).cpu()
+    max_lens = (counts * max_ratio).long()
     silent = (max_lens < 1).nonzero().flatten().tolist()
     if silent:
         raise ValueError(
             f"CosyVoice2LM: items {silent} have no text to speak, or max_ratio "
             f"{max_ratio} leaves them no speech token; give them text."
         )
-    return (n_text * min_ratio).long(), max_lens
+    return (counts * min_ratio).long(), max_lens

@@ -1,4 +1,4 @@
-"""Smaller weights, for faster or lighter speech generation on CPUs."""
+"""Weights of reduced precision, for faster or lighter decoding on CPUs."""
 
 import warnings
 
@@ -7,17 +7,14 @@ import torch.nn.functional as F
 from torch import nn
 
 PRECISIONS = ("fp32", "bf16", "int8")
-_BLOCK = 256  # rows of a weight that are converted at once
+_BLOCK = 256  # rows of a weight converted at once
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16")
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16, by AVX-512, AMX or SVE.
+    """Tell whether the CPU multiplies bfloat16 (AVX-512, AMX or SVE).
 
-    Returns
-    -------
-    bool
-        False also where torch cannot tell.
+    Returns False also where torch cannot tell.
     """
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
@@ -28,13 +25,12 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 class BFloat16Linear(nn.Module):
-    """A linear layer with weights in bfloat16, for any precision around it.
+    """Linear layer with bfloat16 weights, for inputs of any precision.
 
-    On a GPU, or a CPU that multiplies bfloat16, inputs and products are
-    rounded to it, too, which about doubles the error of rounded weights. Other
-    CPUs are slow in it, by ten times on AVX2; there the weights are converted
-    as they are used, block by block, so that what has been converted is still
-    in the processor's cache.
+    On a GPU, or a CPU that multiplies bfloat16, inputs and products are also
+    rounded to it, which about doubles the error of rounded weights. Other CPUs
+    are slow in bfloat16 (ten times on AVX2), so there the weights are converted
+    on use, block by block, while each block is in the processor's cache.
 
     Arguments
     ---------
@@ -54,12 +50,12 @@ class BFloat16Linear(nn.Module):
         self.register_buffer(
             "bias", None if linear.bias is None else linear.bias.detach()
         )
-        #: Whether a CPU is to compute in bfloat16.
+        #: Whether to compute in bfloat16 on a CPU.
         self.is_native = cpu_multiplies_bfloat16()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., C) to (..., D)."""
-        # A product with one vector waits for the memory, not for arithmetic.
+        # A product with a single vector is limited by memory, not arithmetic.
         is_vector = x.numel() == x.shape[-1]
         if self.is_native or is_vector or x.device.type != "cpu":
             y = F.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
@@ -70,7 +66,7 @@ class BFloat16Linear(nn.Module):
 
 
 def set_weight_precision(lm: nn.Module, precision: str) -> nn.Module:
-    """Shrink the weights of a language model for decoding.
+    """Reduce the precision of a language model's weights for decoding.
 
     Arguments
     ---------
@@ -78,10 +74,10 @@ def set_weight_precision(lm: nn.Module, precision: str) -> nn.Module:
         A ``CosyVoice2LM``, changed in place. It cannot be trained or saved
         as a checkpoint of the unchanged model afterwards.
     precision : str
-        "fp32" leaves it as it is. "bf16" halves the linear layers. "int8"
-        quarters them; their inputs are quantised, too, with one scale for
-        the whole batch, so that an utterance no longer sounds exactly as it
-        does alone.
+        "fp32" changes nothing. "bf16" halves the size of the linear layers.
+        "int8" quarters it; their inputs are also quantised, with one scale
+        for the whole batch, so an utterance in a batch no longer sounds
+        exactly as it does alone.
 
     Returns
     -------
@@ -91,19 +87,14 @@ def set_weight_precision(lm: nn.Module, precision: str) -> nn.Module:
     Raises
     ------
     ValueError
-        If there is no such precision.
+        If the precision is unknown.
 
     Example
     -------
     >>> from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
     >>> qwen2 = dict(
-    ...     vocab_size=40,
-    ...     hidden_size=16,
-    ...     intermediate_size=32,
-    ...     num_hidden_layers=1,
-    ...     num_attention_heads=2,
-    ...     num_key_value_heads=1,
-    ... )
+    ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+    ...     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
     >>> lm = CosyVoice2LM(qwen2, speech_token_size=27)
     >>> lm = set_weight_precision(lm, "bf16")
     >>> type(lm.llm_decoder).__name__
@@ -124,7 +115,7 @@ def set_weight_precision(lm: nn.Module, precision: str) -> nn.Module:
         if type(lm.llm_decoder) is nn.Linear:
             parts["llm_decoder"] = per_channel
         with warnings.catch_warnings():
-            # torch announces that this moves to a package of its own.
+            # torch warns that this function will move to another package.
             warnings.simplefilter("ignore")
             torch.ao.quantization.quantize_dynamic(lm, parts, inplace=True)
     return lm

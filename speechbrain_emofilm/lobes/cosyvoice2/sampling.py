@@ -1,9 +1,9 @@
-"""How the next speech token is chosen from the language model's scores.
+"""Samplers that choose the next speech token from the scores.
 
 A sampler is called as ``sampler(log_probs, history, uniforms)`` and draws one
-token for each row of a batch. It owns no random state: the caller hands it
-uniform numbers, drawn from one generator per utterance, so that an utterance
-sounds the same alone and in any batch.
+token per row of a batch. It has no random state: the caller passes uniform
+numbers from one generator per utterance, so that an utterance sounds the same
+alone and in any batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,8 @@ N_UNIFORMS = 2  # the draw, and the draw that replaces a repeated token
 class UtteranceNoise:
     """One random generator per utterance.
 
-    The generators live on the CPU, so that a seed means the same everywhere.
+    The generators are on the CPU, so that a seed has the same effect on every
+    device.
 
     Arguments
     ---------
@@ -37,7 +38,7 @@ class UtteranceNoise:
         self._generators = [torch.Generator().manual_seed(s) for s in seeds]
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """The next uniform numbers of the utterances ``rows`` (B,), (B, 2)."""
+        """Draw the next numbers (B, 2) of the utterances ``rows`` (B,)."""
         numbers = [
             torch.rand(
                 N_UNIFORMS, generator=self._generators[row], dtype=torch.float64
@@ -73,31 +74,31 @@ def draw(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 class RepetitionAwareSampler:
-    """Nucleus sampling that redraws a token which has just been said.
+    """Nucleus sampling that redraws recently repeated tokens.
 
     The repetition-aware sampling of VALL-E 2 (Chen et al., 2024) as
     CosyVoice2 uses it: draw from the nucleus; if the drawn token makes up at
-    least a share ``tau`` of the last ``window`` tokens, forbid it and draw
-    once more, from the whole vocabulary.
+    least a share ``tau`` of the last ``window`` tokens, forbid it and redraw
+    once from the whole vocabulary.
 
     Arguments
     ---------
     top_p : float
         The nucleus ends with the token at which its probability reaches this.
     top_k : int
-        Largest number of tokens in the nucleus.
+        Maximum number of tokens in the nucleus.
     window : int
-        Number of latest tokens looked at for repetition.
+        Number of latest tokens that are checked for repetition.
     tau : float
-        Share of the window from which a token counts as repeated; 0.1 of 10
-        means that one occurrence is enough.
+        Share of the window from which a token counts as repeated; with 0.1
+        of 10 tokens, one occurrence is enough.
     temperature : float
-        Divides the log-probabilities; below 1 is more careful.
+        Divisor of the log-probabilities; below 1 sharpens the distribution.
 
     Raises
     ------
     ValueError
-        If a value is out of its range.
+        If a value is out of range.
 
     Example
     -------
@@ -133,7 +134,7 @@ class RepetitionAwareSampler:
     def nucleus(
         self, log_probs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The candidates of the first draw, most probable first.
+        """Find the candidates of the first draw, most probable first.
 
         Arguments
         ---------
@@ -145,11 +146,11 @@ class RepetitionAwareSampler:
         ids : torch.Tensor
             Shape (B, min(top_k, V)); equal probabilities in order of id.
         probs : torch.Tensor
-            Their probabilities, 0 where an id is outside the nucleus.
+            Probabilities of the ids, 0 outside the nucleus.
         """
         probs = self._probs(log_probs)
-        # topk leaves the order of equal values open. Bits of non-negative
-        # floats are ordered as their values are: append the id to them.
+        # topk leaves the order of equal values open. The bits of non-negative
+        # floats are ordered like their values: append the id to them.
         order = torch.arange(probs.shape[1], device=probs.device)
         keys = (probs.view(torch.int32).long() << 32) - order
         ids = keys.topk(min(self.top_k, probs.shape[1])).indices
@@ -160,15 +161,10 @@ class RepetitionAwareSampler:
     def is_repeated(
         self, ids: torch.Tensor, history: torch.Tensor
     ) -> torch.Tensor:
-        """Whether ids (B, K) fill their share of the window, bool (B, K).
+        """Tell which ids (B, K) count as repeated, bool (B, K).
 
-        Arguments
-        ---------
-        ids : torch.Tensor
-            Token ids, shape (B, K).
-        history : torch.Tensor
-            Tokens so far without the prompt, latest last, shape (B, H).
-            Shorter histories are padded with -1 on the left.
+        ``history`` (B, H) holds the tokens so far without the prompt, latest
+        last; shorter histories are padded with -1 on the left.
         """
         window = history[:, -self.window :].unsqueeze(1)
         count = (window == ids.unsqueeze(-1)).sum(-1)
@@ -185,7 +181,7 @@ class RepetitionAwareSampler:
         Arguments
         ---------
         log_probs : torch.Tensor
-            Log-probabilities, -inf for what is forbidden, shape (B, V).
+            Log-probabilities, -inf for forbidden tokens, shape (B, V).
         history : torch.Tensor
             Tokens so far, see ``is_repeated``, shape (B, H).
         uniforms : torch.Tensor
@@ -202,7 +198,7 @@ class RepetitionAwareSampler:
         if not repeated.any():
             return tokens.squeeze(1)
         rest = self._probs(log_probs.scatter(1, tokens, -torch.inf))
-        # Where everything else is forbidden, repeating is all that is left.
+        # Where all other tokens are forbidden, the token has to repeat.
         repeated &= rest.sum(-1, keepdim=True) > 0
         rest = torch.where(repeated, rest, torch.ones_like(rest))
         again = draw(rest, uniforms[:, 1]).unsqueeze(1)
@@ -213,7 +209,7 @@ class RepetitionAwareSampler:
 
 
 class GreedySampler:
-    """Take the most probable token; called as the other samplers are.
+    """Take the most probable token; called like the other samplers.
 
     Example
     -------
@@ -228,5 +224,5 @@ class GreedySampler:
         history: torch.Tensor,
         uniforms: torch.Tensor,
     ) -> torch.Tensor:
-        """The best token of each row (B, V), shape (B,)."""
+        """Choose the most probable token of each row (B, V), shape (B,)."""
         return log_probs.argmax(-1)

@@ -1,13 +1,12 @@
-"""The layers of a Qwen2 trunk around an attention of our own.
+"""Qwen2 layers with a custom attention.
 
-``transformers.Qwen2Model`` computes padding as it computes speech, repeats
-keys and values for each of the seven query heads that share them as soon as
-there is a mask, and copies its cache at every step; its masks and caches
-differ from release to release, and CosyVoice2's own cached decoding went
-wrong with one of them. Here its layers are used as they are, whatever stands
-in them (adapters, quantised weights), and only what moves along the time axis
-is ours: teacher forcing without padding (``read_packed``), and step by step
-with a cache (``decoding.CachedQwen2``).
+``transformers.Qwen2Model`` computes padding like speech, repeats keys and
+values for each of the seven query heads that share them as soon as there is a
+mask, and copies its cache at every step; its masks and caches differ between
+releases, and CosyVoice2's own cached decoding broke with one of them. Here
+its layers are used as they are, including adapters and quantised weights, and
+only the attention over time is replaced: teacher forcing without padding
+(``read_packed``), and decoding with a cache (``decoding.CachedQwen2``).
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 #: Maps a layer's index, queries (..., heads, D), keys and values (..., key
-#: heads, D) to what is attended to, (..., heads, D).
+#: heads, D) to the attended values (..., heads, D).
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -39,7 +38,7 @@ def read_layers(
     positions : torch.Tensor
         Position ids, shape (B, L) or (1, L).
     attend : Attend
-        The attention, the only part that looks at other positions.
+        Attention, the only part that reads other positions.
 
     Returns
     -------
@@ -73,11 +72,11 @@ def read_layers(
 
 
 def _feed_forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """A layer's gated feed-forward network, of the same shape (B, L, C).
+    """Apply a layer's gated feed-forward network; the shape stays.
 
-    What is wide in it is most of what a training step keeps in memory. The
-    product of gate and values costs little: it is computed again for the
-    gradient instead of being kept.
+    Its wide activations are most of the memory of a training step. The
+    product of gate and values is cheap, so it is recomputed for the gradient
+    instead of being stored.
     """
 
     def multiply(gate: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -96,7 +95,7 @@ def _feed_forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def read_packed(
     trunk: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Compute whole sequences, without their padding but in attention.
+    """Compute whole sequences; only the attention computes their padding.
 
     Arguments
     ---------
@@ -105,7 +104,7 @@ def read_packed(
     embeddings : torch.Tensor
         Shape (B, L, C), padded on the right.
     mask : torch.Tensor
-        1 where there is something, 0 in padding, shape (B, L).
+        1 in the sequence, 0 in padding, shape (B, L).
 
     Returns
     -------
@@ -115,16 +114,10 @@ def read_packed(
     Example
     -------
     >>> from transformers import Qwen2Config, Qwen2Model
-    >>> trunk = Qwen2Model(
-    ...     Qwen2Config(
-    ...         vocab_size=40,
-    ...         hidden_size=16,
-    ...         intermediate_size=32,
-    ...         num_hidden_layers=2,
-    ...         num_attention_heads=4,
-    ...         num_key_value_heads=2,
-    ...     )
-    ... ).eval()
+    >>> config = Qwen2Config(
+    ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+    ...     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    >>> trunk = Qwen2Model(config).eval()
     >>> embeddings, mask = torch.randn(2, 5, 16), torch.ones(2, 5)
     >>> mask[1, 3:] = 0
     >>> hidden = read_packed(trunk, embeddings, mask)
@@ -136,7 +129,7 @@ def read_packed(
     places = mask.flatten().nonzero().squeeze(1)
 
     def pad(packed: torch.Tensor) -> torch.Tensor:
-        """(1, N, ...) to (B, L, ...)."""
+        """Restore the padding: (1, N, ...) to (B, L, ...)."""
         padded = packed.new_zeros(n_rows * size, *packed.shape[2:])
         padded = padded.index_put((places,), packed[0])
         return padded.unflatten(0, (n_rows, size))
@@ -145,9 +138,14 @@ def read_packed(
         index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         attention = trunk.layers[index].self_attn
-        # Padding on the right is never before a position: no mask is needed.
+        query, key, value = (
+            pad(x).transpose(1, 2) for x in (query, key, value)
+        )
+        # Padding on the right comes after every position: no mask is needed.
         attended = F.scaled_dot_product_attention(
-            *(pad(x).transpose(1, 2) for x in (query, key, value)),
+            query,
+            key,
+            value,
             is_causal=True,
             dropout_p=attention.attention_dropout if trunk.training else 0.0,
             enable_gqa=True,
@@ -162,6 +160,6 @@ def read_packed(
 def _rotate(
     x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
 ) -> torch.Tensor:
-    """Rotary position embedding of (..., heads, D)."""
+    """Apply the rotary position embedding to (..., heads, D)."""
     first, second = x.chunk(2, -1)
     return x * cosine + torch.cat([-second, first], -1) * sine

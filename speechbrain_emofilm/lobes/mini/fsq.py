@@ -76,20 +76,9 @@ class FSQ(nn.Module):
 class _DigitTable(nn.Module):
     """Table (3 ** n_dims + n_extra, dim) computed from the ids' digits.
 
-    A network maps the one-hot digits of an id to its row; the extra ids,
-    which have no digits, have a free row each. Without gradients the table is
-    computed once and cached until a parameter changes.
-
-    Arguments
-    ---------
-    dim : int
-        Width of a row.
-    hidden : int
-        Width of the network's two hidden layers.
-    n_extra : int
-        Number of free rows after the generated ones.
-    n_dims : int
-        Number of digits.
+    A network with two hidden layers maps the one-hot digits of an id to its
+    row; the extra ids, which have no digits, have a free row each. Without
+    gradients the table is computed once and cached until a parameter changes.
     """
 
     def __init__(
@@ -197,12 +186,8 @@ class FSQLinear(_DigitTable):
     ---------
     dim : int
         Width of the input.
-    hidden : int
-        Width of the generating network.
-    n_extra : int
-        Number of special ids after the codes, each with a free row.
-    n_dims : int
-        Number of dimensions of the FSQ.
+    hidden, n_extra, n_dims : int
+        As in ``FSQEmbedding``.
 
     Example
     -------

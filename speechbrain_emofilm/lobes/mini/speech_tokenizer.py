@@ -254,12 +254,8 @@ class TokenDecoder(MelDecoder):
     ---------
     n_speakers : int
         Number of training speakers.
-    channels : int
-        Width of the layers.
-    n_blocks : int
-        Number of blocks at the token rate.
-    n_mels : int
-        Number of mel bands.
+    channels, n_blocks, n_mels : int
+        As in ``MelDecoder``.
 
     Example
     -------

@@ -18,18 +18,12 @@ class RegressionDecoder(MelDecoder):
 
     Arguments
     ---------
-    channels : int
-        Width of the layers.
-    n_blocks : int
-        Number of blocks at the token rate.
+    channels, n_blocks, n_mels : int
+        As in ``MelDecoder``.
     speaker_dim : int
         Size of the speaker vector.
-    n_mels : int
-        Number of mel bands.
-    mel_mean : float
-        Mean of log-mels.
-    mel_std : float
-        Standard deviation of log-mels.
+    mel_mean, mel_std : float
+        Mean and standard deviation of log-mels.
 
     Example
     -------

@@ -16,7 +16,7 @@ def magnitudes(wav: torch.Tensor, n_fft: int) -> torch.Tensor:
     Arguments
     ---------
     wav : torch.Tensor
-        Shape (B, T).
+        Waves, shape (B, T).
     n_fft : int
         Length of the Hann window.
 
