@@ -102,7 +102,8 @@ class Cues:
         for _ in CUE_AXES:
             code, level = divmod(code, CUE_LEVELS)
             levels.append(level if level < 2 else -1)
-        return cls(*reversed(levels))
+        contour, tempo, pitch, loudness = levels
+        return cls(loudness, pitch, tempo, contour)
 
     def write(self, word: str) -> str:
         """Spell a word with these cues (the inverse of :func:`read_cues`).

@@ -29,6 +29,7 @@ from speechbrain_emofilm.dataio.alignments import (
 )
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.integrations.aligner.base import (
+    Aligner,
     AlignmentError,
     AlignmentInput,
     UnusableInputError,
@@ -45,7 +46,7 @@ SAMPLE_RATE = 16000  # Hz, of the corpus written for MFA
 UNKNOWN_PHONE = "spn"
 
 
-class MFAAligner:
+class MFAAligner(Aligner):
     """Aligner that runs ``mfa align``, or reads its earlier output.
 
     Arguments
@@ -104,30 +105,10 @@ class MFAAligner:
     def align(
         self, wav, sample_rate: int, text: str, language: str = "en"
     ) -> list[Word]:
-        """Align one utterance, which takes some seconds.
-
-        Arguments
-        ---------
-        wav : numpy.ndarray or torch.Tensor
-            Sound (T,), within -1 and 1.
-        sample_rate : int
-            Sample rate of the sound, in Hz.
-        text : str
-            Transcript.
-        language : str
-            Language of the transcript; must be that of the dictionary.
-
-        Returns
-        -------
-        list of Word
-            One for each word of the text.
+        """Align one utterance in some seconds, see :meth:`Aligner.align`.
 
         Raises
         ------
-        UnusableInputError
-            If the sound or the text cannot be used.
-        AlignmentError
-            If MFA finds no alignment.
         RuntimeError
             If MFA fails.
         """
