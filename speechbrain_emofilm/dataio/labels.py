@@ -18,8 +18,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from speechbrain_emofilm.dataio.alignments import (
+    OVERLAP_TOLERANCE,
     SILENCES,
     Word,
     read_tiers,
@@ -299,7 +301,9 @@ def write_label_textgrid(
     >>> read_label_textgrid(path, ["happy"]).words == labels.words
     True
     """
-    tiers = {"words": [], "emotion": [], "intensity": []}
+    tiers: dict[str, list[tuple[float, float, str]]] = {
+        name: [] for name in ("words", "emotion", "intensity")
+    }
     for word in labels.words:
         tiers["words"].append((word.start, word.end, word.word))
         if word.emotion is not None:
@@ -478,8 +482,7 @@ def check_labels(
     previous = 0.0
     for index, word in enumerate(labels.words):
         where = f"{place}, word {index} ({word.word!r})"
-        # 1 ms of overlap is rounding in an aligner's output.
-        if not previous - 1e-3 <= word.start < word.end:
+        if not previous - OVERLAP_TOLERANCE <= word.start < word.end:
             raise ValueError(
                 f"{where} goes from {word.start} to {word.end} s: words need "
                 f"a length and must follow each other (the last one ends at "
@@ -569,7 +572,7 @@ def _parse_word(item: Mapping, where: str) -> WordLabel:
     )
 
 
-def _number(value: object, where: str) -> float | None:
+def _number(value: Any, where: str) -> float | None:
     """Convert to a number, or None if the value is None."""
     if value is None:
         return None

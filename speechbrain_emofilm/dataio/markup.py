@@ -246,13 +246,12 @@ def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
             f"{len(labels)} labels cannot mark the {len(words)} words of "
             f"{text.strip()!r}: give one label for each word."
         )
-    runs = []
+    runs: list[tuple[str, int, int]] = []
     for word, label in zip(words, labels):
-        opening = _write_opening(label)
+        opening, start = _write_opening(label), word.start
         if runs and runs[-1][0] == opening:
-            runs[-1][2] = word.end
-        else:
-            runs.append([opening, word.start, word.end])
+            start = runs.pop()[1]
+        runs.append((opening, start, word.end))
     marked, done = "", 0
     for (opening, start, end), (_, following, _) in zip(
         runs, [*runs[1:], ("", len(text), 0)]

@@ -280,7 +280,7 @@ def test_unreachable_hub_is_explained(hub, monkeypatch, tmp_path):
     hub.answers = [0]
     with pytest.raises(ValueError, match="hift.pt of .*resumes the"):
         fetch_file("hift.pt", savedir=tmp_path)
-    with pytest.raises(ValueError, match="give the folder `savedir`"):
+    with pytest.raises(ValueError, match="give the folder `savedir` for it"):
         fetch_file("hift.pt")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):

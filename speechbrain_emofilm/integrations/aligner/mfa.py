@@ -231,14 +231,17 @@ def read_mfa_alignment(
             f"MFA found no alignment of {utterance.id} ({utterance.text!r}): "
             "check that the transcript is the utterance's own."
         ) from error
-    words = match_words(read_alignment(path), utterance.text, path)
+    timed = read_alignment(path, duration=utterance.duration)
+    words = match_words(timed, utterance.text, path)
     unknown = _unknown_times(read_tiers(path))
     return [
         Word(
             word.text,
             word.start,
             word.end,
-            0.0 if (word.start, word.end) in unknown else word.confidence,
+            0.0
+            if any(start <= word.start < end for start, end in unknown)
+            else word.confidence,
         )
         for word in words
     ]

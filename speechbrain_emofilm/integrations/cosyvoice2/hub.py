@@ -123,8 +123,8 @@ def fetch_file(
         return _find_local(Path(source), name)
     if savedir is None:
         raise ValueError(
-            f"{name} has to be fetched from the hub ({source}): give a folder "
-            "for it as `savedir`."
+            f"{name} has to be fetched from the hub ({source}): give the "
+            "folder `savedir` for it."
         )
     savedir = Path(savedir)
     (savedir / name).parent.mkdir(parents=True, exist_ok=True)
