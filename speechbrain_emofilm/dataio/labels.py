@@ -52,9 +52,9 @@ class WordLabel:
     word : str
         The word.
     start : float
-        Where it begins, in seconds.
+        Start of the word, in seconds.
     end : float
-        Where it ends, in seconds.
+        End of the word, in seconds.
     emotion : str or None
         The most likely emotion, None for an unlabelled word.
     probs : dict or None
@@ -62,7 +62,7 @@ class WordLabel:
     intensity : float or None
         0 to 1.
     confidence : float or None
-        How sure the labeler is, 0 to 1.
+        Confidence of the labeler, 0 to 1.
     """
 
     word: str
@@ -83,7 +83,7 @@ class UtteranceLabels:
     words : list of WordLabel
         In order of time.
     source : dict
-        Where the labels come from.
+        Origin of the labels.
     """
 
     words: list[WordLabel]
@@ -160,8 +160,8 @@ def read_word_labels(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file does not keep the contract: one message names the file,
-        the utterance, the word and the correction.
+        If a label is invalid: the message names the file, the utterance, the
+        word and the correction.
 
     Example
     -------
@@ -176,7 +176,7 @@ def read_word_labels(
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} does not hold word labels: it must be an object with "
-            "one entry for each utterance id."
+            "an entry for each utterance id."
         )
     labels = {}
     for utterance, entry in content.items():
@@ -205,7 +205,7 @@ def write_word_labels(
     Raises
     ------
     ValueError
-        If labels do not keep the contract; nothing is written.
+        If a label is invalid; nothing is written.
     """
     content = {}
     for utterance, entry in labels.items():
@@ -232,8 +232,8 @@ def read_label_textgrid(
     Arguments
     ---------
     path : str or Path
-        A TextGrid, as :func:`write_label_textgrid` writes it, perhaps
-        corrected in Praat.
+        A TextGrid written by :func:`write_label_textgrid`, which may have
+        been corrected in Praat.
     emotions : list of str
         The taxonomy.
 
@@ -286,11 +286,11 @@ def write_label_textgrid(
     Arguments
     ---------
     path : str or Path
-        The file to write; its folder is made.
+        File to write; its folder is created.
     labels : UtteranceLabels
         Labels of one utterance.
     duration : float
-        Of the utterance, in seconds.
+        Duration of the utterance, in seconds.
 
     Example
     -------
@@ -398,7 +398,7 @@ def sentence_labels(
     emotion : str
         The sentence's emotion.
     intensity : float, optional
-        Of every word.
+        Intensity of every word.
 
     Example
     -------
@@ -462,7 +462,7 @@ def check_words(
 def check_labels(
     labels: UtteranceLabels, emotions: Sequence[str], place: str
 ) -> None:
-    """Check that labels keep the contract.
+    """Check the times and values of labels.
 
     Arguments
     ---------

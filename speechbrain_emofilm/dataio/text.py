@@ -36,8 +36,8 @@ class TextUnits:
     Example
     -------
     >>> units = TextUnits([7, 8, 9], [0, -1, 1], ["we", "won"])
-    >>> len(units.ids) == len(units.word_of_unit)
-    True
+    >>> units.words[units.word_of_unit[2]]
+    'won'
     """
 
     ids: list[int]

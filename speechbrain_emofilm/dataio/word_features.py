@@ -130,8 +130,9 @@ def word_timing(words: Sequence[Word]) -> torch.Tensor:
 
     Example
     -------
-    >>> word_timing([Word("a", 0.0, 0.1), Word("one", 0.1, 0.4)]).shape
-    torch.Size([2, 2])
+    >>> word_timing([Word("a", 0.0, 0.1), Word("one", 0.1, 0.4)])
+    tensor([[-1.8052,  1.2435],
+            [ 0.3921,  1.2435]])
     """
     duration = torch.tensor(
         [max(word.end - word.start, _SHORTEST) for word in words]

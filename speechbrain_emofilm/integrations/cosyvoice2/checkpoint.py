@@ -71,10 +71,6 @@ def load_llm(
     ValueError
         If the file is truncated, holds more than tensors, belongs to another
         release, or does not fit the sizes; the message names the difference.
-
-    Example
-    -------
-    >>> lm = load_llm("pretrained/CosyVoice2-0.5B/llm.pt")  # doctest: +SKIP
     """
     sizes: Mapping[str, object] = QWEN2_0_5B
     if isinstance(config, Mapping):
@@ -116,10 +112,6 @@ def load_flow(path: PathLike, **kwargs) -> CosyVoice2Flow:
     ------
     FileNotFoundError or ValueError
         As for :func:`load_llm`.
-
-    Example
-    -------
-    >>> flow = load_flow("pretrained/CosyVoice2-0.5B/flow.pt")  # doctest: +SKIP
     """
     tensors = read_upstream_tensors(path)
     check_is_cosyvoice2_flow(tensors, path)
@@ -135,12 +127,6 @@ def load_hift(path: PathLike, **kwargs) -> HiFTGenerator:
         ``hift.pt`` of FunAudioLLM/CosyVoice2-0.5B.
     **kwargs
         Arguments of ``HiFTGenerator``; the released sizes by default.
-
-    Example
-    -------
-    >>> vocoder = load_hift(
-    ...     "pretrained/CosyVoice2-0.5B/hift.pt"
-    ... )  # doctest: +SKIP
     """
     tensors = read_upstream_tensors(path)
     rename_weights(tensors)
