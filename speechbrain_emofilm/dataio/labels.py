@@ -51,10 +51,8 @@ class WordLabel:
     ---------
     word : str
         The word.
-    start : float
-        Start of the word, in seconds.
-    end : float
-        End of the word, in seconds.
+    start, end : float
+        Start and end of the word, in seconds.
     emotion : str or None
         The most likely emotion, None for an unlabelled word.
     probs : dict or None
