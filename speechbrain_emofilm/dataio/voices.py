@@ -168,7 +168,8 @@ def read_voices(path: PathLike) -> dict[str, Voice]:
     sources = json.loads(header.get("sources", "{}"))
     return {
         name: Voice(
-            *(tensors[f"{name}.{part}"] for part in _PARTS), sources.get(name)
+            **{part: tensors[f"{name}.{part}"] for part in _PARTS},
+            source=sources.get(name),
         )
         for name in names
     }

@@ -57,7 +57,7 @@ class FasterWhisperASR:
         try:
             from faster_whisper import WhisperModel
 
-            model = model or bundled_model()
+            folder = model or bundled_model()
         except ImportError as error:
             raise ImportError(
                 f"Speech recognition needs the package {error.name}: "
@@ -65,7 +65,7 @@ class FasterWhisperASR:
             ) from error
         self.beam_size = beam_size
         self.model = WhisperModel(
-            str(model),
+            str(folder),
             device=device,
             compute_type=compute_type,
             cpu_threads=cpu_threads,

@@ -1,7 +1,8 @@
-"""CosyVoice2's speaker encoder CAM++, as an ONNX model."""
+"""CosyVoice2's speaker encoder CAM++, an ONNX model."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchaudio.compliance import kaldi
@@ -13,14 +14,14 @@ _MIN_SECONDS = 0.1
 class CAMPPlus:
     """Speaker vectors (x-vectors) of speech.
 
-    The model is read when the first speech comes.
+    The model is loaded at first use.
 
     Arguments
     ---------
     path : str or Path
         ``campplus.onnx`` of a CosyVoice2 snapshot.
     n_threads : int
-        Threads on the CPU; 0 leaves it to onnxruntime.
+        Number of CPU threads; 0 for onnxruntime's choice.
 
     Example
     -------
@@ -36,7 +37,7 @@ class CAMPPlus:
     def __init__(self, path: str | Path, n_threads: int = 1):
         self.path = Path(path)
         self.n_threads = n_threads
-        self._session = None
+        self._session: Any = None
 
     def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embed utterances.
@@ -44,7 +45,7 @@ class CAMPPlus:
         Arguments
         ---------
         wavs : sequence of torch.Tensor
-            Waves at 16 kHz in -1..1, (T_i,), of at least 0.1 s.
+            Sounds (T_i,) at 16 kHz, within -1 and 1, of at least 0.1 s.
 
         Returns
         -------
@@ -58,7 +59,7 @@ class CAMPPlus:
         FileNotFoundError
             If there is no such model.
         ValueError
-            If a wave is too short or the file is no such model.
+            If a sound is too short or the file is not an ONNX model.
         """
         if self._session is None:
             self._session = self._open()
@@ -77,7 +78,7 @@ class CAMPPlus:
         return torch.stack(vectors)
 
     def _open(self):
-        """Opens the model."""
+        """Open the model."""
         try:
             import onnxruntime
         except ImportError as error:
@@ -106,17 +107,17 @@ class CAMPPlus:
 
 
 def speaker_features(wav: torch.Tensor) -> torch.Tensor:
-    """What CAM++ reads: Kaldi's log-mels, their mean over time removed.
+    """Compute Kaldi's log-mels without their mean, the input of CAM++.
 
     Arguments
     ---------
     wav : torch.Tensor
-        Wave at 16 kHz in -1..1, (T,).
+        Sound (T,) at 16 kHz, within -1 and 1.
 
     Returns
     -------
     features : torch.Tensor
-        (frames, 80), 100 frames per second.
+        Features (F, 80), 100 frames per second.
 
     Example
     -------

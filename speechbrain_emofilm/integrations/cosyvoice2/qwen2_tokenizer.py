@@ -1,4 +1,4 @@
-"""CosyVoice2's text front end: Qwen2's tokenizer and what CosyVoice2 adds."""
+"""CosyVoice2's text front end: Qwen2's tokenizer with additional tokens."""
 
 import unicodedata
 from collections.abc import Callable
@@ -37,16 +37,16 @@ SPECIAL_TOKENS = (
 )
 END_OF_TEXT = "<|endoftext|>"
 END_OF_INSTRUCTION = "<|endofprompt|>"
-#: What Qwen2's tokenizer consists of; transformers needs the first to know it.
+#: Files of Qwen2's tokenizer; transformers recognises it by the first.
 TOKENIZER_FILES = ("config.json", "vocab.json", "merges.txt")
 
 
 class Qwen2TextFrontend:
-    """Text to the tokens of CosyVoice2's language model.
+    """Converter of text to the tokens of CosyVoice2's language model.
 
-    The text is tokenized as a whole and each token given to the word whose
-    letters it holds: word by word, the tokens would be others. An instruction
-    (``"Speak softly.<|endofprompt|>We won."``) belongs to no word.
+    The text is tokenized as a whole, since the tokens of single words would
+    differ; each token is assigned to the word whose letters it holds. An
+    instruction (``"Speak softly.<|endofprompt|>We won."``) belongs to no word.
 
     Arguments
     ---------
@@ -54,20 +54,19 @@ class Qwen2TextFrontend:
         ``CosyVoice-BlankEN`` of a CosyVoice2 snapshot, or another folder with
         ``config.json``, ``vocab.json`` and ``merges.txt``.
     normalizer : callable, optional
-        Rewrites text as it is spoken, str to str; see
+        Function that rewrites text as it is spoken, str to str; see
         :class:`~speechbrain_emofilm.integrations.cosyvoice2.text_normalization.WeTextNormalizer`.
-        A word that becomes several keeps them all, also where their order
-        changes.
+        A word that becomes several words owns them all, whatever their order.
     language : str
-        ``"en"`` or ``"zh"``: what an aligner takes the speech for. The
-        tokenizer reads both, also mixed.
+        Language for aligners, ``"en"`` or ``"zh"``. The tokenizer reads both,
+        also mixed.
 
     Raises
     ------
     FileNotFoundError
-        If the folder is no tokenizer's.
+        If the folder lacks a file of the tokenizer.
     ValueError
-        If its files cannot be read.
+        If the files cannot be read.
 
     Example
     -------
@@ -91,7 +90,7 @@ class Qwen2TextFrontend:
 
     @property
     def vocab_size(self) -> int:
-        """Number of different token ids, the added ones included."""
+        """Number of different token ids, including the additional ones."""
         return len(self._tokenizer)
 
     def encode(self, text: str) -> TextUnits:
@@ -107,7 +106,7 @@ class Qwen2TextFrontend:
         -------
         TextUnits
             ids (list of int), word_of_unit (list of int, -1 = no word) and
-            words (list of str): those of the text, not of the normalised one.
+            words (list of str, of the text before normalisation).
 
         Raises
         ------
@@ -122,8 +121,8 @@ class Qwen2TextFrontend:
             )
         ids, _ = self._tokenize(instruction + mark)
         word_of_unit = [-1] * len(ids)
-        # The tokenizer would compose letters itself, and then lose the
-        # places of the characters behind the first.
+        # Composed here: when the tokenizer composes letters, its offsets
+        # become wrong.
         rewritten = unicodedata.normalize("NFC", self._normalize(spoken))
         new_ids, offsets = self._tokenize(rewritten)
         origin = map_rewritten_words(spoken, rewritten, self._normalize)
@@ -132,7 +131,7 @@ class Qwen2TextFrontend:
         return TextUnits(ids + new_ids, word_of_unit, words)
 
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids, and the characters that each stands for."""
+        """Return token ids and the span of characters of each."""
         tokens = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )
@@ -140,7 +139,7 @@ class Qwen2TextFrontend:
 
 
 def _load(folder: Path):
-    """Read the tokenizer's files and add CosyVoice2's tokens."""
+    """Load the tokenizer and add CosyVoice2's tokens."""
     missing = [n for n in TOKENIZER_FILES if not (folder / n).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -151,7 +150,7 @@ def _load(folder: Path):
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    # Whatever the tokenizers library says: it has no class of errors.
+    # The tokenizers library has no error class of its own.
     except Exception as error:
         raise ValueError(
             f"{folder} has no readable tokenizer "
@@ -159,8 +158,8 @@ def _load(folder: Path):
         ) from error
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{folder} has a tokenizer that does not tell where its tokens "
-            "stand in the text: give the folder CosyVoice-BlankEN of a "
+            f"{folder} has a tokenizer without the positions of its tokens "
+            "in the text: give the folder CosyVoice-BlankEN of a "
             "CosyVoice2-0.5B snapshot."
         )
     tokenizer.add_special_tokens(

@@ -1,4 +1,4 @@
-"""Text as it is spoken: numbers, dates and abbreviations written as words."""
+"""Text normalisation: numbers, dates and abbreviations as words."""
 
 import logging
 import re
@@ -71,7 +71,7 @@ class WeTextNormalizer:
         language = "zh" if any(map(is_ideograph, core)) else "en"
         try:
             spoken = self._normalizers[language].normalize(core)
-        # Some texts have no reading in wetext's grammars, which it asserts.
+        # wetext asserts that its grammars can read the text.
         except (AssertionError, ValueError, RuntimeError, IndexError):
             logger.warning("No normalisation was found for %r.", core)
             return text
