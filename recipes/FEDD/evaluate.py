@@ -36,12 +36,12 @@ from speechbrain_emofilm.dataio.labels import (
     read_word_labels,
 )
 from speechbrain_emofilm.metrics.control import WordEmotionAccuracy
-from speechbrain_emofilm.metrics.diagnosis import diagnose, untested
 from speechbrain_emofilm.metrics.dtw import DynamicTimeWarping, contours
 from speechbrain_emofilm.metrics.emotion_similarity import (
     EmotionDiscrimination,
     EmotionSimilarity,
 )
+from speechbrain_emofilm.metrics.failure_modes import diagnose, untested
 from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
 from speechbrain_emofilm.metrics.monotonicity import IntensityMonotonicity
 from speechbrain_emofilm.metrics.naturalness import PredictedMOS

@@ -4,26 +4,49 @@ Alignments are TextGrids in the layout of the Montreal Forced Aligner (MFA):
 ``<folder>/<speaker>/<utterance>.TextGrid`` with a tier ``words`` in which an
 empty interval is silence. MFA's output folder can be read directly. Aligners
 of this project add a tier ``confidence``: a number from 0 to 1 for each word.
-
-This module is the only one that imports praatio.
 """
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
-from speechbrain_emofilm.dataio.text import same_word, split_words
+from speechbrain_emofilm.dataio.tables import read_text
+from speechbrain_emofilm.dataio.text import letters, split_words
 from speechbrain_emofilm.utils.files import atomic_path
 
 import torch
 
 #: Labels that aligners use for silence.
 SILENCES = frozenset({"", "<eps>", "<sil>", "sil", "sp"})
-#: Label that MFA can be configured to use for words not in its dictionary.
-UNKNOWN_WORD = "<unk>"
+#: Labels that MFA and other aligners write for words missing in the dictionary
+#: and for words in brackets; they may also mark noise.
+UNKNOWN_WORDS = frozenset(
+    {"<unk>", "<oov>", "spn", "<spn>", "[bracketed]", "[laughter]", "<cutoff>"}
+)
+#: Labels of noise, such as ``[laugh]``, ``{LG}`` and ``<noise>``.
+_NOISE = re.compile(r"\[.*\]|\{.*\}|<.*>|spn")
+#: English words that numbers are spoken with.
+_NUMBER_WORDS = frozenset(
+    """a and oh point zero nought one two three four five six seven eight nine
+    ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+    nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred
+    thousand million billion first second third fourth fifth sixth seventh
+    eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth
+    sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth
+    fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth
+    """.split()
+)
 CONFIDENCE_TIER = "confidence"
+#: Factor of the confidence of words whose border had to be guessed.
+DIVIDED_CONFIDENCE = 0.5
+#: Seconds by which intervals may overlap: aligners round times.
+OVERLAP_TOLERANCE = 1e-3
+#: Seconds that a word of no length takes from its neighbour.
+_SHORTEST = 0.01
 
 # Seconds by which an alignment may extend beyond the speech tokens: a
 # tokenizer drops an incomplete last token, an aligner rounds up.
@@ -84,7 +107,9 @@ def find_textgrid(
     )
 
 
-def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
+def read_alignment(
+    path: str | Path, tier: str = "words", duration: float | None = None
+) -> list[Word]:
     """Read the words of a TextGrid (long or short format).
 
     Arguments
@@ -94,12 +119,15 @@ def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
     tier : str
         Name of the tier. MFA writes ``speaker - words`` where a file holds
         several speakers; such a tier is used if it is the only one.
+    duration : float, optional
+        Duration of the recording in seconds, at which words are cut.
 
     Returns
     -------
     list of Word
         Words in order of time, without silence. Their confidence is read
-        from the tier ``confidence``; it is 1 without that tier.
+        from the tier ``confidence``; it is 1 without that tier. A word of no
+        length takes 10 ms from the next one and has confidence 0.
 
     Raises
     ------
@@ -107,8 +135,8 @@ def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
         If there is no such file.
     ValueError
         If the file is not a TextGrid, has no such tier, its intervals
-        overlap or are reversed, or the confidences are not those of its
-        words.
+        overlap or are reversed, a word lies after the recording's end, or
+        the confidences are not those of its words.
 
     Example
     -------
@@ -132,10 +160,29 @@ def read_alignment(path: str | Path, tier: str = "words") -> list[Word]:
         if interval[2].strip().lower() not in SILENCES
     ]
     confidences = _confidences(path, tiers.get(CONFIDENCE_TIER), spoken)
-    return [
+    words = [
         Word(label, start, end, confidence)
         for (start, end, label), confidence in zip(spoken, confidences)
     ]
+    for index, word in enumerate(words):
+        if duration is not None and word.start >= duration:
+            raise ValueError(
+                f"{path}: word {index} ({word.text!r}) begins at "
+                f"{word.start:.3f} s, but the recording ends at "
+                f"{duration:.3f} s: use the alignment of this recording."
+            )
+        if duration is not None and word.end > duration + OVERLAP_TOLERANCE:
+            words[index] = word = replace(word, end=duration)
+        if word.end > word.start:
+            continue
+        end = word.start + _SHORTEST
+        if index + 1 < len(words):
+            following = words[index + 1]
+            end = min(end, (following.start + following.end) / 2)
+            start = max(following.start, end)
+            words[index + 1] = replace(following, start=start)
+        words[index] = replace(word, end=end, confidence=0.0)
+    return words
 
 
 def _confidences(path, tier, spoken) -> list[float]:
@@ -159,7 +206,12 @@ def _confidences(path, tier, spoken) -> list[float]:
 def match_words(
     found: Sequence[Word], text: str, path: str | Path
 ) -> list[Word]:
-    """Check that an alignment matches a text.
+    """Match the words of an alignment to those of a text, by their letters.
+
+    An interval may hold several words of the text ("well-kept",
+    "years'result", "21" for "twenty one") or a part of one ("we" and "'re").
+    Boundaries inside an interval are guessed from the letters. Punctuation
+    and noise such as ``[laugh]``, ``{LG}`` or ``<noise>`` are skipped.
 
     Arguments
     ---------
@@ -173,37 +225,121 @@ def match_words(
     Returns
     -------
     list of Word
-        The words, spelled as in the text. A word that the aligner did not
-        know (``<unk>``) has confidence 0.
+        The words of the text. The confidence of words with guessed times is
+        halved; that of words that the aligner did not know (``<unk>``) is 0.
 
     Raises
     ------
     ValueError
-        If the number or the spelling of the words differs.
+        If the words differ; the message names the first two that do.
 
     Example
     -------
-    >>> match_words([Word("we", 0.0, 0.2)], "We!", "a.TextGrid")
-    [Word(text='We', start=0.0, end=0.2, confidence=1.0)]
+    >>> match_words([Word("well-kept", 0.0, 0.8)], "Well-kept!", "a.TextGrid")
+    [Word(text='Well', start=0.0, end=0.4, confidence=0.5),
+     Word(text='kept', start=0.4, end=0.8, confidence=0.5)]
     """
-    expected = [word.text for word in split_words(text)]
-    if len(found) != len(expected):
+    names = [word.text for word in split_words(text)]
+    # Cost of the best match up to each pair of places, and its steps.
+    best: dict[tuple[int, int], tuple[int, list]] = {(0, 0): (0, [])}
+    reached = (0, 0)
+    for place in (
+        (i, j) for i in range(len(found) + 1) for j in range(len(names) + 1)
+    ):
+        if place not in best:
+            continue
+        cost, steps = best[place]
+        i, j = place
+        if (j, i) > reached[::-1]:
+            reached = place
+        for n_found, n_names, step_cost in _matches(found[i:], names[j:]):
+            after = (i + n_found, j + n_names)
+            if after not in best or cost + step_cost < best[after][0]:
+                best[after] = (cost + step_cost, [*steps, (place, after)])
+    if (len(found), len(names)) not in best:
+        i, j = reached
         raise ValueError(
-            f"{path} has {len(found)} words, but the text {text!r} "
-            f"{len(expected)}: align the utterance again with this text."
+            f"{path}: word {i} is "
+            f"{repr(found[i].text) if i < len(found) else 'missing'}, but "
+            f"{repr(names[j]) if j < len(names) else 'missing'} in the text "
+            f"{text!r} ({len(found)} and {len(names)} words): correct the "
+            "text, or align it again."
         )
-    matched = []
-    for index, (word, name) in enumerate(zip(found, expected)):
-        unknown = word.text == UNKNOWN_WORD
-        if not unknown and not same_word(word.text, name):
-            raise ValueError(
-                f"{path}: word {index} is {word.text!r}, but {name!r} in the "
-                f"text {text!r}: it belongs to another utterance; align this "
-                "one again."
-            )
-        confidence = 0.0 if unknown else word.confidence
-        matched.append(Word(name, word.start, word.end, confidence))
+    matched: list[Word] = []
+    for (i, j), (end, last) in best[len(found), len(names)][1]:
+        if last > j:
+            matched += _divide(found[i:end], names[j:last])
     return matched
+
+
+def _matches(
+    found: Sequence[Word], names: Sequence[str]
+) -> Iterator[tuple[int, int, int]]:
+    """Yield the numbers of first words that match, and the cost."""
+    if not found:
+        return
+    label = found[0].text.strip()
+    if not letters(label) or _NOISE.fullmatch(label):
+        yield 1, 0, 0
+    if names and label.lower() in UNKNOWN_WORDS:
+        yield 1, 1, 3
+    n_found, n_names, left, right = 0, 0, "", ""
+    while not left or left != right:
+        shorter = len(left) <= len(right)
+        if (n_found == len(found)) if shorter else (n_names == len(names)):
+            break
+        if shorter:
+            left += letters(found[n_found].text)
+            n_found += 1
+        else:
+            right += letters(names[n_names])
+            n_names += 1
+        if not (left.startswith(right) or right.startswith(left)):
+            break
+    if left and left == right:
+        yield n_found, n_names, int((n_found, n_names) != (1, 1))
+    # Digits on one side, number words on the other.
+    texts = [word.text for word in found]
+    for number, words in ((texts, names), (names, texts)):
+        if not number or not any(map(str.isdigit, number[0])):
+            continue
+        for count, word in enumerate(words, start=1):
+            parts = [part.text.lower() for part in split_words(word)]
+            if not parts or not _NUMBER_WORDS.issuperset(parts):
+                break
+            yield (1, count, 2) if number is texts else (count, 1, 2)
+
+
+def _divide(found: Sequence[Word], names: Sequence[str]) -> list[Word]:
+    """Divide the time of some intervals among words, by their letters."""
+    sizes = [max(len(letters(word.text)), 1) for word in found]
+    edges = [0, *accumulate(sizes)]
+    wanted = [0, *accumulate(len(letters(name)) for name in names)]
+    scale = edges[-1] / wanted[-1]
+    words = []
+    for name, first, last in zip(names, wanted, wanted[1:]):
+        times, guessed = [], False
+        places = (first * scale, last * scale)
+        begin = bisect_right(edges, places[0] + 1e-9) - 1
+        end = bisect_left(edges, places[1] - 1e-9) - 1
+        for place, index in zip(places, (begin, end)):
+            word = found[index]
+            part = (place - edges[index]) / sizes[index]
+            inside = 1e-9 < part < 1 - 1e-9
+            guessed |= inside
+            times.append(
+                word.start + part * (word.end - word.start)
+                if inside
+                else (word.start, word.end)[round(part)]
+            )
+        confidence = min(word.confidence for word in found[begin : end + 1])
+        labels = {word.text.strip().lower() for word in found[begin : end + 1]}
+        if labels & UNKNOWN_WORDS:
+            confidence = 0.0
+        elif guessed:
+            confidence *= DIVIDED_CONFIDENCE
+        words.append(Word(name, times[0], times[1], confidence))
+    return words
 
 
 def write_alignment(
@@ -244,8 +380,9 @@ def read_tiers(
     Returns
     -------
     dict
-        Tier name to its (start, end, label) intervals, empty labels left
-        out.
+        Tier name to its (start, end, label) intervals in order of time, empty
+        labels left out. Overlaps of up to 1 ms are removed, and times below 0
+        set to 0.
 
     Raises
     ------
@@ -254,35 +391,87 @@ def read_tiers(
     ValueError
         If the file is not a TextGrid.
     """
-    from praatio import textgrid
-
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{path} does not exist: give the path of a TextGrid."
         )
+    tiers: dict[str, list[tuple[float, float, str]]] = {}
+    content = read_text(path)
     try:
-        grid = textgrid.openTextgrid(
-            str(path),
-            includeEmptyIntervals=False,
-            reportingMode="silence",
-            duplicateNamesMode="rename",
-        )
-    except Exception as error:  # praatio raises many types
-        reason = " ".join(str(error).split())  # may have several lines
+        for name, intervals in _parse_textgrid(content):
+            unique, copies = name, 1
+            while unique in tiers:
+                copies += 1
+                unique = f"{name}_{copies}"
+            tiers[unique] = _without_overlaps(intervals)
+    except ValueError as error:
         raise ValueError(
-            f"{path} cannot be read as a TextGrid ({reason}): write it again "
+            f"{path} cannot be read as a TextGrid ({error}): write it again "
             "with the aligner or with Praat."
         ) from error
-    return {
-        tier.name: [tuple(entry) for entry in tier.entries]
-        for tier in grid.tiers
-        if isinstance(tier, textgrid.IntervalTier)
-    }
+    return tiers
+
+
+# Like Praat, read only quoted texts and free-standing numbers: by these, the
+# long and the short format are the same.
+_TOKEN = re.compile(
+    r""""((?:[^"]|"")*)"|(?<!\S)([+-]?[\d.]+(?:[eE][+-]?\d+)?)(?!\S)"""
+)
+
+
+def _parse_textgrid(
+    content: str,
+) -> Iterator[tuple[str, list[tuple[float, float, str]]]]:
+    """Yield the name and the intervals of each interval tier."""
+    tokens = _TOKEN.finditer(content)
+
+    def take(group: int) -> str:
+        token = next(tokens, None)
+        if token is None or token[group] is None:
+            at = token[0] if token else "the end"
+            expected = ("", "a text", "a number")[group]
+            raise ValueError(f"{expected} is missing at {at}")
+        return token[group].replace('""', '"')
+
+    if not take(1).startswith("ooTextFile") or take(1) != "TextGrid":
+        raise ValueError("it does not begin like one")
+    take(2), take(2)
+    for _ in range(int(take(2))):
+        kind, name = take(1), take(1)
+        take(2), take(2)
+        intervals = []
+        for _ in range(int(take(2))):
+            start = float(take(2))
+            end = float(take(2)) if kind == "IntervalTier" else start
+            label = take(1)
+            if label.strip():
+                intervals.append((start, end, label))
+        if kind == "IntervalTier":
+            yield name, intervals
+
+
+def _without_overlaps(
+    intervals: Sequence[tuple[float, float, str]],
+) -> list[tuple[float, float, str]]:
+    """Sort intervals, remove small overlaps and set times below 0 to 0."""
+    moved = []
+    previous = 0.0
+    for start, end, label in sorted(intervals, key=lambda i: i[:2]):
+        if end < start:
+            raise ValueError(f"{label!r} ends before it begins, at {start} s")
+        if moved and start < previous - OVERLAP_TOLERANCE:
+            raise ValueError(
+                f"{label!r} begins at {start} s, inside of {moved[-1][2]!r}"
+            )
+        start = max(start, previous)
+        previous = max(start, end)
+        moved.append((start, previous, label))
+    return moved
 
 
 def write_tiers(
     path: str | Path,
-    tiers: dict[str, Sequence[tuple[float, float, str]]],
+    tiers: Mapping[str, Sequence[tuple[float, float, str]]],
     duration: float,
 ) -> None:
     """Write interval tiers as a long TextGrid.
@@ -291,15 +480,15 @@ def write_tiers(
     ---------
     path : str or Path
         File to write; its folder is created.
-    tiers : dict
-        Tier name to its (start, end, label) intervals in order of time.
+    tiers : mapping
+        Tier name to its (start, end, label) intervals.
     duration : float
         Duration of the utterance, in seconds; extended to the last interval.
 
     Raises
     ------
     ValueError
-        If intervals of a tier overlap or have no length.
+        If intervals of a tier overlap by more than 1 ms or have no length.
     """
     from praatio import textgrid
 
@@ -311,13 +500,13 @@ def write_tiers(
             # Many readers take a line break for the end of a label.
             entries = [
                 (start, end, re.sub(r"\s+", " ", label))
-                for start, end, label in intervals
+                for start, end, label in _without_overlaps(intervals)
             ]
             grid.addTier(textgrid.IntervalTier(name, entries, 0.0, duration))
-    except Exception as error:
+    except Exception as error:  # praatio raises many types
         raise ValueError(
             f"{path} cannot be written as a TextGrid ({error}): give "
-            "intervals in order of time that do not overlap."
+            "intervals with a length that do not overlap."
         ) from error
     with atomic_path(path) as temporary:
         grid.save(str(temporary), "long_textgrid", includeBlankSpaces=True)
@@ -383,8 +572,7 @@ def _check_times(words: Sequence[Word], n_tokens: int, rate: float) -> None:
         )
     previous = 0.0
     for index, word in enumerate(words):
-        # Aligners round times: 1 ms of overlap is accepted.
-        if not previous - 1e-3 <= word.start <= word.end:
+        if not previous - OVERLAP_TOLERANCE <= word.start <= word.end:
             raise ValueError(
                 f"Word {index} ({word.text!r}, {word.start:.3f} to "
                 f"{word.end:.3f} s) is out of order: words must follow each "

@@ -73,8 +73,8 @@ class EmotionFeatureCache:
     path : str or Path
         The file.
     identity : dict, optional
-        Of the extractor in use, see :func:`extractor_identity`; a cache that
-        another one has made is an error.
+        Identity of the extractor in use, see :func:`extractor_identity`; a
+        cache made by another one is an error.
     speakers : mapping, optional
         Utterance id to speaker. If given and the extractor asks for it,
         frames are normalised to mean 0 and variance 1 over all utterances of
@@ -87,7 +87,7 @@ class EmotionFeatureCache:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, no such cache, or of another extractor.
+        If the file is damaged, not a cache, or of another extractor.
 
     Example
     -------
@@ -240,7 +240,7 @@ def write_part(
     path : str or Path
         The cache.
     identity : mapping
-        Of the extractor.
+        Identity of the extractor, see :func:`extractor_identity`.
     features : mapping
         Utterance id to frames (F, D).
     wav_bytes : mapping
@@ -298,7 +298,7 @@ def stored_features(
     path : str or Path
         The cache; neither it nor a part need exist.
     identity : mapping
-        Of the extractor in use.
+        Identity of the extractor in use, see :func:`extractor_identity`.
 
     Raises
     ------
@@ -329,9 +329,9 @@ def merge_parts(
     path : str or Path
         The cache.
     identity : mapping
-        Of the extractor.
+        Identity of the extractor, see :func:`extractor_identity`.
     utterances : collection of str
-        Those to keep.
+        Utterances to keep.
 
     Returns
     -------
@@ -377,14 +377,14 @@ def read_header(path: PathLike) -> tuple[dict[str, Any], dict[str, str]]:
     Returns
     -------
     identity : dict
-        Of the extractor.
+        Identity of the extractor.
     skipped : dict
         Utterance id to the reason why it has no features.
 
     Raises
     ------
     ValueError
-        If the file is damaged or no such cache.
+        If the file is damaged or not a cache.
     """
     with _open(path) as file:
         if "identity" not in file.attrs or "features" not in file:
@@ -431,7 +431,7 @@ def _open(path):
     """Open for reading; raise ValueError if the file is damaged."""
     try:
         return _h5py().File(path, "r")
-    except OSError as error:  # how h5py reports all that is wrong with a file
+    except OSError as error:  # h5py's error for any damage
         raise ValueError(
             f"{path} is truncated or no HDF5 file ({error}): delete it and "
             f"{REMEDY}."

@@ -18,8 +18,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from speechbrain_emofilm.dataio.alignments import (
+    OVERLAP_TOLERANCE,
     SILENCES,
     Word,
     read_tiers,
@@ -49,10 +51,8 @@ class WordLabel:
     ---------
     word : str
         The word.
-    start : float
-        Where it begins, in seconds.
-    end : float
-        Where it ends, in seconds.
+    start, end : float
+        Start and end of the word, in seconds.
     emotion : str or None
         The most likely emotion, None for an unlabelled word.
     probs : dict or None
@@ -60,7 +60,7 @@ class WordLabel:
     intensity : float or None
         0 to 1.
     confidence : float or None
-        How sure the labeler is, 0 to 1.
+        Confidence of the labeler, 0 to 1.
     """
 
     word: str
@@ -81,7 +81,7 @@ class UtteranceLabels:
     words : list of WordLabel
         In order of time.
     source : dict
-        Where the labels come from.
+        Origin of the labels.
     """
 
     words: list[WordLabel]
@@ -158,8 +158,8 @@ def read_word_labels(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file does not keep the contract: one message names the file,
-        the utterance, the word and the correction.
+        If a label is invalid: the message names the file, the utterance, the
+        word and the correction.
 
     Example
     -------
@@ -174,7 +174,7 @@ def read_word_labels(
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} does not hold word labels: it must be an object with "
-            "one entry for each utterance id."
+            "an entry for each utterance id."
         )
     labels = {}
     for utterance, entry in content.items():
@@ -203,7 +203,7 @@ def write_word_labels(
     Raises
     ------
     ValueError
-        If labels do not keep the contract; nothing is written.
+        If a label is invalid; nothing is written.
     """
     content = {}
     for utterance, entry in labels.items():
@@ -230,8 +230,8 @@ def read_label_textgrid(
     Arguments
     ---------
     path : str or Path
-        A TextGrid, as :func:`write_label_textgrid` writes it, perhaps
-        corrected in Praat.
+        A TextGrid written by :func:`write_label_textgrid`, which may have
+        been corrected in Praat.
     emotions : list of str
         The taxonomy.
 
@@ -284,11 +284,11 @@ def write_label_textgrid(
     Arguments
     ---------
     path : str or Path
-        The file to write; its folder is made.
+        File to write; its folder is created.
     labels : UtteranceLabels
         Labels of one utterance.
     duration : float
-        Of the utterance, in seconds.
+        Duration of the utterance, in seconds.
 
     Example
     -------
@@ -299,7 +299,9 @@ def write_label_textgrid(
     >>> read_label_textgrid(path, ["happy"]).words == labels.words
     True
     """
-    tiers = {"words": [], "emotion": [], "intensity": []}
+    tiers: dict[str, list[tuple[float, float, str]]] = {
+        name: [] for name in ("words", "emotion", "intensity")
+    }
     for word in labels.words:
         tiers["words"].append((word.start, word.end, word.word))
         if word.emotion is not None:
@@ -394,7 +396,7 @@ def sentence_labels(
     emotion : str
         The sentence's emotion.
     intensity : float, optional
-        Of every word.
+        Intensity of every word.
 
     Example
     -------
@@ -458,7 +460,7 @@ def check_words(
 def check_labels(
     labels: UtteranceLabels, emotions: Sequence[str], place: str
 ) -> None:
-    """Check that labels keep the contract.
+    """Check the times and values of labels.
 
     Arguments
     ---------
@@ -478,8 +480,7 @@ def check_labels(
     previous = 0.0
     for index, word in enumerate(labels.words):
         where = f"{place}, word {index} ({word.word!r})"
-        # 1 ms of overlap is rounding in an aligner's output.
-        if not previous - 1e-3 <= word.start < word.end:
+        if not previous - OVERLAP_TOLERANCE <= word.start < word.end:
             raise ValueError(
                 f"{where} goes from {word.start} to {word.end} s: words need "
                 f"a length and must follow each other (the last one ends at "
@@ -569,7 +570,7 @@ def _parse_word(item: Mapping, where: str) -> WordLabel:
     )
 
 
-def _number(value: object, where: str) -> float | None:
+def _number(value: Any, where: str) -> float | None:
     """Convert to a number, or None if the value is None."""
     if value is None:
         return None

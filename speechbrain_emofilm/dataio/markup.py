@@ -1,4 +1,4 @@
-"""Marked-up text: which words are to be spoken with which emotion.
+"""Text with marks for the emotion of each word.
 
 ``<happy>We won!</happy> <sad intensity=0.4>but he left.</sad>``
 
@@ -7,8 +7,8 @@
 * ``<happy=0.7 surprise=0.3>...</happy>`` is a mixture. Its weights sum to 1.
 * A mark is closed by ``</>`` or by its first emotion's name, ``</happy>``.
 * Marks hold whole words and do not contain other marks.
-* Words outside of marks are, by the caller's choice, unlabelled (the model
-  speaks them as it likes), neutral, or of any other emotion.
+* Words outside of marks are, by the caller's choice, unlabelled (left to the
+  model), neutral, or of any other emotion.
 * ``&lt;`` and ``&amp;`` write a plain ``<`` and ``&``.
 """
 
@@ -23,11 +23,11 @@ from speechbrain_emofilm.dataio.text import split_words
 
 import torch
 
-#: More words than one utterance can hold. Speech tokens of longer texts
-#: would exceed the memory and the training lengths of the language model.
+#: Maximum number of words: speech tokens of longer texts would exceed the
+#: memory and the training lengths of the language model.
 MAX_WORDS = 400
-#: How far the weights of a mixture may be from a sum of 1, so that three
-#: thirds can be written as 0.33.
+#: Tolerance of the sum of a mixture's weights, so that three thirds can be
+#: written as 0.33.
 SUM_TOLERANCE = 0.02
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -37,14 +37,14 @@ _PIECE = re.compile("|".join([r"<", *_ENTITIES, r"\s+", r"."]), re.DOTALL)
 
 
 class MarkupError(ValueError):
-    """Text whose marks cannot be understood.
+    """Error in the marks of a text.
 
     Arguments
     ---------
     message : str
-        What is wrong and how to correct it.
+        Error and its correction.
     position : int
-        The character (from 0) of the given text at which it is wrong.
+        Character (from 0) of the marked text where the error is.
     """
 
     def __init__(self, message: str, position: int):
@@ -54,7 +54,7 @@ class MarkupError(ValueError):
 
 @dataclass(frozen=True)
 class MarkedWord:
-    """A word and the emotion it is to be spoken with.
+    """A word and its asked emotion.
 
     Arguments
     ---------
@@ -64,11 +64,11 @@ class MarkedWord:
         Weight of each emotion of the taxonomy; they sum to 1, or are all 0
         for an unlabelled word.
     intensity : float or None
-        0 to 1, None if the text does not say.
+        Intensity from 0 to 1, None if the text gives none.
     start : int
-        Its first character in the text without marks.
+        Index of its first character in the text without marks.
     end : int
-        One past its last character.
+        Index after its last character.
     """
 
     word: str
@@ -85,7 +85,7 @@ class MarkedText:
     Arguments
     ---------
     text : str
-        The text without marks, each run of spaces made one space.
+        The text without marks and repeated spaces.
     words : list of MarkedWord
         The words of :func:`~speechbrain_emofilm.dataio.text.split_words`.
     emotions : list of str
@@ -99,19 +99,19 @@ class MarkedText:
     def tensors(
         self, intensity: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The emotions as the model takes them.
+        """Convert the emotions to the model's inputs.
 
         Arguments
         ---------
         intensity : float
-            0 to 1, of words for which the text gives none.
+            Intensity, 0 to 1, of words for which the text gives none.
 
         Returns
         -------
         word_emotions : torch.Tensor
-            (W, K) weights.
+            Weights (W, K).
         word_intensity : torch.Tensor
-            (W,) intensities; where the text gives none `intensity` times
+            Intensities (W,); where the text gives none, `intensity` times
             that of :func:`~speechbrain_emofilm.dataio.labels.full_intensity`.
         """
         word_emotions = torch.tensor([word.probs for word in self.words])
@@ -125,7 +125,7 @@ class MarkedText:
 
 @dataclass(frozen=True)
 class _Mark:
-    """An opening mark: its weights, intensity, name and place."""
+    """An opening mark: its weights, intensity, name and position."""
 
     probs: tuple[float, ...]
     intensity: float | None
@@ -139,19 +139,19 @@ def parse_markup(
     unmarked: str | Mapping[str, float] = "unlabelled",
     max_words: int = MAX_WORDS,
 ) -> MarkedText:
-    """Reads a text with emotion marks.
+    """Parse a text with emotion marks.
 
     Arguments
     ---------
     text : str
         Text with marks, see the module's description.
     emotions : list of str
-        The taxonomy, in the model's order. Capitals do not matter.
+        The taxonomy, in the model's order; case is ignored.
     unmarked : str or dict
-        What words outside of marks are: ``"unlabelled"``, an emotion such as
-        ``"neutral"``, or a mixture (name to weight).
+        Emotion of words outside of marks: ``"unlabelled"``, an emotion such
+        as ``"neutral"``, or a mixture (name to weight).
     max_words : int
-        A longer text is refused.
+        Maximum number of words.
 
     Raises
     ------
@@ -246,13 +246,12 @@ def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
             f"{len(labels)} labels cannot mark the {len(words)} words of "
             f"{text.strip()!r}: give one label for each word."
         )
-    runs = []
+    runs: list[tuple[str, int, int]] = []
     for word, label in zip(words, labels):
-        opening = _write_opening(label)
+        opening, start = _write_opening(label), word.start
         if runs and runs[-1][0] == opening:
-            runs[-1][2] = word.end
-        else:
-            runs.append([opening, word.start, word.end])
+            start = runs.pop()[1]
+        runs.append((opening, start, word.end))
     marked, done = "", 0
     for (opening, start, end), (_, following, _) in zip(
         runs, [*runs[1:], ("", len(text), 0)]
@@ -283,7 +282,7 @@ def _length_before_space(gap: str) -> int:
 
 
 def _write_opening(label: WordLabel) -> str:
-    """Write what stands between ``<`` and ``>``; empty if unlabelled."""
+    """Write the text between ``<`` and ``>``; empty if unlabelled."""
     weights = {name: p for name, p in (label.probs or {}).items() if p}
     if len(weights) > 1:
         opening = " ".join(
@@ -297,7 +296,7 @@ def _write_opening(label: WordLabel) -> str:
 
 
 def _write_number(value: float) -> str:
-    """Write a number in the fewest digits that are read as the same one."""
+    """Write a number with the fewest digits that preserve it."""
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value))
 
@@ -305,7 +304,7 @@ def _write_number(value: float) -> str:
 def _probs_outside(
     emotions: Sequence[str], unmarked: str | Mapping[str, float]
 ) -> tuple[float, ...]:
-    """Weights of a word outside of marks."""
+    """Return the weights of a word outside of marks."""
     if unmarked == "unlabelled":
         return (0.0,) * len(emotions)
     weights = {unmarked: 1.0} if isinstance(unmarked, str) else unmarked
@@ -328,10 +327,10 @@ def _probs_outside(
 def _strip_marks(
     text: str, emotions: Sequence[str]
 ) -> tuple[str, list[_Mark | None], list[int]]:
-    """Takes the marks out of the text.
+    """Remove the marks from a text.
 
-    Returns the clean text and, for each of its characters, the mark around
-    it and its place in the marked text.
+    Return the clean text and, for each of its characters, the mark around it
+    and its position in the marked text.
     """
     clean, marks, sources = [], [], []
     mark, position = None, 0
@@ -373,7 +372,7 @@ def _strip_marks(
 
 
 def _end_of_mark(text: str, position: int) -> int:
-    """Place of the ``>`` of the mark that begins at `position`."""
+    """Find the ``>`` of the mark that begins at `position`."""
     end = text.find(">", position)
     following = text.find("<", position + 1)
     if end < 0 or 0 <= following < end:
@@ -391,7 +390,7 @@ def _check_closing(
     position: int,
     marks: list[_Mark | None],
 ) -> None:
-    """Refuses a closing mark that does not fit the open one."""
+    """Raise MarkupError if a closing mark does not fit the open one."""
     if mark is None:
         raise MarkupError(
             f"</{name}> closes a mark that was never opened. Remove it, or "
@@ -413,7 +412,7 @@ def _check_closing(
 
 
 def _read_mark(body: str, position: int, emotions: Sequence[str]) -> _Mark:
-    """Reads what stands between ``<`` and ``>``."""
+    """Parse the text between ``<`` and ``>``."""
     lowered = [emotion.lower() for emotion in emotions]
     weights, intensity = {}, None
     rest = _ATTRIBUTE.sub("", body).strip()
@@ -456,7 +455,7 @@ def _mixture(
     emotions: Sequence[str],
     position: int,
 ) -> tuple[float, ...]:
-    """Weights of all emotions from those that a mark names."""
+    """Compute the weights of all emotions from those of a mark."""
     if not weights:
         raise MarkupError(
             f"<{body}> names no emotion. Write for example <{emotions[0]} "
@@ -483,7 +482,7 @@ def _mixture(
 
 
 def _read_number(name: str, value: str, position: int) -> float:
-    """Reads a number between 0 and 1."""
+    """Parse a number from 0 to 1."""
     plain = value.strip("\"'")
     if not re.fullmatch(_NUMBER, plain) or not 0 <= float(plain) <= 1:
         raise MarkupError(
@@ -497,7 +496,7 @@ def _read_number(name: str, value: str, position: int) -> float:
 def _unknown_emotion(
     name: str, emotions: Sequence[str], position: int
 ) -> MarkupError:
-    """The error for a name outside of the taxonomy."""
+    """Build the error for a name outside of the taxonomy."""
     close = difflib.get_close_matches(name, emotions, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return MarkupError(

@@ -47,6 +47,11 @@ _CLOSING_QUOTES = '"”'
 _BLANK = r"(?<![\x00-\x1f!-\x7f]) | (?![\x00-\x1f!-\x7f])"
 _DIGITS = "[\\d\u00b9\u2070\u2074-\u2079\u2080-\u2089\u2460-\u2468]+"
 
+_PLAIN = re.compile(r"[A-Za-z\s,.!?;:'\"()\[\]‘’“”…–—-]*")
+_ABBREVIATION = re.compile(
+    r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|Mt|Ave|Rd|Gen|Capt|Lt|Sgt)\."
+)
+
 _SPACES = "[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
 # Joiners of emoji, and what marks a character as one, go with them.
 _EMOJI = (
@@ -88,6 +93,9 @@ class TextNormalizer:
         character, English for any other.
     clean : bool
         Whether to clean the text first, see :func:`clean_text`.
+    sparing : bool
+        Whether to leave text as it is that has English letters and common
+        punctuation only and no abbreviation.
 
     Raises
     ------
@@ -105,7 +113,9 @@ class TextNormalizer:
     '今天是三月十四日。'
     """
 
-    def __init__(self, language: str = "both", clean: bool = True):
+    def __init__(
+        self, language: str = "both", clean: bool = True, sparing: bool = False
+    ):
         if language not in LANGUAGES:
             raise ValueError(
                 f"The language of a TextNormalizer cannot be {language!r}: "
@@ -115,6 +125,7 @@ class TextNormalizer:
             raise _missing("wetext")
         self.language = language
         self.clean = clean
+        self.sparing = sparing
         self._grammars: dict = {}
 
     def __call__(self, text: str) -> str:
@@ -284,7 +295,10 @@ class TextNormalizer:
         The backslashes are undone last. Where they stood between a stop and
         a quotation mark, the original does not see the two as one end.
         """
-        if ("<|" in text and "|>" in text) or not text.strip():
+        as_it_is = "<|" in text and "|>" in text
+        if self.sparing and _PLAIN.fullmatch(text):
+            as_it_is = not _ABBREVIATION.search(text)
+        if as_it_is or not text.strip():
             return [traced] if text.strip() else []
         language = self._language_of(text)
         if self.clean:

@@ -6,7 +6,7 @@ the utterances that could not be read.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -193,12 +193,17 @@ def merge_parts(
         The content of the merged cache.
     """
     stored = stored_tokens(path, tokenizer)
-    tokens, wav_bytes, skipped = (
-        {name: mapping[name] for name in sorted(mapping) if name in utterances}
-        for mapping in (stored.tokens, stored.wav_bytes, stored.skipped)
+
+    def kept(mapping: Mapping) -> dict:
+        return {n: mapping[n] for n in sorted(mapping) if n in utterances}
+
+    merged = SpeechTokenCache(
+        tokenizer,
+        kept(stored.tokens),
+        kept(stored.wav_bytes),
+        kept(stored.skipped),
     )
-    merged = SpeechTokenCache(tokenizer, tokens, wav_bytes, skipped)
-    if sharding.list_parts(path) or len(tokens) < len(stored.tokens):
+    if sharding.list_parts(path) or len(merged.tokens) < len(stored.tokens):
         write_speech_tokens(path, merged)
     sharding.remove_parts(path)
     return merged

@@ -39,8 +39,8 @@ class TextUnits:
     Example
     -------
     >>> units = TextUnits([7, 8, 9], [0, -1, 1], ["we", "won"])
-    >>> len(units.ids) == len(units.word_of_unit)
-    True
+    >>> units.words[units.word_of_unit[2]]
+    'won'
     """
 
     ids: list[int]
@@ -111,6 +111,42 @@ def split_words(text: str) -> list[TextWord]:
         elif inside and start is None:
             start = position
     return words
+
+
+def language_of(text: str) -> str:
+    """Name the language of a text: ``"zh"`` if it has Chinese characters.
+
+    Example
+    -------
+    >>> language_of("We won."), language_of("我们 won.")
+    ('en', 'zh')
+    """
+    return "zh" if any(map(is_ideograph, text)) else "en"
+
+
+def blank_tags(text: str, tags: Sequence[str]) -> str:
+    """Replace tags by spaces, so that no word is found in them.
+
+    Arguments
+    ---------
+    text : str
+        Any text.
+    tags : list of str
+        Tags of a language model, such as ``"[laughter]"``.
+
+    Returns
+    -------
+    str
+        A text of the same length.
+
+    Example
+    -------
+    >>> blank_tags("We [breath] won", ["[breath]"])
+    'We          won'
+    """
+    for tag in tags:
+        text = text.replace(tag, " " * len(tag))
+    return text
 
 
 def word_of_characters(text: str) -> list[int]:
@@ -196,15 +232,15 @@ def map_tokens_to_words(
                 f"Token {token} spans characters {start} to {end}, but the "
                 f"text has {len(text)}: pass the offsets of the same text."
             )
-        shares = {}
+        shares: dict[int, tuple[int, int]] = {}
         for position in range(start, end):
-            letters, marks = shares.get(owner[position], (0, 0))
+            inside, around = shares.get(owner[position], (0, 0))
             shares[owner[position]] = (
-                letters + core[position],
-                marks + (not core[position]),
+                inside + core[position],
+                around + (not core[position]),
             )
         shares.pop(-1, None)
-        token_words.append(max(shares, key=shares.get, default=-1))
+        token_words.append(max(shares, key=shares.__getitem__, default=-1))
     return token_words
 
 
@@ -250,7 +286,7 @@ def map_rewritten_words(
     spoken = [word.text for word in split_words(rewritten)]
     if not words:
         return [-1] * len(spoken)
-    if list(map(_letters, words)) == list(map(_letters, spoken)):
+    if list(map(letters, words)) == list(map(letters, spoken)):
         return list(range(len(words)))
     parts = _parts_with_words(text)
     origin, first = [0] * len(spoken), 0
@@ -282,7 +318,24 @@ def same_word(one: str, other: str) -> bool:
     >>> same_word("Don’t,", "don't")
     True
     """
-    return _letters(one) == _letters(other)
+    return letters(one) == letters(other)
+
+
+def letters(word: str) -> str:
+    """Reduce a word to its letters and digits, in lower case.
+
+    Arguments
+    ---------
+    word : str
+        A word.
+
+    Example
+    -------
+    >>> letters("Don’t,")
+    'dont'
+    """
+    folded = unicodedata.normalize("NFKC", word).casefold()
+    return "".join(c for c in folded if unicodedata.category(c)[0] in "LNM")
 
 
 def is_ideograph(character: str) -> bool:
@@ -365,10 +418,10 @@ def _map_parts(
         return [0] * len(spoken)
     read, readers = [], []
     for index, part in enumerate(parts):
-        own = [_letters(word.text) for word in split_words(rewrite(part))]
+        own = [letters(word.text) for word in split_words(rewrite(part))]
         read += own
         readers += [index] * len(own)
-    matched = _match(read, [_letters(word) for word in spoken])
+    matched = _match(read, [letters(word) for word in spoken])
     owners = [None if i is None else readers[i] for i in matched]
     found = set(owners)
     for start, end in _gaps(owners):
@@ -419,8 +472,3 @@ def _share(
     sizes = torch.tensor([len(word) for word in spoken])
     middles = (sizes.cumsum(0) - sizes / 2) / sizes.sum()
     return [sharing[i] for i in torch.searchsorted(ends, middles).tolist()]
-
-
-def _letters(word: str) -> str:
-    folded = unicodedata.normalize("NFKC", word).casefold()
-    return "".join(c for c in folded if unicodedata.category(c)[0] in "LNM")

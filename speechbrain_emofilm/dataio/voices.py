@@ -179,9 +179,9 @@ def read_voices(path: PathLike) -> dict[str, Voice]:
     transcripts = json.loads(header.get("transcripts", "{}"))
     return {
         name: Voice(
-            *(tensors[f"{name}.{part}"] for part in _PARTS),
-            sources.get(name),
-            transcripts.get(name),
+            **{part: tensors[f"{name}.{part}"] for part in _PARTS},
+            source=sources.get(name),
+            transcript=transcripts.get(name),
         )
         for name in names
     }

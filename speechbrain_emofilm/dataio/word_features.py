@@ -32,7 +32,8 @@ def aligned_words(
     utterance : str
         Utterance id.
     item : mapping
-        Manifest entry of the utterance, with ``speaker`` and ``text``.
+        Manifest entry of the utterance, with ``speaker``, ``text`` and, if
+        known, ``duration`` in seconds, at which words are cut.
 
     Returns
     -------
@@ -48,7 +49,8 @@ def aligned_words(
         text.
     """
     path = find_textgrid(alignment_folder, utterance, item["speaker"])
-    words = match_words(read_alignment(path), item["text"], path)
+    timed = read_alignment(path, duration=item.get("duration"))
+    words = match_words(timed, item["text"], path)
     if not words:
         raise ValueError(f"{path} has no words: leave the utterance out.")
     return words
@@ -128,8 +130,9 @@ def word_timing(words: Sequence[Word]) -> torch.Tensor:
 
     Example
     -------
-    >>> word_timing([Word("a", 0.0, 0.1), Word("one", 0.1, 0.4)]).shape
-    torch.Size([2, 2])
+    >>> word_timing([Word("a", 0.0, 0.1), Word("one", 0.1, 0.4)])
+    tensor([[-1.8052,  1.2435],
+            [ 0.3921,  1.2435]])
     """
     duration = torch.tensor(
         [max(word.end - word.start, _SHORTEST) for word in words]

@@ -1,7 +1,7 @@
 """Names what evaluate.py's figures show to be wrong with a model."""
 
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
-from speechbrain_emofilm.metrics.diagnosis import signatures
+from speechbrain_emofilm.metrics.failure_modes import signatures
 from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
 
 import numpy as np

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
-from speechbrain_emofilm.dataio.text import END_OF_INSTRUCTION, TextUnits
+from speechbrain_emofilm.dataio.text import (
+    END_OF_INSTRUCTION,
+    TextUnits,
+    language_of,
+)
 from speechbrain_emofilm.dataio.voices import (
     Voice,
     read_voices,
@@ -76,6 +80,9 @@ class EmoFiLMSynthesizer(TrainedModel):
       :class:`~speechbrain_emofilm.inference.token_to_wav.TokenToWav`;
     * ``emotions``: list of the emotions in the taxonomy;
     * ``text_frontend``: ``encode(text) -> TextUnits``, with ``language``;
+    * ``text_normalizer`` (optional): a
+      :class:`~speechbrain_emofilm.dataio.normalization.TextNormalizer`, for a
+      front end that does not normalise text itself;
     * ``generation`` (optional): arguments of ``CosyVoice2LM.generate``, such
       as ``sampler``, ``min_ratio`` and ``max_ratio``;
     * ``aligner`` (optional): ``align(wav, sample_rate, text, language) ->
@@ -117,6 +124,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         super().__init__(*args, **kwargs)
         self.emotions = list(self.hparams.emotions)
         self.text_frontend = self.hparams.text_frontend
+        self._normalizer = getattr(self.hparams, "text_normalizer", None)
         self.prompting = getattr(self.hparams, "prompting", "cross_lingual")
         self._generation = dict(getattr(self.hparams, "generation", {}))
         self._aligner = getattr(self.hparams, "aligner", None)
@@ -342,6 +350,8 @@ class EmoFiLMSynthesizer(TrainedModel):
         """Convert a text to units and word emotions; refuse invalid ones."""
         instruction, _, text = text.rpartition(END_OF_INSTRUCTION)
         marked = parse_markup(text, self.emotions, unmarked)
+        if self._normalizer is not None:
+            marked = self._normalizer.normalize_words(marked)
         units = self.text_frontend.encode(marked.text)
         if len(units.words) != len(marked.words):
             raise ValueError(
@@ -452,7 +462,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                     wav,
                     sample_rate,
                     " ".join(names),
-                    self.text_frontend.language,
+                    language_of(request.marked.text),
                 )
             except ValueError as error:  # an unreadable word or sound
                 logger.warning("Word times are proportional: %s", error)
@@ -518,7 +528,7 @@ def proportional_times(
 
 def _installed_aligner(text_frontend):
     """Create the PocketSphinx aligner, for English and if installed."""
-    if text_frontend.language != "en" or not importlib.util.find_spec(
+    if text_frontend.language == "zh" or not importlib.util.find_spec(
         "pocketsphinx"
     ):
         return None

@@ -37,19 +37,14 @@ class DistillMOS:
 
     @torch.inference_mode()
     def predict(self, wavs: Sequence, sample_rate: int = 24000) -> list[float]:
-        """Predict the scores of utterances.
+        """Predict the scores, 1 to 5, of utterances.
 
         Arguments
         ---------
         wavs : sequence of torch.Tensor or numpy.ndarray
             Sounds (T,), within -1 and 1.
         sample_rate : int
-            Sample rate of the sounds, in Hz.
-
-        Returns
-        -------
-        list of float
-            Scores from 1 to 5.
+            Sample rate in Hz.
         """
         scores = []
         for wav in wavs:

@@ -105,7 +105,8 @@ class Cues:
         for _ in CUE_AXES:
             code, level = divmod(code, CUE_LEVELS)
             levels.append(level if level < 2 else -1)
-        return cls(*reversed(levels))
+        contour, tempo, pitch, loudness = levels
+        return cls(loudness, pitch, tempo, contour)
 
     def write(self, word: str) -> str:
         """Spell a word with these cues (the inverse of :func:`read_cues`).
@@ -144,7 +145,7 @@ def read_cues(
     Arguments
     ---------
     token : str
-        A token between spaces, e.g. ``"SOOOO!"``.
+        A token between spaces, such as ``"SOOOO!"``.
     is_word : callable, optional
         Function that checks whether a spelling is a word, to distinguish
         stretched double letters (``goooood``) from single ones (``sooooo``).
@@ -277,12 +278,8 @@ class HibariTextFrontend:
     -------
     >>> frontend = HibariTextFrontend()
     >>> units = frontend.encode("We WON.")
-    >>> units.words
-    ['We', 'won']
-    >>> len(units.ids) == len(units.word_of_unit)
-    True
-    >>> max(units.ids) < frontend.vocab_size
-    True
+    >>> units.words, units.word_of_unit, frontend.vocab_size
+    (['We', 'won'], [0, 0, 0, 1, 1, 1, 1, 1, 1], 4192)
     """
 
     language = "en"

@@ -24,9 +24,7 @@ SAMPLE_RATE = 16000
 N_FFT, HOP, N_MELS = 400, 160, 40
 WINDOW, STEP = 160, 77  # frames of a window, and from one to the next
 DIM = 256
-LEVEL = 10 ** (
-    -30 / 20
-)  # minimum RMS level, to which quiet speech is amplified
+LEVEL = 10 ** (-30 / 20)  # RMS to which quieter speech is amplified
 
 
 class Resemblyzer(nn.Module):
@@ -86,7 +84,7 @@ class Resemblyzer(nn.Module):
         Arguments
         ---------
         wavs : sequence of torch.Tensor
-            Waves at 16 kHz in -1..1, (T_i,).
+            Sounds (T_i,) at 16 kHz, within -1 and 1.
 
         Returns
         -------
@@ -102,8 +100,11 @@ class Resemblyzer(nn.Module):
             return torch.full((DIM,), torch.nan, device=wav.device)
         mel = self._mel(wav * max(1.0, float(LEVEL / level)))
         # Windows overlap by half; the last must be at least 3/4 full.
-        starts = range(0, len(mel), STEP)
-        starts = [s for s in starts if s == 0 or len(mel) - s > 0.75 * WINDOW]
+        starts = [
+            start
+            for start in range(0, len(mel), STEP)
+            if start == 0 or len(mel) - start > 0.75 * WINDOW
+        ]
         padded = F.pad(mel, (0, 0, 0, starts[-1] + WINDOW))
         windows = torch.stack([padded[s : s + WINDOW] for s in starts])
         _, (hidden, _) = self.lstm(windows)

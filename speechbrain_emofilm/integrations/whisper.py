@@ -60,7 +60,7 @@ class FasterWhisperASR:
         try:
             from faster_whisper import WhisperModel
 
-            model = model or bundled_model()
+            folder = model or bundled_model()
         except ImportError as error:
             raise ImportError(
                 f"Speech recognition needs the package {error.name}: "
@@ -70,7 +70,7 @@ class FasterWhisperASR:
         self._model = Guarded(
             partial(
                 WhisperModel,
-                str(model),
+                str(folder),
                 device=device,
                 compute_type=compute_type,
                 cpu_threads=cpu_threads,

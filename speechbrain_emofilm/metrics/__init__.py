@@ -1,1 +1,1 @@
-"""Measures of synthesised speech."""
+"""Metrics of synthesised speech and of word labels."""

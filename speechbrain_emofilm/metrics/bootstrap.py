@@ -1,45 +1,8 @@
-"""Confidence intervals of statistics over utterances."""
+"""Bootstrap confidence intervals of statistics over utterances."""
 
 from collections.abc import Callable
 
 import numpy as np
-
-
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    sums: np.ndarray,
-    n_samples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % interval of a statistic of utterances, by resampling them.
-
-    Arguments
-    ---------
-    statistic : callable
-        Of the sums over utterances (..., D), gives the statistic (...).
-    sums : numpy.ndarray
-        What each utterance adds (U, D).
-    n_samples : int
-        Number of resamplings.
-    seed : int
-        Seed of the resampling.
-
-    Returns
-    -------
-    low : float
-        2.5 % quantile.
-    high : float
-        97.5 % quantile.
-
-    Example
-    -------
-    >>> bootstrap_interval(share, np.array([[3, 4], [4, 4]]))
-    (0.75, 1.0)
-    """
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(sums), size=(n_samples, len(sums)))
-    low, high = np.quantile(statistic(sums[chosen].sum(1)), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def estimate(
@@ -49,25 +12,26 @@ def estimate(
     n_samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """A statistic of all utterances with its 95 % interval.
+    """Compute a statistic of all utterances with its 95 % interval.
 
     Arguments
     ---------
     name : str
-        What to call the statistic.
+        Name of the statistic.
     statistic : callable
-        Of the sums over utterances (..., D), gives the statistic (...).
+        Function from sums over utterances (..., D) to the statistic (...).
     sums : numpy.ndarray
-        What each utterance adds (U, D).
+        Contribution of each utterance to the sums (U, D).
     n_samples : int
-        Number of resamplings.
+        Number of bootstrap samples.
     seed : int
-        Seed of the resampling.
+        Seed of the bootstrap.
 
     Returns
     -------
     dict
-        The statistic under its name, and the bounds ``low`` and ``high``.
+        The statistic under its name, and the bounds ``low`` (2.5 % quantile)
+        and ``high`` (97.5 %) of its interval.
 
     Raises
     ------
@@ -81,12 +45,15 @@ def estimate(
     """
     if len(sums) == 0:
         raise ValueError("No utterance was measured: append some first.")
-    low, high = bootstrap_interval(statistic, sums, n_samples, seed)
-    return {name: float(statistic(sums.sum(0))), "low": low, "high": high}
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(len(sums), size=(n_samples, len(sums)))
+    low, high = np.quantile(statistic(sums[chosen].sum(1)), [0.025, 0.975])
+    value = float(statistic(sums.sum(0)))
+    return {name: value, "low": float(low), "high": float(high)}
 
 
 def share(sums: np.ndarray) -> np.ndarray:
-    """First column over second; 0 where nothing was counted.
+    """Divide the first column by the second; 0 where nothing was counted.
 
     Arguments
     ---------
@@ -96,7 +63,7 @@ def share(sums: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        (...).
+        Shares (...).
 
     Example
     -------
@@ -107,7 +74,7 @@ def share(sums: np.ndarray) -> np.ndarray:
 
 
 def correlation(sums: np.ndarray) -> np.ndarray:
-    """Correlation of two centred variables; 0 where one does not vary.
+    """Correlate two centred variables; 0 where one does not vary.
 
     Arguments
     ---------
@@ -117,7 +84,7 @@ def correlation(sums: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        (...).
+        Correlations (...).
 
     Example
     -------

@@ -31,46 +31,13 @@ class ConditionEffect(RowStats):
 
     All scores are in nats per speech token.
 
-    Arguments
-    ---------
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
-
     Example
     -------
-    >>> from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
-    >>> from speechbrain_emofilm.lobes.efilm import EFiLM, EmotionEncoder, FiLM
-    >>> qwen2 = dict(
-    ...     vocab_size=40,
-    ...     hidden_size=16,
-    ...     intermediate_size=32,
-    ...     num_hidden_layers=1,
-    ...     num_attention_heads=2,
-    ...     num_key_value_heads=1,
-    ... )
-    >>> model = EmotionConditionedLM(
-    ...     CosyVoice2LM(qwen2, speech_token_size=27),
-    ...     EFiLM(EmotionEncoder(5, dim=8), FiLM(8, 16)),
-    ... )
     >>> effect = ConditionEffect()
-    >>> effect.append(
-    ...     ["a", "b"],
-    ...     model.eval(),
-    ...     ConditionedLMInputs(
-    ...         text_tokens=torch.randint(40, (2, 6)),
-    ...         text_lens=torch.tensor([1.0, 0.5]),
-    ...         word_of_token=torch.arange(6).div(2).long().repeat(2, 1),
-    ...         speech_tokens=torch.randint(27, (2, 4)),
-    ...         speech_lens=torch.tensor([1.0, 0.75]),
-    ...         word_of_speech=torch.tensor([[0, 1, 2, -1], [0, 0, 0, 0]]),
-    ...         word_emotions=torch.eye(5)[torch.tensor([[0, 1, 2], [4] * 3])],
-    ...         word_intensity=torch.ones(2, 3),
-    ...     ),
-    ... )
-    >>> effect.values()["condition_effect"]  # the model is untrained
-    0.0
+    >>> effect.add_row("a", speech_loss=6.0, speech_loss_n=2.0)
+    >>> effect.add_row("b", speech_loss=2.0, speech_loss_n=2.0)
+    >>> effect.values()
+    {'speech_loss': 2.0}
     """
 
     def append(
@@ -79,7 +46,7 @@ class ConditionEffect(RowStats):
         model: EmotionConditionedLM,
         inputs: ConditionedLMInputs,
     ) -> None:
-        """Add a batch.
+        """Add a batch of utterances.
 
         Arguments
         ---------
@@ -160,7 +127,7 @@ class ConditionEffect(RowStats):
         for index, utterance in enumerate(ids):
             self.add_row(utterance, **{k: v[index] for k, v in columns.items()})
 
-    def figures(self) -> dict:
+    def results(self) -> dict:
         """Compute the means over the speech tokens.
 
         Returns
@@ -186,9 +153,9 @@ class ConditionEffect(RowStats):
             Scores by name; those that are None are left out.
         """
         return {
-            name: figure[name]
-            for name, figure in self.figures().items()
-            if figure[name] is not None
+            name: estimate[name]
+            for name, estimate in self.results().items()
+            if estimate[name] is not None
         }
 
     def _mean_over_tokens(self, name):
@@ -210,17 +177,16 @@ def other_emotions(
     Arguments
     ---------
     word_emotions : torch.Tensor
-        Distributions over the emotions, all zeros for unlabelled words,
-        shape (B, W, K).
+        Weights of the emotions (B, W, K), all 0 for unlabelled words.
     word_intensity : torch.Tensor
-        0 to 1, shape (B, W).
+        Intensities (B, W), 0 to 1.
 
     Returns
     -------
     emotions : torch.Tensor
-        Shape (B, W, K); unlabelled words remain so.
+        Weights (B, W, K); unlabelled words remain so.
     intensity : torch.Tensor
-        Intensities exchanged along with the emotions, shape (B, W).
+        Intensities (B, W), exchanged along with the emotions.
 
     Example
     -------
@@ -248,13 +214,12 @@ def beside_switch(word_emotions: torch.Tensor) -> torch.Tensor:
     Arguments
     ---------
     word_emotions : torch.Tensor
-        Distributions over the emotions, all zeros for unlabelled words,
-        shape (B, W, K).
+        Weights of the emotions (B, W, K), all 0 for unlabelled words.
 
     Returns
     -------
     torch.Tensor
-        Bool, shape (B, W).
+        Bool (B, W).
 
     Example
     -------

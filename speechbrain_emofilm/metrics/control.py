@@ -1,9 +1,9 @@
-"""Does each word's prosody change as asked?
+"""Word-level control: do prosody and emotion of each word change as asked?
 
-All measures compare a reading with the same speaker's neutral reading of the
-same sentence. What was asked comes with the words, as numbers; nothing here
-knows what an emotion sounds like. An utterance that cannot be aligned counts
-as one that did nothing of what was asked; it is never left out.
+All metrics compare a reading with the same speaker's neutral reading of the
+sentence. The asked changes are given with the words; nothing here knows what
+an emotion sounds like. An utterance that cannot be aligned counts as one that
+did nothing as asked; it is never left out.
 """
 
 import json
@@ -23,26 +23,25 @@ from speechbrain_emofilm.utils.files import atomic_path
 import numpy as np
 
 TRANSITION_THRESHOLDS = {"f0": 0.1, "energy": 1.5, "duration": 0.1}
-"""Smallest asked change that a transition is tested for: in log F0, dB and
-log duration. Below it the direction is not audible."""
+"""Smallest asked change (log F0, dB, log duration) for which a transition is
+tested; the direction of smaller ones is inaudible."""
 
 
 class NeutralBaseline:
-    """The neutral reading that other readings of a sentence are compared to.
+    """Neutral reading to which other readings of a sentence are compared.
 
     Arguments
     ---------
     wav : numpy.ndarray or torch.Tensor
-        Its sound (T,).
+        Sound (T,).
     sample_rate : int
-        Samples per second.
+        Sample rate in Hz.
     text : str
-        The sentence.
+        Text of the sentence.
     aligner : object
-        Has ``align(wav, sample_rate, text) -> list of Word``, which raises
-        an error where it fails.
+        Aligner with ``align(wav, sample_rate, text) -> list of Word``.
     words : sequence, optional
-        The words' true times, if known (``start`` and ``end`` in seconds);
+        True times of the words (``start`` and ``end`` in seconds), if known;
         by default the aligner finds them.
     """
 
@@ -53,28 +52,28 @@ class NeutralBaseline:
         self.track = prosody_track(wav, sample_rate)
 
     def change(self, wav, sample_rate: int) -> np.ndarray:
-        """Measures how each word of a reading differs from this one.
+        """Measure how each word of another reading differs from this one.
 
         Arguments
         ---------
         wav : numpy.ndarray or torch.Tensor
             Sound (T,) of the other reading.
         sample_rate : int
-            Samples per second.
+            Sample rate in Hz.
 
         Returns
         -------
         numpy.ndarray
-            Changes (W, 6): see
+            Changes (W, 6), see
             :func:`~speechbrain_emofilm.processing.prosody.prosody_change`.
 
         Raises
         ------
         AlignmentError
-            If the reading does not hold the sentence's words.
+            If the words of the sentence are not found in the reading.
         """
-        # The words are carried over from this reading, more precisely than
-        # an aligner finds them; it is asked only whether they are there.
+        # The aligner only checks that the words are there: their times are
+        # carried over from the neutral reading, which is more precise.
         self.aligner.align(wav, sample_rate, self.text)
         return prosody_change(
             self.track, self.words, prosody_track(wav, sample_rate)
@@ -82,17 +81,15 @@ class NeutralBaseline:
 
 
 class WordProsodyControl(RowStats):
-    """Asked against measured change of each word's F0, energy and duration.
+    """Compare asked and measured changes of F0, energy and duration by word.
 
     Arguments
     ---------
     thresholds : dict
-        The dimensions to measure, each with the least asked change at which
+        Dimensions to measure, each with the smallest asked change for which
         a transition is tested.
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
+    **bootstrap
+        ``n_samples`` and ``seed``, see :class:`RowStats`.
 
     Example
     -------
@@ -114,14 +111,13 @@ class WordProsodyControl(RowStats):
     def __init__(
         self,
         thresholds: Mapping[str, float] = TRANSITION_THRESHOLDS,
-        n_samples: int = 1000,
-        seed: int = 0,
+        **bootstrap: int,
     ):
         self.thresholds = dict(thresholds)
-        super().__init__(n_samples, seed)
+        super().__init__(**bootstrap)
 
     def clear(self) -> None:
-        """Forgets all utterances."""
+        """Forget all utterances."""
         super().clear()
         self._products: list[np.ndarray] = []
         self._transitions: list[np.ndarray] = []
@@ -132,18 +128,18 @@ class WordProsodyControl(RowStats):
         words: Sequence[Mapping],
         change: np.ndarray | None,
     ) -> None:
-        """Adds an utterance.
+        """Add an utterance.
 
         Arguments
         ---------
         utterance : str
-            Its id.
+            Utterance id.
         words : sequence of dict
-            Each word's ``emotion`` and, for every dimension, the asked
-            change: ``f0`` (log ratio), ``energy`` (dB), ``duration`` (log
-            ratio, positive when longer).
+            ``emotion`` of each word and the asked change in each dimension:
+            ``f0`` (log ratio), ``energy`` (dB), ``duration`` (log ratio,
+            positive when longer).
         change : numpy.ndarray or None
-            The measured changes (W, 6); None if the alignment failed.
+            Measured changes (W, 6); None if the alignment failed.
 
         Raises
         ------
@@ -171,7 +167,7 @@ class WordProsodyControl(RowStats):
             self.add_failure(utterance, "not aligned", **row)
 
     def _row(self, products, moves) -> dict:
-        """Columns of an utterance: correlation and transitions."""
+        """Return the columns of an utterance: correlation and transitions."""
         row = {}
         for name, sums, (right, tested) in zip(
             self.thresholds, products, moves.astype(int).tolist()
@@ -183,13 +179,13 @@ class WordProsodyControl(RowStats):
 
     @staticmethod
     def _sums_of_products(asked, measured) -> np.ndarray:
-        """(D, 3): sums of xx, xy and yy, the utterance's means removed."""
+        """Sum xx, xy and yy (D, 3) after removing the utterance's means."""
         x = asked - asked.mean(0)
         y = measured - measured.mean(0)
         return np.stack([(x * x).sum(0), (x * y).sum(0), (y * y).sum(0)], 1)
 
     def _moves(self, emotions, asked, measured) -> np.ndarray:
-        """(D, 2): transitions that move as asked, transitions tested."""
+        """Count transitions that move as asked and all tested (D, 2)."""
         runs = [
             [index for index, _ in run]
             for _, run in groupby(enumerate(emotions), key=lambda e: e[1])
@@ -203,17 +199,17 @@ class WordProsodyControl(RowStats):
             moves += np.stack([tested & (wanted * got > 0), tested], 1)
         return moves
 
-    def figures(self) -> dict:
-        """Control of each dimension, utterances that failed included.
+    def results(self) -> dict:
+        """Compute the control of each dimension, failures included.
 
         Returns
         -------
         dict
             For each dimension the within-utterance ``correlation`` of asked
-            and measured change; ``transitions_as_asked``: the ``share`` of
-            switches of emotion at which a dimension moves in the asked
-            direction, over all dimensions and for each; both with the
-            bounds ``low`` and ``high`` of the 95 % interval.
+            and measured changes; ``transitions_as_asked``: the ``share`` of
+            emotion switches at which a dimension moves in the asked
+            direction, over all dimensions and for each; all with the bounds
+            ``low`` and ``high`` of the 95 % interval.
         """
         products = np.stack(self._products)
         moves = np.stack(self._transitions)
@@ -237,19 +233,18 @@ class WordProsodyControl(RowStats):
 
 
 class WordEmotionClassifier:
-    """Tells a word's emotion from how it differs from a neutral reading.
+    """Classify a word's emotion by its change from a neutral reading.
 
-    A perceptron with one hidden layer on the six changes of prosody. It is
-    meant to be trained on natural words only and to judge synthetic ones.
+    A perceptron with one hidden layer on the six changes of prosody. Train it
+    on natural words only, to judge synthetic ones.
 
     Arguments
     ---------
     emotions : sequence of str
-        Names of the classes.
+        Names of the K classes.
     weights : dict
-        ``mean`` and ``scale`` of the changes (6,), and the layers'
-        ``weight_0`` (6, H), ``bias_0`` (H,), ``weight_1`` (H, K) and
-        ``bias_1`` (K,).
+        ``mean`` and ``scale`` of the changes (6,), ``weight_0`` (6, H),
+        ``bias_0`` (H,), ``weight_1`` (H, K) and ``bias_1`` (K,).
     """
 
     def __init__(
@@ -267,25 +262,25 @@ class WordEmotionClassifier:
         alpha: float = 1.0,
         seed: int = 0,
     ) -> "WordEmotionClassifier":
-        """Trains a classifier.
+        """Train a classifier.
 
         Arguments
         ---------
         changes : numpy.ndarray
             Changes of natural words (N, 6).
         emotions : sequence of str
-            Their emotions (N,).
+            Emotions of these words (N,).
         hidden : int
-            Size of the hidden layer.
+            Size H of the hidden layer.
         alpha : float
             Weight decay.
         seed : int
-            Of the initialisation.
+            Seed of the initialisation.
 
         Raises
         ------
         ValueError
-            If there are not two emotions at least.
+            If there are fewer than two emotions.
         """
         from sklearn.neural_network import MLPClassifier
 
@@ -314,7 +309,7 @@ class WordEmotionClassifier:
         return cls(model.classes_.tolist(), weights)
 
     def probabilities(self, changes: np.ndarray) -> np.ndarray:
-        """Probabilities of the emotions.
+        """Compute the probabilities of the emotions.
 
         Arguments
         ---------
@@ -324,7 +319,7 @@ class WordEmotionClassifier:
         Returns
         -------
         numpy.ndarray
-            (W, K).
+            Probabilities (W, K).
         """
         w = self.weights
         x = (np.asarray(changes) - w["mean"]) / w["scale"]
@@ -334,28 +329,23 @@ class WordEmotionClassifier:
         return odds / odds.sum(1, keepdims=True)
 
     def predict(self, changes: np.ndarray) -> list[str]:
-        """Most probable emotion of each word.
+        """Return the most probable emotion of each word.
 
         Arguments
         ---------
         changes : numpy.ndarray
             Changes of words (W, 6).
-
-        Returns
-        -------
-        list of str
-            (W,).
         """
         best = self.probabilities(changes).argmax(1)
         return [self.emotions[index] for index in best]
 
     def save(self, path: str | Path) -> None:
-        """Writes the classifier as a safetensors file.
+        """Write the classifier as a safetensors file.
 
         Arguments
         ---------
         path : str or Path
-            The file.
+            File to write.
         """
         from safetensors.numpy import save_file
 
@@ -369,12 +359,12 @@ class WordEmotionClassifier:
 
     @classmethod
     def load(cls, path: str | Path) -> "WordEmotionClassifier":
-        """Reads a classifier.
+        """Read a classifier.
 
         Arguments
         ---------
         path : str or Path
-            A file that :meth:`save` wrote.
+            File written by :meth:`save`.
 
         Raises
         ------
@@ -393,57 +383,15 @@ class WordEmotionClassifier:
         return cls(emotions, weights)
 
 
-def cross_validated_predictions(
-    changes: np.ndarray,
-    emotions: Sequence[str],
-    sentences: Sequence[str],
-    n_folds: int = 5,
-    **fit_options,
-) -> list[str]:
-    """Predicts each word with a classifier that never saw its sentence.
-
-    Arguments
-    ---------
-    changes : numpy.ndarray
-        Changes of natural words (N, 6).
-    emotions : sequence of str
-        Their emotions (N,).
-    sentences : sequence of str
-        The sentence of each word (N,).
-    n_folds : int
-        Number of parts the sentences are split into.
-    **fit_options
-        Passed to :meth:`WordEmotionClassifier.fit`.
-
-    Returns
-    -------
-    list of str
-        Predicted emotions (N,).
-    """
-    from sklearn.model_selection import GroupKFold
-
-    emotions = np.asarray(emotions)
-    predicted = np.empty_like(emotions)
-    folds = GroupKFold(n_folds).split(changes, groups=sentences)
-    for train, test in folds:
-        classifier = WordEmotionClassifier.fit(
-            changes[train], emotions[train], **fit_options
-        )
-        predicted[test] = classifier.predict(changes[test])
-    return predicted.tolist()
-
-
 class WordEmotionAccuracy(RowStats):
-    """Share of words whose emotion a classifier recognises.
+    """Compute the share of words whose emotion a classifier recognises.
 
     Arguments
     ---------
     emotions : sequence of str
-        The emotions, in the order of the confusion matrix.
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
+        Emotions in the order of the confusion matrix.
+    **bootstrap
+        ``n_samples`` and ``seed``, see :class:`RowStats`.
 
     Example
     -------
@@ -456,14 +404,12 @@ class WordEmotionAccuracy(RowStats):
     [[0, 1, 1], [0, 1, 1]]
     """
 
-    def __init__(
-        self, emotions: Sequence[str], n_samples: int = 1000, seed: int = 0
-    ):
+    def __init__(self, emotions: Sequence[str], **bootstrap: int):
         self.emotions = list(emotions)
-        super().__init__(n_samples, seed)
+        super().__init__(**bootstrap)
 
     def clear(self) -> None:
-        """Forgets all utterances."""
+        """Forget all utterances."""
         super().clear()
         size = len(self.emotions)
         self.confusion = np.zeros((size, size + 1), dtype=int)
@@ -474,16 +420,16 @@ class WordEmotionAccuracy(RowStats):
         asked: Sequence[str],
         predicted: Sequence[str] | None,
     ) -> None:
-        """Adds an utterance.
+        """Add an utterance.
 
         Arguments
         ---------
         utterance : str
-            Its id.
+            Utterance id.
         asked : sequence of str
-            The emotion each word was to have.
+            Emotion asked of each word.
         predicted : sequence of str or None
-            The emotion recognised; None if the alignment failed.
+            Emotion recognised in each word; None if the alignment failed.
 
         Raises
         ------
@@ -515,8 +461,8 @@ class WordEmotionAccuracy(RowStats):
             )
         return self.emotions.index(emotion)
 
-    def figures(self) -> dict:
-        """Accuracy, utterances that failed included.
+    def results(self) -> dict:
+        """Compute the accuracy, failures included.
 
         Returns
         -------

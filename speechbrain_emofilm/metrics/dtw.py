@@ -1,16 +1,15 @@
 """Dynamic time warping between synthesised and reference speech.
 
 All pairs of a batch are warped at once: the cells of an anti-diagonal depend
-on the two before it only, so that one step serves the whole diagonal of every
-pair. The classic steps are taken, each with weight 1, as ``dtw-python``'s
-``symmetric1`` and ``librosa.sequence.dtw`` do.
+only on the two before it, so that each step computes a whole diagonal of every
+pair. The three classic steps have weight 1, as in ``dtw-python``'s
+``symmetric1`` and ``librosa.sequence.dtw``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechbrain_emofilm.metrics.emotion_similarity import check_pairs
-from speechbrain_emofilm.metrics.row_stats import RowStats
+from speechbrain_emofilm.metrics.emotion_similarity import FeaturePairStats
 from speechbrain_emofilm.processing.prosody import FRAME_RATE, ProsodyTrack
 
 import numpy as np
@@ -29,7 +28,7 @@ class DTWOutput:
     cost : torch.Tensor
         Sum of the distances along the path (B,).
     path_length : torch.Tensor
-        Number of its cells (B,).
+        Number of cells of the path (B,).
     """
 
     cost: torch.Tensor
@@ -48,7 +47,7 @@ def dtw(
     target_lens: torch.Tensor | None = None,
     distance: str = "cosine",
 ) -> DTWOutput:
-    """Warps pairs of utterances.
+    """Warp pairs of utterances.
 
     Arguments
     ---------
@@ -61,13 +60,13 @@ def dtw(
     target_lens : torch.Tensor, optional
         Relative lengths (B,).
     distance : str
-        Of two frames: "cosine" (1 - cosine) or "euclidean".
+        Distance of two frames, "cosine" (1 - cosine) or "euclidean".
 
     Returns
     -------
     DTWOutput
-        In float64; a path over features that are not finite costs NaN or
-        infinity.
+        Paths in float64; the cost is NaN or infinity if features are not
+        finite.
 
     Raises
     ------
@@ -118,7 +117,7 @@ def dtw(
 
 
 def _frames(features, lens):
-    """Number of frames of each utterance (B,)."""
+    """Count the frames of each utterance (B,)."""
     size = features.shape[1]
     if lens is None:
         lens = torch.ones(len(features), device=features.device)
@@ -126,7 +125,7 @@ def _frames(features, lens):
 
 
 def _distances(a, b, distance):
-    """Distances of all frames of each pair (B, F, G), in float64."""
+    """Compute the distances of all frames (B, F, G), in float64."""
     a, b = a.detach().double(), b.detach().double()
     if distance == "cosine":
         a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
@@ -138,31 +137,29 @@ def _distances(a, b, distance):
         )
     scale = a.square().sum(-1).unsqueeze(2) + b.square().sum(-1).unsqueeze(1)
     square = scale - 2 * a @ b.mT
-    # Rounding leaves something where the frames are equal; its root shows.
+    # The root would amplify the rounding error of equal frames.
     return torch.where(square < 1e-13 * scale, 0.0, square).sqrt()
 
 
 def _skew(distances):
-    """Shifts row i by i, so that column k holds the cells of diagonal k."""
+    """Shift row i by i, so that column k holds the cells of diagonal k."""
     batch, n, m = distances.shape
     padded = F.pad(distances, (0, n), value=torch.inf)
     return padded.flatten(1)[:, : n * (n + m - 1)].view(batch, n, n + m - 1)
 
 
-class DynamicTimeWarping(RowStats):
+class DynamicTimeWarping(FeaturePairStats):
     """DTW between synthesised and reference features, raw and normalised.
 
-    Raw costs grow with the utterance's length and the feature's scale; the
-    normalised ones are means along the path.
+    Raw costs grow with the utterance's length and the feature's scale;
+    normalised costs are means along the path.
 
     Arguments
     ---------
     distances : sequence of str
-        Of :data:`DISTANCES`.
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
+        Some of :data:`DISTANCES`.
+    **bootstrap
+        ``n_samples`` and ``seed``, see :class:`RowStats`.
 
     Example
     -------
@@ -176,57 +173,26 @@ class DynamicTimeWarping(RowStats):
     def __init__(
         self,
         distances: Sequence[str] = DISTANCES,
-        n_samples: int = 1000,
-        seed: int = 0,
+        **bootstrap: int,
     ):
-        super().__init__(n_samples, seed)
+        super().__init__(**bootstrap)
         self.distances = list(distances)
 
-    def append(
-        self,
-        ids: Sequence[str],
-        predict: torch.Tensor,
-        target: torch.Tensor,
-        predict_lens: torch.Tensor | None = None,
-        target_lens: torch.Tensor | None = None,
-    ) -> None:
-        """Adds utterances.
-
-        Arguments
-        ---------
-        ids : sequence of str
-            Utterance ids.
-        predict : torch.Tensor
-            Frame features of synthesised speech (B, F, D).
-        target : torch.Tensor
-            Those of the reference (B, G, D).
-        predict_lens : torch.Tensor, optional
-            Relative lengths (B,).
-        target_lens : torch.Tensor, optional
-            Relative lengths (B,).
-
-        Raises
-        ------
-        ValueError
-            If the numbers of ids, utterances or feature dimensions differ.
-        """
-        check_pairs(ids, predict, target)
+    def _compare(self, predict, target, predict_lens, target_lens):
         outputs = {
             name: dtw(predict, target, predict_lens, target_lens, name)
             for name in self.distances
         }
-        for index, utterance in enumerate(ids):
+        for index in range(len(predict)):
             row = {}
             for name, output in outputs.items():
                 row[f"dtw_{name}"] = float(output.cost[index])
                 row[f"dtw_{name}_normalized"] = float(output.normalized[index])
-            if np.isfinite(list(row.values())).all():
-                self.add_row(utterance, **row)
-            else:
-                self.add_failure(utterance, "features not finite")
+            finite = np.isfinite(list(row.values())).all()
+            yield row if finite else "features not finite"
 
-    def figures(self) -> dict:
-        """Mean costs.
+    def results(self) -> dict:
+        """Compute the mean costs.
 
         Returns
         -------
@@ -234,11 +200,11 @@ class DynamicTimeWarping(RowStats):
             For each distance ``dtw`` and ``normalized`` with their bounds
             (``low``, ``high``; ``normalized_low``, ``normalized_high``).
         """
-        figures = {}
+        results = {}
         for name in self.distances:
             raw = self.mean(f"dtw_{name}")
             normalized = self.mean(f"dtw_{name}_normalized")
-            figures[name] = {
+            results[name] = {
                 "dtw": raw[f"dtw_{name}"],
                 "low": raw["low"],
                 "high": raw["high"],
@@ -246,27 +212,28 @@ class DynamicTimeWarping(RowStats):
                 "normalized_low": normalized["low"],
                 "normalized_high": normalized["high"],
             }
-        return figures
+        return results
 
 
 def contours(
     track: ProsodyTrack, frame_rate: int = 50
 ) -> dict[str, torch.Tensor]:
-    """F0 and energy of an utterance, to be warped.
+    """Extract the F0 and energy contours of an utterance for DTW.
 
     Arguments
     ---------
     track : ProsodyTrack
-        From :func:`~speechbrain_emofilm.processing.prosody.prosody_track`.
+        Prosody, from
+        :func:`~speechbrain_emofilm.processing.prosody.prosody_track`.
     frame_rate : int
-        Frames per second, of which 200 are a multiple.
+        Frames per second, a divisor of 200.
 
     Returns
     -------
     dict
-        ``f0`` (1, T, 1) in semitones above 1 Hz, joined by straight lines
-        where unvoiced, and ``energy`` (1, T, 1) in dB. Without any voice
-        ``f0`` is not a number.
+        ``f0`` (1, T, 1) in semitones above 1 Hz, interpolated linearly where
+        unvoiced (NaN for an unvoiced utterance), and ``energy`` (1, T, 1) in
+        dB.
 
     Example
     -------

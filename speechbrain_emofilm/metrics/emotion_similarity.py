@@ -1,14 +1,15 @@
-"""Similarity of emotion features: Emo SIM, and what it does not see.
+"""Similarity of emotion features: Emo SIM and emotion discrimination.
 
 Emo SIM is the cosine of two utterances' mean frame features, times 100. It
-rewards the right words in the right voice, whatever the emotion: a neutral
-reading scores above 90 beside another emotion. So it is reported for each
-emotion, beside discrimination: whether speech lies nearer to the asked
+rewards the right words in the right voice whatever the emotion: a neutral
+reading scores above 90 against another emotion. It is therefore reported for
+each emotion, alongside discrimination: whether speech is nearer to the asked
 emotion than to the other emotions of the same sentence and speaker.
 """
 
 from collections.abc import Mapping, Sequence
 
+from speechbrain_emofilm.metrics.bootstrap import share
 from speechbrain_emofilm.metrics.row_stats import RowStats
 
 import torch
@@ -18,7 +19,7 @@ from speechbrain.dataio.dataio import length_to_mask
 def mean_frame_features(
     features: torch.Tensor, lens: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean of each utterance's frames.
+    """Average the frames of each utterance.
 
     Arguments
     ---------
@@ -30,7 +31,7 @@ def mean_frame_features(
     Returns
     -------
     torch.Tensor
-        (B, D), float64; not a number where an utterance has no frame.
+        Means (B, D), float64; NaN for an utterance without frames.
 
     Example
     -------
@@ -44,41 +45,34 @@ def mean_frame_features(
         return features.mean(1)
     frames = torch.round(lens.detach().float().cpu() * n_frames)
     mask = length_to_mask(frames, max_len=n_frames).bool().unsqueeze(-1)
-    # Zero times what stands in the padding need not be zero.
+    # The padding may hold NaN or infinity, which times 0 is not 0.
     return features.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
 
 
 def unusable(vector: torch.Tensor) -> str | None:
-    """Why a mean feature cannot be compared; None if it can.
+    """Tell why a mean feature cannot be compared; None if it can.
 
     Arguments
     ---------
     vector : torch.Tensor
-        (D,).
+        Mean feature (D,).
+
+    Example
+    -------
+    >>> unusable(torch.zeros(2)), unusable(torch.ones(2))
+    ('silent', None)
     """
     if not torch.isfinite(vector).all():
         return "not finite"
     return None if vector.any() else "silent"
 
 
-class EmotionSimilarity(RowStats):
-    """Emo SIM: cosine of mean frame features, times 100.
+class FeaturePairStats(RowStats):
+    """Base class of metrics that compare speech with a reference.
 
-    Arguments
-    ---------
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
-
-    Example
-    -------
-    >>> similarity = EmotionSimilarity()
-    >>> features = torch.rand(2, 10, 4)
-    >>> similarity.append(["a", "b"], features, features, emotions=["sad"] * 2)
-    >>> summary = similarity.summarize()
-    >>> round(summary["emo_sim"], 6), summary["by_emotion"]["sad"]["measured"]
-    (100.0, 2)
+    A subclass implements ``_compare(predict, target, predict_lens,
+    target_lens)``, which yields for each utterance the columns of its row, or
+    the reason why there are none.
     """
 
     def append(
@@ -90,7 +84,7 @@ class EmotionSimilarity(RowStats):
         target_lens: torch.Tensor | None = None,
         emotions: Sequence[str] | None = None,
     ) -> None:
-        """Adds utterances.
+        """Add utterances.
 
         Arguments
         ---------
@@ -99,44 +93,71 @@ class EmotionSimilarity(RowStats):
         predict : torch.Tensor
             Frame features of synthesised speech (B, F, D).
         target : torch.Tensor
-            Those of the reference (B, G, D).
+            Frame features of the reference (B, G, D).
         predict_lens : torch.Tensor, optional
             Relative lengths (B,).
         target_lens : torch.Tensor, optional
             Relative lengths (B,).
         emotions : sequence of str, optional
-            The asked emotion of each, for the breakdown.
+            Asked emotion of each utterance, kept in its row.
 
         Raises
         ------
         ValueError
             If the numbers of ids, utterances or feature dimensions differ.
         """
-        check_pairs(ids, predict, target, emotions)
+        columns = [{"emotion": emotion} for emotion in emotions or ()]
+        if emotions is None:
+            columns = [{} for _ in ids]
+        sizes = {len(ids), len(predict), len(target), len(columns)}
+        if len(sizes) != 1 or predict.shape[2:] != target.shape[2:]:
+            raise ValueError(
+                f"{len(ids)} ids, features {tuple(predict.shape)} and "
+                f"references {tuple(target.shape)}: give one of each for "
+                "every id, with the same features."
+            )
+        found = self._compare(predict, target, predict_lens, target_lens)
+        for utterance, known, row in zip(ids, columns, found):
+            if isinstance(row, str):
+                self.add_failure(utterance, row, **known)
+            else:
+                self.add_row(utterance, **known, **row)
+
+
+class EmotionSimilarity(FeaturePairStats):
+    """Emo SIM: cosine of mean frame features, times 100.
+
+    Example
+    -------
+    >>> similarity = EmotionSimilarity()
+    >>> features = torch.rand(2, 10, 4)
+    >>> similarity.append(["a", "b"], features, features, emotions=["sad"] * 2)
+    >>> summary = similarity.summarize()
+    >>> round(summary["emo_sim"], 6), summary["by_emotion"]["sad"]["measured"]
+    (100.0, 2)
+    """
+
+    def _compare(self, predict, target, predict_lens, target_lens):
         predict = mean_frame_features(predict, predict_lens)
         target = mean_frame_features(target, target_lens)
-        emotions = emotions or [""] * len(ids)
-        for utterance, a, b, emotion in zip(ids, predict, target, emotions):
+        for a, b in zip(predict, target):
             reasons = {"speech": unusable(a), "reference": unusable(b)}
             bad = [f"{name} {why}" for name, why in reasons.items() if why]
-            if bad:
-                self.add_failure(utterance, ", ".join(bad), emotion=emotion)
-                continue
             cosine = float(torch.cosine_similarity(a, b, dim=0))
-            self.add_row(utterance, emotion=emotion, emo_sim=100 * cosine)
+            yield ", ".join(bad) or {"emo_sim": 100 * cosine}
 
-    def figures(self) -> dict:
-        """Emo SIM of all, and of each emotion.
+    def results(self) -> dict:
+        """Compute Emo SIM of all utterances and of each emotion.
 
         Returns
         -------
         dict
-            ``emo_sim`` with ``low`` and ``high``; ``by_emotion``: the same,
-            with how many were ``measured``.
+            ``emo_sim`` with ``low`` and ``high``; ``by_emotion``: the same
+            for each emotion, with the number of utterances ``measured``.
         """
-        groups = {}
+        groups: dict[str, list[dict]] = {}
         for row in self.measured_rows():
-            groups.setdefault(row["emotion"], []).append(row)
+            groups.setdefault(row.get("emotion", ""), []).append(row)
         return {
             **self.mean("emo_sim"),
             "by_emotion": {
@@ -148,14 +169,7 @@ class EmotionSimilarity(RowStats):
 
 
 class EmotionDiscrimination(RowStats):
-    """Is speech nearest to the asked emotion among those of its sentence?
-
-    Arguments
-    ---------
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
+    """Check that speech is nearest to the asked emotion of its sentence.
 
     Example
     -------
@@ -178,7 +192,7 @@ class EmotionDiscrimination(RowStats):
         asked: Sequence[str],
         predict_lens: torch.Tensor | None = None,
     ) -> None:
-        """Adds utterances.
+        """Add utterances.
 
         Arguments
         ---------
@@ -187,10 +201,10 @@ class EmotionDiscrimination(RowStats):
         predict : torch.Tensor
             Frame features of synthesised speech (B, F, D).
         candidates : sequence of dict
-            For each utterance, the mean frame feature (D,) of the same
-            sentence by the same speaker, by name (its emotion).
+            For each utterance, emotion to mean frame feature (D,) of the
+            same sentence by the same speaker.
         asked : sequence of str
-            The name of the candidate that each should be nearest to.
+            Emotion of the candidate that should be nearest.
         predict_lens : torch.Tensor, optional
             Relative lengths (B,).
 
@@ -212,7 +226,7 @@ class EmotionDiscrimination(RowStats):
             self._add(utterance, mean, references, name)
 
     def _add(self, utterance, mean, references, asked) -> None:
-        """Adds one utterance by its mean feature."""
+        """Add one utterance by its mean feature."""
         references = {
             name: vector.double().cpu()
             for name, vector in references.items()
@@ -229,7 +243,7 @@ class EmotionDiscrimination(RowStats):
             for name, vector in references.items()
         }
         right = similarity.pop(asked)
-        rival = max(similarity, key=similarity.get)
+        rival = max(similarity, key=similarity.__getitem__)
         margin = right - similarity[rival]
         self.add_row(
             utterance,
@@ -240,16 +254,16 @@ class EmotionDiscrimination(RowStats):
             chance=1 / len(references),
         )
 
-    def figures(self) -> dict:
-        """Accuracy and margin; what is missing counts as wrong.
+    def results(self) -> dict:
+        """Compute accuracy and margin; failures count as wrong.
 
         Returns
         -------
         dict
             ``accuracy`` with ``low`` and ``high``, over all utterances;
-            ``margin``, by which the asked emotion is nearer than the best of
-            the others, in points of Emo SIM; ``chance``; ``nearest``: asked
-            emotion to the counts of the nearest ones.
+            ``margin``, Emo SIM to the asked emotion minus that to the
+            nearest other one; ``chance``, the accuracy of random choices;
+            ``nearest``: asked emotion to counts of the nearest emotion.
         """
         rows = self.measured_rows()
         hits = [[row.get("accuracy", 0.0), 1.0] for row in self.rows]
@@ -258,47 +272,8 @@ class EmotionDiscrimination(RowStats):
             counts = nearest.setdefault(row["emotion"], {})
             counts[row["nearest"]] = counts.get(row["nearest"], 0) + 1
         return {
-            **self.estimate("accuracy", _hit_rate, hits),
+            **self.estimate("accuracy", share, hits),
             "margin": self.mean("margin"),
             "chance": self.mean("chance")["chance"],
             "nearest": nearest,
         }
-
-
-def _hit_rate(sums):
-    return sums[..., 0] / sums[..., 1]
-
-
-def check_pairs(
-    ids: Sequence[str],
-    predict: torch.Tensor,
-    target: torch.Tensor,
-    emotions: Sequence[str] | None = None,
-) -> None:
-    """Refuses batches that do not belong together.
-
-    Arguments
-    ---------
-    ids : sequence of str
-        Utterance ids.
-    predict : torch.Tensor
-        Features (B, F, D).
-    target : torch.Tensor
-        Features (B, G, D).
-    emotions : sequence of str, optional
-        One for each.
-
-    Raises
-    ------
-    ValueError
-        If the numbers of ids, utterances or feature dimensions differ.
-    """
-    sizes = {len(ids), len(predict), len(target)}
-    if emotions is not None:
-        sizes.add(len(emotions))
-    if len(sizes) != 1 or predict.shape[2:] != target.shape[2:]:
-        raise ValueError(
-            f"{len(ids)} ids, features {tuple(predict.shape)} and references "
-            f"{tuple(target.shape)}: give one of each for every id, with the "
-            "same features."
-        )

@@ -1,12 +1,10 @@
-"""Word and character error rate, repeats and truncations of speech."""
+"""Word and character error rates, repeats and truncations of speech."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
-from speechbrain_emofilm.metrics.row_stats import write_csv
+from speechbrain_emofilm.metrics.row_stats import SummaryFiles
 
 import numpy as np
 from speechbrain.utils.metric_stats import ErrorRateStats
@@ -22,11 +20,10 @@ def _whisper_normalizer():
 
 
 def normalize_english(text: str) -> list[str]:
-    """Words of a text, spelled in one way.
+    """Split a text into words, normalised as Whisper does.
 
-    Whisper's own normalisation, the field's usual one: no case, punctuation
-    or hesitations, contractions expanded, and numbers in digits, so that
-    "fifty" and "50" are equal.
+    Case, punctuation and hesitations are dropped, contractions expanded and
+    numbers written in digits, so that "fifty" equals "50".
 
     Arguments
     ---------
@@ -43,21 +40,21 @@ def normalize_english(text: str) -> list[str]:
 
 
 def repeated_words(words: Sequence[str], longest: int = 4) -> int:
-    """Counts words that say again what was said just before.
+    """Count the words of immediate repeats.
 
     Arguments
     ---------
     words : sequence of str
         Words in order.
     longest : int
-        Words in a row that a repeat may have.
+        Maximum number of words in a repeat.
 
     Example
     -------
     >>> repeated_words("we won we won the the game".split())
     3
     """
-    words, count, place = list(words), 0, 1
+    count, place = 0, 1
     while place < len(words):
         for n in range(min(longest, place), 0, -1):
             if words[place : place + n] == words[place - n : place]:
@@ -70,12 +67,12 @@ def repeated_words(words: Sequence[str], longest: int = 4) -> int:
 
 
 def missing_at_end(alignment: Sequence[tuple]) -> int:
-    """Counts the words that are missing at the end.
+    """Count the words that are missing at the end.
 
     Arguments
     ---------
     alignment : sequence of tuple
-        SpeechBrain's, of operations and places.
+        Operations and positions, from SpeechBrain's edit distance.
 
     Example
     -------
@@ -90,18 +87,18 @@ def missing_at_end(alignment: Sequence[tuple]) -> int:
     return count
 
 
-class WordErrorRate:
-    """Word error rate, with its parts and an interval; and what it hides.
+class WordErrorRate(SummaryFiles):
+    """Word error rate with its parts and interval, repeats and truncations.
 
-    It is not capped: a recogniser that babbles can err in more words than
-    were spoken, and the insertions show it. Nothing recognised counts as
-    every word deleted. Repeats and truncations, which language models that
-    speak are prone to, are counted in words and utterances.
+    The rate is not capped: a recogniser can insert more words than were
+    spoken. If nothing is recognised, every word counts as deleted. Repeats and
+    truncations, to which speech language models are prone, are counted in
+    words and utterances.
 
     Arguments
     ---------
     normalize : callable
-        Makes a list of words of a text; applied to both sides.
+        Function from a text to a list of words, applied to both sides.
     n_samples : int
         Number of bootstrap samples.
     seed : int
@@ -126,6 +123,7 @@ class WordErrorRate:
         self.bootstrap = {"n_samples": n_samples, "seed": seed}
         self.stats = ErrorRateStats()
         self.character_stats = ErrorRateStats()
+        self.rows = []
 
     def append(
         self,
@@ -133,22 +131,22 @@ class WordErrorRate:
         recognised: Sequence[str],
         references: Sequence[str],
     ) -> None:
-        """Adds utterances.
+        """Add utterances.
 
         Arguments
         ---------
         ids : sequence of str
             Utterance ids.
         recognised : sequence of str
-            What the recogniser wrote.
+            Recognised texts.
         references : sequence of str
-            What was to be said.
+            Texts that were to be spoken.
 
         Raises
         ------
         ValueError
-            If a reference has no word, nothing was recognised because there
-            was no recogniser, or the numbers of texts differ.
+            If a reference has no word, a recognised text is None for lack of
+            a recogniser, or the numbers of texts differ.
         """
         if not len(ids) == len(recognised) == len(references):
             raise ValueError(
@@ -174,18 +172,14 @@ class WordErrorRate:
             [list(" ".join(hypothesis)) for hypothesis in hypotheses],
             [list(" ".join(reference)) for reference in words],
         )
-
-    @property
-    def rows(self) -> list[dict]:
-        """One dict for each utterance: its errors in words."""
-        rows = []
+        done = len(self.rows)
         for score, characters in zip(
-            self.stats.scores, self.character_stats.scores
+            self.stats.scores[done:], self.character_stats.scores[done:]
         ):
             hypothesis = score["hyp_tokens"]
             reference = score["ref_tokens"]
             repeated = repeated_words(hypothesis) - repeated_words(reference)
-            rows.append(
+            self.rows.append(
                 {
                     "id": score["key"],
                     "wer": score["num_edits"] / score["num_ref_tokens"],
@@ -199,49 +193,23 @@ class WordErrorRate:
                     "words_missing_at_end": missing_at_end(score["alignment"]),
                 }
             )
-        return rows
-
-    def write_stats(self, filestream, verbose: bool = False) -> None:
-        """Writes the summary as JSON.
-
-        Arguments
-        ---------
-        filestream : file-like object
-            Where to write it.
-        verbose : bool
-            Also print it.
-        """
-        text = json.dumps(self.summarize(), indent=1)
-        filestream.write(text + "\n")
-        if verbose:
-            print(text)
-
-    def write_rows(self, path: str | Path) -> None:
-        """Writes a CSV file, one row per utterance.
-
-        Arguments
-        ---------
-        path : str or Path
-            The file.
-        """
-        write_csv(path, self.rows)
 
     def above(self, other: "WordErrorRate") -> dict[str, float]:
-        """How much higher the rate is than another system's.
+        """Compute how far the rate is above another system's.
 
-        Both have the same utterances, which are resampled in pairs: what
-        makes a sentence hard is no difference between systems.
+        Utterances are resampled in pairs, since the difficulty of a sentence
+        is no difference between systems.
 
         Arguments
         ---------
         other : WordErrorRate
-            Of the other system.
+            Rate of the other system, of the same utterances.
 
         Returns
         -------
         dict
-            ``difference``, below 0 where the other one errs more, with the
-            bounds ``low`` and ``high`` of its 95 % interval.
+            ``difference``, below 0 if the other system has more errors, with
+            the bounds ``low`` and ``high`` of its 95 % interval.
 
         Raises
         ------
@@ -269,16 +237,21 @@ class WordErrorRate:
         ]
         return estimate("difference", share, np.array(sums), **self.bootstrap)
 
-    def summarize(self) -> dict:
-        """Summary of the utterances so far, as fractions of their words.
+    def summarize(self, field: str | None = None):
+        """Summarize the utterances so far, as fractions of their words.
+
+        Arguments
+        ---------
+        field : str, optional
+            Entry to return; by default all.
 
         Returns
         -------
-        dict
+        dict or object
             ``wer`` with the bounds ``low`` and ``high`` of its 95 %
             interval; ``insertions``, ``deletions`` and ``substitutions``,
-            which add up to it; ``cer``, that of characters; ``repeats`` and
-            ``truncations``: the numbers of ``words`` said twice or missing
+            which add up to it; ``cer``, the character error rate; ``repeats``
+            and ``truncations``: the numbers of ``words`` repeated or missing
             at the end, and of ``utterances`` with any; the numbers of
             ``words`` and ``utterances``.
 
@@ -290,8 +263,9 @@ class WordErrorRate:
         scores = self.stats.scores
         if not scores:
             raise ValueError("No utterance was measured: append some first.")
-        edits = np.array(
-            [[s["num_edits"], s["num_ref_tokens"]] for s in scores]
+        edits, characters = (
+            np.array([[s["num_edits"], s["num_ref_tokens"]] for s in stats])
+            for stats in (scores, self.character_stats.scores)
         )
         words = int(edits[:, 1].sum())
         parts = {
@@ -299,13 +273,7 @@ class WordErrorRate:
             for name in ("insertions", "deletions", "substitutions")
         }
         rows = self.rows
-        characters = np.array(
-            [
-                [s["num_edits"], s["num_ref_tokens"]]
-                for s in self.character_stats.scores
-            ]
-        )
-        return {
+        summary = {
             **estimate("wer", share, edits, **self.bootstrap),
             **parts,
             "cer": estimate("cer", share, characters, **self.bootstrap),
@@ -314,9 +282,10 @@ class WordErrorRate:
             "words": words,
             "utterances": len(scores),
         }
+        return summary if field is None else summary[field]
 
 
 def _occurrences(rows: Sequence[dict], column: str) -> dict[str, int]:
-    """How many words, in how many utterances."""
+    """Count the words of a column, and the utterances with any."""
     counts = [row[column] for row in rows]
     return {"words": sum(counts), "utterances": sum(c > 0 for c in counts)}

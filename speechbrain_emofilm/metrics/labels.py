@@ -1,7 +1,6 @@
-"""How good are the labels of words?
+"""Quality of word labels, compared with the truth word by word.
 
-Labels are compared with the truth, word by word, whatever made them. The
-words' times may differ, since labels may stand on an aligner's times.
+The words' times may differ, since labels may use an aligner's times.
 """
 
 from collections import Counter
@@ -14,19 +13,19 @@ from speechbrain_emofilm.dataio.labels import UtteranceLabels, check_words
 import numpy as np
 from speechbrain.utils.EDER import EDER
 
-#: Seconds between the predictions that the emotion diarization error compares.
+#: Time step of the emotion diarization error, in seconds.
 EDER_STRIDE = 0.01
 
 
 class WordLabelMetrics:
-    """Compares labels with the truth, utterance by utterance.
+    """Compare labels with the truth, utterance by utterance.
 
     Arguments
     ---------
     emotions : list of str
         The taxonomy.
     n_bins : int
-        Bins of the expected calibration error.
+        Number of bins of the expected calibration error.
 
     Example
     -------
@@ -59,18 +58,16 @@ class WordLabelMetrics:
         truth: UtteranceLabels,
         labels: UtteranceLabels,
     ) -> None:
-        """Adds an utterance.
+        """Add an utterance.
 
         Arguments
         ---------
         utterance : str
-            Its id.
+            Utterance id.
         truth : UtteranceLabels
-            What is true of its words.
+            True labels.
         labels : UtteranceLabels
-            What is to be judged. Where there are probabilities, the most
-            likely emotion counts; a word without an emotion counts as
-            wrong.
+            Labels to judge. A word without an emotion counts as wrong.
 
         Raises
         ------
@@ -101,17 +98,17 @@ class WordLabelMetrics:
         return -1 if emotion is None else self.emotions.index(emotion)
 
     def _words(self, name, dtype=None):
-        """A column of all words; NaN where a number is unknown."""
+        """Collect a column of all words; NaN for unknown numbers."""
         values = [value for row in self.rows for value in row[name]]
         return np.array(values, dtype)
 
     def confusion(self) -> np.ndarray:
-        """Counts of words, true emotion by labelled one.
+        """Count words by true and labelled emotion.
 
         Returns
         -------
         numpy.ndarray
-            (K, K + 1); the last column counts unlabelled words.
+            Counts (K, K + 1); the last column is of unlabelled words.
         """
         n_emotions = len(self.emotions)
         counts = np.zeros((n_emotions, n_emotions + 1), dtype=int)
@@ -119,20 +116,20 @@ class WordLabelMetrics:
         return counts
 
     def summarize(self) -> dict:
-        """Summary of the utterances so far.
+        """Summarize the utterances so far.
 
         Returns
         -------
         dict
             ``accuracy``, ``macro_f1``, ``intensity_correlation`` (Pearson,
             over all words with an intensity; None where it does not vary),
-            ``intensity_correlation_emotional`` (the same over the words that
-            are truly emotional), ``ece``, ``eder``, ``boundary_error_ms``
-            (median and 90th percentile over the true changes of emotion that
-            have a labelled one near), ``missed_boundaries`` (share of those
-            that have none), ``unlabelled`` (share of words), ``majority``
-            (share of the truth's most frequent emotion), and the numbers of
-            ``words`` and ``utterances``.
+            ``intensity_correlation_emotional`` (over the truly emotional
+            words), ``ece``, ``eder``, ``boundary_error_ms`` (median and 90th
+            percentile over the true changes of emotion near a labelled one),
+            ``missed_boundaries`` (share of the other true changes),
+            ``unlabelled`` (share of words), ``majority`` (share of the most
+            frequent true emotion), and the numbers of ``words`` and
+            ``utterances``.
 
         Raises
         ------
@@ -178,7 +175,7 @@ class WordLabelMetrics:
 
 
 def macro_f1(truth: np.ndarray, found: np.ndarray, n_classes: int) -> float:
-    """Mean F1 over the classes that occur in the truth or in the labels.
+    """Average F1 over the classes that occur in the truth or the labels.
 
     Arguments
     ---------
@@ -206,21 +203,21 @@ def macro_f1(truth: np.ndarray, found: np.ndarray, n_classes: int) -> float:
 def expected_calibration_error(
     confidence: np.ndarray, right: np.ndarray, n_bins: int = 10
 ) -> float:
-    """How far the probability of the chosen emotion is from its accuracy.
+    """Compute the mean distance between confidence and accuracy.
 
     Arguments
     ---------
     confidence : numpy.ndarray
         Probability of the chosen class (N,), 0 to 1.
     right : numpy.ndarray
-        Whether it is true (N,).
+        Whether the chosen class is true (N,).
     n_bins : int
-        Bins of equal width.
+        Number of bins of equal width.
 
     Returns
     -------
     float
-        Mean distance over the bins, weighted by their numbers of words.
+        Mean over the bins, weighted by their numbers of words.
 
     Example
     -------
@@ -243,14 +240,14 @@ def expected_calibration_error(
 def boundary_errors(
     truth: UtteranceLabels, labels: UtteranceLabels
 ) -> tuple[list[float], int]:
-    """How far labelled changes of emotion are from the true ones.
+    """Measure the distance of labelled changes of emotion to the true ones.
 
     Arguments
     ---------
     truth : UtteranceLabels
-        What is true of the words.
+        True labels.
     labels : UtteranceLabels
-        What is to be judged.
+        Labels to judge.
 
     Returns
     -------
@@ -258,7 +255,7 @@ def boundary_errors(
         For each true change, the distance in seconds to the nearest labelled
         change, if that is nearer to it than to the other true changes.
     missed : int
-        Number of true changes without one.
+        Number of true changes without such a labelled change.
 
     Example
     -------
@@ -286,7 +283,7 @@ def boundary_errors(
 
 
 def changes(labels: UtteranceLabels) -> list[float]:
-    """When the emotion changes.
+    """List the times at which the emotion changes.
 
     Arguments
     ---------
@@ -297,6 +294,13 @@ def changes(labels: UtteranceLabels) -> list[float]:
     -------
     list of float
         Times in seconds: the middle between two words of different emotion.
+
+    Example
+    -------
+    >>> from speechbrain_emofilm.dataio.labels import WordLabel
+    >>> words = [WordLabel("a", 0, 1, "sad"), WordLabel("b", 1.5, 2, "happy")]
+    >>> changes(UtteranceLabels(words))
+    [1.25]
     """
     return [
         (before.end + after.start) / 2
@@ -308,23 +312,22 @@ def changes(labels: UtteranceLabels) -> list[float]:
 def emotion_diarization_error(
     truth: UtteranceLabels, labels: UtteranceLabels
 ) -> float:
-    """Share of the speech with a wrong emotion, from SpeechBrain's ``EDER``.
+    """Compute the share of speech with a wrong emotion.
 
-    That function knows utterances of one emotion. Here it judges each
-    stretch of one true emotion, and the results are averaged by duration.
+    SpeechBrain's ``EDER``, which is for utterances of one emotion, judges each
+    stretch of one true emotion; the results are averaged by duration.
 
     Arguments
     ---------
     truth : UtteranceLabels
-        What is true of the words.
+        True labels.
     labels : UtteranceLabels
-        What is to be judged; the pauses between its words belong to the
-        nearer word.
+        Labels to judge; a pause belongs to the nearer word.
 
     Returns
     -------
     float
-        0 to 1.
+        Error from 0 to 1.
 
     Example
     -------
@@ -342,8 +345,8 @@ def emotion_diarization_error(
     names = sorted({str(w.emotion) for w in [*truth.words, *labels.words]})
     letters = {name: chr(ord("a") + i) for i, name in enumerate(names)}
     wrong = total = 0.0
-    for emotion, run in groupby(truth.words, key=lambda word: word.emotion):
-        run = list(run)
+    for emotion, words in groupby(truth.words, key=lambda w: w.emotion):
+        run = list(words)
         start, duration = run[0].start, run[-1].end - run[0].start
         n_frames = max(round(duration / EDER_STRIDE), 1)
         stride = duration / n_frames
@@ -361,7 +364,7 @@ def emotion_diarization_error(
 
 
 def _emotion_at(labels, time):
-    """Emotion of the word that is spoken at a time, or nearest to it."""
+    """Return the emotion of the word spoken at, or nearest to, a time."""
     return min(
         labels.words,
         key=lambda word: max(word.start - time, time - word.end, 0.0),
@@ -369,19 +372,19 @@ def _emotion_at(labels, time):
 
 
 def pearson(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Pearson correlation over the pairs that are both known.
+    """Compute the Pearson correlation over the known pairs.
 
     Arguments
     ---------
     one : numpy.ndarray
         Values (N,), NaN where unknown.
     other : numpy.ndarray
-        The others.
+        Values to compare with (N,), NaN where unknown.
 
     Returns
     -------
     float or None
-        None if it is not defined: fewer than two pairs, or no variation.
+        Correlation; None for fewer than two pairs or without variation.
 
     Example
     -------
@@ -398,14 +401,14 @@ def pearson(one: np.ndarray, other: np.ndarray) -> float | None:
 def majority_labels(
     truth: Mapping[str, UtteranceLabels], emotion: str
 ) -> dict[str, UtteranceLabels]:
-    """Labels every word with one emotion: the simplest baseline.
+    """Label every word with one emotion, as a baseline.
 
     Arguments
     ---------
     truth : mapping
         Utterance id to labels, whose words and times are kept.
     emotion : str
-        The emotion.
+        Emotion of all words.
 
     Returns
     -------
@@ -425,7 +428,7 @@ def majority_labels(
 
 
 def majority_emotion(truth: Mapping[str, UtteranceLabels]) -> str:
-    """The most frequent emotion of words.
+    """Find the most frequent emotion of words.
 
     Arguments
     ---------

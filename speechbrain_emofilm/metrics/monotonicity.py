@@ -1,8 +1,9 @@
-"""Does more intensity sound like more?"""
+"""Order of a score over rising emotion intensities."""
 
 import math
 from collections.abc import Sequence
 
+from speechbrain_emofilm.metrics.bootstrap import share
 from speechbrain_emofilm.metrics.row_stats import RowStats
 
 import numpy as np
@@ -12,20 +13,18 @@ INTENSITIES = (0.2, 0.5, 1.0)
 
 
 class IntensityMonotonicity(RowStats):
-    """Order of a score of the same sentence spoken at rising intensities.
+    """Check that a score rises with the intensity asked of a sentence.
 
-    The score is the caller's: the posterior of the asked emotion, or how far
-    the prosody moved in the asked direction. A sentence that could not be
-    measured at every intensity counts as one that does not rise.
+    The caller chooses the score, such as the posterior of the asked emotion
+    or the change of prosody in the asked direction. A sentence that could not
+    be measured at every intensity counts as not rising.
 
     Arguments
     ---------
     intensities : sequence of float
-        Rising, within 0 and 1.
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
+        Intensities in rising order, within 0 and 1.
+    **bootstrap
+        ``n_samples`` and ``seed``, see :class:`RowStats`.
 
     Raises
     ------
@@ -44,12 +43,12 @@ class IntensityMonotonicity(RowStats):
     def __init__(
         self,
         intensities: Sequence[float] = INTENSITIES,
-        n_samples: int = 1000,
-        seed: int = 0,
+        **bootstrap: int,
     ):
-        super().__init__(n_samples, seed)
+        super().__init__(**bootstrap)
         self.intensities = list(intensities)
-        if len(intensities) < 2 or (np.diff(self.intensities) <= 0).any():
+        steps = np.diff(np.array(self.intensities))
+        if len(steps) == 0 or steps.min() <= 0:
             raise ValueError(
                 f"The intensities {self.intensities} do not rise: give two or "
                 "more in rising order."
@@ -58,28 +57,27 @@ class IntensityMonotonicity(RowStats):
     def append(
         self, ids: Sequence[str], scores: Sequence[Sequence[float]]
     ) -> None:
-        """Adds sentences.
+        """Add sentences.
 
         Arguments
         ---------
         ids : sequence of str
-            Their ids.
-        scores : sequence
-            The score at each intensity (B, L); not a number where it could
-            not be measured.
+            Sentence ids.
+        scores : sequence of sequence of float
+            Scores (B, L) at the L intensities; NaN if not measured.
 
         Raises
         ------
         ValueError
             If there is not one score per intensity.
         """
-        scores = np.asarray(scores, dtype=np.float64)
-        if scores.shape != (len(ids), len(self.intensities)):
+        table = np.asarray(scores, dtype=np.float64)
+        if table.shape != (len(ids), len(self.intensities)):
             raise ValueError(
-                f"Scores of shape {scores.shape} for {len(ids)} ids and "
+                f"Scores of shape {table.shape} for {len(ids)} ids and "
                 f"{len(self.intensities)} intensities: give one for each."
             )
-        for utterance, values in zip(ids, scores):
+        for utterance, values in zip(ids, table):
             row = {
                 f"score_{level:g}": float(value)
                 for level, value in zip(self.intensities, values)
@@ -98,24 +96,21 @@ class IntensityMonotonicity(RowStats):
                 rank_correlation=float(rank),
             )
 
-    def figures(self) -> dict:
-        """Share of sentences that rise.
+    def results(self) -> dict:
+        """Compute the share of sentences that rise.
 
         Returns
         -------
         dict
             ``share`` of all sentences whose score rises at every step, with
-            ``low`` and ``high``; ``chance`` of that; ``rank_correlation`` of
-            intensity and score, the mean over all sentences.
+            ``low`` and ``high``; ``chance``, the share for random scores;
+            ``rank_correlation`` of intensity and score, averaged over all
+            sentences.
         """
         rises = [[row.get("rises", 0.0), 1.0] for row in self.rows]
         ranks = [[row.get("rank_correlation", 0.0), 1.0] for row in self.rows]
         return {
-            **self.estimate("share", _mean, rises),
+            **self.estimate("share", share, rises),
             "chance": 1 / math.factorial(len(self.intensities)),
-            "rank_correlation": self.estimate("rank_correlation", _mean, ranks),
+            "rank_correlation": self.estimate("rank_correlation", share, ranks),
         }
-
-
-def _mean(sums: np.ndarray) -> np.ndarray:
-    return sums[..., 0] / sums[..., 1]

@@ -7,17 +7,8 @@ from speechbrain_emofilm.metrics.row_stats import RowStats
 
 
 class PredictedMOS(RowStats):
-    """Mean opinion scores as a model predicts them.
-
-    The scores come from a predictor such as
+    """Mean opinion scores by a predictor such as
     :class:`~speechbrain_emofilm.integrations.distillmos.DistillMOS`.
-
-    Arguments
-    ---------
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
 
     Example
     -------
@@ -30,14 +21,14 @@ class PredictedMOS(RowStats):
     def append(
         self, ids: Sequence[str], scores: Sequence[float | None]
     ) -> None:
-        """Adds utterances.
+        """Add utterances.
 
         Arguments
         ---------
         ids : sequence of str
             Utterance ids.
         scores : sequence of float or None
-            From 1 to 5; None or not a number if there is none.
+            Scores from 1 to 5; None or NaN if there is none.
 
         Raises
         ------
@@ -54,8 +45,8 @@ class PredictedMOS(RowStats):
             else:
                 self.add_row(utterance, mos=float(score))
 
-    def figures(self) -> dict:
-        """Mean score with its interval.
+    def results(self) -> dict:
+        """Compute the mean score with its interval.
 
         Returns
         -------

@@ -5,19 +5,12 @@ from speechbrain_emofilm.processing.prosody import FRAME_RATE, ProsodyTrack
 
 import numpy as np
 
-#: dB below the loudest frame, from which on a frame counts as a pause.
+#: Frames this many dB below the loudest frame count as a pause.
 PAUSE = 40.0
 
 
 class ProsodyStatistics(RowStats):
-    """F0, energy and duration, beside those of the reference if there is one.
-
-    Arguments
-    ---------
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
+    """F0, energy and duration, also relative to a reference if there is one.
 
     Example
     -------
@@ -39,17 +32,17 @@ class ProsodyStatistics(RowStats):
         predict: ProsodyTrack,
         target: ProsodyTrack | None = None,
     ) -> None:
-        """Adds an utterance.
+        """Add an utterance.
 
         Arguments
         ---------
         utterance : str
-            Its id.
+            Utterance id.
         predict : ProsodyTrack
-            Of synthesised speech, from
+            Prosody of synthesised speech, from
             :func:`~speechbrain_emofilm.processing.prosody.prosody_track`.
         target : ProsodyTrack, optional
-            Of the reference.
+            Prosody of the reference.
         """
         row = _statistics(predict)
         if row is None:
@@ -65,8 +58,8 @@ class ProsodyStatistics(RowStats):
             row["duration_ratio"] = row["duration"] / reference["duration"]
         self.add_row(utterance, **row)
 
-    def figures(self) -> dict:
-        """Mean of each statistic.
+    def results(self) -> dict:
+        """Compute the mean of each statistic.
 
         Returns
         -------
@@ -75,7 +68,7 @@ class ProsodyStatistics(RowStats):
             within the utterance, in semitones), ``energy_mean`` and
             ``energy_spread`` (dB, without pauses), ``voiced`` (share of the
             frames), ``duration`` (s) and, with references, ``f0_shift``
-            (semitones), ``energy_shift`` (dB) and ``duration_ratio``: each
+            (semitones), ``energy_shift`` (dB) and ``duration_ratio``, each
             with its bounds ``low`` and ``high``.
         """
         rows = self.measured_rows()
@@ -87,7 +80,7 @@ class ProsodyStatistics(RowStats):
 
 
 def _statistics(track: ProsodyTrack) -> dict[str, float] | None:
-    """Row of an utterance; None without any voice."""
+    """Compute the row of an utterance; None if it is unvoiced."""
     log_f0 = track.log_f0[np.isfinite(track.log_f0)]
     if len(log_f0) == 0:
         return None

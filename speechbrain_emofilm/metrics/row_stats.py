@@ -1,4 +1,4 @@
-"""Metrics that keep one row per utterance, and say what they lack."""
+"""Base class of metrics with one row per utterance, failures included."""
 
 import csv
 import json
@@ -12,13 +12,48 @@ import numpy as np
 from speechbrain.utils.metric_stats import MetricStats
 
 
-class RowStats(MetricStats):
-    """Base of metrics with rows, intervals and counted failures.
+class SummaryFiles:
+    """Mixin that writes ``summarize()`` as JSON and ``rows`` as CSV."""
+
+    rows: list[dict]
+
+    def summarize(self, field: str | None = None):
+        """Summarize the utterances so far, to be implemented."""
+        raise NotImplementedError
+
+    def write_stats(self, filestream, verbose: bool = False) -> None:
+        """Write the summary as JSON.
+
+        Arguments
+        ---------
+        filestream : file-like object
+            Open text file.
+        verbose : bool
+            Whether to print the summary, too.
+        """
+        text = json.dumps(self.summarize(), indent=1, ensure_ascii=False)
+        filestream.write(text + "\n")
+        if verbose:
+            print(text)
+
+    def write_rows(self, path: str | Path) -> None:
+        """Write a CSV file, one row per utterance.
+
+        Arguments
+        ---------
+        path : str or Path
+            File to write.
+        """
+        write_csv(path, self.rows)
+
+
+class RowStats(SummaryFiles, MetricStats):
+    """Base class of metrics with rows, intervals and counted failures.
 
     A subclass calls :meth:`add_row` or :meth:`add_failure` for each utterance
-    in its ``append``, and makes its figures of the rows in ``figures``. What
-    could not be measured stays visible: it has a row with its reason, and
-    every summary counts it.
+    in its ``append``, and summarizes the rows in ``results``. An utterance
+    that could not be measured has a row with the reason, and every summary
+    counts it.
 
     Arguments
     ---------
@@ -34,7 +69,7 @@ class RowStats(MetricStats):
     ...         for utterance, score in zip(ids, scores):
     ...             self.add_row(utterance, score=score)
     ...
-    ...     def figures(self):
+    ...     def results(self):
     ...         return self.mean("score")
     >>> scores = Scores()
     >>> scores.append(["a", "b"], [1.0, 3.0])
@@ -49,7 +84,7 @@ class RowStats(MetricStats):
         self.clear()
 
     def clear(self) -> None:
-        """Forgets all utterances."""
+        """Forget all utterances."""
         self.ids: list[str] = []
         self.rows: list[dict] = []
         self.failures: dict[str, str] = {}
@@ -57,12 +92,12 @@ class RowStats(MetricStats):
         self._seen: set[str] = set()
 
     def add_row(self, utterance: str, **values) -> None:
-        """Keeps what was measured of an utterance.
+        """Add the measurements of an utterance.
 
         Arguments
         ---------
         utterance : str
-            Its id.
+            Utterance id.
         **values
             Columns of its row.
 
@@ -80,41 +115,41 @@ class RowStats(MetricStats):
         self.rows.append({"id": utterance, **values})
 
     def add_failure(self, utterance: str, reason: str, **values) -> None:
-        """Keeps that an utterance could not be measured.
+        """Add an utterance that could not be measured.
 
         Arguments
         ---------
         utterance : str
-            Its id.
+            Utterance id.
         reason : str
-            Why.
+            Reason, for the summary.
         **values
-            Columns of its row that are known all the same.
+            Columns of its row that are known nevertheless.
         """
         self.add_row(utterance, **values, failure=reason)
         self.failures[utterance] = reason
 
     def measured_rows(self) -> list[dict]:
-        """Rows of the utterances that could be measured."""
+        """Return the rows of the utterances that could be measured."""
         return [row for row in self.rows if row["id"] not in self.failures]
 
     def mean(
         self, column: str, rows: Iterable[Mapping] | None = None
     ) -> dict[str, float | None]:
-        """Mean of a column with its 95 % interval.
+        """Average a column, with the 95 % interval.
 
         Arguments
         ---------
         column : str
             Name of the column.
         rows : iterable of dict, optional
-            Of these rows; by default of all that were measured.
+            Rows to average; by default all that were measured.
 
         Returns
         -------
         dict
-            The mean under the column's name, ``low`` and ``high``; None for
-            each if nothing was measured.
+            The mean under the column's name, ``low`` and ``high``; all None
+            if there is no row.
         """
         rows = self.measured_rows() if rows is None else rows
         values = [[row[column], 1.0] for row in rows]
@@ -126,44 +161,45 @@ class RowStats(MetricStats):
         statistic: Callable[[np.ndarray], np.ndarray],
         sums: Iterable,
     ) -> dict[str, float | None]:
-        """A statistic with its 95 % interval; None of nothing.
+        """Call :func:`~speechbrain_emofilm.metrics.bootstrap.estimate`.
 
         Arguments
         ---------
         name : str
-            What to call the statistic.
+            Name of the statistic.
         statistic : callable
-            Of the sums over utterances (..., D), gives the statistic (...).
+            Function from sums over utterances (..., D) to the statistic (...).
         sums : iterable
-            What each utterance adds (U, D).
+            Contribution of each utterance to the sums (U, D).
 
         Returns
         -------
         dict
-            See :func:`~speechbrain_emofilm.metrics.bootstrap.estimate`.
+            The statistic under its name, ``low`` and ``high``; all None if
+            there is no utterance.
         """
-        sums = np.asarray(list(sums), dtype=np.float64)
-        if len(sums) == 0:
+        table = np.asarray(list(sums), dtype=np.float64)
+        if len(table) == 0:
             return {name: None, "low": None, "high": None}
-        return estimate(name, statistic, sums, **self.bootstrap)
+        return dict(estimate(name, statistic, table, **self.bootstrap))
 
-    def figures(self) -> dict:
-        """What the metric says of its rows."""
-        raise NotImplementedError(f"{type(self).__name__} has no figures.")
+    def results(self) -> dict:
+        """Compute the scores from the rows, to be implemented."""
+        raise NotImplementedError(f"{type(self).__name__} has no results().")
 
     def summarize(self, field: str | None = None):
-        """Figures of the utterances so far.
+        """Summarize the utterances so far.
 
         Arguments
         ---------
         field : str, optional
-            Give only this one.
+            Entry to return; by default all.
 
         Returns
         -------
         dict or object
-            The figures; how many ``utterances`` there were, how many of them
-            were ``measured``, and the ``failures``: id to reason.
+            The results; the numbers of ``utterances`` and of those
+            ``measured``; the ``failures``, id to reason.
 
         Raises
         ------
@@ -173,46 +209,21 @@ class RowStats(MetricStats):
         if not self.ids:
             raise ValueError("No utterance was measured: append some first.")
         self.summary = {
-            **self.figures(),
+            **self.results(),
             "utterances": len(self.ids),
             "measured": len(self.ids) - len(self.failures),
             "failures": dict(self.failures),
         }
         return self.summary if field is None else self.summary[field]
 
-    def write_stats(self, filestream, verbose: bool = False) -> None:
-        """Writes the summary as JSON.
-
-        Arguments
-        ---------
-        filestream : file-like object
-            Where to write it.
-        verbose : bool
-            Also print it.
-        """
-        text = json.dumps(self.summarize(), indent=1, ensure_ascii=False)
-        filestream.write(text + "\n")
-        if verbose:
-            print(text)
-
-    def write_rows(self, path: str | Path) -> None:
-        """Writes a CSV file, one row per utterance.
-
-        Arguments
-        ---------
-        path : str or Path
-            The file.
-        """
-        write_csv(path, self.rows)
-
 
 def write_csv(path: str | Path, rows: Iterable[Mapping]) -> None:
-    """Writes rows as CSV; a column that a row lacks is empty there.
+    """Write rows as CSV; a column that a row lacks is empty there.
 
     Arguments
     ---------
     path : str or Path
-        The file; written whole or not at all.
+        File, written atomically.
     rows : iterable of dict
         Column name to value.
 

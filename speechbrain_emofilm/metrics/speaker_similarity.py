@@ -1,4 +1,4 @@
-"""Does the voice stay the speaker's?"""
+"""Similarity of the voice to the target speaker."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,10 @@ import torch
 
 
 class SpeakerSimilarity(RowStats):
-    """Cosine of speaker vectors of synthesised and reference speech.
+    """Cosine similarity of synthesised speech to its speaker.
 
     The vectors come from a speaker encoder with ``embed(wavs) -> (B, D)``,
     such as :class:`~speechbrain_emofilm.integrations.resemblyzer.Resemblyzer`.
-
-    Arguments
-    ---------
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
 
     Example
     -------
@@ -32,7 +25,7 @@ class SpeakerSimilarity(RowStats):
     def append(
         self, ids: Sequence[str], predict: torch.Tensor, target: torch.Tensor
     ) -> None:
-        """Adds utterances.
+        """Add utterances.
 
         Arguments
         ---------
@@ -41,7 +34,7 @@ class SpeakerSimilarity(RowStats):
         predict : torch.Tensor
             Speaker vectors of synthesised speech (B, D).
         target : torch.Tensor
-            Those of the speakers (B, D).
+            Speaker vectors of the target speakers (B, D).
 
         Raises
         ------
@@ -61,8 +54,8 @@ class SpeakerSimilarity(RowStats):
             cosine = float(torch.cosine_similarity(a, b, dim=0))
             self.add_row(utterance, speaker_similarity=cosine)
 
-    def figures(self) -> dict:
-        """Mean similarity with its interval.
+    def results(self) -> dict:
+        """Compute the mean similarity with its interval.
 
         Returns
         -------

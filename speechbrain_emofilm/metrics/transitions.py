@@ -1,7 +1,7 @@
-"""Where and whether the emotion switches within an utterance.
+"""Switches of emotion within an utterance: accuracy, time and leakage.
 
-Both metrics take the posteriors of a classifier that was trained on natural
-speech only, so that synthetic speech cannot teach it its own habits.
+The metrics take the posteriors of a classifier trained on natural speech only,
+so that it does not learn the artefacts of synthetic speech.
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,28 @@ from speechbrain_emofilm.metrics.row_stats import RowStats
 import numpy as np
 
 
-def emotion_runs(emotions: Sequence[str | None]) -> list[tuple[str, range]]:
-    """Neighbouring words of one emotion.
+def emotion_runs(
+    emotions: Sequence[str | None],
+) -> list[tuple[str | None, range]]:
+    """Group neighbouring words of the same emotion.
 
     Arguments
     ---------
     emotions : sequence of str or None
-        The emotion of each word.
+        Emotion of each word.
 
     Returns
     -------
-    list of (str, range)
-        Each run's emotion and the indices of its words.
+    list of (str or None, range)
+        Emotion of each run and the indices of its words.
 
     Example
     -------
     >>> emotion_runs(["sad", "sad", "happy"])
     [('sad', range(0, 2)), ('happy', range(2, 3))]
     """
-    runs, start = [], 0
+    runs: list[tuple[str | None, range]] = []
+    start = 0
     for emotion, words in groupby(emotions):
         end = start + len(list(words))
         runs.append((emotion, range(start, end)))
@@ -41,18 +44,18 @@ def emotion_runs(emotions: Sequence[str | None]) -> list[tuple[str, range]]:
 
 
 def change_point(evidence: np.ndarray) -> int | None:
-    """Splits frames where what speaks for one class gives way to another.
+    """Split frames between two classes at the most likely place.
 
     Arguments
     ---------
     evidence : numpy.ndarray
-        Log probability of the first class less that of the second (F,).
+        Log probability of the first class minus that of the second (F,).
 
     Returns
     -------
     int or None
-        The first frame of the second class, for the most likely split; None
-        if the frames are more likely to be all of one class.
+        First frame of the second class; None if the frames are more likely
+        to be all of one class.
 
     Example
     -------
@@ -70,11 +73,11 @@ def change_point(evidence: np.ndarray) -> int | None:
 class EmotionTransitions(RowStats):
     """Accuracy and time of the switches of emotion within utterances.
 
-    A switch is right if the words on either side of it, up to the next
-    switch, are recognised as their asked emotions. Its time is where the two
-    emotions' posteriors split the frames of these words best; the error is
-    its distance from the word boundary. A switch that no split explains has
-    no time and is counted in ``found``.
+    A switch is correct if the words on both sides of it, up to the next
+    switch, are recognised as their asked emotions. Its time is the best split
+    of these words' frames by the posteriors of the two emotions; the error is
+    the distance from the word boundary. If no split is likely, the switch has
+    no time, which lowers ``found``.
 
     Arguments
     ---------
@@ -83,11 +86,9 @@ class EmotionTransitions(RowStats):
     frame_rate : float
         Frames per second.
     frame_offset : float
-        Centre of frame 0 in seconds.
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
+        Centre of frame 0, in seconds.
+    **bootstrap
+        ``n_samples`` and ``seed``, see :class:`RowStats`.
 
     Example
     -------
@@ -107,16 +108,15 @@ class EmotionTransitions(RowStats):
         emotions: Sequence[str],
         frame_rate: float,
         frame_offset: float = 0.0,
-        n_samples: int = 1000,
-        seed: int = 0,
+        **bootstrap: int,
     ):
         self.emotions = list(emotions)
         self.frame_rate = frame_rate
         self.frame_offset = frame_offset
-        super().__init__(n_samples, seed)
+        super().__init__(**bootstrap)
 
     def clear(self) -> None:
-        """Forgets all utterances."""
+        """Forget all utterances."""
         super().clear()
         self.transition_rows: list[dict] = []
 
@@ -127,21 +127,22 @@ class EmotionTransitions(RowStats):
         posteriors: np.ndarray | None,
         word_posteriors: np.ndarray | None = None,
     ) -> None:
-        """Adds an utterance.
+        """Add an utterance.
 
         Arguments
         ---------
         utterance : str
-            Its id.
+            Utterance id.
         words : sequence of WordLabel
-            Its asked emotions, at the times of its words in this speech.
+            Asked emotions, with the times of the words in this speech.
         posteriors : numpy.ndarray or None
             Probabilities of the emotions in each frame (F, K); None if they
-            or the words' times could not be found: all switches are wrong.
+            or the words' times are unknown: all switches count as wrong.
         word_posteriors : numpy.ndarray, optional
-            Those in each word (W, K), by which it is recognised. Default: by
-            the frames; where these are judged by windows, the windows across
-            a switch hold both emotions, all windows of a short word.
+            Probabilities of the emotions in each word (W, K), by which the
+            words are recognised instead of by the frames. Use them where
+            frames are judged by windows: windows across a switch hold both
+            emotions, and a short word has no others.
         """
         runs = emotion_runs([word.emotion for word in words])
         pairs = [
@@ -166,7 +167,7 @@ class EmotionTransitions(RowStats):
         ]
 
     def _switch(self, words, frames, by_word, before, after) -> dict:
-        """Row of one switch."""
+        """Compute the row of one switch."""
         (first, words_before), (second, words_after) = before, after
         asked = (words[words_before[-1]].end + words[words_after[0]].start) / 2
         start = self._frame(words[words_before[0]].start)
@@ -199,22 +200,22 @@ class EmotionTransitions(RowStats):
         return row
 
     def _frame(self, time: float) -> int:
-        """The first frame whose centre is not before a time."""
+        """Return the first frame whose centre is not before a time."""
         position = (time - self.frame_offset) * self.frame_rate
         return max(0, int(np.ceil(position - 1e-6)))
 
-    def figures(self) -> dict:
-        """Accuracy and boundary error.
+    def results(self) -> dict:
+        """Compute accuracy and boundary error.
 
         Returns
         -------
         dict
             ``accuracy`` with ``low`` and ``high``, over all switches;
             ``boundary_error_ms``: ``mean`` of the absolute error with its
-            bounds, ``median``, and ``bias`` (positive: late); ``found``: the
+            bounds, ``median``, and ``bias`` (positive: late); ``found``, the
             share of switches that have a time; the number of ``switches``.
         """
-        groups = {utterance: [] for utterance in self.ids}
+        groups: dict[str, list[dict]] = {name: [] for name in self.ids}
         for row in self.transition_rows:
             groups[row["id"]].append(row)
         counts, errors = [], []
@@ -239,20 +240,18 @@ class EmotionTransitions(RowStats):
 
 
 class EmotionLeakage(RowStats):
-    """How much of a neighbour's emotion is heard in the words beside it.
+    """Leakage of an emotion into the neighbouring word across a switch.
 
     ``near`` is the probability of the emotion beyond the switch in the word
-    next to it, ``far`` that in words of the same run two or more words away,
-    which have no reason to carry it. Their difference is the leakage.
+    next to it, ``far`` that in words of the same run at least two words
+    further, which should not carry it. The leakage is their difference.
 
     Arguments
     ---------
     emotions : sequence of str
         The taxonomy, in the order of the posteriors.
-    n_samples : int
-        Number of bootstrap samples.
-    seed : int
-        Seed of the bootstrap.
+    **bootstrap
+        ``n_samples`` and ``seed``, see :class:`RowStats`.
 
     Example
     -------
@@ -265,10 +264,8 @@ class EmotionLeakage(RowStats):
     (0.2, 0.0, 0.2)
     """
 
-    def __init__(
-        self, emotions: Sequence[str], n_samples: int = 1000, seed: int = 0
-    ):
-        super().__init__(n_samples, seed)
+    def __init__(self, emotions: Sequence[str], **bootstrap: int):
+        super().__init__(**bootstrap)
         self.emotions = list(emotions)
 
     def append(
@@ -277,17 +274,17 @@ class EmotionLeakage(RowStats):
         asked: Sequence[str | None],
         posteriors: np.ndarray | None,
     ) -> None:
-        """Adds an utterance.
+        """Add an utterance.
 
         Arguments
         ---------
         utterance : str
-            Its id.
+            Utterance id.
         asked : sequence of str or None
-            The emotion of each word.
+            Emotion asked of each word.
         posteriors : numpy.ndarray or None
-            Probabilities of the emotions in each word (W, K); None if they
-            could not be found.
+            Probabilities of the emotions in each word (W, K); None if
+            unknown.
 
         Raises
         ------
@@ -320,8 +317,8 @@ class EmotionLeakage(RowStats):
             n_far=len(far),
         )
 
-    def figures(self) -> dict:
-        """Leakage with its parts.
+    def results(self) -> dict:
+        """Compute the leakage and its parts.
 
         Returns
         -------

@@ -132,11 +132,149 @@ def test_overlapping_and_reversed_intervals_are_refused(tmp_path, times):
 
 
 def test_an_alignment_of_another_text_is_refused():
-    with pytest.raises(ValueError, match="a.TextGrid has 2 words, .* 3"):
+    with pytest.raises(ValueError, match="a.TextGrid: word 2 is missing, .*it"):
         match_words(WORDS, "We won it.", "a.TextGrid")
     with pytest.raises(ValueError, match="word 1 is 'won', but 'lost'"):
         match_words(WORDS, "We lost.", "a.TextGrid")
     assert [w.text for w in match_words(WORDS, "We WON!", "a")] == ["We", "WON"]
+
+
+def textgrid(tmp_path, intervals, end=1.5):
+    """A TextGrid in the short format, whatever its intervals are."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', ""]
+    lines += ["0", str(end), "<exists>", "1", '"IntervalTier"', '"words"']
+    lines += ["0", str(end), str(len(intervals))]
+    for start, last, label in intervals:
+        lines += [str(start), str(last), f'"{label}"']
+    path = tmp_path / "a.TextGrid"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "labels, text, expected",
+    [
+        # One interval, several words: divided by the letters.
+        (
+            [(0, 0.8, "well-kept"), (0.8, 1, "won")],
+            "Well-kept won.",
+            [
+                ("Well", 0, 0.4, 0.5),
+                ("kept", 0.4, 0.8, 0.5),
+                ("won", 0.8, 1, 1),
+            ],
+        ),
+        (
+            [(0, 1.1, "years'result")],
+            "years' result",
+            [("years", 0, 0.5, 0.5), ("result", 0.5, 1.1, 0.5)],
+        ),
+        (
+            [(0, 0.9, "21"), (0.9, 1, "men")],
+            "Twenty one men",
+            [
+                ("Twenty", 0, 0.6, 0.5),
+                ("one", 0.6, 0.9, 0.5),
+                ("men", 0.9, 1, 1),
+            ],
+        ),
+        # Several intervals, one word.
+        (
+            [(0, 0.2, "we"), (0.2, 0.3, "'re"), (0.4, 0.5, "in")],
+            "We're in",
+            [("We're", 0, 0.3, 1), ("in", 0.4, 0.5, 1)],
+        ),
+        (
+            [(0, 0.2, "twenty"), (0.2, 0.3, "one")],
+            "21",
+            [("21", 0, 0.3, 1)],
+        ),
+        # Noise and punctuation are skipped, unknown words are not.
+        (
+            [
+                (0, 0.1, "[laugh]"),
+                (0.1, 0.2, "we"),
+                (0.2, 0.3, "{LG}"),
+                (0.3, 0.4, "won"),
+                (0.4, 0.5, "."),
+                (0.5, 0.6, "<UNK>"),
+                (0.6, 0.7, "<cutoff>"),
+                (0.7, 0.8, "spn"),
+            ],
+            "We won.",
+            [("We", 0.1, 0.2, 1), ("won", 0.3, 0.4, 1)],
+        ),
+        (
+            [(0, 0.1, "[bracketed]"), (0.1, 0.2, "<UNK>"), (0.2, 0.3, "won")],
+            "We won.",
+            [("We", 0.1, 0.2, 0), ("won", 0.2, 0.3, 1)],
+        ),
+        (
+            [(0, 0.1, "spn"), (0.2, 0.3, "won")],
+            "We won.",
+            [("We", 0, 0.1, 0), ("won", 0.2, 0.3, 1)],
+        ),
+    ],
+)
+def test_words_are_matched_by_their_letters(tmp_path, labels, text, expected):
+    path = textgrid(tmp_path, labels)
+    words = match_words(read_alignment(path), text, path)
+    assert [word.text for word in words] == [word[0] for word in expected]
+    for word, (_, start, end, confidence) in zip(words, expected):
+        found = (word.start, word.end, word.confidence)
+        assert found == pytest.approx((start, end, confidence))
+
+
+@pytest.mark.parametrize(
+    "labels, text, message",
+    [
+        (
+            ["[noise]", "we", "lost"],
+            "We won it.",
+            "word 2 is 'lost', but 'won'",
+        ),
+        (["we", "21"], "We won", "word 1 is '21', but 'won'"),
+        (["we", "won", "it"], "We won", "word 2 is 'it', but missing"),
+        (["[laugh]", "won"], "We won", "word 1 is 'won', but 'We'"),
+    ],
+)
+def test_the_two_words_that_differ_are_named(labels, text, message):
+    found = [Word(label, i, i + 1) for i, label in enumerate(labels)]
+    with pytest.raises(ValueError, match=f"a.TextGrid: {message}"):
+        match_words(found, text, "a.TextGrid")
+
+
+def test_overlaps_of_rounding_are_removed(tmp_path):
+    path = textgrid(tmp_path, [(0.2, 0.5000001, "we"), (0.4999, 0.9, "won")])
+    first, second = read_alignment(path)
+    assert first.end == second.start == pytest.approx(0.5, abs=1e-6)
+    write_alignment(path, [Word("a", 0, 0.5), Word("b", 0.4995, 1.0)], 1.0)
+    assert read_alignment(path)[1] == Word("b", 0.5, 1.0)
+
+
+def test_a_negative_start_is_set_to_0(tmp_path):
+    path = textgrid(tmp_path, [(-0.02, 0.5, "we"), (0.5, 0.9, "won")])
+    assert read_alignment(path)[0] == Word("we", 0.0, 0.5)
+
+
+def test_words_are_cut_where_the_recording_ends(tmp_path):
+    path = textgrid(tmp_path, [(0.2, 0.5, "we"), (0.5, 0.9, "won")])
+    assert read_alignment(path, duration=0.8)[1].end == 0.8
+    with pytest.raises(ValueError, match="a.TextGrid: word 1 .*ends at 0.450"):
+        read_alignment(path, duration=0.45)
+
+
+def test_a_word_of_no_length_gets_some_of_the_next(tmp_path):
+    labels = [(0.2, 0.5, "we"), (0.5, 0.5, "a"), (0.5, 0.9, "won")]
+    words = read_alignment(textgrid(tmp_path, labels))
+    assert words[1:] == [Word("a", 0.5, 0.51, 0.0), Word("won", 0.51, 0.9)]
+
+
+def test_a_truncated_textgrid_is_refused(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(LONG[: LONG.index('text = "won"')])
+    with pytest.raises(ValueError, match="cannot be read .*missing at the end"):
+        read_alignment(path)
 
 
 def test_overlapping_words_are_not_written(tmp_path):

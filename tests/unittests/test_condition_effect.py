@@ -8,7 +8,7 @@ from speechbrain_emofilm.metrics.condition_effect import (
     beside_switch,
     other_emotions,
 )
-from speechbrain_emofilm.metrics.diagnosis import diagnose, untested
+from speechbrain_emofilm.metrics.failure_modes import diagnose, untested
 
 import pytest
 import torch
@@ -157,7 +157,7 @@ def test_words_without_emotion_are_not_counted():
     batch.word_emotions[:] = 0
     values = measure(Model(spoken=2.0), batch).values()
     assert list(values) == ["speech_loss"]
-    assert measure(Model(), batch).figures()["emotion_gain"] == {
+    assert measure(Model(), batch).results()["emotion_gain"] == {
         "emotion_gain": None, "low": None, "high": None,
     }  # fmt: skip
 

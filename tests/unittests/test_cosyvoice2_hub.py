@@ -154,7 +154,7 @@ def test_missing_file_is_named(snapshot, name):
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./none", "a/b/c"])
 def test_missing_folder_is_named(source):
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         fetch_file("llm.pt", source)
 
 
@@ -211,7 +211,7 @@ def test_files_in_the_hubs_cache_are_linked(hub, tmp_path):
 
 def test_a_download_of_an_earlier_run_goes_on(large, tmp_path):
     large.answers = [200_000, 0]
-    with pytest.raises(ValueError, match="goes on where it stopped"):
+    with pytest.raises(ValueError, match="resumes the download"):
         fetch_file("hift.pt", savedir=tmp_path)
     part = tmp_path / "hift.pt.part"
     n_bytes = part.stat().st_size
@@ -278,9 +278,9 @@ def test_wrong_downloads_are_refused(hub, tmp_path):
 
 def test_unreachable_hub_is_explained(hub, monkeypatch, tmp_path):
     hub.answers = [0]
-    with pytest.raises(ValueError, match="hift.pt of .*goes on where"):
+    with pytest.raises(ValueError, match="hift.pt of .*resumes the"):
         fetch_file("hift.pt", savedir=tmp_path)
-    with pytest.raises(ValueError, match="give the folder `savedir`"):
+    with pytest.raises(ValueError, match="give the folder `savedir` for it"):
         fetch_file("hift.pt")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):

@@ -14,7 +14,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from features import LABELS, write_random_emotion2vec  # noqa: E402
+from features import write_random_emotion2vec  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +86,6 @@ def test_frames_are_those_of_funasr(extractor, folder):
         )
         expected = torch.from_numpy(output[0]["feats"])
         assert (expected - item[:n]).abs().max() <= 1e-4
-        # The mean over the frames, of which funasr makes its one posterior.
-        scores = torch.tensor(output[0]["scores"])
-        mean = extractor.class_posteriors(item[None, :n].mean(1, True))[0, 0]
-        assert (scores / scores.sum() - mean).abs().max() <= 1e-4
 
 
 def test_frames_are_centred_where_the_extractor_says(extractor):
@@ -131,22 +127,12 @@ def test_loudness_does_not_matter_where_the_model_normalises(extractor):
     assert (loud - quiet).abs().max() < 1e-2
 
 
-def test_posteriors_of_frames_leave_out_unused_classes(extractor):
-    features, _ = extractor(torch.stack(noise(9000, 9000)))
-    posteriors = extractor.class_posteriors(features)
-    assert extractor.labels == [n for n in LABELS if n != "unuse_0"]
-    assert posteriors.shape == (2, features.shape[1], 6)
-    assert torch.allclose(posteriors.sum(-1), torch.ones(2, 27))
-
-
-def test_model_without_classifier_has_no_posteriors(broken):
+def test_model_without_classifier_gives_frames(broken):
     metas = json.loads((broken / "configuration.json").read_text())
     del metas["file_path_metas"]["tokenizer_conf"]
     (broken / "configuration.json").write_text(json.dumps(metas))
-    extractor = Emotion2vec(str(broken))
-    features, _ = extractor(torch.stack(noise(9000)))
-    with pytest.raises(ValueError, match="has no classifier"):
-        extractor.class_posteriors(features)
+    features, _ = Emotion2vec(str(broken))(torch.stack(noise(9000)))
+    assert features.shape == (1, 27, 64)
 
 
 def test_memory_of_attention_does_not_grow_with_the_batch(extractor):

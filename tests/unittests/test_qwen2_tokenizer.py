@@ -4,13 +4,16 @@ import random
 import shutil
 import unicodedata
 
+from speechbrain_emofilm.dataio.normalization import TextNormalizer
 from speechbrain_emofilm.dataio.text import (
+    blank_tags,
     map_tokens_to_words,
     split_words,
     word_of_characters,
 )
 from speechbrain_emofilm.integrations.cosyvoice2.qwen2_tokenizer import (
     SPECIAL_TOKENS,
+    TAGS,
     Qwen2TextFrontend,
 )
 
@@ -78,10 +81,11 @@ def test_every_token_belongs_to_a_word_that_it_shares_characters_with(
     frontend,
 ):
     for text in random_texts():
-        if not split_words(text):
+        plain = blank_tags(text, TAGS)
+        if not split_words(plain):
             continue
         units = frontend.encode(text)
-        owner = word_of_characters(text)
+        owner = word_of_characters(plain)
         _, spans = frontend._tokenize(text)
         for word, (start, end) in zip(units.word_of_unit, spans):
             inside = {owner[i] for i in range(start, end)} - {-1}
@@ -90,7 +94,7 @@ def test_every_token_belongs_to_a_word_that_it_shares_characters_with(
 
 def test_every_english_word_has_tokens_in_order(frontend):
     for text in random_texts():
-        words = [word.text for word in split_words(text)]
+        words = [word.text for word in split_words(blank_tags(text, TAGS))]
         if not words or not text.isascii():
             continue
         units = frontend.encode(text)
@@ -122,11 +126,12 @@ def test_special_tokens_are_one_token_each_behind_qwen2s(frontend):
     assert frontend.vocab_size == base + 1 + len(SPECIAL_TOKENS)
 
 
-def test_an_event_carries_the_word_that_names_it(frontend):
-    units = frontend.encode("We [laughter] won")
-    assert units.words == ["We", "laughter", "won"]
-    (event,) = frontend._tokenize("[laughter]")[0]
-    assert units.word_of_unit[units.ids.index(event)] == 1
+def test_a_tag_is_no_word(frontend):
+    units = frontend.encode("We [laughter] <strong>won</strong>")
+    assert units.words == ["We", "won"]
+    for tag in ("[laughter]", "<strong>", "</strong>"):
+        (token,) = frontend._tokenize(tag)[0]
+        assert units.word_of_unit[units.ids.index(token)] == -1
 
 
 def test_instruction_comes_first_and_belongs_to_no_word(frontend):
@@ -140,20 +145,36 @@ def test_instruction_comes_first_and_belongs_to_no_word(frontend):
     assert units.ids[n - 1] == mark
 
 
-def test_a_word_that_becomes_three_passes_its_place_on(qwen2_folder):
-    def normalize(text):
-        return text.replace("$5.21", "five dollars twenty one cents")
-
-    frontend = Qwen2TextFrontend(qwen2_folder, normalize)
-    pairs, words = words_of_tokens(frontend, "He paid $5.21 now.")
+def test_a_word_that_becomes_five_passes_its_place_on(qwen2_folder):
+    pytest.importorskip("wetext")
+    frontend = Qwen2TextFrontend(qwen2_folder, TextNormalizer())
+    pairs, words = words_of_tokens(frontend, "[breath]He paid $5.21 now")
     assert words == ["He", "paid", "5.21", "now"]
-    text = "He paid five dollars twenty one cents now."
+    text = "[breath]He paid five dollars and twenty one cents now."
+    assert (
+        frontend.encode(text).ids
+        == frontend.encode("[breath]He paid $5.21 now").ids
+    )
     _, spans = frontend._tokenize(text)
     first, last = text.index("five"), text.index(" now")
     for (start, end), (_, word) in zip(spans, pairs):
         if text[start:end].strip():
             assert (word == 2) == (start >= first - 1 and end <= last)
+    assert pairs[0][1] == -1
     assert pairs[-1][1] == 3
+
+
+def test_mandarin_and_english_are_normalised_by_their_letters(qwen2_folder):
+    pytest.importorskip("wetext")
+    frontend = Qwen2TextFrontend(qwen2_folder, TextNormalizer())
+    for written, spoken, word_of_number in (
+        ("我有5块", "我有五块。", 2),
+        ("I have 5", "I have five.", 2),
+    ):
+        units = frontend.encode(written)
+        assert units.ids == frontend.encode(spoken).ids
+        assert units.words[word_of_number] == "5"
+        assert word_of_number in units.word_of_unit
 
 
 def test_tokens_are_those_of_the_whole_text(frontend):

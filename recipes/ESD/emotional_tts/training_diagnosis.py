@@ -4,7 +4,7 @@ from speechbrain_emofilm.metrics.condition_effect import (
     ConditionEffect,
     beside_switch,
 )
-from speechbrain_emofilm.metrics.diagnosis import signatures
+from speechbrain_emofilm.metrics.failure_modes import signatures
 
 import torch
 from speechbrain.dataio.batch import PaddedBatch

@@ -1,4 +1,4 @@
-"""Input checks, errors and helper functions shared by the forced aligners."""
+"""Base class, input checks and errors of the forced aligners."""
 
 import math
 from collections.abc import Sequence
@@ -52,6 +52,42 @@ class AlignmentInput:
     speaker: str
     language: str
     duration: float
+
+
+class Aligner:
+    """Base class of forced aligners."""
+
+    def align(
+        self, wav, sample_rate: int, text: str, language: str = "en"
+    ) -> list[Word]:
+        """Find the times of the words of a transcript.
+
+        Arguments
+        ---------
+        wav : numpy.ndarray or torch.Tensor
+            Sound (T,), within -1 and 1.
+        sample_rate : int
+            Sample rate of the sound, in Hz.
+        text : str
+            Transcript; punctuation separates words.
+        language : str
+            Language of the transcript; must be the aligner's.
+
+        Returns
+        -------
+        list of Word
+            One for each word of :func:`~speechbrain_emofilm.dataio.text.\
+split_words` of the text, in order of time (seconds), with a confidence from 0
+            to 1.
+
+        Raises
+        ------
+        UnusableInputError
+            If the sound or the text cannot be used.
+        AlignmentError
+            If no alignment is found.
+        """
+        raise NotImplementedError
 
 
 def check_alignment_input(

@@ -10,9 +10,11 @@ use :func:`viterbi_search` instead.
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.integrations.aligner.base import (
+    Aligner,
     AlignmentError,
     UnusableInputError,
     check_alignment_input,
@@ -21,6 +23,47 @@ from speechbrain_emofilm.integrations.aligner.base import (
 
 import torch
 import torchaudio
+
+
+class CTCRecogniser(Protocol):
+    """Interface of the recognisers that :class:`CTCAligner` can use.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Sample rate of the model's input, in Hz.
+    blank : int
+        Id of the CTC blank.
+    separator : int, optional
+        Id of the token between words, if there is one.
+    """
+
+    sample_rate: int
+    blank: int
+    separator: int | None
+
+    def log_probs(self, wav: torch.Tensor) -> torch.Tensor:
+        """Compute the log probabilities of the tokens.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            Sound (T,).
+
+        Returns
+        -------
+        torch.Tensor
+            Log probabilities of the frames (F, V).
+        """
+
+    def token_ids(self, word: str) -> list[int]:
+        """Return the ids of the word's characters or pieces that it knows.
+
+        Arguments
+        ---------
+        word : str
+            The word.
+        """
 
 
 class HuggingFaceCTC:
@@ -53,31 +96,14 @@ class HuggingFaceCTC:
         )
 
     def log_probs(self, wav: torch.Tensor) -> torch.Tensor:
-        """Compute the log probabilities of the tokens.
-
-        Arguments
-        ---------
-        wav : torch.Tensor
-            Sound (T,).
-
-        Returns
-        -------
-        torch.Tensor
-            Log probabilities of the frames, (F, V).
-        """
+        """Compute log probabilities (F, V) of a sound (T,)."""
         inputs = self.extractor(
             wav.numpy(), sampling_rate=self.sample_rate, return_tensors="pt"
         )
         return self.model(inputs.input_values).logits[0].log_softmax(-1)
 
     def token_ids(self, word: str) -> list[int]:
-        """Return the ids of a word's characters that the model knows.
-
-        Arguments
-        ---------
-        word : str
-            The word.
-        """
+        """Return the ids of a word's characters that the model knows."""
         return character_ids(word, self.vocabulary)
 
 
@@ -117,28 +143,11 @@ class SpeechBrainCTC:
         self.separator = None
 
     def log_probs(self, wav: torch.Tensor) -> torch.Tensor:
-        """Compute the log probabilities of the tokens.
-
-        Arguments
-        ---------
-        wav : torch.Tensor
-            Sound (T,).
-
-        Returns
-        -------
-        torch.Tensor
-            Log probabilities of the frames, (F, V).
-        """
+        """Compute log probabilities (F, V) of a sound (T,)."""
         return self.model.encode_batch(wav[None], torch.ones(1))[0]
 
     def token_ids(self, word: str) -> list[int]:
-        """Return the ids of a word's characters or pieces that it knows.
-
-        Arguments
-        ---------
-        word : str
-            The word.
-        """
+        """Return the ids of a word's characters or pieces that it knows."""
         tokenizer = self.model.tokenizer
         if hasattr(tokenizer, "lab2ind"):  # a CTCTextEncoder of characters
             return character_ids(word, tokenizer.lab2ind)
@@ -177,17 +186,14 @@ def character_ids(word: str, vocabulary: dict[str, int]) -> list[int]:
     return ids
 
 
-class CTCAligner:
+class CTCAligner(Aligner):
     """Aligner of words with the tokens of a CTC recogniser.
 
     Arguments
     ---------
     model : callable
-        Function that builds the recogniser, for instance
+        Function that builds a :class:`CTCRecogniser`, for instance
         :class:`HuggingFaceCTC` with its arguments (in hparams: ``!name:``).
-        The recogniser has ``sample_rate``, ``blank``, ``separator`` (id of
-        the token between words, or None), ``log_probs(wav) -> (F, V)`` and
-        ``token_ids(word) -> list of int``.
     language : str
         Language of the recogniser.
     max_extension : float
@@ -208,7 +214,7 @@ class CTCAligner:
 
     def __init__(
         self,
-        model: Callable[[], object],
+        model: Callable[[], CTCRecogniser],
         language: str = "zh",
         max_extension: float = 0.1,
         search: Callable | None = None,
@@ -225,32 +231,10 @@ class CTCAligner:
     def align(
         self, wav, sample_rate: int, text: str, language: str = "zh"
     ) -> list[Word]:
-        """Find the times of the words of a transcript.
+        """Find the times of the words, see :meth:`Aligner.align`.
 
-        Arguments
-        ---------
-        wav : numpy.ndarray or torch.Tensor
-            Sound (T,), within -1 and 1.
-        sample_rate : int
-            Sample rate of the sound, in Hz.
-        text : str
-            Transcript.
-        language : str
-            Language of the transcript; must be that of the recogniser.
-
-        Returns
-        -------
-        list of Word
-            One for each word of the text. The confidence is the mean
-            posterior of its tokens; 0 for a word without known tokens, which
-            is placed between its neighbours.
-
-        Raises
-        ------
-        UnusableInputError
-            If the sound or the text cannot be used.
-        AlignmentError
-            If the sound is too short for the text.
+        The confidence of a word is the mean posterior of its tokens; 0 for a
+        word without known tokens, which is placed between its neighbours.
         """
         if language != self.language:
             raise UnusableInputError(

@@ -29,6 +29,7 @@ from speechbrain_emofilm.dataio.alignments import (
 )
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.integrations.aligner.base import (
+    Aligner,
     AlignmentError,
     AlignmentInput,
     UnusableInputError,
@@ -45,7 +46,7 @@ SAMPLE_RATE = 16000  # Hz, of the corpus written for MFA
 UNKNOWN_PHONE = "spn"
 
 
-class MFAAligner:
+class MFAAligner(Aligner):
     """Aligner that runs ``mfa align``, or reads its earlier output.
 
     Arguments
@@ -104,30 +105,10 @@ class MFAAligner:
     def align(
         self, wav, sample_rate: int, text: str, language: str = "en"
     ) -> list[Word]:
-        """Align one utterance, which takes some seconds.
-
-        Arguments
-        ---------
-        wav : numpy.ndarray or torch.Tensor
-            Sound (T,), within -1 and 1.
-        sample_rate : int
-            Sample rate of the sound, in Hz.
-        text : str
-            Transcript.
-        language : str
-            Language of the transcript; must be that of the dictionary.
-
-        Returns
-        -------
-        list of Word
-            One for each word of the text.
+        """Align one utterance in some seconds, see :meth:`Aligner.align`.
 
         Raises
         ------
-        UnusableInputError
-            If the sound or the text cannot be used.
-        AlignmentError
-            If MFA finds no alignment.
         RuntimeError
             If MFA fails.
         """
@@ -250,14 +231,17 @@ def read_mfa_alignment(
             f"MFA found no alignment of {utterance.id} ({utterance.text!r}): "
             "check that the transcript is the utterance's own."
         ) from error
-    words = match_words(read_alignment(path), utterance.text, path)
+    timed = read_alignment(path, duration=utterance.duration)
+    words = match_words(timed, utterance.text, path)
     unknown = _unknown_times(read_tiers(path))
     return [
         Word(
             word.text,
             word.start,
             word.end,
-            0.0 if (word.start, word.end) in unknown else word.confidence,
+            0.0
+            if any(start <= word.start < end for start, end in unknown)
+            else word.confidence,
         )
         for word in words
     ]

@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.text import is_ideograph
 from speechbrain_emofilm.integrations.aligner.base import (
+    Aligner,
     AlignmentError,
     UnusableInputError,
     check_alignment_input,
@@ -118,7 +119,7 @@ def _hibari_frontend():
     return HibariTextFrontend()
 
 
-class PocketsphinxAligner:
+class PocketsphinxAligner(Aligner):
     """Aligner for English.
 
     Threads may share an aligner: they align one after another. A copy, also
@@ -190,23 +191,7 @@ aligner a `pronounce` function.
     def align(
         self, wav, sample_rate: int, text: str, language: str = "en"
     ) -> list[Word]:
-        """Find the times of the words of a transcript.
-
-        Arguments
-        ---------
-        wav : numpy.ndarray or torch.Tensor
-            Sound (T,), within -1 and 1.
-        sample_rate : int
-            Sample rate of the sound, in Hz.
-        text : str
-            Transcript; punctuation separates words.
-        language : str
-            Language of the transcript; must be ``"en"``.
-
-        Returns
-        -------
-        list of Word
-            One for each word of the text.
+        """Find the times of the words, see :meth:`Aligner.align`.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""CosyVoice2's speaker encoder CAM++, as an ONNX model."""
+"""CosyVoice2's speaker encoder CAM++, an ONNX model."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,14 +16,14 @@ _MIN_SECONDS = 0.1
 class CAMPPlus:
     """Speaker vectors (x-vectors) of speech.
 
-    The model is read when the first speech comes.
+    The model is loaded at first use.
 
     Arguments
     ---------
     path : str or Path
         ``campplus.onnx`` of a CosyVoice2 snapshot.
     n_threads : int
-        Threads on the CPU; 0 leaves it to onnxruntime.
+        Number of CPU threads; 0 for onnxruntime's choice.
 
     Example
     -------
@@ -47,7 +47,7 @@ class CAMPPlus:
         Arguments
         ---------
         wavs : sequence of torch.Tensor
-            Waves at 16 kHz in -1..1, (T_i,), of at least 0.1 s.
+            Sounds (T_i,) at 16 kHz, within -1 and 1, of at least 0.1 s.
 
         Returns
         -------
@@ -61,7 +61,7 @@ class CAMPPlus:
         FileNotFoundError
             If there is no such model.
         ValueError
-            If a wave is too short or the file is no such model.
+            If a sound is too short or the file is not an ONNX model.
         """
         with self._session as session:
             return self._embed(session, wavs)
@@ -113,17 +113,17 @@ def _open_session(path: Path, n_threads: int):
 
 
 def speaker_features(wav: torch.Tensor) -> torch.Tensor:
-    """What CAM++ reads: Kaldi's log-mels, their mean over time removed.
+    """Compute Kaldi's log-mels without their mean, the input of CAM++.
 
     Arguments
     ---------
     wav : torch.Tensor
-        Wave at 16 kHz in -1..1, (T,).
+        Sound (T,) at 16 kHz, within -1 and 1.
 
     Returns
     -------
     features : torch.Tensor
-        (frames, 80), 100 frames per second.
+        Features (F, 80), 100 frames per second.
 
     Example
     -------

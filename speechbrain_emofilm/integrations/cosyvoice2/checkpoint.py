@@ -41,7 +41,7 @@ _LLM_TEXT_HEAD = "llm.model.lm_head.weight"
 
 def load_llm(
     path: PathLike,
-    config: dict[str, object] | PathLike | None = None,
+    config: Mapping[str, object] | PathLike | None = None,
     **kwargs,
 ) -> CosyVoice2LM:
     """Load the language model from a released ``llm.pt``.
@@ -71,21 +71,18 @@ def load_llm(
     ValueError
         If the file is truncated, holds more than tensors, belongs to another
         release, or does not fit the sizes; the message names the difference.
-
-    Example
-    -------
-    >>> lm = load_llm("pretrained/CosyVoice2-0.5B/llm.pt")  # doctest: +SKIP
     """
-    if config is None:
-        config = QWEN2_0_5B
-    elif not isinstance(config, Mapping):
-        config = read_qwen2_config(config)
+    sizes: Mapping[str, object] = QWEN2_0_5B
+    if isinstance(config, Mapping):
+        sizes = config
+    elif config is not None:
+        sizes = read_qwen2_config(config)
     tensors = read_upstream_tensors(path)
     check_is_cosyvoice2_llm(tensors, path)
     tensors = rename_llm_tensors(tensors)
     # The meta device allocates nothing: the file's memory is assigned below.
     with torch.device("meta"):
-        lm = CosyVoice2LM(dict(config), **kwargs)
+        lm = CosyVoice2LM(dict(sizes), **kwargs)
     check_tensors(lm, tensors, path)
     lm.load_state_dict(
         {name: tensor.float() for name, tensor in tensors.items()},
@@ -113,14 +110,8 @@ def load_flow(path: PathLike, **kwargs) -> CosyVoice2Flow:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
+    FileNotFoundError or ValueError
         As for :func:`load_llm`.
-
-    Example
-    -------
-    >>> flow = load_flow("pretrained/CosyVoice2-0.5B/flow.pt")  # doctest: +SKIP
     """
     tensors = read_upstream_tensors(path)
     check_is_cosyvoice2_flow(tensors, path)
@@ -128,7 +119,7 @@ def load_flow(path: PathLike, **kwargs) -> CosyVoice2Flow:
 
 
 def load_hift(path: PathLike, **kwargs) -> HiFTGenerator:
-    """Load the vocoder from a released ``hift.pt``.
+    """Load the vocoder from a released ``hift.pt``, as :func:`load_flow` does.
 
     Arguments
     ---------
@@ -136,25 +127,6 @@ def load_hift(path: PathLike, **kwargs) -> HiFTGenerator:
         ``hift.pt`` of FunAudioLLM/CosyVoice2-0.5B.
     **kwargs
         Arguments of ``HiFTGenerator``; the released sizes by default.
-
-    Returns
-    -------
-    vocoder : HiFTGenerator
-        Frozen, in evaluation mode.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is truncated, holds more than tensors, or does not fit the
-        sizes; the message names the difference.
-
-    Example
-    -------
-    >>> vocoder = load_hift(
-    ...     "pretrained/CosyVoice2-0.5B/hift.pt"
-    ... )  # doctest: +SKIP
     """
     tensors = read_upstream_tensors(path)
     rename_weights(tensors)
@@ -334,17 +306,7 @@ def check_is_cosyvoice2_flow(
 ) -> None:
     """Check that a checkpoint is not the flow of another CosyVoice release.
 
-    Arguments
-    ---------
-    tensors : Mapping[str, torch.Tensor]
-        Tensors by their names in the file.
-    source : object
-        Origin of the tensors, for the error message.
-
-    Raises
-    ------
-    ValueError
-        If it belongs to CosyVoice 1 or 3.
+    Arguments and error are as for :func:`check_is_cosyvoice2_llm`.
 
     Example
     -------

@@ -1,8 +1,7 @@
-"""The files of CosyVoice2-0.5B, from the hub or from a folder.
+"""Files of CosyVoice2-0.5B, from the hub or a local folder.
 
-Only weights, the tokenizer's tables and its settings are fetched; the
-snapshot's own YAML, which would construct objects, is not. Loaders read
-tensors alone.
+Only the weights and the tokenizer's files are fetched, not the snapshot's
+YAML, which would construct objects. Loaders read only tensors.
 """
 
 import hashlib
@@ -25,10 +24,10 @@ logger = get_logger(__name__)
 PathLike = str | Path
 
 REPOSITORY = "FunAudioLLM/CosyVoice2-0.5B"
-#: The commit whose files the table below describes.
+#: Commit of the files in ``FILES``.
 REVISION = "eec1ae6c79877dbd9379285cf8789c9e0879293d"
 TOKENIZER_FOLDER = "CosyVoice-BlankEN"
-#: Size in bytes and SHA-256 of each file that is used.
+#: Size in bytes and SHA-256 of each required file.
 FILES = {
     "llm.pt": (
         2023316821,
@@ -69,16 +68,16 @@ FILES = {
 }
 #: Tokenizer files that a folder may lack.
 OPTIONAL = ("CosyVoice-BlankEN/tokenizer_config.json",)
-#: Settings by which the other CosyVoice models are known.
+#: Settings files that identify other CosyVoice models.
 OTHER_MODELS = {
     "cosyvoice.yaml": "CosyVoice-1",
     "cosyvoice3.yaml": "CosyVoice-3",
 }
-#: What CosyVoice2 has and CosyVoice-1 lacks: snapshots of CosyVoice2 called
-#: their settings ``cosyvoice.yaml``, too, for a while.
+#: Files of CosyVoice2 that CosyVoice-1 lacks: early snapshots of CosyVoice2
+#: have a ``cosyvoice.yaml``, too.
 NOT_IN_COSYVOICE_1 = ("cosyvoice2.yaml", TOKENIZER_FOLDER)
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
-#: Which of the fetched files have been checked.
+#: List of the fetched files that have been verified.
 RECEIPT = "verified.json"
 
 
@@ -87,24 +86,23 @@ def fetch_file(
     source: PathLike = REPOSITORY,
     savedir: PathLike | None = None,
 ) -> Path:
-    """Find one file of CosyVoice2-0.5B, fetching it if need be.
+    """Find one file of CosyVoice2-0.5B, fetching it if necessary.
 
-    An interrupted download goes on where it stopped: until it is whole and
-    compared with its known size and SHA-256, the file is called
-    ``<name>.part``. Files of a folder may have been fine-tuned: they are
-    used, with a warning if their size is another than the released one's, or
-    the content of one of the tokenizer's, which a copy that was cut off or a
-    file of another model would silently turn into other token ids. Those of
-    another repository, which SpeechBrain's ``fetch`` gets, are not compared.
+    A download is called ``<name>.part`` until its size and SHA-256 have been
+    verified; an interrupted one is resumed. Files in a local folder may have
+    been fine-tuned, so that a size other than the released one's, or another
+    content of a tokenizer file (which would silently change the token ids),
+    is only a warning. Files of other repositories, fetched by SpeechBrain's
+    ``fetch``, are not compared.
 
     Arguments
     ---------
     name : str
         One of ``FILES``.
     source : str or Path
-        The hub's name, or a folder that holds a snapshot.
+        Name on the hub, or a folder with a snapshot.
     savedir : str or Path, optional
-        Where files from the hub go; those in the hub's own cache are linked.
+        Folder for files from the hub; files in the hub's cache are linked.
 
     Raises
     ------
@@ -112,7 +110,7 @@ def fetch_file(
         If the folder or the file does not exist.
     ValueError
         If the folder holds another model, the hub cannot be reached, or the
-        file that came is not the one that was asked for.
+        fetched file is not the released one.
 
     Example
     -------
@@ -125,8 +123,8 @@ def fetch_file(
         return _find_local(Path(source), name)
     if savedir is None:
         raise ValueError(
-            f"{name} is to come from the hub ({source}): give the folder "
-            "`savedir` to put it."
+            f"{name} has to be fetched from the hub ({source}): give the "
+            "folder `savedir` for it."
         )
     savedir = Path(savedir)
     (savedir / name).parent.mkdir(parents=True, exist_ok=True)
@@ -148,15 +146,8 @@ def fetch_tokenizer(
     Returns
     -------
     Path
-        A folder for
+        Folder for
         :class:`~speechbrain_emofilm.integrations.cosyvoice2.qwen2_tokenizer.Qwen2TextFrontend`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file is missing.
-    ValueError
-        As :func:`fetch_file`.
     """
     names = [name for name in FILES if name.startswith(TOKENIZER_FOLDER)]
     return fetch_files(names, source, savedir) / TOKENIZER_FOLDER
@@ -167,7 +158,7 @@ def fetch_files(
     source: PathLike = REPOSITORY,
     savedir: PathLike | None = None,
 ) -> Path:
-    """Find several files, by default all, before any work starts.
+    """Find several files, by default all.
 
     Arguments
     ---------
@@ -181,14 +172,12 @@ def fetch_files(
     Returns
     -------
     Path
-        The folder that they are in.
+        Folder of the files.
 
     Raises
     ------
-    FileNotFoundError
-        If a file is missing.
-    ValueError
-        As :func:`fetch_file`.
+    FileNotFoundError or ValueError
+        As in :func:`fetch_file`.
     """
     local = _is_local(source)
     for name in names:
@@ -199,15 +188,15 @@ def fetch_files(
 
 
 def _is_local(source: PathLike) -> bool:
-    """Whether a source is meant as a folder: any path but ``owner/name``."""
+    """Check whether a source is a folder: any path but ``owner/name``."""
     return Path(source).exists() or not _HUB_NAME.fullmatch(str(source))
 
 
 def _find_local(folder: Path, name: str) -> Path:
-    """A file of a folder that holds CosyVoice2."""
+    """Find a file in a folder that holds CosyVoice2."""
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder} is no folder: give one that holds a snapshot of "
+            f"{folder} is not a folder: give one with a snapshot of "
             f"CosyVoice2-0.5B, or the hub's name {REPOSITORY}."
         )
     settings = _other_settings(folder)
@@ -225,7 +214,7 @@ def _find_local(folder: Path, name: str) -> Path:
 
 
 def _warn_if_changed(path: Path, name: str) -> None:
-    """Says that a file is not the released one, as far as is soon told."""
+    """Warn of a file that is evidently not the released one."""
     size, checksum = FILES[name]
     found = path.stat().st_size
     if found != size:
@@ -241,7 +230,7 @@ def _warn_if_changed(path: Path, name: str) -> None:
 
 
 def _other_settings(folder: Path) -> str | None:
-    """Settings by which a folder holds another CosyVoice model."""
+    """Return the settings file of another CosyVoice model in a folder."""
     names = [name for name in OTHER_MODELS if (folder / name).is_file()]
     if any((folder / name).exists() for name in NOT_IN_COSYVOICE_1):
         names = [name for name in names if name != "cosyvoice.yaml"]
@@ -250,20 +239,20 @@ def _other_settings(folder: Path) -> str | None:
 
 @main_process_only
 def _fetch_from_hub(name: str, source: str, savedir: Path) -> Path:
-    """A file of a repository; the released one is checked."""
+    """Fetch a file of a repository; a released one is verified."""
     path = savedir / name
     try:
         if source == REPOSITORY:
             found = _get_released(name, savedir)
         else:
             found = fetch(name, source, savedir=savedir)
-    # Hub, network and disk each raise errors of their own.
+    # Hub, network and disk raise different errors.
     except Exception as error:
         raise ValueError(
             f"{name} of {source} could not be fetched "
             f"({' '.join(str(error).split())}): check the connection and run "
-            "the same command again, which goes on where it stopped; or give "
-            "as source a folder that holds a snapshot."
+            "the same command again, which resumes the download; or give a "
+            "folder with a snapshot as source."
         ) from error
     if source == REPOSITORY:
         _verify(found, name, savedir)
@@ -272,10 +261,10 @@ def _fetch_from_hub(name: str, source: str, savedir: Path) -> Path:
 
 
 def _get_released(name: str, savedir: Path) -> Path:
-    """A file of ``REPOSITORY``: there, linked or downloaded as ``.part``.
+    """Find, link or download (as ``.part``) a file of ``REPOSITORY``.
 
-    The hub's own client is not asked to download: whether it resumes depends
-    on its version, and on the storage that the hub has for the file.
+    The hub's own client does not resume downloads in all versions, nor from
+    all of the hub's storages.
     """
     path = savedir / name
     if path.exists():
@@ -293,7 +282,7 @@ def _get_released(name: str, savedir: Path) -> Path:
 
 
 def _verify(path: Path, name: str, savedir: Path) -> None:
-    """Compare a file with its known size and checksum, and remember it."""
+    """Verify the size and checksum of a file once."""
     size, checksum = FILES[name]
     found = path.stat()
     remedy = f"delete {path.resolve()} and run the same command again"
@@ -317,7 +306,7 @@ def _verify(path: Path, name: str, savedir: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    """Checksum of a file."""
+    """Compute the SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

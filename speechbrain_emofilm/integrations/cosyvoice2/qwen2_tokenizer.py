@@ -1,13 +1,13 @@
-"""CosyVoice2's text front end: Qwen2's tokenizer and what CosyVoice2 adds."""
+"""CosyVoice2's text front end: Qwen2's tokenizer with additional tokens."""
 
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 
+from speechbrain_emofilm.dataio.normalization import TextNormalizer
 from speechbrain_emofilm.dataio.text import (
     END_OF_INSTRUCTION,
     TextUnits,
-    map_rewritten_words,
+    blank_tags,
     map_tokens_to_words,
     split_words,
 )
@@ -37,37 +37,38 @@ SPECIAL_TOKENS = (
     "[mn]",
 )
 END_OF_TEXT = "<|endoftext|>"
-#: What Qwen2's tokenizer consists of; transformers needs the first to know it.
+#: Sounds and ways to speak that a text may name; none of them is a word.
+TAGS = SPECIAL_TOKENS[3:]
+#: Files of Qwen2's tokenizer; transformers recognises it by the first.
 TOKENIZER_FILES = ("config.json", "vocab.json", "merges.txt")
 
 
 class Qwen2TextFrontend:
-    """Text to the tokens of CosyVoice2's language model.
+    """Converter of text to the tokens of CosyVoice2's language model.
 
-    The text is tokenized as a whole and each token given to the word whose
-    letters it holds: word by word, the tokens would be others. An instruction
-    (``"Speak softly.<|endofprompt|>We won."``) belongs to no word.
+    The text is tokenized as a whole, since the tokens of single words would
+    differ; each token is assigned to the word whose letters it holds. An
+    instruction (``"Speak softly.<|endofprompt|>We won."``) belongs to no word.
 
     Arguments
     ---------
     folder : str or Path
         ``CosyVoice-BlankEN`` of a CosyVoice2 snapshot, or another folder with
         ``config.json``, ``vocab.json`` and ``merges.txt``.
-    normalizer : callable, optional
-        Rewrites text as it is spoken, str to str; see
-        :class:`~speechbrain_emofilm.integrations.cosyvoice2.text_normalization.WeTextNormalizer`.
-        A word that becomes several keeps them all, also where their order
-        changes.
+    normalizer : TextNormalizer, optional
+        Writes text as it is spoken, see
+        :class:`~speechbrain_emofilm.dataio.normalization.TextNormalizer`. All
+        words that a word becomes count as that word.
     language : str
-        ``"en"`` or ``"zh"``: what an aligner takes the speech for. The
-        tokenizer reads both, also mixed.
+        Language for aligners, ``"en"`` or ``"zh"``. The tokenizer reads both,
+        also mixed.
 
     Raises
     ------
     FileNotFoundError
-        If the folder is no tokenizer's.
+        If the folder lacks a file of the tokenizer.
     ValueError
-        If its files cannot be read.
+        If the files cannot be read.
 
     Example
     -------
@@ -82,16 +83,17 @@ class Qwen2TextFrontend:
     def __init__(
         self,
         folder: str | Path,
-        normalizer: Callable[[str], str] | None = None,
+        normalizer: TextNormalizer | None = None,
         language: str = "en",
     ):
         self.language = language
-        self._normalize = normalizer or str
+        self.tags = TAGS
+        self._normalizer = normalizer
         self._tokenizer = _load(Path(folder))
 
     @property
     def vocab_size(self) -> int:
-        """Number of different token ids, the added ones included."""
+        """Number of different token ids, including the additional ones."""
         return len(self._tokenizer)
 
     def encode(self, text: str) -> TextUnits:
@@ -107,7 +109,7 @@ class Qwen2TextFrontend:
         -------
         TextUnits
             ids (list of int), word_of_unit (list of int, -1 = no word) and
-            words (list of str): those of the text, not of the normalised one.
+            words (list of str, of the text before normalisation).
 
         Raises
         ------
@@ -115,24 +117,52 @@ class Qwen2TextFrontend:
             If there is no word to speak.
         """
         instruction, mark, spoken = text.rpartition(END_OF_INSTRUCTION)
-        words = [word.text for word in split_words(spoken)]
+        # The tokenizer would compose letters itself, and then lose the places
+        # of the characters after the first.
+        spoken = unicodedata.normalize("NFC", spoken)
+        words = self._words(spoken)
         if not words:
             raise ValueError(
                 f"The text {text!r} has no word to speak: give at least one."
             )
         ids, _ = self._tokenize(instruction + mark)
         word_of_unit = [-1] * len(ids)
-        # The tokenizer would compose letters itself, and then lose the
-        # places of the characters behind the first.
-        rewritten = unicodedata.normalize("NFC", self._normalize(spoken))
+        rewritten, origin = self._normalize(spoken)
         new_ids, offsets = self._tokenize(rewritten)
-        origin = map_rewritten_words(spoken, rewritten, self._normalize)
-        for word in map_tokens_to_words(offsets, rewritten):
+        plain = blank_tags(rewritten, TAGS)
+        for word in map_tokens_to_words(offsets, plain):
             word_of_unit.append(-1 if word < 0 else origin[word])
-        return TextUnits(ids + new_ids, word_of_unit, words)
+        return TextUnits(ids + new_ids, word_of_unit, list(words.values()))
+
+    @staticmethod
+    def _words(text: str) -> dict[int, str]:
+        """Find the words outside tags, by their number with those inside."""
+        plain = blank_tags(text, TAGS)
+        outside = {word.start: word.text for word in split_words(plain)}
+        return {
+            number: outside[word.start]
+            for number, word in enumerate(split_words(text))
+            if word.start in outside
+        }
+
+    def _normalize(self, text: str) -> tuple[str, list[int]]:
+        """Write a text as it is spoken.
+
+        Returns it and, for each of its words outside tags, the number of its
+        word outside tags in `text`, or -1.
+        """
+        words = self._words(text)
+        if self._normalizer is None:
+            return text, list(range(len(words)))
+        rewritten, origin = self._normalizer.trace(text)
+        rewritten = unicodedata.normalize("NFC", rewritten)
+        place = {number: index for index, number in enumerate(words)}
+        return rewritten, [
+            place.get(origin[number], -1) for number in self._words(rewritten)
+        ]
 
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids, and the characters that each stands for."""
+        """Return token ids and the span of characters of each."""
         tokens = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )
@@ -140,7 +170,7 @@ class Qwen2TextFrontend:
 
 
 def _load(folder: Path):
-    """Read the tokenizer's files and add CosyVoice2's tokens."""
+    """Load the tokenizer and add CosyVoice2's tokens."""
     missing = [n for n in TOKENIZER_FILES if not (folder / n).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -151,7 +181,7 @@ def _load(folder: Path):
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    # Whatever the tokenizers library says: it has no class of errors.
+    # The tokenizers library has no error class of its own.
     except Exception as error:
         raise ValueError(
             f"{folder} has no readable tokenizer "
@@ -159,8 +189,8 @@ def _load(folder: Path):
         ) from error
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{folder} has a tokenizer that does not tell where its tokens "
-            "stand in the text: give the folder CosyVoice-BlankEN of a "
+            f"{folder} has a tokenizer without the positions of its tokens "
+            "in the text: give the folder CosyVoice-BlankEN of a "
             "CosyVoice2-0.5B snapshot."
         )
     tokenizer.add_special_tokens(

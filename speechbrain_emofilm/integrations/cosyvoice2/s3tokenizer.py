@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-MAX_SECONDS = 30  # what the encoder reads at once
+MAX_SECONDS = 30  # longest input of the encoder
 
 
 class S3SpeechTokenizer:
-    """Speech to 25 Hz tokens in 0..6560 (supervised semantic tokens, v2).
+    """Tokenizer of speech to 25 Hz tokens, 0 to 6560 (S3 tokens, v2).
 
-    The weights are read when the first speech comes: training, which takes
-    its tokens from a cache, never needs them.
+    The weights are loaded at first use: training, which reads its tokens from
+    a cache, never needs them.
 
     Arguments
     ---------
@@ -21,9 +22,9 @@ class S3SpeechTokenizer:
     n_state : int
         Width of the encoder.
     n_heads : int
-        Its attention heads, of 64 channels each.
+        Number of attention heads, of 64 channels each.
     n_layers : int
-        Its layers.
+        Number of layers.
 
     Raises
     ------
@@ -53,31 +54,31 @@ class S3SpeechTokenizer:
         self.path = Path(path)
         self._sizes = (n_state, n_heads, n_layers)
         self._device = torch.device("cpu")
-        self._model = None
+        self._model: Any = None
 
     def to(self, device: str | torch.device) -> "S3SpeechTokenizer":
-        """Moves the model, now or when it is read."""
+        """Move the model, now or when it is loaded."""
         self._device = torch.device(device)
         if self._model is not None:
             self._model.to(self._device)
         return self
 
     def eval(self) -> "S3SpeechTokenizer":
-        """Does nothing: there is no training mode."""
+        """Do nothing: there is no training mode."""
         return self
 
     def tokenize(self, wav: torch.Tensor) -> torch.Tensor:
-        """Tokenizes utterances of one length.
+        """Tokenize utterances of one length.
 
         Arguments
         ---------
         wav : torch.Tensor
-            (B, T) at 16 kHz.
+            Sounds (B, T) at 16 kHz.
 
         Returns
         -------
         torch.Tensor
-            (B, S).
+            Tokens (B, S).
         """
         return torch.stack(self.tokenize_batch(list(wav)))
 
@@ -85,22 +86,22 @@ class S3SpeechTokenizer:
     def tokenize_batch(
         self, wavs: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Tokenizes utterances of any lengths together, each as if alone.
+        """Tokenize a batch; no utterance affects another's tokens.
 
         Arguments
         ---------
         wavs : sequence of torch.Tensor
-            Waves at 16 kHz in -1..1, (T_i,), of at most 30 s.
+            Sounds (T_i,) at 16 kHz, within -1 and 1, of at most 30 s.
 
         Returns
         -------
         list of torch.Tensor
-            Tokens of each, (S_i,) long.
+            Tokens (S_i,) of each utterance, long.
 
         Raises
         ------
         ValueError
-            If a wave is too long, or the weights do not fit.
+            If a sound is too long, or the weights do not fit.
         """
         library = _library()
         for index, wav in enumerate(wavs):
@@ -120,7 +121,7 @@ class S3SpeechTokenizer:
         return [row[:n].long() for row, n in zip(tokens, n_tokens.tolist())]
 
     def _load(self) -> torch.nn.Module:
-        """Make the model and read its weights, tensors only."""
+        """Build the model and load its weights, tensors only."""
         library = _library()
         n_state, n_heads, n_layers = self._sizes
         config = library.model_v2.ModelConfig(
@@ -135,7 +136,7 @@ class S3SpeechTokenizer:
             )
         try:
             model.init_from_onnx(str(self.path))
-        # The parser of ONNX files has errors of its own.
+        # The ONNX parser raises errors of its own.
         except Exception as error:
             raise ValueError(
                 f"{self.path} is not CosyVoice2's speech tokenizer "
@@ -146,7 +147,7 @@ class S3SpeechTokenizer:
 
 
 def _library():
-    """The package, imported where it is needed."""
+    """Import the package."""
     try:
         import s3tokenizer
     except ImportError as error:

@@ -1,8 +1,7 @@
 """Emotion features of emotion2vec, in funasr's implementation.
 
 emotion2vec: Self-Supervised Pre-Training for Speech Emotion Representation
-(https://arxiv.org/abs/2312.15185). Models with a classifier also predict
-each frame's emotion, which funasr computes for whole utterances only.
+(https://arxiv.org/abs/2312.15185).
 
 funasr does not pad batches, as its positional convolutions would read the
 padding and corrupt the last frames of the shorter utterances. Here the padding
@@ -72,10 +71,11 @@ class Emotion2vec(FrameFeatureExtractor):
 
         names = _read_file_names(path("configuration.json"))
         config = _read_config(path(names["config"]))
-        labels = []
+        n_classes = 0
         if names["labels"]:
-            labels = path(names["labels"]).read_text("utf-8").splitlines()
-        model = _build_model(config, len(labels))
+            labels = path(names["labels"]).read_text("utf-8")
+            n_classes = len(labels.splitlines())
+        model = _build_model(config, n_classes)
         _load_weights(model, path(names["weights"]))
         encoder = model.modality_encoders["AUDIO"]
         _, kernels, strides = zip(*encoder.feature_enc_layers)
@@ -96,11 +96,6 @@ class Emotion2vec(FrameFeatureExtractor):
             # The other mode normalises over time, including the padding.
             padded_batches=encoder.modality_cfg.extractor_mode == "layer_norm",
             max_duration=max_duration,
-        )
-        self.labels = [label for label in labels if not _unused(label)]
-        used = [i for i, label in enumerate(labels) if not _unused(label)]
-        self.register_buffer(
-            "_used_classes", torch.tensor(used), persistent=False
         )
         self.model = model.eval().requires_grad_(False)
         self._valid_frames = None
@@ -144,53 +139,13 @@ class Emotion2vec(FrameFeatureExtractor):
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Compute the frames of a batch, see the base class.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms (B, T), 0 after their end.
-        n_samples : torch.Tensor
-            Their numbers of samples (B,).
-
-        Returns
-        -------
-        torch.Tensor
-            Frames (B, F, D).
-        """
+        """Compute the frames of a batch, see the base class."""
         n_frames = self.n_frames(n_samples).to(wavs.device)
         self._valid_frames = length_to_mask(n_frames, dtype=wavs.dtype)
         padding = None
         if n_samples.min() < wavs.shape[1]:
             padding = ~length_to_mask(n_samples.to(wavs.device)).bool()
         return self.model.extract_features(wavs, padding_mask=padding)["x"]
-
-    @torch.inference_mode()
-    def class_posteriors(self, features: torch.Tensor) -> torch.Tensor:
-        """Predict the emotion of each frame with the model's own classifier.
-
-        Arguments
-        ---------
-        features : torch.Tensor
-            Frames (B, F, D) from :meth:`forward` or a cache.
-
-        Returns
-        -------
-        torch.Tensor
-            Probabilities (B, F, C), in the order of ``labels``.
-
-        Raises
-        ------
-        ValueError
-            If the model has no classifier.
-        """
-        if self.model.proj is None:
-            raise ValueError(
-                "This emotion2vec has no classifier: use a model with "
-                "emotion classes, such as emotion2vec_plus_large."
-            )
-        logits = self.model.proj(features)[..., self._used_classes]
-        return logits.softmax(-1)
 
 
 class _ChannelsLastConvolutions(torch.nn.Module):
@@ -268,11 +223,6 @@ def _read_config(path: Path) -> dict[str, Any]:
             "be a list of (channels, kernel, stride)."
         )
     return config
-
-
-def _unused(label: str) -> bool:
-    """Check whether a label is of a class without training data."""
-    return label.startswith("unuse")
 
 
 def _build_model(config: dict[str, Any], n_classes: int) -> torch.nn.Module:

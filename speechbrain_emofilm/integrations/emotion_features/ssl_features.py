@@ -86,20 +86,7 @@ class SSLFeatures(FrameFeatureExtractor):
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Compute the frames of a batch, see the base class.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms (B, T), 0 after their end.
-        n_samples : torch.Tensor
-            Their numbers of samples (B,).
-
-        Returns
-        -------
-        torch.Tensor
-            Frames (B, F, D).
-        """
+        """Compute the frames of a batch, see the base class."""
         lens = (n_samples / wavs.shape[1]).to(wavs.device)
         hidden = self.wrapper.extract_features(wavs, lens)
         return hidden if self.layer is None else hidden[self.layer]

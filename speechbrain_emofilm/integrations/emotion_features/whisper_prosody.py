@@ -123,20 +123,7 @@ class WhisperProsody(FrameFeatureExtractor):
     def encode(
         self, wavs: torch.Tensor, n_samples: torch.Tensor
     ) -> torch.Tensor:
-        """Compute the frames of a batch, see the base class.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms (B, T), 0 after their end.
-        n_samples : torch.Tensor
-            Their numbers of samples (B,).
-
-        Returns
-        -------
-        torch.Tensor
-            Frames (B, F, 384 + 8) of tiny.en.
-        """
+        """Compute frames, see the base class; D is 384 + 8 for tiny.en."""
         features = [
             torch.from_numpy(self._frames(wav[:samples].cpu().numpy()))
             for wav, samples in zip(wavs, n_samples)

@@ -1,6 +1,6 @@
 """Failures are named by their signatures."""
 
-from speechbrain_emofilm.metrics.diagnosis import (
+from speechbrain_emofilm.metrics.failure_modes import (
     Thresholds,
     diagnose,
     signatures,

@@ -1,61 +1,62 @@
-"""Names what went wrong in a training, from its figures.
+"""Failure modes of word-level emotion control, recognised by their scores.
 
-Four failures of word-level emotion control have signatures, both in what is
-predicted of true speech, as validation does, and in speech that is measured,
-as evaluation does:
+Four failures have signatures, both in the predictions for true speech
+(measured in validation) and in synthesised speech (measured in evaluation):
 
 * flat prosody: the modulation hardly changes the text (gamma near 1, beta
   near 0) or the predictions, or F0 moves less than in the reference;
 * catastrophic forgetting: the modulation drowns the text, the speech becomes
   less likely than for the frozen backbone, words get lost;
-* noisy transitions: emotions are right but switch at the wrong place, as
+* noisy transitions: emotions are right but switch in the wrong place, as
   poor word labels teach;
-* missing dynamics: the words are understood, yet the prosody is far from the
-  reference's, or true speech is no likelier with its own emotions.
+* missing dynamics: the words are intelligible, yet the prosody is far from
+  the reference's, or true speech is no likelier given its own emotions.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+Scores = Mapping[str, float | None]
+
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When a figure is a symptom.
+    """Limits beyond which a score is a symptom.
 
     Arguments
     ---------
     least_modulation : float
-        Ratio of the modulation's norm to the text embeddings'; less is flat.
+        Ratio of the modulation's norm to the text embeddings'.
     most_modulation : float
-        More drowns the text.
+        The same ratio, above which the modulation drowns the text.
     least_f0_spread : float
         F0 spread within an utterance, as a ratio to the topline's.
     most_wer_rise : float
         Rise of the word error rate above the frozen backbone's.
     least_transition_accuracy : float
-        As a ratio to the topline's.
+        Transition accuracy, as a ratio to the topline's.
     most_boundary_error_ms : float
-        Above the topline's.
+        Boundary error above the topline's.
     most_leakage : float
-        Above the topline's.
+        Leakage above the topline's.
     least_f0_control : float
         Correlation of asked and spoken changes of F0, as a ratio to the
         topline's.
     most_dtw_ratio : float
         DTW as a ratio to the topline's.
     most_f0_distance : float
-        Of the words' F0 from the reference's, as a ratio to the frozen
-        backbone's, which has no dynamics.
+        Distance of the words' F0 from the reference's, as a ratio to the
+        frozen backbone's, which has no dynamics.
     least_condition_effect : float
-        Divergence, in nats per speech token, that another emotion makes.
+        Divergence due to another emotion, in nats per speech token.
     most_loss_rise : float
         Rise of the speech loss above the frozen backbone's, in nats.
     least_switch_gain : float
-        Of the words beside a switch, as a ratio to the other words'. Where
-        labels are right it is above 1, as the speech before a switch
-        misleads; where half of them are wrong, below.
+        Emotion gain of the words next to a switch, as a ratio to the other
+        words'. It is above 1 with correct labels, as the speech before a
+        switch is misleading, and below 1 if half of the labels are wrong.
     least_emotion_gain : float
-        Nats per speech token by which the own emotion is likelier.
+        Gain in log-likelihood given the own emotion, in nats per speech token.
     """
 
     least_modulation: float = 0.02
@@ -76,49 +77,47 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Check:
-    """A figure beside its limit.
+    """A score compared with its limit.
 
     Arguments
     ---------
-    figure : str
-        Its name, of :data:`FIGURES`.
+    score : str
+        Name of the score, one of :data:`SCORES`.
     value : float
-        The model's.
+        Value for the model.
     limit : float
-        The one between well and ill.
+        Limit between healthy and symptomatic values.
     failed : bool
-        Whether it is a symptom.
+        Whether the value is a symptom.
     relation : str
-        Of the value to the limit, such as "below".
+        Relation of the value to the limit, such as "below".
     """
 
-    figure: str
+    score: str
     value: float
     limit: float
     failed: bool
     relation: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.figure} {self.value:.3g} {self.relation} {self.limit:.3g}"
-        )
+        return f"{self.score} {self.value:.3g} {self.relation} {self.limit:.3g}"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What the figures say of one failure.
+    """Verdict on one failure.
 
     Arguments
     ---------
     name : str
-        Flat prosody, catastrophic forgetting, noisy transitions or missing
-        dynamics, in small letters.
+        "flat prosody", "catastrophic forgetting", "noisy transitions" or
+        "missing dynamics".
     verdict : str
-        "found", "not found", or "untested" where nothing can be said.
+        "found", "not found", or "untested" for lack of scores.
     checks : tuple of Check
-        The figures that it was judged by.
+        Scores behind the verdict.
     hparams : tuple of str
-        What to turn where it is found, and where to.
+        Changes of hyperparameters that may help.
     """
 
     name: str
@@ -128,7 +127,7 @@ class Signature:
 
     @property
     def evidence(self) -> tuple[str, ...]:
-        """The figures that show it, each with its limit."""
+        """Scores that show the failure, each with its limit."""
         return tuple(str(check) for check in self.checks if check.failed)
 
     def __str__(self) -> str:
@@ -136,7 +135,7 @@ class Signature:
         return f"{self.name}: {evidence}. Try {', '.join(self.hparams)}."
 
     def as_dict(self) -> dict:
-        """For a summary in JSON."""
+        """Convert to JSON-serializable types."""
         return {
             "name": self.name,
             "verdict": self.verdict,
@@ -172,8 +171,8 @@ REMEDIES = {
     ),
 }
 
-#: What :func:`diagnose` understands.
-FIGURES = (
+#: Names of the scores that :func:`signatures` understands.
+SCORES = (
     "modulation_ratio",
     "wer",
     "f0_spread",
@@ -193,28 +192,27 @@ FIGURES = (
 
 
 def signatures(
-    figures: Mapping[str, float | None],
-    topline: Mapping[str, float | None] | None = None,
-    floor: Mapping[str, float | None] | None = None,
+    scores: Scores,
+    topline: Scores | None = None,
+    floor: Scores | None = None,
     thresholds: Thresholds = Thresholds(),
 ) -> list[Signature]:
-    """Judges each of the four failures by what is known.
+    """Judge each of the four failures by the scores of a model.
 
-    A figure that is missing, or lacks what it is compared with, tells
-    nothing.
+    A score that is missing, or lacks its counterpart, is not judged.
 
     Arguments
     ---------
-    figures : dict
-        The model's, of :data:`FIGURES`; shares, not percents. Those in nats
-        are :class:`~speechbrain_emofilm.metrics.condition_effect.\
-ConditionEffect`'s.
+    scores : dict
+        Scores of the model, some of :data:`SCORES`; shares, not percentages.
+        Those in nats are from :class:`~speechbrain_emofilm.metrics.\
+condition_effect.ConditionEffect`.
     topline : dict, optional
-        Those of reference speech re-synthesised through the tokens.
+        Scores of reference speech, re-synthesised through the tokens.
     floor : dict, optional
-        Those of the frozen backbone.
+        Scores of the frozen backbone.
     thresholds : Thresholds
-        When a figure is a symptom.
+        Limits of the scores.
 
     Returns
     -------
@@ -224,7 +222,7 @@ ConditionEffect`'s.
     Raises
     ------
     ValueError
-        If a figure is unknown.
+        If a score is unknown.
 
     Example
     -------
@@ -236,11 +234,11 @@ ConditionEffect`'s.
     missing dynamics: untested
     """
     topline, floor = topline or {}, floor or {}
-    for name in {*figures, *topline, *floor} - set(FIGURES):
+    for name in {*scores, *topline, *floor} - set(SCORES):
         raise ValueError(
-            f"Unknown figure {name!r}: known are {', '.join(FIGURES)}."
+            f"Unknown score {name!r}: known are {', '.join(SCORES)}."
         )
-    compared = _Comparisons(figures, topline, floor, thresholds)
+    compared = _Comparisons(scores, topline, floor, thresholds)
     judged = {
         "flat prosody": _any(compared.flat_prosody()),
         "catastrophic forgetting": _any(compared.forgetting()),
@@ -253,78 +251,50 @@ ConditionEffect`'s.
     ]
 
 
-def diagnose(
-    figures: Mapping[str, float | None],
-    topline: Mapping[str, float | None] | None = None,
-    floor: Mapping[str, float | None] | None = None,
-    thresholds: Thresholds = Thresholds(),
-) -> list[Signature]:
-    """Finds the failures that the figures of a model show.
+def diagnose(scores: Scores, *args, **kwargs) -> list[Signature]:
+    """List the failures that the scores of a model show.
 
     Arguments
     ---------
-    figures : dict
+    scores : dict
         As for :func:`signatures`.
-    topline : dict, optional
-        As for :func:`signatures`.
-    floor : dict, optional
-        As for :func:`signatures`.
-    thresholds : Thresholds
-        When a figure is a symptom.
-
-    Returns
-    -------
-    list of Signature
-        Empty if nothing is wrong.
+    *args, **kwargs
+        Further arguments of :func:`signatures`.
 
     Example
     -------
     >>> found = diagnose({"modulation_ratio": 0.001, "wer": 0.1})
-    >>> [diagnosis.name for diagnosis in found]
-    ['flat prosody']
-    >>> print(found[0])
+    >>> print(*found)
     flat prosody: modulation_ratio 0.001 below 0.02. Try a higher lr, ...
     """
-    return [
-        signature
-        for signature in signatures(figures, topline, floor, thresholds)
-        if signature.verdict == "found"
-    ]
+    judged = signatures(scores, *args, **kwargs)
+    return [signature for signature in judged if signature.verdict == "found"]
 
 
-def untested(
-    figures: Mapping[str, float | None],
-    topline: Mapping[str, float | None] | None = None,
-    floor: Mapping[str, float | None] | None = None,
-) -> list[str]:
-    """Failures that the figures can neither show nor exclude.
+def untested(scores: Scores, *args, **kwargs) -> list[str]:
+    """List the failures that the scores can neither show nor exclude.
 
     Arguments
     ---------
-    figures : dict
+    scores : dict
         As for :func:`signatures`.
-    topline : dict, optional
-        As for :func:`signatures`.
-    floor : dict, optional
-        As for :func:`signatures`.
+    *args, **kwargs
+        Further arguments of :func:`signatures`.
 
     Example
     -------
     >>> untested({"modulation_ratio": 0.1})
     ['noisy transitions', 'missing dynamics']
     """
-    return [
-        signature.name
-        for signature in signatures(figures, topline, floor)
-        if signature.verdict == "untested"
-    ]
+    judged = signatures(scores, *args, **kwargs)
+    return [s.name for s in judged if s.verdict == "untested"]
 
 
 class _Comparisons:
-    """Figures beside their limits, those left out that lack one of both."""
+    """Checks of the scores that have a value and a limit."""
 
-    def __init__(self, figures, topline, floor, thresholds):
-        self.figures, self.topline, self.floor = figures, topline, floor
+    def __init__(self, scores, topline, floor, thresholds):
+        self.scores, self.topline, self.floor = scores, topline, floor
         self.thresholds = thresholds
 
     def flat_prosody(self):
@@ -345,14 +315,14 @@ class _Comparisons:
         return [*drowned, *self.lost_speech(), *self.lost_words()]
 
     def lost_speech(self):
-        """The frozen backbone finds true speech likelier."""
+        """Check whether the frozen backbone finds true speech likelier."""
         rise = self.thresholds.most_loss_rise
         return self.above(
             "speech_loss", _plus(self.floor.get("speech_loss"), rise)
         )
 
     def lost_words(self):
-        """The frozen backbone is easier to understand."""
+        """Check whether the frozen backbone is easier to understand."""
         rise = self.thresholds.most_wer_rise
         return self.above("wer", _plus(self.floor.get("wer"), rise))
 
@@ -361,7 +331,7 @@ class _Comparisons:
         words = _times(
             topline.get("word_emotion_accuracy"), t.least_transition_accuracy
         )
-        # Where no word carries its emotion, poor transitions say nothing.
+        # Without emotions in the words, poor transitions mean nothing.
         spoken, predicted = [], []
         if not _failed(self.below("word_emotion_accuracy", words)):
             accuracy = _times(
@@ -377,22 +347,20 @@ class _Comparisons:
                 *self.above("leakage", leakage),
             ]
         if not _failed(self.below("inside_gain", t.least_emotion_gain)):
-            inside = _times(
-                self.figures.get("inside_gain"), t.least_switch_gain
-            )
+            inside = _times(self.scores.get("inside_gain"), t.least_switch_gain)
             predicted = self.below("switch_gain", inside)
         return [*spoken, *predicted]
 
     def below(self, name, limit):
-        """Whether a figure is too low, or not a number."""
+        """Check whether a score is too low or NaN."""
         return self._check(name, limit, lambda value: value >= limit, "below")
 
     def above(self, name, limit):
-        """Whether a figure is too high, or not a number."""
+        """Check whether a score is too high or NaN."""
         return self._check(name, limit, lambda value: value <= limit, "above")
 
     def _check(self, name, limit, passes, relation):
-        value = self.figures.get(name)
+        value = self.scores.get(name)
         if value is None or limit is None:
             return []
         failed = not passes(value)
@@ -401,12 +369,12 @@ class _Comparisons:
 
 
 def _times(value: float | None, factor: float) -> float | None:
-    """A limit relative to another figure."""
+    """Return a limit relative to another score."""
     return None if value is None else factor * value
 
 
 def _plus(value: float | None, step: float) -> float | None:
-    """A limit above another figure."""
+    """Return a limit above another score."""
     return None if value is None else value + step
 
 
@@ -415,16 +383,14 @@ def _failed(checks: Sequence[Check]) -> bool:
 
 
 def _any(checks: Sequence[Check]) -> tuple[str, Sequence[Check]]:
-    """Verdict on a failure that shows in any of its figures."""
+    """Judge a failure that any of its scores can show."""
     if not checks:
         return "untested", checks
     return "found" if _failed(checks) else "not found", checks
 
 
-def _missing_dynamics(
-    compared: _Comparisons,
-) -> tuple[str, Sequence[Check]]:
-    """Two ways to show it: spoken or predicted, wrong though understood."""
+def _missing_dynamics(compared: _Comparisons) -> tuple[str, list[Check]]:
+    """Judge speech and predictions: wrong prosody of intelligible words."""
     t = compared.thresholds
     dtw = _times(compared.topline.get("dtw"), t.most_dtw_ratio)
     distance = _times(compared.floor.get("f0_distance"), t.most_f0_distance)
@@ -445,9 +411,11 @@ def _missing_dynamics(
             ],
         ),
     )
-    ways = [(wrong, other) for wrong, other in ways if wrong and other]
-    verdict, checks = "untested", []
+    verdict: str = "untested"
+    checks: list[Check] = []
     for wrong, other in ways:
+        if not wrong or not other:
+            continue
         checks += [*wrong, *other]
         if _failed(wrong) and not _failed(other):
             verdict = "found"
