@@ -76,6 +76,7 @@ setup(
             "pytest-cov>=5",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
             "coverage>=7.10",  # measures subprocesses without a .pth file
             "ruff>=0.12",
             "yamllint>=1.35",

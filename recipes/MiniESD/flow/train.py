@@ -3,12 +3,13 @@
 
 python train.py hparams/train.yaml --data_folder CORPUS
 
-The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). Beside
-the flow's own loss, the encoder's mean is pulled to the mel (the prior loss
-of Grad-TTS), without which a model this small needs many times the steps.
+The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). In
+addition to the flow's loss, the encoder's mean is pulled towards the mel (the
+prior loss of Grad-TTS), without which a model this small needs many times as
+many steps.
 
-Interrupted training goes on from the last epoch when it is started again.
-Writes ``flow.safetensors`` (moving average of the weights, float16) and
+An interrupted training is resumed from its last epoch. Writes
+``flow.safetensors`` (moving average of the weights, float16) and
 ``speakers.safetensors`` (one vector for each speaker) to the output folder.
 """
 
@@ -20,26 +21,28 @@ import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
-from pretraining_data import (  # noqa: E402
-    PretrainingCorpus,
-    TokenSegments,
+from pretraining_brain import (  # noqa: E402
+    PretrainingBrain,
+    draw_segments,
+    fit,
+    save_weights,
+    start,
 )
+from pretraining_data import TokenSegments  # noqa: E402
 
 
 class FlowBrain(PretrainingBrain):
-    """The flow's loss and the prior loss; validates the averaged weights."""
+    """Train with flow and prior loss; validate the averaged weights."""
 
     def on_fit_start(self):
-        """Put the averaged weights beside the others."""
+        """Move the averaged weights to the device."""
         super().on_fit_start()
         self.hparams.average.to(self.device)
 
     def flow(self, stage):
-        """The weights that train, or their average."""
+        """Return the trained flow, or its average for validation."""
         if stage == sb.Stage.TRAIN:
             return self.modules.flow
         return self.hparams.average.module.eval()
@@ -51,7 +54,7 @@ class FlowBrain(PretrainingBrain):
         return self.flow(stage).encode(tokens, n_tokens)
 
     def compute_losses(self, predictions, batch, stage):
-        """Both losses as a dictionary."""
+        """Compute flow and prior loss."""
         mu, n_frames = predictions
         flow = self.flow(stage)
         mel = batch["mel"]
@@ -71,27 +74,18 @@ class FlowBrain(PretrainingBrain):
         return losses
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Average the weights after each step of the optimizer."""
+        """Update the average after each step of the optimizer."""
         if should_step:
             self.hparams.average.update_parameters(self.modules.flow)
 
 
 def main():
-    """Command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
+    """Train with the options of the command line."""
+    hparams, run_opts, corpus = start()
+    segments = draw_segments(
+        TokenSegments, corpus, hparams, hparams["segment_tokens"]
     )
-    corpus = PretrainingCorpus(hparams["data_folder"])
-    n_items = hparams["steps_per_epoch"] * hparams["batch_size"]
-    size = hparams["segment_tokens"]
-    train = TokenSegments(corpus, corpus.train, n_items, size)
-    valid = TokenSegments(
-        corpus, corpus.valid, 4 * hparams["batch_size"], size, fixed=True
-    )
-    fit(FlowBrain, hparams, run_opts, train, valid)
+    fit(FlowBrain, hparams, run_opts, *segments)
     folder = Path(hparams["output_folder"])
     average = hparams["average"].module.state_dict()
     save_weights(average, folder / "flow.safetensors")
