@@ -10,9 +10,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
 
 
+# First, as pytest-xdist reads the groups at the end of the collection.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest file comes first: no process waits for it at the end."""
+    """The longest file comes first: no process waits for it at the end.
+
+    With ``--dist=loadgroup`` one process runs all tests of a file, which
+    share its fixtures, unless the test names another group.
+    """
     items.sort(key=lambda item: item.path.name != "test_recipes.py")
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session")
