@@ -55,7 +55,7 @@ test: $(TESTABLE)
 	$(PYTEST) \
 		--cov --cov-report=term --cov-fail-under=85
 
-# What does not train: for every change while working.
+# Under two minutes on two cores: for every change while working.
 test-fast: $(TESTABLE)
 	$(PYTEST) -m "not slow"
 

@@ -396,6 +396,7 @@ def test_the_log_is_a_file_of_its_own(demo, ran, tmp_path):
     assert all(entry["peak_memory_mb"] >= 0 for entry in log.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").is_file(),
     reason="only Linux tells what processes use together",
