@@ -615,6 +615,7 @@ def test_the_classifier_is_tried_on_natural_words(evaluated):
     assert natural["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_natural_words_count_as_what_they_carry(
     corpus, splices, word_labels, tmp_path
 ):
@@ -664,6 +665,7 @@ def test_there_is_a_row_for_each_utterance_word_and_transition(evaluated):
     assert read_json(folder / "summary.json")["systems"]["copy"]
 
 
+@pytest.mark.slow
 def test_silent_nan_and_unaligned_speech_is_counted(corpus, splices, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
