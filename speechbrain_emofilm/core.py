@@ -1,12 +1,15 @@
 """Brain of all recipes, whose training resumes exactly."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+
+from speechbrain_emofilm.utils.checkpoints import export_trained_model
 
 import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
@@ -280,3 +283,78 @@ class ResumableBrain(sb.Brain):
                 f"No curves are written for TensorBoard ({error}): install "
                 "the package tensorboard, or set use_tensorboard to False."
             )
+
+
+def train_and_export(
+    brain: ResumableBrain,
+    datasets: Mapping[str, Any],
+    loader_options: Mapping[str, Mapping[str, Any]],
+    **export: Any,
+) -> None:
+    """Train a Brain, test its best checkpoint, and export it for inference.
+
+    Arguments
+    ---------
+    brain : ResumableBrain
+        A Brain with a ``checkpointer`` and a ``best_key``.
+    datasets : dict
+        The datasets "train", "valid" and "test".
+    loader_options : dict
+        Options of the data loader of each dataset.
+    **export : dict
+        Further arguments of
+        :func:`speechbrain_emofilm.utils.checkpoints.export_trained_model`.
+
+    Example
+    -------
+    >>> from types import SimpleNamespace
+    >>> from speechbrain.utils.checkpoints import Checkpointer
+    >>> class Regression(ResumableBrain):
+    ...     best_key = "loss"
+    ...
+    ...     def compute_forward(self, batch, stage):
+    ...         return self.modules.linear(batch)
+    ...
+    ...     def compute_objectives(self, predictions, batch, stage):
+    ...         return predictions.square().mean()
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "train.yaml").write_text("model: {size: 1}")
+    >>> counter = sb.utils.epoch_loop.EpochCounter(1)
+    >>> linear = torch.nn.Linear(1, 1)
+    >>> logger = SimpleNamespace(log_stats=lambda *args, **kwargs: None)
+    >>> brain = Regression(
+    ...     {"linear": linear},
+    ...     torch.optim.SGD,
+    ...     {"seed": 1, "epoch_counter": counter, "train_logger": logger},
+    ...     {"noprogressbar": True},
+    ...     Checkpointer(folder / "save", {"linear": linear}),
+    ... )
+    >>> data = dict.fromkeys(("train", "valid", "test"), [torch.ones(1)])
+    >>> train_and_export(
+    ...     brain, data, dict.fromkeys(data, {}), names=["linear"],
+    ...     folder=folder, hparams_file=folder / "train.yaml", overrides="",
+    ...     part="model",
+    ... )
+    >>> (folder / "linear.ckpt").is_file(), (folder / "model.yaml").is_file()
+    (True, True)
+    """
+    brain.fit(
+        brain.hparams.epoch_counter,
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs=loader_options["train"],
+        valid_loader_kwargs=loader_options["valid"],
+    )
+    brain.evaluate(
+        datasets["test"],
+        min_key=brain.best_key,
+        test_loader_kwargs=dict(loader_options["test"]),
+    )
+    run_on_main(
+        export_trained_model,
+        kwargs={
+            "checkpointer": brain.checkpointer,
+            "min_key": brain.best_key,
+            **export,
+        },
+    )

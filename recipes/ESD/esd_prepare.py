@@ -12,6 +12,7 @@ ESD: https://hltsingapore.github.io/ESD/
 """
 
 import codecs
+import csv
 import hashlib
 import os
 import re
@@ -63,46 +64,39 @@ EMOTION_WORDS = {
     "惊讶": "surprise",
 }
 
+#: Raised when the same corpus gives other manifests than before.
+VERSION = 2
 STATE_FILE = "esd_prepare.json"
 SKIPPED_FILE = "skipped.json"
 
 _SPEAKER = re.compile(r"\d{4}")
-_LINE = re.compile(r"(\d{4}_\d{6})\s*(.*)")
+#: Id, its file ending, and a separator that is no tab, as some copies of the
+#: corpus have them; then text and emotion.
+_LINE = re.compile(r"(\d{4}_\d{6})(\.\w+)?( *[,;|])?\s*(.*)")
 _LAST_WORD = re.compile(r"(.*\W)(\w+)")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 
 @dataclass(frozen=True)
 class Wav:
-    """Audio file, with the emotion and split that its folders tell.
+    """Audio file, with the emotion and split that its folders give.
 
-    Arguments
-    ---------
-    path : str
-        Path inside the corpus folder, with ``/``.
-    emotion : str
-        Emotion of its folder.
-    split : str, optional
-        Split of its folder; None in the flat layout.
+    ``path`` is relative to the corpus folder, ``split`` is None in the flat
+    layout, and ``problem`` tells why the file cannot be used.
     """
 
     path: str
     emotion: str
     split: str | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Line:
     """One line of a transcript.
 
-    Arguments
-    ---------
-    text : str
-        The sentence, without surplus white space.
-    emotion : str, optional
-        None where the line does not end in an emotion.
-    problem : str, optional
-        Why the line cannot be used, naming file, line and fix.
+    ``emotion`` is None where the line does not end in one; ``problem`` tells
+    why the line cannot be used, naming file, line and fix.
     """
 
     text: str
@@ -112,21 +106,7 @@ class Line:
 
 @dataclass
 class Utterance:
-    """Entry of a manifest.
-
-    Arguments
-    ---------
-    id : str
-        For instance ``0011_000351``.
-    wav : Wav
-        Its audio file.
-    text : str
-        Its transcript.
-    split : str
-        Its split, "train", "valid" or "test".
-    duration : float
-        In seconds.
-    """
+    """Entry of a manifest; the duration is in seconds."""
 
     id: str
     wav: Wav
@@ -248,7 +228,8 @@ def prepare_esd(
     chosen = _choose_speakers(data_folder, save_folder, options)
 
     files = {speaker: _list_files(data_folder, speaker) for speaker in chosen}
-    state = {"options": options, "files": _fingerprint(files)}
+    state = {"version": VERSION, "options": options}
+    state["files"] = _fingerprint(files)
     if _is_prepared(save_folder, state):
         logger.info("%s is up to date, nothing to prepare.", save_folder)
         return
@@ -339,6 +320,13 @@ def _choose_speakers(data_folder, save_folder, options):
     if options["speakers"]:
         _check_known("speakers", options["speakers"], known)
         chosen = options["speakers"]
+    for speaker in chosen:
+        problem = _broken_link(data_folder / speaker)
+        if problem:
+            raise ValueError(
+                f"{data_folder / speaker}: {problem}; copy the folder from "
+                "ESD, or choose other speakers."
+            )
     if options["split"] == "speakers":
         _check_known("valid_speakers", options["valid_speakers"], chosen)
         _check_known("test_speakers", options["test_speakers"], chosen)
@@ -352,12 +340,17 @@ def _find_speakers(data_folder):
             f"data_folder {data_folder}: no such folder; give the folder that "
             "holds ESD's speaker folders 0001 to 0020."
         )
-    folders = [path for path in data_folder.iterdir() if path.is_dir()]
+    folders = [
+        path
+        for path in data_folder.iterdir()
+        if path.is_dir() or _broken_link(path)
+    ]
     speakers = sorted(p.name for p in folders if _SPEAKER.fullmatch(p.name))
     if speakers:
         return speakers
     for folder in sorted(folders):
-        if any(_SPEAKER.fullmatch(path.name) for path in folder.iterdir()):
+        inside = folder.iterdir() if folder.is_dir() else ()
+        if any(_SPEAKER.fullmatch(path.name) for path in inside):
             raise ValueError(
                 f"data_folder {data_folder}: no speaker folders here, but in "
                 f"{folder}; give that folder."
@@ -370,25 +363,44 @@ def _find_speakers(data_folder):
 
 
 def _list_files(data_folder, speaker):
-    """List (path in the corpus, size, mtime) of a speaker's wavs and texts."""
+    """List (path in the corpus, size, mtime) of a speaker's wavs and texts.
+
+    A link that cannot be followed has the reason in place of the size.
+    """
     prefix = len(os.path.join(data_folder, ""))
     files = []
-    for entry in _walk(os.path.join(data_folder, speaker)):
-        stat = entry.stat()
-        path = entry.path[prefix:].replace(os.sep, "/")
-        files.append((path, stat.st_size, stat.st_mtime_ns))
+    for path, problem in _walk(os.path.join(data_folder, speaker)):
+        stat = os.lstat(path) if problem else os.stat(path)
+        name = path[prefix:].replace(os.sep, "/")
+        files.append((name, problem or stat.st_size, stat.st_mtime_ns))
     return sorted(files)
 
 
-def _walk(folder) -> Iterator[os.DirEntry]:
+def _walk(folder, above=()) -> Iterator[tuple[str, str | None]]:
+    """Yield the paths of wavs and texts, and of links with their problems."""
+    real = os.path.realpath(folder)
+    above = (*(above or map(str, Path(real).parents)), real)
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                yield from _walk(entry.path)
-            elif entry.name.lower().endswith((".wav", ".txt")):
-                yield entry
+            ending = os.path.splitext(entry.name)[1].lower()
+            problem = _broken_link(entry.path)
+            if problem is None and entry.is_dir():
+                if os.path.realpath(entry.path) not in above:
+                    yield from _walk(entry.path, above)
+                else:
+                    yield entry.path, "a link to a folder above it"
+            elif ending in (".wav", ".txt") or (problem and not ending):
+                yield entry.path, problem
+
+
+def _broken_link(path):
+    """Tell why a link cannot be followed; None if it can, or is no link."""
+    if not os.path.islink(path) or os.path.exists(path):
+        return None
+    target = os.readlink(path)
+    return f"a link to {target}, which does not exist or leads back to it"
 
 
 def _fingerprint(files):
@@ -407,16 +419,16 @@ def _is_prepared(save_folder, state):
 def _match_speaker(data_folder, speaker, files, words, emotions):
     """Match the audio files and transcript lines of one speaker.
 
-    Returns
-    -------
-    utterances : list of Utterance
-        With the official split, without duration.
-    bad : dict
-        Utterance id, or place of a line, to the reason why it cannot be used.
+    Returns the utterances, with the official split and without duration, and
+    the reasons why items cannot be used, by utterance id or place of the line.
     """
     wavs = _index_wavs(data_folder, speaker, files, words)
     transcript = data_folder / speaker / f"{speaker}.txt"
     lines, bad = read_transcript(transcript, speaker, words)
+    for path, problem, _ in files:
+        if isinstance(problem, str) and not path.lower().endswith(".wav"):
+            place = str(data_folder / path)
+            bad[place] = f"{place}: {problem}; copy the files, or remove it."
     by_emotion = defaultdict(list)
     for utterance_id in sorted(wavs.keys() | lines.keys()):
         wav, line = wavs.get(utterance_id), lines.get(utterance_id)
@@ -439,7 +451,7 @@ def _match_speaker(data_folder, speaker, files, words, emotions):
 def _index_wavs(data_folder, speaker, files, words):
     """Index a speaker's audio files by utterance id; refuse other layouts."""
     wavs = {}
-    for path, _, _ in files:
+    for path, size, _ in files:
         if not path.lower().endswith(".wav"):
             continue
         _, *folders, name = path.split("/")
@@ -457,7 +469,10 @@ def _index_wavs(data_folder, speaker, files, words):
                 f"{data_folder / path}: {utterance_id} is also at "
                 f"{data_folder / wavs[utterance_id].path}; keep one of them."
             )
-        wavs[utterance_id] = Wav(path, emotion, split)
+        problem = None
+        if isinstance(size, str):
+            problem = f"{data_folder / path}: {size}; copy the file from ESD."
+        wavs[utterance_id] = Wav(path, emotion, split, problem)
     if not wavs:
         raise ValueError(
             f"{data_folder / speaker}: no wav files; expected "
@@ -471,30 +486,10 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
     r"""Read ESD's ``<speaker>.txt``: id, text and emotion, tab-separated.
 
     In ESD as it is distributed some lines lack a tab or the emotion, which
-    the audio file's folder tells as well; such lines are accepted.
-
-    Arguments
-    ---------
-    path : Path
-        The transcript. UTF-8, UTF-16, GB18030 or, for English, Windows-1252.
-    speaker : str
-        For instance "0011".
-    words : dict
-        Emotion by its spelling in lower case.
-
-    Returns
-    -------
-    lines : dict
-        A :class:`Line` by utterance id.
-    bad : dict
-        Place of each line without a usable id to the reason.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it cannot be read, or belongs to another speaker.
+    the audio file's folder tells as well; such lines are accepted. So are ids
+    with the ending ``.wav``, and commas, semicolons or bars in place of tabs
+    where the columns are beyond doubt. Returns a :class:`Line` by utterance
+    id, and the reason by the place of each line without a usable id.
 
     Example
     -------
@@ -514,7 +509,7 @@ def read_transcript(path: Path, speaker: str, words: Mapping[str, str]):
         place = f"{path} line {number}"
         match = _LINE.fullmatch(content.strip())
         if match and match[1].startswith(speaker):
-            line = _parse_line(match[2], place, words)
+            line = _parse_line(*match.groups()[1:], place, words)
             if lines.setdefault(match[1], line).text != line.text:
                 problem = f"{place}: a second text of {match[1]}; keep one."
                 lines[match[1]] = Line(line.text, line.emotion, problem)
@@ -543,20 +538,8 @@ def decode_transcript(
 ) -> str:
     r"""Decode a transcript of unknown encoding.
 
-    Arguments
-    ---------
-    raw : bytes
-        Content of the file.
-    language : str
-        "en" or "zh".
-    words : dict
-        Emotion by its spelling in lower case. Chinese ones tell GB18030 from
-        Windows-1252.
-
-    Returns
-    -------
-    text : str
-        Without byte order mark. Bytes that fit no encoding become U+FFFD.
+    Chinese emotion words in ``words`` tell GB18030 from Windows-1252. Bytes
+    that fit no encoding become U+FFFD.
 
     Example
     -------
@@ -589,10 +572,16 @@ def _has_chinese_emotion(text, words):
     return any(word in words and _HAN.search(word) for word in ends)
 
 
-def _parse_line(rest, place, words):
+def _parse_line(ending, separator, rest, place, words):
     """Split the rest of a line, after the id, into text and emotion."""
-    fields = [field.strip() for field in rest.split("\t") if field.strip()]
     emotion, problem = None, None
+    fields = _split_columns(separator, rest, words)
+    if fields is None or (ending or ".wav").lower() != ".wav":
+        problem = (
+            f"{place}: the columns are unclear; write id, text and a known "
+            "emotion, separated by tabs."
+        )
+        return Line(rest, None, problem)
     if len(fields) > 1:
         *fields, spelled = fields
         emotion = words.get(spelled.casefold())
@@ -617,6 +606,21 @@ def _parse_line(rest, place, words):
     return Line(text, emotion, problem)
 
 
+def _split_columns(separator, rest, words):
+    """Split text and emotion into columns; None if the columns are unclear."""
+    if separator is None or "\t" in rest:
+        fields = rest.split("\t")
+    else:
+        separator = separator.strip()
+        *texts, last = next(csv.reader([rest], delimiter=separator), [""])
+        # A text may have commas, so that only an emotion tells its end.
+        if texts and last.strip().casefold() not in words:
+            return None
+        fields = [separator.join(texts), last]
+    fields = [field.strip() for field in fields if field.strip()]
+    return None if any("|" in field for field in fields) else fields
+
+
 def _mismatch(utterance_id, wav, line, transcript, emotion):
     """Tell why an utterance cannot be used; None if it can."""
     if wav is None:
@@ -624,6 +628,8 @@ def _mismatch(utterance_id, wav, line, transcript, emotion):
             f"{transcript}: no wav file of {utterance_id}, which it lists; "
             "copy the file from ESD."
         )
+    if wav.problem:
+        return wav.problem
     if line is None:
         return (
             f"{transcript}: no line of {utterance_id}, whose wav exists; add "
@@ -647,15 +653,7 @@ def _official_split(rank, total):
 
 
 def _read_audio(data_folder, utterances, max_duration, check_audio, n_workers):
-    """Fill in the durations.
-
-    Returns
-    -------
-    usable : list of Utterance
-        Those whose audio can be used.
-    bad : dict
-        Utterance id of each other one to the reason.
-    """
+    """Fill in durations; return usable utterances and reasons for others."""
 
     def read(utterance):
         path = data_folder / utterance.wav.path
@@ -700,16 +698,6 @@ def _assign_splits(utterances, options):
 
 def sentence_key(text: str) -> str:
     """Remove case, spaces and punctuation of a text, to compare sentences.
-
-    Arguments
-    ---------
-    text : str
-        A sentence.
-
-    Returns
-    -------
-    key : str
-        Equal for sentences with the same words.
 
     Example
     -------

@@ -20,24 +20,10 @@ def prepare_transitions(data_folder, save_folder):
     """Write ``transitions_{train,valid,test}.json`` into ``save_folder``.
 
     The manifests have the fields that :func:`esd_prepare.prepare_esd` writes;
-    the emotion is null, since it differs from word to word. Nothing is written
-    for a corpus without a transitions part, and the manifests that another
-    corpus left in ``save_folder`` are removed.
-
-    Arguments
-    ---------
-    data_folder : str or Path
-        Folder of the corpus.
-    save_folder : str or Path
-        Where the manifests go.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file of the part is missing.
-    ValueError
-        If a file of the part cannot be read, or ``splits.json`` and the
-        transcripts differ. Nothing is written then.
+    the emotion is null, since it differs from word to word. For a corpus
+    without a transitions part, nothing is written, and the manifests that
+    another corpus left in ``save_folder`` are removed. An error in a file of
+    the part stops the preparation before anything is written.
     """
     folder = Path(data_folder) / "transitions"
     paths = {
@@ -71,26 +57,6 @@ def prepare_transitions(data_folder, save_folder):
         write_json(paths[split], manifest)
 
 
-def corpus_manifests(hparams):
-    """List the manifests of a corpus.
-
-    Arguments
-    ---------
-    hparams : dict
-        With ``manifests`` and ``transitions_manifests``, each split to path.
-
-    Returns
-    -------
-    list of str
-        All ``manifests``, and those of ``transitions_manifests`` that exist.
-    """
-    mixed = hparams["transitions_manifests"].values()
-    return [
-        *hparams["manifests"].values(),
-        *(path for path in mixed if Path(path).is_file()),
-    ]
-
-
 def _read_splits(path):
     """Read the split of each utterance id."""
     splits = read_json(path)
@@ -115,7 +81,7 @@ def _read_transcript(path):
         try:
             line = line.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            # Guessed at, a text in another encoding may be a wrong one.
+            # Guessing another encoding could give a wrong text.
             raise ValueError(
                 f"{path}, line {number}: {line[:40]!r} is not UTF-8; save the "
                 "file as UTF-8, or make the corpus again."

@@ -16,6 +16,7 @@ evaluate both.
 
 import argparse
 import csv
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def prepare_own_set(
     manifest, labels = {}, {}
     for number, row in enumerate(tqdm(rows, "Reading items"), start=2):
         place = f"{list_file} line {number}"
+        _check_commas(row, place)
         missing = [name for name in COLUMNS if not row.get(name)]
         if missing:
             raise ValueError(
@@ -105,6 +107,16 @@ def prepare_own_set(
     write_word_labels(save_folder / "word_labels.json", labels, emotions)
     write_items(save_folder / "items.csv", {"own": manifest}, labels)
     write_json(save_folder / "own.json", manifest)
+
+
+def _check_commas(row, place):
+    """Raise ValueError where a comma of an unquoted text splits the row."""
+    language = row.get("language") or "en"
+    if None in row or not re.fullmatch(r"[A-Za-z]{2,3}(-\w+)?", language):
+        raise ValueError(
+            f"{place}: a comma splits the text {row.get('text')!r} from what "
+            'follows it; quote a text with commas: "We won, friend."'
+        )
 
 
 def _own_item(row, place, folder, emotions, alignment_folder, aligner):

@@ -617,7 +617,7 @@ def test_a_missing_preparation_is_named(start, ran, world):
 
 
 def test_an_unknown_variant_is_named(start, ran):
-    with pytest.raises(ValueError, match="no variant flim: give some of film"):
+    with pytest.raises(ValueError, match="no variant flim: choose from film"):
         start("fusion.yaml", "--variants", "flim")
 
 

@@ -24,7 +24,7 @@ from speechbrain_emofilm.utils.files import read_json, write_json
 import pytest
 import torch
 from tiny_iemocap import make_iemocap
-from tiny_world import EMOTIONS, REPOSITORY, run_script
+from tiny_world import EMOTIONS, REPOSITORY, recipe_flags, run_script
 
 HERE = Path(__file__).parent
 RECIPE = REPOSITORY / "recipes" / "ESD" / "word_emotion_labeling"
@@ -386,14 +386,58 @@ def test_evaluation_of_the_truth_and_of_labels(world, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
-def test_evaluation_needs_labels_of_every_utterance(world):
+def test_evaluation_lists_utterances_without_labels_or_fails(world):
     truth = world / "esd" / "word_labels.json"
     content = read_json(truth)
     utterance = next(iter(read_json(world / "prepared" / "test.json")))
     partial = {name: c for name, c in content.items() if name != utterance}
     write_json(world / "partial.json", partial)
-    with pytest.raises(ValueError, match=f"no labels of {utterance}"):
-        evaluate(world, f"{{ours: {world / 'partial.json'}}}")
+    files = f"{{truth: {truth}, ours: {world / 'partial.json'}}}"
+    with pytest.raises(ValueError, match=f"{utterance}: .* has no labels of"):
+        evaluate(world, files)
+    summary = evaluate(world, files, max_bad_share=0.5)
+    assert list(read_json(world / "evaluation" / "skipped.json")) == [utterance]
+    words = {
+        name: parts["all"]["words"]
+        for name, parts in summary["systems"].items()
+    }
+    # All labelings are compared on the same words.
+    assert len(set(words.values())) == 1
+
+
+def test_what_one_step_leaves_out_does_not_stop_the_next(world):
+    items = read_json(world / "prepared" / "train.json")
+    gone, *_ = sorted(items)
+    (world / "esd" / "textgrids" / "0011" / f"{gone}.TextGrid").unlink()
+    labels = world / "labels" / "word_labels.json"
+
+    def speak(source, **options):
+        output = world / f"{source}_speech"
+        options = {"label_source": source, "label_file": labels, **options}
+        run_script("train.py", recipe_flags(world, output, **options))
+
+    # Each step meets the utterance that the steps before have left out.
+    steps = {
+        "labeler2": lambda **o: train(world, world / "labeler2", **o),
+        "labels": lambda **o: label(
+            world, world / "labeler2", world / "labels", **o
+        ),
+        "evaluation": lambda **o: evaluate(
+            world,
+            f"{{ours: {labels}}}",
+            parts=f"{{ordinary: [{world / 'prepared' / 'train.json'}]}}",
+            **o,
+        ),
+        "sentence_speech": lambda **o: speak("sentence", **o),
+        "labels_speech": lambda **o: speak("labels", **o),
+    }
+    for name, step in steps.items():
+        listing = world / name / "skipped.json"
+        with pytest.raises(ValueError, match=f"{gone}.*max_bad_share = 0.01"):
+            step()
+        listing.unlink()
+        step(max_bad_share=0.1)
+        assert list(read_json(listing)) == [gone], name
 
 
 def test_esd_and_iemocap_together_with_rated_attributes(world):

@@ -144,9 +144,12 @@ def test_an_utterance_that_cannot_be_aligned_is_guessed_and_listed(corpus):
     report = read_json(folder / "alignment.json")
     assert report["n_utterances"] == 4
     assert report["n_aligned"] == 3
-    assert report["skipped"] == {}
-    assert list(report["guessed"]) == ["0012_000002"]
-    assert "does not fit" in report["guessed"]["0012_000002"]
+    assert (report["n_guessed"], report["n_skipped"]) == (1, 0)
+    bad = read_json(folder / "skipped.json")
+    assert list(bad) == ["0012_000002"]
+    assert "does not fit. Its word times are guessed" in bad["0012_000002"]
+    # One list: the report only counts.
+    assert "0012_000002" not in (folder / "alignment.json").read_text()
 
 
 def test_too_many_bad_utterances_fail_with_the_first_and_the_list(corpus):
@@ -187,9 +190,9 @@ def test_unusable_sound_is_skipped_with_file_and_reason(corpus, kind):
     corpus["max_bad_share"] = 0.5
     made = run(corpus)
     assert "0011/0011_000001.TextGrid" not in made  # none of the old sound
-    report = read_json(Path(corpus["alignment_folder"], "alignment.json"))
-    assert list(report["skipped"]) == ["0011_000001"]
-    reason = report["skipped"]["0011_000001"]
+    bad = read_json(Path(corpus["alignment_folder"], "skipped.json"))
+    assert list(bad) == ["0011_000001", "0012_000002"]
+    reason = bad["0011_000001"]
     assert "silent" in reason if kind == "silent" else str(wav) in reason
 
 
@@ -199,16 +202,16 @@ def test_ten_minutes_are_skipped_before_they_are_read(corpus):
     write_json(corpus["manifest"], manifest)
     corpus["max_bad_share"] = 0.5
     run(corpus)
-    report = read_json(Path(corpus["alignment_folder"], "alignment.json"))
-    assert "600.0 s is longer" in report["skipped"]["0011_000001"]
+    bad = read_json(Path(corpus["alignment_folder"], "skipped.json"))
+    assert "600.0 s is longer" in bad["0011_000001"]
 
 
 def test_a_text_without_words_is_skipped(corpus):
     change_text(corpus, "0011_000001", "... !")
     corpus["max_bad_share"] = 0.5
     run(corpus)
-    report = read_json(Path(corpus["alignment_folder"], "alignment.json"))
-    assert "No word" in report["skipped"]["0011_000001"]
+    bad = read_json(Path(corpus["alignment_folder"], "skipped.json"))
+    assert "No word" in bad["0011_000001"]
 
 
 def test_stereo_and_8_khz_are_aligned(corpus):
@@ -285,9 +288,7 @@ def test_an_aligner_of_corpora_gets_all_utterances(corpus, tmp_path):
     folder = Path(corpus["alignment_folder"])
     words = read_alignment(folder / "0011" / "0011_000002.TextGrid")
     assert words[0] == Word("But", 0.0, 0.2)
-    assert list(read_json(folder / "alignment.json")["guessed"]) == [
-        "0012_000002"
-    ]
+    assert list(read_json(folder / "skipped.json")) == ["0012_000002"]
 
 
 @pytest.mark.parametrize("name", ["pocketsphinx", "mfa", "ctc"])

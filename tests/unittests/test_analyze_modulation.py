@@ -107,14 +107,14 @@ def test_clusters_that_are_the_emotions_are_found_and_others_are_not():
     names = ["angry", "happy", "sad"] * 10
     apart = np.array([[10.0 * "ahs".index(name[0])] for name in names])
     apart = apart + rng.normal(size=(30, 1))
-    figures = analyze_modulation.cluster_figures(apart, names)
-    assert figures["silhouette"] > 0.7
-    assert figures["adjusted_rand_index"] == 1.0
-    assert set(figures["silhouette_by_emotion"]) == set(names)
+    scores = analyze_modulation.cluster_scores(apart, names)
+    assert scores["silhouette"] > 0.7
+    assert scores["adjusted_rand_index"] == 1.0
+    assert set(scores["silhouette_by_emotion"]) == set(names)
     mixed = rng.normal(size=(30, 1))
-    figures = analyze_modulation.cluster_figures(mixed, names)
-    assert figures["silhouette"] < 0.1
-    assert figures["adjusted_rand_index"] < 0.2
+    scores = analyze_modulation.cluster_scores(mixed, names)
+    assert scores["silhouette"] < 0.1
+    assert scores["adjusted_rand_index"] < 0.2
 
 
 def test_shuffled_weights_are_the_same_in_another_order():
@@ -137,9 +137,9 @@ def test_emotions_that_are_confused_make_no_cluster():
     # Angry, happy and sad are one to the encoder, and their intensities.
     for columns in (slice(1, 4), slice(5, 8)):
         weight[:, columns] = weight[:, columns].mean(1, keepdim=True)
-    _, figures = analyze(efilm)
-    assert figures["silhouette"] < 0 < figures["silhouette_shuffled"]
-    assert figures["adjusted_rand_index"] < 0.2
+    _, scores = analyze(efilm)
+    assert scores["silhouette"] < 0 < scores["silhouette_shuffled"]
+    assert scores["adjusted_rand_index"] < 0.2
 
 
 def test_mixtures_of_a_linear_model_lie_on_the_line():
@@ -153,15 +153,15 @@ def test_mixtures_of_a_linear_model_lie_on_the_line():
             )
         )
     )
-    _, figures = analyze(efilm)
-    (row,) = [r for r in figures["mixtures"] if r["name"] == "angry + sad"]
+    _, scores = analyze(efilm)
+    (row,) = [r for r in scores["mixtures"] if r["name"] == "angry + sad"]
     assert row["position_between"] == pytest.approx(0.5, abs=1e-3)
     assert row["distance_from_line"] == pytest.approx(0.0, abs=1e-3)
 
 
-def test_the_figures_fit_the_vectors_they_are_about():
-    modulation, figures = analyze(make_efilm(film()))
-    rows = figures["points"] + figures["mixtures"]
+def test_the_scores_fit_the_vectors_they_describe():
+    modulation, scores = analyze(make_efilm(film()))
+    rows = scores["points"] + scores["mixtures"]
     assert len(rows) == len(modulation.gamma) == len(modulation.beta)
     index = next(i for i, row in enumerate(rows) if row["name"] == "sad")
     deviation = (modulation.gamma[index] - 1).pow(2).mean().sqrt()
@@ -170,22 +170,22 @@ def test_the_figures_fit_the_vectors_they_are_about():
     )
     beta_size = modulation.beta[index].pow(2).mean().sqrt() / SCALE
     assert rows[index]["beta_size"] == pytest.approx(float(beta_size), abs=1e-4)
-    first, second = figures["explained_variance"]
+    first, second = scores["explained_variance"]
     assert 0 <= second <= first <= 1
-    places = np.array([row["components"] for row in figures["points"]])
+    places = np.array([row["components"] for row in scores["points"]])
     # Components are centred, and the first varies most.
     assert np.allclose(places.mean(0), 0, atol=1e-3)
     assert places.var(0)[0] >= places.var(0)[1]
 
 
 def test_the_picture_shows_every_emotion_in_its_colour(tmp_path):
-    _, figures = analyze(make_efilm(film()))
-    figures["training"] = [
+    _, scores = analyze(make_efilm(film()))
+    scores["training"] = [
         {"step": step, "modulation_ratio": ratio}
         for step, ratio in [(50, 0.1), (100, 0.2)]
     ]
     path = tmp_path / "modulation.png"
-    analyze_modulation.draw(path, figures)
+    analyze_modulation.draw(path, scores)
     with Image.open(path) as image:
         colors = {color for _, color in image.convert("RGB").getcolors(2**20)}
     # Dots are a little transparent, lines of the second panel are not.

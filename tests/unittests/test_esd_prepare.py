@@ -28,6 +28,9 @@ def load_script(path):
 RECIPE = ROOT / "recipes" / "ESD"
 esd_prepare = load_script(RECIPE / "esd_prepare.py")
 transitions_prepare = load_script(RECIPE / "transitions_prepare.py")
+sys.path.insert(0, str(RECIPE))
+esd_corpus = load_script(RECIPE / "esd_corpus.py")
+sys.path.remove(str(RECIPE))
 prepare_esd = esd_prepare.prepare_esd
 
 EMOTIONS = {
@@ -308,6 +311,48 @@ def test_irregular_lines_of_the_corpus_are_understood(corpus, edit):
     assert (item["text"], item["emotion"]) == ("It’s day 2.", "angry")
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda line: line.replace("\t", ".wav\t", 1),
+        lambda line: line.replace("\t", ".WAV ", 1),
+        lambda line: line.replace("\t", "|"),
+        lambda line: line.replace("\t", " | "),
+        lambda line: line.replace("\t", ","),
+        lambda line: line.replace("\t", ";"),
+        lambda line: line.replace("\t", ".wav,", 1),
+    ],
+)
+def test_endings_of_ids_and_other_separators_are_not_spoken(corpus, edit):
+    edit_line(corpus, 9, edit)
+    item = prepare_all(corpus, max_bad_share=0)["0011_000353"]
+    assert (item["text"], item["emotion"]) == ("It’s day 2.", "angry")
+
+
+@pytest.mark.parametrize(
+    "text, kept", [("Well, day 2.", "Well, day 2."), ('"So, 2."', "So, 2.")]
+)
+def test_a_text_keeps_its_commas_between_commas(corpus, text, kept):
+    edit_line(corpus, 9, lambda line: f"0011_000353,{text},Angry")
+    assert prepare_all(corpus, max_bad_share=0)["0011_000353"]["text"] == kept
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0011_000353,Well, day 2.",
+        "0011_000353,It’s day 2.,Angri",
+        "0011_000353|It’s day 2.|Angri",
+        "0011_000353\tIt’s day 2.|Angry",
+        "0011_000353.flac\tIt’s day 2.\tAngry",
+    ],
+)
+def test_unclear_columns_are_refused_by_line(corpus, line):
+    edit_line(corpus, 9, lambda _: line)
+    with pytest.raises(ValueError, match="line 10: the columns are unclear"):
+        prepare(corpus)
+
+
 # What is done again, and what is left alone
 
 
@@ -536,6 +581,49 @@ def test_a_bad_wav_is_skipped_listed_and_refused(corpus, damage, reason):
     assert reason in skipped["0011_000353"]
 
 
+def dangle(path):
+    path.unlink()
+    path.symlink_to("gone.wav")
+
+
+def loop(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("damage", [dangle, loop])
+def test_a_wav_whose_link_leads_nowhere_is_listed(corpus, damage):
+    damage(corpus / "0011" / "Angry" / "0011_000353.wav")
+    with pytest.raises(ValueError, match="1 of 35 .*0011_000353.wav: a link"):
+        prepare(corpus)
+    assert len(prepare_all(corpus, max_bad_share=0.05)) == 34
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "train", "gone"])
+def test_a_folder_whose_link_leads_nowhere_or_back_is_listed(corpus, target):
+    link = corpus / "0011" / "Angry" / "train"
+    link.symlink_to(target)
+    assert len(prepare_all(corpus, max_bad_share=0.05)) == 35
+    skipped = corpus.parent / "save" / "skipped.json"
+    skipped = json.loads(skipped.read_text("utf-8"))
+    assert list(skipped) == [str(link)]
+    assert "a link to" in skipped[str(link)]
+
+
+def test_links_to_folders_elsewhere_are_followed(corpus):
+    folder = corpus / "0011" / "Angry"
+    folder.rename(corpus.parent / "elsewhere")
+    folder.symlink_to(corpus.parent / "elsewhere")
+    assert len(prepare_all(corpus, max_bad_share=0)) == 35
+
+
+def test_a_speaker_whose_link_leads_nowhere_is_named_if_used(corpus):
+    (corpus / "0012").symlink_to("gone")
+    with pytest.raises(ValueError, match="0012: a link to gone"):
+        prepare(corpus)
+    assert len(prepare_all(corpus, speakers=["0011"])) == 35
+
+
 def test_a_missing_wav_does_not_move_the_official_split(tmp_path):
     root = write_corpus(tmp_path / "ESD")
     whole = prepare(root)
@@ -754,10 +842,14 @@ def test_a_corpus_without_transitions_part_has_no_such_manifests(transitions):
             for split in ("train", "valid", "test")
         },
     }
-    assert transitions_prepare.corpus_manifests(hparams) == [
+    assert esd_corpus.corpus_manifests(hparams) == [
         "train.json",
         *hparams["transitions_manifests"].values(),
     ]
+    assert esd_corpus.corpus_manifests(hparams, ["train"]) == [
+        "train.json",
+        hparams["transitions_manifests"]["train"],
+    ]
     transitions.rename(transitions.with_name("elsewhere"))
     prepare_transitions(transitions)
-    assert transitions_prepare.corpus_manifests(hparams) == ["train.json"]
+    assert esd_corpus.corpus_manifests(hparams) == ["train.json"]

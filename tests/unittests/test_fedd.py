@@ -490,6 +490,26 @@ def test_a_bad_entry_is_named(tmp_path, own, change, message):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize(
+    "header, row",
+    [
+        ("id,wav,speaker,text", "a,a.wav,s1,We won, again!"),
+        ("id,wav,speaker,text,language", "a,a.wav,s1,We won, again!"),
+        ("id,wav,speaker,text,language", "a,a.wav,s1,We won, again!,en"),
+    ],
+)
+def test_a_text_cut_by_its_comma_is_refused(tmp_path, own, header, row):
+    listing = tmp_path / "list.csv"
+    listing.write_text(f"{header}\n{row}\n")
+    options = (tmp_path / "set", EMOTIONS, None, EvenAligner)
+    with pytest.raises(ValueError, match="line 2: .*quote a text with commas"):
+        own_set_prepare.prepare_own_set(listing, *options)
+    listing.write_text(f'{header}\na,a.wav,s1,"We won, again!"\n')
+    own_set_prepare.prepare_own_set(listing, *options)
+    item = read_json(tmp_path / "set" / "own.json")["a"]
+    assert item["text"] == "We won, again!"
+
+
 def test_empty_lists_doubles_and_unaligned_items_are_refused(tmp_path, own):
     with pytest.raises(ValueError, match="the list is empty"):
         own_set_prepare.prepare_own_set(write_list(tmp_path), tmp_path / "set")

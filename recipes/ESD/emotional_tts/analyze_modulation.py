@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""Shows what E-FiLM has learned: gamma and beta by emotion and intensity.
+"""Analyze what E-FiLM has learned: gamma and beta by emotion and intensity.
 
 > python analyze_modulation.py results/emotional_tts/mini/1986
 
 reads the modulation h' = gamma(e) * h + beta(e) of every emotion at the
-intensities 0.1 to 1.0, and of every mixture of two, and asks
+intensities 0.1 to 1.0 and of every mixture of two emotions, and measures
 
-* whether each emotion makes a cluster: silhouette, and k-means that is not
-  told the emotions, compared with them (adjusted Rand index). The emotion is
-  an input, so that it makes clusters without any training: the silhouette of
-  the same weights in random order stands beside;
+* whether each emotion makes a cluster: silhouette, and adjusted Rand index of
+  k-means, which is not told the emotions. The emotion is an input, which
+  makes clusters even without training, so the silhouette of the same weights
+  in random order is reported as a baseline;
 * whether a mixture lies between its two emotions;
-* how large the modulation is beside the text, by emotion and intensity, and
-  how it grew through the training.
+* how large the modulation is relative to the text, by emotion and intensity,
+  and how it grew during the training.
 
 It writes, to the model's folder or to `--output_folder`:
 
 * `modulation.safetensors`: `gamma` and `beta`, a row for each point;
-* `modulation.json`: the points, with their place in the picture, and figures;
+* `modulation.json`: the points, with their coordinates in the plot, and scores;
 * `modulation.png`: two principal components, and the size of the modulation.
 """
 
@@ -45,15 +45,7 @@ TEXT = "We won the game today, but my old friend has left the town."
 
 @dataclass(frozen=True)
 class Point:
-    """An emotion or a mixture, at an intensity.
-
-    Arguments
-    ---------
-    weights : dict
-        Emotion to its share; they sum to 1.
-    intensity : float
-        0 to 1.
-    """
+    """An emotion or a mixture of weights that sum to 1, at an intensity."""
 
     weights: dict[str, float]
     intensity: float
@@ -66,14 +58,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Modulation:
-    """What the fusion does to a text embedding h of C elements.
+    """Effect of the fusion on a text embedding h of C elements.
 
     Arguments
     ---------
     gamma : torch.Tensor
-        What multiplies h at each of N points, (N, C).
+        Factor of h at each of N points, (N, C).
     beta : torch.Tensor
-        What is added to it, (N, C).
+        Offset added to h, (N, C).
     text_scale : float
         Unit of beta: the root mean square of the elements of h.
     """
@@ -92,17 +84,7 @@ class Modulation:
         return torch.cat([self.gamma - 1, beta], 1).double().numpy()
 
     def ratios(self, text_embeddings: torch.Tensor) -> list[float]:
-        """Size of the change relative to the text, ||h' - h|| / ||h||.
-
-        Arguments
-        ---------
-        text_embeddings : torch.Tensor
-            Those of the tokens to average over, (T, C).
-
-        Returns
-        -------
-        list of float
-            A mean for each of the N points.
+        """Average ||h' - h|| / ||h|| over embeddings (T, C), for each point.
 
         Example
         -------
@@ -117,19 +99,10 @@ class Modulation:
 
 
 def list_points(emotions: Sequence[str]) -> tuple[list[Point], list[Point]]:
-    """Lists what is looked at.
+    """List the pure emotions and the mixtures to analyze.
 
-    Arguments
-    ---------
-    emotions : list of str
-        The taxonomy.
-
-    Returns
-    -------
-    pure : list of Point
-        Each emotion at each intensity; neutral, which has no degrees, once.
-    mixtures : list of Point
-        Each two emotions in equal parts, at their full intensity.
+    Each emotion comes at each intensity, neutral once since it has no degrees;
+    each pair of emotions comes in equal parts, at full intensity.
 
     Example
     -------
@@ -162,29 +135,13 @@ def read_modulation(
     emotions: Sequence[str],
     text_dim: int,
 ) -> Modulation:
-    """Reads gamma and beta of emotions.
-
-    Arguments
-    ---------
-    efilm : EFiLM
-        The trained encoder and fusion.
-    points : list of Point
-        The emotions.
-    emotions : list of str
-        The taxonomy, in the model's order.
-    text_dim : int
-        Size C of a text embedding.
-
-    Returns
-    -------
-    Modulation
-        N rows, one for each point.
+    """Read gamma and beta of emotions.
 
     Raises
     ------
     ValueError
-        If the fusion has no gamma and beta: if what it makes of a text
-        embedding is not affine in it, or is not changed by the emotion.
+        If the fusion has no gamma and beta: if its output is not affine in the
+        text embedding, or is not changed by the emotion.
     """
     device = next(efilm.parameters()).device
     weights = torch.tensor(
@@ -194,7 +151,7 @@ def read_modulation(
         ]
     )
     intensity = torch.tensor([point.intensity for point in points])
-    # One utterance, with a word of one token for each point.
+    # One utterance with one word of one token for each point.
     emotion = efilm.encoder(
         weights[None].to(device), intensity[None].to(device)
     )
@@ -223,20 +180,7 @@ def read_modulation(
 
 
 def shuffle_weights(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Copies a module, the elements of each parameter in random order.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Stays as it is.
-    seed : int
-        Of the order.
-
-    Returns
-    -------
-    torch.nn.Module
-        One that has learned nothing, with weights of the same sizes.
-    """
+    """Copy a module, with the elements of each parameter in random order."""
     shuffled = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(seed)
     for parameter in shuffled.parameters():
@@ -246,29 +190,29 @@ def shuffle_weights(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return shuffled
 
 
-def cluster_figures(features: np.ndarray, names: Sequence[str]) -> dict:
-    """How well the emotions make clusters.
+def cluster_scores(features: np.ndarray, names: Sequence[str]) -> dict:
+    """Measure how well the emotions make clusters.
 
     Arguments
     ---------
     features : numpy.ndarray
-        Of each point (N, D).
+        (N, D), a row for each point.
     names : list of str
         The emotion of each point.
 
     Returns
     -------
     dict
-        `silhouette`, -1 to 1, the mean over the points, where an emotion of
+        `silhouette`, -1 to 1, the mean over the points, where an emotion with
         a single point counts as 0; `silhouette_by_emotion`;
         `adjusted_rand_index` of as many k-means clusters as there are
-        emotions, 1 if they are the emotions and about 0 if they are random.
+        emotions: 1 if they are the emotions, about 0 if they are random.
 
     Example
     -------
     >>> features = np.array([[0.0], [0.1], [5.0], [5.1]])
-    >>> figures = cluster_figures(features, ["sad", "sad", "happy", "happy"])
-    >>> round(figures["silhouette"], 2), figures["adjusted_rand_index"]
+    >>> scores = cluster_scores(features, ["sad", "sad", "happy", "happy"])
+    >>> round(scores["silhouette"], 2), scores["adjusted_rand_index"]
     (0.98, 1.0)
     """
     from sklearn.cluster import KMeans
@@ -292,23 +236,14 @@ def cluster_figures(features: np.ndarray, names: Sequence[str]) -> dict:
 def place_between(
     start: np.ndarray, end: np.ndarray, point: np.ndarray
 ) -> tuple[float, float]:
-    """Where a point lies on the line through two others.
-
-    Arguments
-    ---------
-    start : numpy.ndarray
-        (D,) is at 0.
-    end : numpy.ndarray
-        (D,) is at 1.
-    point : numpy.ndarray
-        (D,).
+    """Project a point on the line through two others; all are (D,).
 
     Returns
     -------
     position : float
-        Of the nearest point of the line.
+        Nearest position on the line: 0 is `start`, 1 is `end`.
     distance : float
-        From the line, in units of the distance of the two.
+        Distance from the line, in units of the distance of the two.
 
     Example
     -------
@@ -324,23 +259,10 @@ def place_between(
 def principal_components(
     features: np.ndarray, others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Projects points on the first two principal components.
+    """Project points (N, D) on their first two principal components.
 
-    Arguments
-    ---------
-    features : numpy.ndarray
-        The points that the components are those of (N, D).
-    others : numpy.ndarray
-        More points, projected alike (M, D).
-
-    Returns
-    -------
-    placed : numpy.ndarray
-        (N, 2).
-    placed_others : numpy.ndarray
-        (M, 2).
-    explained : list of float
-        Share of the variance of each component.
+    `others` (M, D) are projected alike. The third result is the share of the
+    variance of each component.
     """
     mean = features.mean(0)
     _, sizes, axes = np.linalg.svd(features - mean, full_matrices=False)
@@ -356,7 +278,7 @@ def analyze(
     emotions: Sequence[str],
     text_embeddings: torch.Tensor,
 ) -> tuple[Modulation, dict]:
-    """Makes all figures of a model.
+    """Compute the modulation and all scores of a model.
 
     Arguments
     ---------
@@ -365,19 +287,14 @@ def analyze(
     emotions : list of str
         The taxonomy, in the model's order.
     text_embeddings : torch.Tensor
-        Of the tokens that the modulation is compared with, (T, C).
+        Text (T, C) that the modulation is compared with.
 
     Returns
     -------
     modulation : Modulation
-        Of the points, the mixtures last.
-    figures : dict
-        What modulation.json holds.
-
-    Raises
-    ------
-    ValueError
-        If the model has no gamma and beta, or one emotion only.
+        That of all points, the mixtures last.
+    scores : dict
+        Content of modulation.json.
     """
     if len(emotions) < 2:
         raise ValueError(
@@ -394,10 +311,10 @@ def analyze(
         for seed in range(N_SHUFFLES)
     ]
     silhouettes = [
-        cluster_figures(other.features, names)["silhouette"]
+        cluster_scores(other.features, names)["silhouette"]
         for other in shuffled
     ]
-    # Without an emotion nothing is changed: the origin.
+    # Without an emotion nothing is changed: this point is the origin.
     placed, others, explained = principal_components(
         features[:n_pure],
         np.concatenate([features[n_pure:], 0 * features[:1]]),
@@ -405,7 +322,7 @@ def analyze(
     rows = describe(pure + mixtures, modulation, text_embeddings)
     for row, components in zip(rows, [*placed, *others]):
         row["components"] = np.round(components, 4).tolist()
-    # The last point of an emotion is that of its full intensity.
+    # The last point of an emotion has its full intensity.
     strongest = {point.name: index for index, point in enumerate(pure)}
     for index, point in enumerate(mixtures, start=n_pure):
         start, end = (features[strongest[name]] for name in point.weights)
@@ -415,7 +332,7 @@ def analyze(
     return modulation, {
         "fusion": type(efilm.fusion).__name__,
         "emotions": list(emotions),
-        **cluster_figures(features[:n_pure], names),
+        **cluster_scores(features[:n_pure], names),
         "silhouette_shuffled": float(np.mean(silhouettes)),
         "explained_variance": explained,
         "origin": np.round(others[-1], 4).tolist(),
@@ -429,23 +346,10 @@ def describe(
     modulation: Modulation,
     text_embeddings: torch.Tensor,
 ) -> list[dict]:
-    """Tells how large the modulation of each point is.
+    """Measure the size of the modulation at each point.
 
-    Arguments
-    ---------
-    points : list of Point
-        N points.
-    modulation : Modulation
-        N rows.
-    text_embeddings : torch.Tensor
-        Of the tokens that the modulation is compared with, (T, C).
-
-    Returns
-    -------
-    list of dict
-        For each point its `name`, `weights`, `intensity`,
-        `gamma_deviation` and `beta_size`, root mean squares of gamma - 1
-        and of beta in units of the text, and `modulation_ratio`.
+    `gamma_deviation` and `beta_size` are root mean squares of gamma - 1 and of
+    beta, in units of the text.
     """
     deviation = (modulation.gamma - 1).square().mean(1).sqrt()
     shift = modulation.beta.square().mean(1).sqrt() / modulation.text_scale
@@ -467,24 +371,16 @@ def describe(
 # --- The picture ------------------------------------------------------------
 
 
-def draw(path: Path, figures: dict) -> None:
-    """Draws the points, their sizes and the training.
-
-    Arguments
-    ---------
-    path : Path
-        The PNG file.
-    figures : dict
-        What modulation.json holds.
-    """
+def draw(path: Path, scores: dict) -> None:
+    """Draw the points, their sizes and the training as a PNG file."""
     from matplotlib.figure import Figure
 
     canvas = Figure(figsize=(13, 4.4), layout="constrained")
     plane, sizes, training = canvas.subplots(1, 3, width_ratios=[1.4, 1, 1])
-    colors = emotion_colors(figures["emotions"])
-    _draw_plane(plane, figures, colors)
-    _draw_sizes(sizes, figures, colors)
-    curve = figures["training"]
+    colors = emotion_colors(scores["emotions"])
+    _draw_plane(plane, scores, colors)
+    _draw_sizes(sizes, scores, colors)
+    curve = scores["training"]
     training.plot(
         [row["step"] for row in curve],
         [row["modulation_ratio"] for row in curve],
@@ -498,15 +394,15 @@ def draw(path: Path, figures: dict) -> None:
         canvas.savefig(temporary, dpi=130)
 
 
-def _draw_plane(axes, figures, colors):
-    """Two principal components: colour by emotion, size by intensity."""
+def _draw_plane(axes, scores, colors):
+    """Plot two principal components: colour by emotion, size by intensity."""
     for emotion, color in colors.items():
-        rows = [r for r in figures["points"] if r["name"] == emotion]
+        rows = [r for r in scores["points"] if r["name"] == emotion]
         places = np.array([row["components"] for row in rows])
         areas = [20 + 100 * row["intensity"] for row in rows]
         axes.plot(*places.T, color=color, linewidth=0.8, alpha=0.6)
         axes.scatter(*places.T, areas, color=color, alpha=0.8, label=emotion)
-    for row in figures["mixtures"]:
+    for row in scores["mixtures"]:
         for emotion, marker in zip(row["weights"], ("left", "right")):
             axes.plot(
                 *row["components"],
@@ -517,24 +413,24 @@ def _draw_plane(axes, figures, colors):
                 markerfacecoloralt="none",
                 markeredgecolor="none",
             )
-    axes.plot(*figures["origin"], "k+", markersize=10, label="unlabelled")
-    first, second = figures["explained_variance"]
+    axes.plot(*scores["origin"], "k+", markersize=10, label="unlabelled")
+    first, second = scores["explained_variance"]
     axes.set_xlabel(f"first principal component ({first:.0%})")
     axes.set_ylabel(f"second ({second:.0%})")
     axes.set_title(
         "Gamma and beta; dots grow with intensity, diamonds: mixtures\n"
-        f"silhouette {figures['silhouette']:.2f} (weights shuffled: "
-        f"{figures['silhouette_shuffled']:.2f}), adjusted Rand index "
-        f"{figures['adjusted_rand_index']:.2f}",
+        f"silhouette {scores['silhouette']:.2f} (weights shuffled: "
+        f"{scores['silhouette_shuffled']:.2f}), adjusted Rand index "
+        f"{scores['adjusted_rand_index']:.2f}",
         fontsize=10,
     )
     axes.legend(fontsize=8)
 
 
-def _draw_sizes(axes, figures, colors):
-    """Size of the modulation beside the text, by intensity."""
+def _draw_sizes(axes, scores, colors):
+    """Plot the size of the modulation relative to the text, by intensity."""
     for emotion, color in colors.items():
-        rows = [r for r in figures["points"] if r["name"] == emotion]
+        rows = [r for r in scores["points"] if r["name"] == emotion]
         axes.plot(
             [row["intensity"] for row in rows],
             [row["modulation_ratio"] for row in rows],
@@ -550,23 +446,7 @@ def _draw_sizes(axes, figures, colors):
 
 
 def read_training(log_file: Path) -> list[dict]:
-    """Reads how the modulation grew.
-
-    Arguments
-    ---------
-    log_file : Path
-        `train_log.txt` of train.py.
-
-    Returns
-    -------
-    list of dict
-        `step` and `modulation_ratio` (validation) after each epoch.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file, or no epoch in it.
-    """
+    """Read the validated modulation ratio of each epoch from train_log.txt."""
     curves = read_train_log(log_file)
     if "valid modulation_ratio" not in curves:
         raise FileNotFoundError(
@@ -581,20 +461,7 @@ def read_training(log_file: Path) -> list[dict]:
 
 
 def embed(synthesizer: EmoFiLMSynthesizer, text: str) -> torch.Tensor:
-    """Embeddings of the tokens of a text's words.
-
-    Arguments
-    ---------
-    synthesizer : EmoFiLMSynthesizer
-        The trained model.
-    text : str
-        The text.
-
-    Returns
-    -------
-    torch.Tensor
-        (T, C).
-    """
+    """Embed the tokens of a text's words, (T, C)."""
     units = synthesizer.text_frontend.encode(text)
     ids = torch.tensor(units.ids, device=synthesizer.device)
     with torch.no_grad():
@@ -603,18 +470,12 @@ def embed(synthesizer: EmoFiLMSynthesizer, text: str) -> torch.Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Analyses a trained model.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
-    """
+    """Analyze a trained model."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("model_folder", type=Path, help="output folder of train.py")
-    add("--output_folder", type=Path, help="default: the model's")
-    add("--text", default=TEXT, help="that the modulation is compared with")
+    add("--output_folder", type=Path, help="default: the model folder")
+    add("--text", default=TEXT, help="text to compare the modulation with")
     add("--device", default="cpu")
     options = parser.parse_args(arguments)
     folder = options.output_folder or options.model_folder
@@ -622,23 +483,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     synthesizer = EmoFiLMSynthesizer.from_hparams(
         options.model_folder, run_opts={"device": options.device}
     )
-    modulation, figures = analyze(
+    modulation, scores = analyze(
         synthesizer.mods.emofilm.efilm,
         synthesizer.emotions,
         embed(synthesizer, options.text),
     )
-    figures.update(text=options.text, training=training)
+    scores.update(text=options.text, training=training)
     with atomic_path(folder / "modulation.safetensors") as temporary:
         save_file(
             {"gamma": modulation.gamma, "beta": modulation.beta}, temporary
         )
-    write_json(folder / "modulation.json", figures)
-    draw(folder / "modulation.png", figures)
+    write_json(folder / "modulation.json", scores)
+    draw(folder / "modulation.png", scores)
     print(
-        f"Silhouette {figures['silhouette']:.2f} (weights shuffled: "
-        f"{figures['silhouette_shuffled']:.2f}), adjusted Rand index "
-        f"{figures['adjusted_rand_index']:.2f}; see "
-        f"{folder / 'modulation.json'} and modulation.png beside it."
+        f"Silhouette {scores['silhouette']:.2f} (weights shuffled: "
+        f"{scores['silhouette_shuffled']:.2f}), adjusted Rand index "
+        f"{scores['adjusted_rand_index']:.2f}; see "
+        f"{folder / 'modulation.json'} and modulation.png."
     )
 
 

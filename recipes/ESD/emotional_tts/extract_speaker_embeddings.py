@@ -41,13 +41,11 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import corpus_manifests, prepare_corpus, read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
-from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -67,18 +65,13 @@ def choose_references(reference, manifests, tokens, max_seconds):
         Utterance id to speech tokens; no training utterance without tokens
         is chosen.
     max_seconds : float
-        Longest recording that is chosen; the longest up to it is, since
-        a prompt of some seconds carries a voice best.
+        Longest recording that may be chosen. The longest one within the limit
+        is taken, since a prompt of some seconds carries a voice best.
 
     Returns
     -------
     dict
         Name of each voice to its utterance id.
-
-    Raises
-    ------
-    ValueError
-        If ``reference`` is another one, or a speaker has no recording for it.
     """
     if reference not in REFERENCES:
         raise ValueError(
@@ -109,17 +102,6 @@ def choose_references(reference, manifests, tokens, max_seconds):
 
 def describe_sources(references, items, cache, speaker_encoder):
     """Describe the recording and the models that each voice is made with.
-
-    Arguments
-    ---------
-    references : dict
-        Name of each voice to its utterance id.
-    items : dict
-        Utterance id to its item of the manifest.
-    cache : SpeechTokenCache
-        Speech tokens of the utterances.
-    speaker_encoder : str
-        Fingerprint of the speaker encoder.
 
     Returns
     -------
@@ -156,19 +138,7 @@ def describe_sources(references, items, cache, speaker_encoder):
 
 @torch.inference_mode()
 def make_voice(wav_file, tokens, speaker_encoder, source):
-    """Make a voice from a recording.
-
-    Arguments
-    ---------
-    wav_file : str
-        The recording.
-    tokens : torch.Tensor
-        Its speech tokens (S,).
-    speaker_encoder : object
-        With `sample_rate` and `embed`: list of wavs to vectors.
-    source : dict
-        The recording and the models, from `describe_sources`.
-    """
+    """Make a voice from a recording and its speech tokens (S,)."""
     wav = load_audio(wav_file, speaker_encoder.sample_rate)
     (xvector,) = speaker_encoder.embed([wav])
     mel = log_mel(load_audio(wav_file)[None])[0]
@@ -178,23 +148,7 @@ def make_voice(wav_file, tokens, speaker_encoder, source):
 def extract_voices(
     sources, items, tokens, speaker_encoder, path, save_interval
 ):
-    """Make voices, and write them as parts of their file.
-
-    Arguments
-    ---------
-    sources : dict
-        Name of each voice to its source, from `describe_sources`.
-    items : dict
-        Utterance id to its item of the manifest.
-    tokens : dict
-        Utterance id to speech tokens.
-    speaker_encoder : object
-        As in `make_voice`.
-    path : str
-        The file of the voices.
-    save_interval : int
-        Number of voices in a part.
-    """
+    """Make voices, and write them as parts of their file."""
     part = {}
     for voice, source in tqdm(sources.items(), desc="Voices", unit="voice"):
         utterance = source["utterance"]
@@ -209,20 +163,7 @@ def extract_voices(
 
 
 def pending_voices(path, sources):
-    """List the voices that are missing or outdated.
-
-    Arguments
-    ---------
-    path : str
-        The file of the voices.
-    sources : dict
-        Name of each voice to its source, from `describe_sources`.
-
-    Returns
-    -------
-    list of str
-        Names of voices.
-    """
+    """List the voices that are missing or outdated."""
     current, n_outdated = stored_voices(path, sources)
     pending = [name for name in sources if name not in current]
     if n_outdated and pending:
@@ -238,21 +179,14 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    if not hparams["skip_prep"]:
-        run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        run_on_main(
-            prepare_transitions,
-            args=[hparams["data_folder"], hparams["prepared_folder"]],
-        )
+    run_on_main(prepare_corpus, args=[hparams])
     manifests = {
-        split: load_data_json(path, {"data_root": hparams["data_folder"]})
-        for split, path in hparams["manifests"].items()
-    }
-    mixed = hparams["transitions_manifests"]["test"]
-    if Path(mixed).is_file():
-        manifests["test"] |= load_data_json(
-            mixed, {"data_root": hparams["data_folder"]}
+        split: read_manifests(paths, hparams["data_folder"])
+        for split, paths in (
+            ("train", [hparams["manifests"]["train"]]),
+            ("test", corpus_manifests(hparams, ["test"])),
         )
+    }
     cache = read_speech_tokens(
         hparams["speech_tokens"],
         file_fingerprint(find_file(hparams["speech_tokenizer_file"])),

@@ -18,7 +18,6 @@ import os
 import sys
 from pathlib import Path
 
-from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
     merge_parts,
@@ -36,91 +35,14 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import list_wavs, prepare_corpus, read_wav
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from tqdm import tqdm
-from transitions_prepare import corpus_manifests, prepare_transitions
-
-
-def read_wav(path, duration, sample_rate, max_duration):
-    """Read a wav, and check that it is the one in the manifest.
-
-    Arguments
-    ---------
-    path : str
-        An audio file of any sample rate.
-    duration : float
-        Its duration in the manifest, in seconds.
-    sample_rate : int
-        Sample rate of the result, in Hz.
-    max_duration : float
-        Longest utterance that the tokenizer reads, in seconds.
-
-    Returns
-    -------
-    torch.Tensor
-        (T,) samples.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it cannot be used, or is not the wav that was prepared.
-    """
-    wav = load_audio(path, sample_rate, max_duration)
-    seconds = len(wav) / sample_rate
-    if abs(seconds - duration) > 0.05:
-        raise ValueError(
-            f"{path}: it lasts {seconds:.2f} s, but {duration:.2f} s by the "
-            "manifest; prepare the corpus again."
-        )
-    return wav
-
-
-def read_manifests(manifests, data_folder):
-    """Find the wavs of a corpus.
-
-    Arguments
-    ---------
-    manifests : list of str
-        The corpus's manifests.
-    data_folder : str
-        The corpus.
-
-    Returns
-    -------
-    dict
-        Utterance id to (path of the wav, duration).
-    """
-    return {
-        utterance: (item["wav"], item["duration"])
-        for manifest in manifests
-        for utterance, item in load_data_json(
-            manifest, {"data_root": data_folder}
-        ).items()
-    }
 
 
 def pending_utterances(wavs, path, fingerprint):
-    """List the utterances without tokens, or whose wav has changed.
-
-    Arguments
-    ---------
-    wavs : dict
-        Utterance id to (path of the wav, duration).
-    path : str
-        The cache's file.
-    fingerprint : str
-        Fingerprint of the tokenizer in use.
-
-    Returns
-    -------
-    list of str
-        Utterance ids, sorted.
-    """
+    """List the utterances without tokens, or whose wav has changed."""
     stored = stored_tokens(path, fingerprint)
     return [
         utterance
@@ -140,13 +62,13 @@ def extract_tokens(tokenizer, wavs, path, fingerprint, hparams, device):
         With `tokenize`: wav (1, T) to tokens (1, S); or also
         `tokenize_batch`: list of wavs (T_i,) to list of tokens (S_i,).
     wavs : dict
-        Utterance id to (path of the wav, duration).
+        Utterance id to (path of the wav, duration in seconds).
     path : str
-        The cache's file.
+        File of the cache.
     fingerprint : str
         Fingerprint of the tokenizer.
     hparams : dict
-        The recipe's hyperparameters.
+        Hyperparameters of the recipe.
     device : str
         Device of the tokenizer.
     """
@@ -174,42 +96,17 @@ def extract_tokens(tokenizer, wavs, path, fingerprint, hparams, device):
 
 @torch.inference_mode()
 def tokenize(tokenizer, wavs):
-    """Tokenize waves, in one batch if the tokenizer can.
-
-    Arguments
-    ---------
-    tokenizer : object
-        As in `extract_tokens`.
-    wavs : list of torch.Tensor
-        (T_i,) each.
-
-    Returns
-    -------
-    list of torch.Tensor
-        (S_i,) each.
-    """
+    """Tokenize waves, in one batch if the tokenizer can."""
     if wavs and hasattr(tokenizer, "tokenize_batch"):
         return tokenizer.tokenize_batch(wavs)
     return [tokenizer.tokenize(wav[None])[0] for wav in wavs]
 
 
 def batches(wavs, max_duration, max_size):
-    """Group utterances of about the same length.
+    """Yield lists of ids of utterances with similar duration.
 
-    Arguments
-    ---------
-    wavs : dict
-        Utterance id to (path of the wav, duration).
-    max_duration : float
-        Longest batch with its padding, in seconds; a longer utterance is a
-        batch of its own.
-    max_size : int
-        Largest number of utterances in a batch.
-
-    Yields
-    ------
-    list of str
-        Utterance ids.
+    `max_duration` limits the seconds of a batch including padding; a longer
+    utterance makes a batch of its own.
     """
     batch = []
     for name in sorted(wavs, key=lambda name: wavs[name][1]):
@@ -223,24 +120,7 @@ def batches(wavs, max_duration, max_size):
 
 
 def read_wavs(batch, wavs, skipped, hparams):
-    """Read the wavs of a batch; those that cannot be used are skipped.
-
-    Arguments
-    ---------
-    batch : list of str
-        Utterance ids.
-    wavs : dict
-        Utterance id to (path of the wav, duration).
-    skipped : dict
-        Utterance id to the reason why it is skipped; added to.
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    dict
-        Utterance id to samples (T,).
-    """
+    """Read the wavs of a batch; list unusable ones in `skipped`."""
     samples = {}
     for name in batch:
         try:
@@ -257,15 +137,10 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    if not hparams["skip_prep"]:
-        run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        run_on_main(
-            prepare_transitions,
-            args=[hparams["data_folder"], hparams["prepared_folder"]],
-        )
+    run_on_main(prepare_corpus, args=[hparams])
     path = hparams["speech_tokens"]
     fingerprint = file_fingerprint(find_file(hparams["speech_tokenizer_file"]))
-    wavs = read_manifests(corpus_manifests(hparams), hparams["data_folder"])
+    wavs = list_wavs(hparams)
     cache = extract_in_shares(
         lambda: pending_utterances(wavs, path, fingerprint),
         lambda share: extract_tokens(

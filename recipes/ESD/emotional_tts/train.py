@@ -23,7 +23,7 @@ import functools
 import sys
 from pathlib import Path
 
-from speechbrain_emofilm.core import ResumableBrain
+from speechbrain_emofilm.core import ResumableBrain, train_and_export
 from speechbrain_emofilm.dataio.alignments import (
     find_textgrid,
     read_alignment,
@@ -39,7 +39,6 @@ from speechbrain_emofilm.dataio.labels import (
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
 from speechbrain_emofilm.lobes.conditioned_lm import ConditionedLMInputs
 from speechbrain_emofilm.utils.assets import find_file
-from speechbrain_emofilm.utils.checkpoints import export_trained_model
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import file_fingerprint, read_json
 from speechbrain_emofilm.utils.hparams import check_length, check_overrides
@@ -47,9 +46,8 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import corpus_manifests, prepare_corpus, read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.data_pipeline import provides, takes
@@ -57,7 +55,6 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 from training_diagnosis import TrainingDiagnosis, choose_diagnosed
-from transitions_prepare import prepare_transitions
 
 logger = get_logger(__name__)
 
@@ -75,43 +72,15 @@ class EmoFiLMBrain(ResumableBrain):
     """Trains what `EmotionConditionedLM` leaves trainable."""
 
     best_key = "speech_loss"
-    #: Names failures of the training after each validation.
+    #: Names the failures that a validation shows.
     diagnosis = None
 
     def compute_forward(self, batch, stage):
-        """Modulates the text and predicts the speech tokens.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            Items of `dataio_prepare`.
-        stage : sb.Stage
-            The stage of the experiment.
-
-        Returns
-        -------
-        ConditionedLMOutput
-            Losses and statistics, each a mean over the batch.
-        """
+        """Modulate the text and predict the speech tokens."""
         return self.modules.emofilm(model_inputs(batch.to(self.device)))
 
     def compute_objectives(self, predictions, batch, stage):
-        """Adds the step-wise emotion loss to the speech-token loss.
-
-        Arguments
-        ---------
-        predictions : ConditionedLMOutput
-            From `compute_forward`.
-        batch : PaddedBatch
-            The batch it came from.
-        stage : sb.Stage
-            The stage of the experiment.
-
-        Returns
-        -------
-        torch.Tensor
-            0-d loss.
-        """
+        """Add the step-wise emotion loss to the speech-token loss."""
         counts = torch.stack([predictions.n_speech, predictions.n_emotion])
         if stage != sb.Stage.TRAIN:
             self.accumulate_stats(
@@ -138,7 +107,7 @@ class EmoFiLMBrain(ResumableBrain):
         )
 
     def init_optimizers(self):
-        """Makes one optimizer each for conditioner, head and backbone.
+        """Make one optimizer each for conditioner, head and backbone.
 
         Each has its own learning rate, and one parameter group because
         SpeechBrain clips the gradients of the first group only. A frozen
@@ -171,21 +140,13 @@ class EmoFiLMBrain(ResumableBrain):
             self.checkpointer.add_recoverable(f"optimizer_{name}", optimizer)
 
     def on_fit_start(self):
-        """Diagnose the frozen backbone, for comparison; then resume."""
+        """Diagnose the frozen backbone as a baseline; then resume."""
         if self.diagnosis is not None:
             self.diagnosis.measure_floor(self)
         super().on_fit_start()
 
     def on_validated(self, epoch, stats):
-        """Diagnose the epoch, and count epochs without improvement.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch, from 1.
-        stats : dict
-            Statistics of the validation.
-        """
+        """Diagnose the epoch, and count epochs without improvement."""
         if self.diagnosis is not None:
             known = self.counts["modulation_ratio"] > 0
             ratio = stats["modulation_ratio"] if known else None
@@ -194,18 +155,7 @@ class EmoFiLMBrain(ResumableBrain):
 
 
 def model_inputs(batch):
-    """Build the model's inputs from a batch.
-
-    Arguments
-    ---------
-    batch : PaddedBatch
-        Items of `dataio_prepare`.
-
-    Returns
-    -------
-    ConditionedLMInputs
-        Inputs of `EmotionConditionedLM`.
-    """
+    """Build the model's inputs from a batch."""
     return ConditionedLMInputs(
         text_tokens=batch.text_tokens.data,
         text_lens=batch.text_tokens.lengths,
@@ -219,19 +169,10 @@ def model_inputs(batch):
 
 
 def dataio_prepare(hparams):
-    """Make the datasets of the manifests, without unusable utterances.
+    """Make the datasets of the splits, without unusable utterances.
 
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    dict of str: DynamicItemDataset
-        For "train", "valid" and "test". Items: text_tokens (T,),
-        word_of_token (T,), speech_tokens (S,), word_of_speech (S,),
-        word_emotions (W, K) and word_intensity (W,).
+    The items hold text_tokens (T,), word_of_token (T,), speech_tokens (S,),
+    word_of_speech (S,), word_emotions (W, K) and word_intensity (W,).
     """
     emotions = hparams["emotions"]
     tokens_file = hparams["speech_tokens"]
@@ -304,8 +245,8 @@ def dataio_prepare(hparams):
         kept = {u: i for u, i in items[split].items() if u not in skipped}
         if not kept:
             raise ValueError(
-                f"{' and '.join(map(str, manifests_of(hparams, split)))} have "
-                "no utterance to use: check the corpus and the options of its "
+                f"{' and '.join(corpus_manifests(hparams, [split]))} have no "
+                "utterance to use: check the corpus and the options of its "
                 "preparation."
             )
         datasets[split] = DynamicItemDataset(kept, pipelines)
@@ -313,44 +254,11 @@ def dataio_prepare(hparams):
     return datasets
 
 
-def manifests_of(hparams, split):
-    """List the manifests of a split: transitions only where there are some.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-    split : str
-        Part of the corpus.
-    """
-    transitions = hparams["transitions_manifests"][split]
-    return [hparams["manifests"][split]] + (
-        [transitions] if Path(transitions).exists() else []
-    )
-
-
 def read_items(hparams, split, without_tokens):
-    """Read a split's manifests, but for what the extraction skipped.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-    split : str
-        Part of the corpus.
-    without_tokens : dict
-        Ids of utterances that have no speech tokens, with the reasons.
-
-    Returns
-    -------
-    dict
-        Utterance id to its entry.
-    """
-    items = {}
-    for manifest in manifests_of(hparams, split):
-        items.update(
-            load_data_json(manifest, {"data_root": hparams["data_folder"]})
-        )
+    """Read a split's manifests, except what the extraction skipped."""
+    items = read_manifests(
+        corpus_manifests(hparams, [split]), hparams["data_folder"]
+    )
     kept = {u: item for u, item in items.items() if u not in without_tokens}
     if len(kept) < len(items):
         logger.warning(
@@ -361,24 +269,7 @@ def read_items(hparams, split, without_tokens):
 
 
 def list_unusable(items, pipelines, max_bad_share, listing):
-    """Try every item, so that no bad one stops a running training.
-
-    Arguments
-    ---------
-    items : dict
-        Split to utterance id to its entry in the manifest.
-    pipelines : list
-        Dynamic items that make what the model is given.
-    max_bad_share : float
-        Largest share of unusable items, 0 to 1.
-    listing : str or Path
-        JSON file that they are listed in, with the reasons.
-
-    Raises
-    ------
-    ValueError
-        If there are more.
-    """
+    """Try every item, so that no bad one stops a running training."""
     skipped = {}
     for split, entries in items.items():
         if not entries:
@@ -391,7 +282,7 @@ def list_unusable(items, pipelines, max_bad_share, listing):
                 dataset[index]
             except (ValueError, FileNotFoundError) as error:
                 skipped[utterance] = str(error)
-                # A pipeline that failed would go on where it stopped.
+                # A failed pipeline would continue where it stopped.
                 for pipeline in pipelines:
                     pipeline.reset()
     report_skipped(
@@ -400,17 +291,7 @@ def list_unusable(items, pipelines, max_bad_share, listing):
 
 
 def check_speech_tokens(cache, n_tokens, path):
-    """Raise ValueError for speech tokens of another tokenizer.
-
-    Arguments
-    ---------
-    cache : SpeechTokenCache
-        Speech tokens of all utterances.
-    n_tokens : int
-        Number of tokens that the language model knows.
-    path : str
-        The cache's file, for the message.
-    """
+    """Raise ValueError for speech tokens of another tokenizer."""
     for utterance, tokens in cache.tokens.items():
         outside = tokens[(tokens < 0) | (tokens >= n_tokens)]
         if len(outside):
@@ -423,18 +304,9 @@ def check_speech_tokens(cache, n_tokens, path):
 
 
 def label_reader(hparams):
-    """Makes the function that finds an utterance's word labels.
+    """Return a function that finds an utterance's word labels.
 
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    callable
-        (utterance, speaker, emotion) to UtteranceLabels and where they are
-        written.
+    It maps (utterance, speaker, emotion) to the labels and their file.
     """
     source = hparams["label_source"]
     files = {"truth": "truth_file", "labels": "label_file"}
@@ -466,15 +338,7 @@ def label_reader(hparams):
 
 
 def loader_options(hparams, train_data):
-    """Options of the training loader, with dynamic batching if asked.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-    train_data : DynamicItemDataset
-        The training data.
-    """
+    """Return options of the training loader, with dynamic batching if asked."""
     options = dict(hparams["train_dataloader_opts"])
     if hparams["dynamic_batching"]:
         del options["batch_size"], options["shuffle"]
@@ -498,12 +362,7 @@ if __name__ == "__main__":
     )
 
     # Data
-    if not hparams["skip_prep"]:
-        run_on_main(prepare_esd, kwargs=hparams["prepare_opts"])
-        run_on_main(
-            prepare_transitions,
-            args=[hparams["data_folder"], hparams["prepared_folder"]],
-        )
+    run_on_main(prepare_corpus, args=[hparams])
     datasets = dataio_prepare(hparams)
 
     # Training
@@ -521,30 +380,18 @@ if __name__ == "__main__":
     )
     if diagnosed:
         brain.diagnosis = TrainingDiagnosis(diagnosed, model_inputs)
-    brain.fit(
-        brain.hparams.epoch_counter,
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs=loader_options(hparams, datasets["train"]),
-        valid_loader_kwargs=hparams["valid_dataloader_opts"],
-    )
-
-    # The best checkpoint: its losses, and a folder that speaks
-    brain.evaluate(
-        datasets["test"],
-        min_key=brain.best_key,
-        test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
-    )
-    run_on_main(
-        export_trained_model,
-        kwargs={
-            "checkpointer": hparams["checkpointer"],
-            "min_key": brain.best_key,
-            "names": ["efilm", "llm_decoder", "open_backbone"],
-            "folder": hparams["output_folder"],
-            "hparams_file": hparams_file,
-            "overrides": overrides,
-            "part": "synthesizer",
+    train_and_export(
+        brain,
+        datasets,
+        {
+            "train": loader_options(hparams, datasets["train"]),
+            "valid": hparams["valid_dataloader_opts"],
+            "test": hparams["test_dataloader_opts"],
         },
+        names=["efilm", "llm_decoder", "open_backbone"],
+        folder=hparams["output_folder"],
+        hparams_file=hparams_file,
+        overrides=overrides,
+        part="synthesizer",
     )
     ddp_leave_group()

@@ -1,4 +1,4 @@
-"""Diagnosis of a running training: names what the validation shows wrong."""
+"""Diagnosis of a running training: names the failures a validation shows."""
 
 from speechbrain_emofilm.metrics.condition_effect import (
     ConditionEffect,
@@ -12,15 +12,7 @@ from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
 
 
 class TrainingDiagnosis:
-    """Measure the effect of the words' emotions on a few utterances.
-
-    Arguments
-    ---------
-    batches : list of PaddedBatch
-        Validation batches used for diagnosis, see `choose_diagnosed`.
-    model_inputs : callable
-        Batch to `ConditionedLMInputs`.
-    """
+    """Measure the effect of the words' emotions on a few utterances."""
 
     def __init__(self, batches, model_inputs):
         self.batches = batches
@@ -28,25 +20,12 @@ class TrainingDiagnosis:
         self.floor = None
 
     def measure(self, brain, labelled=True):
-        """Measure what the words' emotions do to the predicted speech.
-
-        Arguments
-        ---------
-        brain : sb.Brain
-            Its module `emofilm` is measured.
-        labelled : bool
-            Whether the words have their emotions.
-
-        Returns
-        -------
-        dict
-            Scores of `ConditionEffect`.
-        """
+        """Score the effect of the words' emotions, or of none, on speech."""
         brain.modules.eval()
         model = brain.modules.emofilm
         model = getattr(model, "module", model)  # inside DDP
         effect = ConditionEffect()
-        # The training's random numbers stay what they are without this.
+        # The random numbers of the training must not change.
         with torch.random.fork_rng(devices=[]), brain.evaluation_ctx:
             for batch in self.batches:
                 inputs = self.model_inputs(batch.to(brain.device))
@@ -57,28 +36,12 @@ class TrainingDiagnosis:
         return effect.values()
 
     def measure_floor(self, brain):
-        """Measure what the untrained, frozen backbone predicts.
-
-        Arguments
-        ---------
-        brain : sb.Brain
-            A Brain whose training has not begun.
-        """
+        """Score the frozen backbone before its training begins."""
         floor = self.measure(brain, labelled=False)
         self.floor = {"speech_loss": floor["speech_loss"]}
 
     def log(self, brain, epoch, modulation_ratio=None):
-        """Name in the log what the validation shows to be wrong.
-
-        Arguments
-        ---------
-        brain : sb.Brain
-            A Brain that has just been validated.
-        epoch : int
-            The epoch, from 1.
-        modulation_ratio : float, optional
-            That of the whole validation, if it has labelled words.
-        """
+        """Log the failures that the validation of an epoch shows."""
         scores = self.measure(brain)
         if modulation_ratio is not None:
             scores["modulation_ratio"] = modulation_ratio
@@ -96,21 +59,9 @@ class TrainingDiagnosis:
 
 
 def choose_diagnosed(dataset, n, batch_size):
-    """Choose the validation utterances used for diagnosis.
+    """Choose at most `n` validation utterances for diagnosis, in batches.
 
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        The validation data.
-    n : int
-        How many at most.
-    batch_size : int
-        How many at once.
-
-    Returns
-    -------
-    list of PaddedBatch
-        Utterances whose emotion switches come first; labelled ones follow.
+    Utterances whose emotion switches come first; labelled ones follow.
     """
     switching, steady = [], []
     if n:
@@ -131,14 +82,6 @@ def choose_diagnosed(dataset, n, batch_size):
 
 
 def spread_evenly(items, n):
-    """Choose items from all parts of a list.
-
-    Arguments
-    ---------
-    items : list
-        What to choose from.
-    n : int
-        How many at most.
-    """
+    """Choose at most `n` items from all parts of a list."""
     n = min(n, len(items))
     return [items[index * len(items) // n] for index in range(n)]

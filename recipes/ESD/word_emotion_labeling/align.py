@@ -6,11 +6,11 @@
 Each utterance gets ``<alignment_folder>/<speaker>/<utterance>.TextGrid`` with
 the tiers ``words`` and ``confidence`` (0 to 1). The same command resumes
 an interrupted alignment. An utterance that the aligner cannot align gets times
-in proportion to its letters, with confidence 0; one whose sound or text cannot
-be used gets none. Both are listed with the reason in
-``<alignment_folder>/skipped.json``, and tried again by the next run; if they
+in proportion to its letters, with confidence 0; one whose audio or text cannot
+be used gets no TextGrid. Both are listed with the reason in
+``<alignment_folder>/skipped.json`` and tried again by the next run; if there
 are more than `max_bad_share`, the script fails. ``alignment.json`` describes
-the aligner and its results.
+the aligner and counts its results.
 """
 
 import functools
@@ -36,27 +36,17 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import corpus_manifests, prepare_corpus, read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from tqdm import tqdm
-from transitions_prepare import corpus_manifests, prepare_transitions
 
 REPORT_FILE = "alignment.json"
 BAD_FILE = "skipped.json"
-SAMPLE_RATE = 16000  # Hz, of the sound that an aligner is given
+SAMPLE_RATE = 16000  # Hz, of the audio that aligners get
 
 
 def read_utterances(manifests, data_folder):
-    """List the utterances of a corpus.
-
-    Arguments
-    ---------
-    manifests : list of str
-        The corpus's manifests.
-    data_folder : str
-        The corpus.
-    """
+    """List the utterances of a corpus."""
     return [
         AlignmentInput(
             id=name,
@@ -66,10 +56,7 @@ def read_utterances(manifests, data_folder):
             language=item["language"],
             duration=item["duration"],
         )
-        for manifest in manifests
-        for name, item in load_data_json(
-            manifest, {"data_root": data_folder}
-        ).items()
+        for name, item in read_manifests(manifests, data_folder).items()
     ]
 
 
@@ -107,34 +94,16 @@ def describe(value):
 
 
 def open_folder(folder, make_aligner):
-    """Check that a folder is empty, or holds alignments of the same aligner.
-
-    Arguments
-    ---------
-    folder : str
-        Where the TextGrids go.
-    make_aligner : callable
-        The aligner's class with its options.
-
-    Returns
-    -------
-    dict
-        Description of the aligner.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds alignments of another one.
-    """
+    """Describe the aligner; refuse a folder with alignments of another one."""
     aligner = describe(make_aligner)
     path = Path(folder) / REPORT_FILE
     if path.is_file():
         known = read_json(path).get("aligner")
         if known != aligner:
             raise ValueError(
-                f"{path}: the alignments in this folder are of {known}, not "
-                f"of {aligner}; give another alignment_folder, or remove this "
-                "one."
+                f"{path}: the alignments in this folder were made by {known}, "
+                f"not by {aligner}; give another alignment_folder, or remove "
+                "this one."
             )
     else:
         write_json(path, {"aligner": aligner})
@@ -142,22 +111,7 @@ def open_folder(folder, make_aligner):
 
 
 def align_utterance(aligner, utterance):
-    """Align one utterance.
-
-    Arguments
-    ---------
-    aligner : object
-        With `align`.
-    utterance : AlignmentInput
-        What to align.
-
-    Returns
-    -------
-    utterance : str
-        The id.
-    words : list of Word or Exception
-        The words, or why there are none.
-    """
+    """Return an utterance's id and its words, or the error instead of them."""
     try:
         wav = load_audio(utterance.wav, SAMPLE_RATE)
         words = aligner.align(
@@ -183,26 +137,10 @@ def align_in_worker(utterance):
 
 
 def align_utterances(make_aligner, utterances, folder, n_workers):
-    """Align utterances.
+    """Yield the id of each utterance with its words or with an error.
 
-    Arguments
-    ---------
-    make_aligner : callable
-        The aligner's class with its options. One with `align_corpus` gets
-        all utterances at once; any other is made in each process.
-    utterances : list of AlignmentInput
-        What to align.
-    folder : str
-        Where an aligner of corpora may put its files meanwhile.
-    n_workers : int
-        Processes.
-
-    Yields
-    ------
-    utterance : str
-        The id.
-    words : list of Word or Exception
-        The words, or why there are none.
+    An aligner with `align_corpus` gets all utterances at once, and may put its
+    files into `folder`; any other aligner is made in each process.
     """
     if hasattr(getattr(make_aligner, "func", make_aligner), "align_corpus"):
         yield from make_aligner().align_corpus(utterances, folder)
@@ -220,7 +158,7 @@ def align_utterances(make_aligner, utterances, folder, n_workers):
 
 
 def too_long(utterance, max_duration):
-    """Tell why an utterance is not aligned at all; None if it is."""
+    """Tell why an utterance is too long to align; None if it is not."""
     if utterance.duration <= max_duration:
         return None
     return (
@@ -230,21 +168,12 @@ def too_long(utterance, max_duration):
 
 
 def align_corpus(make_aligner, utterances, hparams):
-    """Write the TextGrids that are missing.
-
-    Arguments
-    ---------
-    make_aligner : callable
-        The aligner's class with its options.
-    utterances : list of AlignmentInput
-        The corpus.
-    hparams : dict
-        The recipe's hyperparameters.
+    """Write the missing TextGrids.
 
     Returns
     -------
     guessed : dict
-        Utterance id to the reason why its times are only guessed.
+        Utterance id to the reason why its word times are estimated.
     skipped : dict
         Utterance id to the reason why it has no TextGrid.
     """
@@ -266,7 +195,7 @@ def align_corpus(make_aligner, utterances, hparams):
             words, (AlignmentError, list)
         ):
             skipped[name] = str(words)
-            path.unlink(missing_ok=True)  # of another text or sound
+            path.unlink(missing_ok=True)  # of another text or wav
             continue
         if isinstance(words, AlignmentError):
             guessed[name] = str(words)
@@ -279,40 +208,25 @@ def align_corpus(make_aligner, utterances, hparams):
 
 
 def report_bad(aligner, utterances, guessed, skipped, hparams):
-    """Write the report; fail if too many utterances are bad.
-
-    Arguments
-    ---------
-    aligner : dict
-        Description of the aligner.
-    utterances : list of AlignmentInput
-        The corpus.
-    guessed : dict
-        Utterance id to the reason why its times are only guessed.
-    skipped : dict
-        Utterance id to the reason why it has no TextGrid.
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Raises
-    ------
-    ValueError
-        If more than `max_bad_share` are guessed or skipped.
-    """
-    path = Path(hparams["alignment_folder"]) / REPORT_FILE
+    """Describe the run, list bad utterances, and fail if they are too many."""
+    folder = Path(hparams["alignment_folder"])
     report = {
         "aligner": aligner,
         "n_utterances": len(utterances),
         "n_aligned": len(utterances) - len(guessed) - len(skipped),
-        "guessed": dict(sorted(guessed.items())),
-        "skipped": dict(sorted(skipped.items())),
+        "n_guessed": len(guessed),
+        "n_skipped": len(skipped),
     }
-    write_json(path, report)
+    write_json(folder / REPORT_FILE, report)
+    guessed = {
+        name: f"{reason} Its word times are guessed."
+        for name, reason in guessed.items()
+    }
     report_skipped(
-        {**report["skipped"], **report["guessed"]},
+        {**dict(sorted(skipped.items())), **dict(sorted(guessed.items()))},
         len(utterances),
         hparams["max_bad_share"],
-        path.with_name(BAD_FILE),
+        folder / BAD_FILE,
     )
 
 
@@ -320,9 +234,7 @@ if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    if not hparams["skip_prep"]:
-        prepare_esd(**hparams["prepare_opts"])
-        prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
+    prepare_corpus(hparams)
     utterances = read_utterances(
         corpus_manifests(hparams), hparams["data_folder"]
     )

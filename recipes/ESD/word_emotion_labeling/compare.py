@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How good are labels of words that were learned from labels of sentences?
+"""Compare word labelers that are trained with different supervision.
 
 > python compare.py /path/to/MiniESD --output_folder results/labels
 
-On a corpus with word truth (MiniESD): aligns it, extracts the emotion
-features, trains a labeler for each supervision and seed on all but two
-speakers, labels the test speaker with each, and compares the labels with the
-truth, beside the majority class. What stands already is not
-made again, and an interrupted step goes on where it stopped.
+On a corpus with true word labels (MiniESD): aligns it, extracts the emotion
+features, trains one labeler for each supervision and seed without the
+validation and test speakers, labels the test speaker with each labeler, and
+compares the labels with the truth and with the majority class. Existing
+results are reused, and the same command resumes an interrupted step.
 """
 
 import argparse
@@ -20,23 +20,12 @@ from speechbrain_emofilm.utils.steps import Step, run_steps
 
 HERE = Path(__file__).resolve().parent
 SUPERVISIONS = ("broadcast", "multiple_instance", "words")
-#: Word times of the corpus's own truth, in place of an aligner's.
+#: Use the true word times of the corpus instead of an aligner.
 TRUE_TIMES = "truth"
 
 
 def make_steps(options):
-    """Lists the steps.
-
-    Arguments
-    ---------
-    options : argparse.Namespace
-        Of the command line.
-
-    Returns
-    -------
-    list of Step
-        In order.
-    """
+    """List the steps of the comparison, in order."""
     root, corpus = options.output_folder.resolve(), options.corpus.resolve()
     prepared = root / "prepared"
     common = [f"--data_folder={corpus}"]
@@ -112,20 +101,18 @@ def make_steps(options):
 
 
 def train_and_label(options, aligner, supervision, seed, folders, cache):
-    """Steps of one labeler.
+    """List the steps of one labeler.
 
     Arguments
     ---------
     options : argparse.Namespace
-        Of the command line.
-    aligner : str
-        Name of the aligner.
-    supervision : str
-        How the labels of the sentences are used.
+        Options of the command line.
+    aligner, supervision : str
+        Names of the aligner and of the way sentence labels are used.
     seed : int
         Seed of the training.
     folders : dict
-        Aligner to its TextGrids.
+        Aligner to the folder of its TextGrids.
     cache : Path
         The emotion features.
 
@@ -134,7 +121,7 @@ def train_and_label(options, aligner, supervision, seed, folders, cache):
     steps : list of Step
         Training and labelling.
     labels : Path
-        The file that they make.
+        The label file that they write.
     """
     root, corpus = options.output_folder.resolve(), options.corpus.resolve()
     name = f"{supervision}, {aligner} times, seed {seed}"
@@ -181,7 +168,7 @@ def train_and_label(options, aligner, supervision, seed, folders, cache):
 
 
 def parts(root):
-    """Manifests of the utterances that are judged."""
+    """List the manifests of the evaluated utterances by part."""
     return {
         "ordinary": [str(root / "split" / "test.json")],
         "transitions": [
@@ -192,13 +179,7 @@ def parts(root):
 
 
 def main(arguments=None):
-    """Command line.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        Those of the process if None.
-    """
+    """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path, help="MiniESD")
     parser.add_argument("--output_folder", type=Path, required=True)

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Recipe for judging word labels by the truth of each word.
+"""Compare word labels with the true emotion of each word.
 
 > python evaluate.py hparams/evaluate.yaml --data_folder /path/to/MiniESD \
     --label_files "{broadcast: b/word_labels.json, words: w/word_labels.json}"
 
-Any number of labelings is compared, each on its own or, as a list of files,
-as the mean over several (seeds). Ordinary utterances, which keep one emotion
-by and large, and those whose emotion changes are judged apart. The main
-figures have 95 % intervals, by resampling the utterances. What comes out:
-``summary.json`` with all figures, ``utterances.json`` with a row for each
-utterance, ``confusion.png``, and a table on the terminal.
+Any number of labelings can be compared. Each is one file, or a list of files
+(one per seed) whose scores are averaged. Utterances that keep one emotion and
+utterances whose emotion changes are evaluated separately. The main scores have
+95 % intervals from resampling the utterances. The output is ``summary.json``
+with all scores, ``utterances.json`` with a row for each utterance,
+``confusion.png``, and a table on the terminal. Utterances without labels are
+left out of every labeling and listed in ``skipped.json``; if there are more
+than `max_bad_share`, the script fails.
 """
 
 import sys
@@ -22,18 +24,19 @@ from speechbrain_emofilm.metrics.labels import (
     majority_labels,
 )
 from speechbrain_emofilm.utils.files import atomic_path, write_json
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import numpy as np
 import speechbrain as sb
+from esd_corpus import read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 
 MAJORITY = "majority"
 EVERYTHING = "all"
-#: What the table on the terminal shows.
+#: Scores in the table on the terminal.
 COLUMNS = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -45,25 +48,10 @@ N_RESAMPLINGS = 200
 
 
 def select_utterances(hparams):
-    """Finds the utterances of each part.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    dict
-        Part to a list of utterance ids; ``all`` has those of all parts.
-    """
+    """List the utterance ids of each part; ``all`` holds those of all parts."""
     parts = {}
     for part, manifests in hparams["parts"].items():
-        items = {}
-        for manifest in manifests:
-            items.update(
-                load_data_json(manifest, {"data_root": hparams["data_folder"]})
-            )
+        items = read_manifests(manifests, hparams["data_folder"])
         parts[part] = [
             utterance
             for utterance, item in sorted(items.items())
@@ -79,60 +67,40 @@ def select_utterances(hparams):
     return parts
 
 
-def compare(name, path, labels, truth, parts, emotions):
-    """Compares one labeling with the truth.
+def find_unlabelled(utterances, truth, runs, hparams):
+    """Tell why utterances have no truth or no labels, by utterance id."""
+    reasons = {}
+    for utterance in utterances:
+        if utterance not in truth:
+            reasons[utterance] = (
+                f"{hparams['truth_file']} has no truth of it: only a corpus "
+                "with word truth, such as MiniESD, can be evaluated on."
+            )
+        for name, labelings in runs.items():
+            for path, labels in labelings:
+                if utterance not in labels:
+                    reasons[utterance] = (
+                        f"{path} ({name}) has no labels of it: label the whole "
+                        "corpus."
+                    )
+    return reasons
 
-    Arguments
-    ---------
-    name : str
-        Of the labeling.
-    path : str
-        Its file, for messages.
-    labels : dict
-        Utterance id to UtteranceLabels.
-    truth : dict
-        Utterance id to UtteranceLabels.
-    parts : dict
-        Part to a list of utterance ids.
-    emotions : list of str
-        The taxonomy.
 
-    Returns
-    -------
-    dict
-        Part to its WordLabelMetrics.
-
-    Raises
-    ------
-    ValueError
-        If an utterance has no labels, or other words than the truth.
-    """
+def compare(labels, truth, parts, emotions):
+    """Measure the labels of each part against the truth."""
     found = {}
     for part, utterances in parts.items():
         found[part] = WordLabelMetrics(emotions)
         for utterance in utterances:
-            if utterance not in labels:
-                raise ValueError(
-                    f"{path} ({name}) has no labels of {utterance}: label "
-                    "the whole corpus."
-                )
             found[part].append(utterance, truth[utterance], labels[utterance])
     return found
 
 
 def mean_of(summaries):
-    """Means of the numbers of several summaries.
+    """Average summaries with the same keys; undefined means are None.
 
-    Arguments
-    ---------
-    summaries : list of dict
-        With the same keys.
-
-    Returns
-    -------
-    dict
-        The means; None where one is not defined. Where there are several,
-        ``accuracy_std`` is the standard deviation of the accuracies.
+    Several summaries also get ``accuracy_std``, the standard deviation of their
+    accuracies.
     """
     means = {}
     for key, value in summaries[0].items():
@@ -152,20 +120,10 @@ def mean_of(summaries):
 
 
 def intervals(runs):
-    """95 % intervals of the main figures, by resampling the utterances.
+    """Estimate 95 % intervals of the main scores by resampling utterances.
 
-    They tell of the choice of utterances, not of the choice of the speaker.
-
-    Arguments
-    ---------
-    runs : list of WordLabelMetrics
-        Of one labeling (seeds), over the same utterances.
-
-    Returns
-    -------
-    dict
-        Figure to its bounds, as in `COLUMNS`; those that are not defined are
-        left out.
+    The intervals describe the choice of utterances, not of the speaker. Scores
+    that are not defined are left out.
     """
     rng = np.random.default_rng(0)
     n_utterances = len(runs[0].rows)
@@ -184,7 +142,7 @@ def intervals(runs):
 
 
 def resampled(metrics, chosen):
-    """The same metrics of chosen utterances, some of them repeated."""
+    """Return the same metrics of chosen utterances, some of them repeated."""
     sample = WordLabelMetrics(metrics.emotions, metrics.n_bins)
     sample.ids = [metrics.ids[index] for index in chosen]
     sample.rows = [metrics.rows[index] for index in chosen]
@@ -192,17 +150,7 @@ def resampled(metrics, chosen):
 
 
 def draw_confusions(metrics, emotions, path):
-    """Draws the confusions of each labeling, a row of pictures per part.
-
-    Arguments
-    ---------
-    metrics : dict
-        Labeling to part to WordLabelMetrics.
-    emotions : list of str
-        The taxonomy.
-    path : Path
-        The picture.
-    """
+    """Draw the confusion matrix of each labeling, with one row per part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -242,13 +190,7 @@ def draw_confusions(metrics, emotions, path):
 
 
 def print_table(systems):
-    """Prints the main figures.
-
-    Arguments
-    ---------
-    systems : dict
-        Labeling to part to its summary.
-    """
+    """Print the main scores of each labeling and part."""
     header = ["labels", "part", *COLUMNS.values(), "boundary ms"]
     rows = [header]
     for name, of_parts in systems.items():
@@ -272,44 +214,42 @@ def _number(value, digits):
 
 
 def evaluate(hparams):
-    """Compares all labelings, and writes what is found.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    dict
-        Labeling to part to its summary.
-    """
+    """Compare all labelings, write the results, and return the summaries."""
     emotions = hparams["emotions"]
     if not hparams["label_files"]:
         raise ValueError(
             "label_files is empty: name the labelings to compare, such as "
             "{multiple_instance: results/word_labels.json}."
         )
+    folder = Path(hparams["output_folder"])
     parts = select_utterances(hparams)
     truth = read_word_labels(hparams["truth_file"], emotions)
-    unknown = [u for u in parts[EVERYTHING] if u not in truth]
-    if unknown:
-        raise ValueError(
-            f"{hparams['truth_file']} has no truth of {unknown[0]} and "
-            f"{len(unknown) - 1} others: only a corpus with word truth, such "
-            "as MiniESD, can be evaluated on."
-        )
-    truth = {utterance: truth[utterance] for utterance in parts[EVERYTHING]}
-    guess = majority_labels(truth, majority_emotion(truth))
-    runs = {MAJORITY: [("the truth", guess)]}
+    runs = {}
     for name, files in hparams["label_files"].items():
         files = [files] if isinstance(files, str) else files
         runs[name] = [(f, read_word_labels(f, emotions)) for f in files]
+    # All labelings are compared on the same utterances.
+    skipped = find_unlabelled(parts[EVERYTHING], truth, runs, hparams)
+    report_skipped(
+        skipped,
+        len(parts[EVERYTHING]),
+        hparams["max_bad_share"],
+        folder / "skipped.json",
+    )
+    for part, utterances in parts.items():
+        parts[part] = [u for u in utterances if u not in skipped]
+        if not parts[part]:
+            raise ValueError(
+                f"The part {part!r} has no utterance with labels and truth: "
+                f"see {folder / 'skipped.json'}."
+            )
+    truth = {utterance: truth[utterance] for utterance in parts[EVERYTHING]}
+    guess = majority_labels(truth, majority_emotion(truth))
+    runs = {MAJORITY: [("the truth", guess)], **runs}
     systems, rows, first = {}, {}, {}
     for name, labelings in runs.items():
         found = [
-            compare(name, path, labels, truth, parts, emotions)
-            for path, labels in labelings
+            compare(labels, truth, parts, emotions) for _, labels in labelings
         ]
         systems[name] = {}
         for part in parts:
@@ -323,7 +263,6 @@ def evaluate(hparams):
             dict(zip(metrics[EVERYTHING].ids, metrics[EVERYTHING].rows))
             for metrics in found
         ]
-    folder = Path(hparams["output_folder"])
     write_json(
         folder / "summary.json",
         {
@@ -348,4 +287,4 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     print_table(evaluate(hparams))
-    print(f"{hparams['output_folder']}/summary.json has all figures.")
+    print(f"{hparams['output_folder']}/summary.json has all scores.")

@@ -19,7 +19,6 @@ than `max_bad_share` are, the script fails.
 import os
 import sys
 
-from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.feature_cache import (
     extractor_identity,
     merge_parts,
@@ -35,9 +34,8 @@ from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
 import torch
-from esd_prepare import prepare_esd
+from esd_corpus import list_wavs, prepare_corpus, read_wav
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import (
     ddp_init_group,
     if_main_process,
@@ -45,25 +43,22 @@ from speechbrain.utils.distributed import (
 )
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transitions_prepare import corpus_manifests, prepare_transitions
 
 #: Peak below which a wav counts as silent: -80 dB relative to full scale.
 SILENCE = 1e-4
 
 
 class WavBatches(torch.utils.data.Dataset):
-    """Read the wavs of batches.
+    """Dataset that reads the wavs of one batch at a time.
 
     Arguments
     ---------
     batches : list
-        For each batch, a list of (utterance id, path of the wav, duration).
+        From `make_batches`.
     sample_rate : int
         Sample rate of the result, in Hz.
-    shortest : float
-        Shortest duration accepted, in seconds.
-    max_duration : float
-        Longest duration accepted, in seconds.
+    shortest, max_duration : float
+        Shortest and longest duration accepted, in seconds.
     """
 
     def __init__(self, batches, sample_rate, shortest, max_duration):
@@ -91,34 +86,9 @@ class WavBatches(torch.utils.data.Dataset):
         return wavs, sizes, skipped
 
     def read_wav(self, path, duration):
-        """Read a wav, and check that it is the one in the manifest.
-
-        Arguments
-        ---------
-        path : str
-            An audio file of any sample rate.
-        duration : float
-            Its duration in the manifest, in seconds.
-
-        Returns
-        -------
-        torch.Tensor
-            Samples (T,).
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it cannot be used, or is not the wav that was prepared.
-        """
-        wav = load_audio(path, self.sample_rate, self.max_duration)
+        """Read a wav (T,), and raise an error if it cannot be used."""
+        wav = read_wav(path, duration, self.sample_rate, self.max_duration)
         seconds = len(wav) / self.sample_rate
-        if abs(seconds - duration) > 0.05:
-            raise ValueError(
-                f"{path}: it lasts {seconds:.2f} s, but {duration:.2f} s by "
-                "the manifest; prepare the corpus again."
-            )
         if seconds < self.shortest:
             raise ValueError(
                 f"{path}: {seconds:.3f} s is shorter than the "
@@ -131,29 +101,6 @@ class WavBatches(torch.utils.data.Dataset):
         return wav
 
 
-def read_manifests(manifests, data_folder):
-    """Find the wavs of a corpus.
-
-    Arguments
-    ---------
-    manifests : list of str
-        The corpus's manifests.
-    data_folder : str
-        The corpus.
-
-    Returns
-    -------
-    dict
-        Utterance id to (path of the wav, duration).
-    """
-    wavs = {}
-    for manifest in manifests:
-        items = load_data_json(manifest, {"data_root": data_folder})
-        for utterance, item in items.items():
-            wavs[utterance] = (item["wav"], item["duration"])
-    return wavs
-
-
 def make_batches(wavs, max_batch_length):
     """Group utterances of similar length, the longest first.
 
@@ -164,10 +111,10 @@ def make_batches(wavs, max_batch_length):
     Arguments
     ---------
     wavs : dict
-        Utterance id to (path of the wav, duration).
+        Utterance id to (path of the wav, duration in seconds).
     max_batch_length : float
-        Seconds of speech in a batch, with its padding; a longer utterance
-        goes alone.
+        Seconds of speech in a batch, including padding; a longer utterance
+        makes a batch of its own.
 
     Returns
     -------
@@ -187,23 +134,7 @@ def make_batches(wavs, max_batch_length):
 
 
 def pending_batches(batches, path, identity):
-    """Leave out the batches whose features are stored already.
-
-    Arguments
-    ---------
-    batches : list
-        From `make_batches`.
-    path : str
-        The cache.
-    identity : dict
-        Of the extractor in use.
-
-    Returns
-    -------
-    list
-        The batches with an utterance that is missing, or whose wav has
-        changed.
-    """
+    """List the batches with a missing utterance or a changed wav."""
     stored = stored_features(path, identity)
 
     def done(name, wav):
@@ -220,21 +151,7 @@ def pending_batches(batches, path, identity):
 
 
 def extract_batches(extractor, batches, identity, hparams, device):
-    """Compute and store the features of batches.
-
-    Arguments
-    ---------
-    extractor : FrameFeatureExtractor
-        Computes the frames.
-    batches : list
-        From `make_batches`.
-    identity : dict
-        Of the extractor.
-    hparams : dict
-        The recipe's hyperparameters.
-    device : str
-        Device of the extractor.
-    """
+    """Compute the features of batches and store each batch as a part."""
     extractor = extractor.to(device).eval()
     loader = torch.utils.data.DataLoader(
         WavBatches(
@@ -269,22 +186,7 @@ def extract_batches(extractor, batches, identity, hparams, device):
 
 
 def extract_features(extractor, wavs, device):
-    """Compute the features of a batch.
-
-    Arguments
-    ---------
-    extractor : FrameFeatureExtractor
-        Computes the frames.
-    wavs : dict
-        Utterance id to samples (T,).
-    device : str
-        Device of the extractor.
-
-    Returns
-    -------
-    dict
-        Utterance id to frames (F, D), on the CPU.
-    """
+    """Compute the frames (F, D) of a batch by utterance id, on the CPU."""
     if not wavs:
         return {}
     padded = pad_sequence(list(wavs.values()), batch_first=True)
@@ -297,20 +199,13 @@ def extract_features(extractor, wavs, device):
     }
 
 
-def prepare(hparams):
-    """Write the manifests."""
-    prepare_esd(**hparams["prepare_opts"])
-    prepare_transitions(hparams["data_folder"], hparams["prepared_folder"])
-
-
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-    if not hparams["skip_prep"]:
-        run_on_main(prepare, args=[hparams])
-    wavs = read_manifests(corpus_manifests(hparams), hparams["data_folder"])
+    run_on_main(prepare_corpus, args=[hparams])
+    wavs = list_wavs(hparams)
     extractor = hparams["emotion_features"]
     identity = extractor_identity(extractor)
     batches = make_batches(wavs, hparams["max_batch_length"])

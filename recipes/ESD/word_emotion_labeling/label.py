@@ -47,36 +47,14 @@ from speechbrain_emofilm.utils.files import (
 from speechbrain_emofilm.utils.skipped import report_skipped
 
 import speechbrain as sb
+from esd_corpus import corpus_manifests, read_manifests
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
-from transitions_prepare import corpus_manifests
 
 
 def label_batch(labeler, cache, items, alignment_folder, source):
-    """Label some utterances.
-
-    Arguments
-    ---------
-    labeler : WordEmotionLabeler
-        The labeler.
-    cache : EmotionFeatureCache
-        Frames by utterance id.
-    items : dict
-        Utterance id to its entry in the manifest.
-    alignment_folder : str
-        The aligner's output.
-    source : dict
-        Origin of the labels.
-
-    Returns
-    -------
-    labels : dict
-        Utterance id to UtteranceLabels.
-    skipped : dict
-        Utterance id to the reason.
-    """
+    """Label utterances; return the labels and the reasons for skipping."""
     frames, words, skipped = {}, {}, {}
     for utterance, item in items.items():
         try:
@@ -99,21 +77,9 @@ def label_batch(labeler, cache, items, alignment_folder, source):
 def label_corpus(labeler, hparams):
     """Label all utterances; batches with a finished part are not repeated.
 
-    Arguments
-    ---------
-    labeler : WordEmotionLabeler
-        The labeler.
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    labels : dict
-        Utterance id to UtteranceLabels.
-    skipped : dict
-        Utterance id to the reason.
+    Returns the labels and the reasons for skipping, both by utterance id.
     """
-    items = read_manifests(hparams)
+    items = choose_items(hparams)
     cache = EmotionFeatureCache(
         hparams["feature_cache"],
         extractor_identity(labeler.mods["emotion_features"]),
@@ -130,8 +96,8 @@ def label_corpus(labeler, hparams):
     }
     labels, skipped = {}, {}
     for start in tqdm(range(0, len(names), size), desc="Labelling"):
-        # Batches depend on the corpus alone, and so does the last bit of
-        # every number.
+        # Batches depend on the corpus alone, so that labels are the same to
+        # the last bit after a resumed run.
         batch = {name: items[name] for name in names[start : start + size]}
         part = parts / f"{start:08d}.json"
         reasons = parts / f"{start:08d}.skipped.json"
@@ -147,48 +113,23 @@ def label_corpus(labeler, hparams):
     return labels, skipped
 
 
-def read_manifests(hparams):
-    """Find the utterances to label.
-
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    dict
-        Utterance id to its entry in the manifests.
-    """
+def choose_items(hparams):
+    """Read the items of the utterances to label."""
     manifests = corpus_manifests(hparams)
-    items = {}
-    for manifest in manifests:
-        items.update(
-            load_data_json(manifest, {"data_root": hparams["data_folder"]})
-        )
+    items = read_manifests(manifests, hparams["data_folder"])
     speakers = hparams["speakers"]
     if speakers is not None:
         items = {u: i for u, i in items.items() if i["speaker"] in speakers}
     if not items:
         raise ValueError(
-            f"{', '.join(manifests)}: no utterance of the speakers "
-            f"{speakers or 'there'}; prepare the corpus again, or name others."
+            f"{', '.join(manifests)}: no utterance of the chosen speakers "
+            f"({speakers or 'all'}); prepare the corpus again or change them."
         )
     return items
 
 
 def open_parts(labeler, items, hparams):
-    """Open the folder of finished batches; empty it if the options differ.
-
-    Arguments
-    ---------
-    labeler : WordEmotionLabeler
-        The labeler.
-    items : dict
-        Utterance id to its entry in the manifest.
-    hparams : dict
-        The recipe's hyperparameters.
-    """
+    """Open the folder of finished batches; empty it if the options differ."""
     folder = Path(hparams["labeler_folder"])
     way = {
         "items": items,
@@ -209,17 +150,7 @@ def open_parts(labeler, items, hparams):
 
 
 def write_textgrids(labels, items, folder):
-    """Write a TextGrid for each utterance.
-
-    Arguments
-    ---------
-    labels : dict
-        Utterance id to UtteranceLabels.
-    items : dict
-        Utterance id to its entry in the manifest.
-    folder : str
-        Folder of the TextGrids, with a subfolder for each speaker.
-    """
+    """Write ``<folder>/<speaker>/<utterance>.TextGrid`` for each utterance."""
     for utterance, entry in labels.items():
         item = items[utterance]
         path = Path(folder) / item["speaker"] / f"{utterance}.TextGrid"
@@ -227,28 +158,10 @@ def write_textgrids(labels, items, folder):
 
 
 def correct_labels(emotions, hparams):
-    """Correct the labels file by TextGrids that were edited in Praat.
+    """Correct the label file by TextGrids that were edited in Praat.
 
-    Arguments
-    ---------
-    emotions : list of str
-        The taxonomy.
-    hparams : dict
-        The recipe's hyperparameters. ``from_textgrids`` is the folder of the
-        TextGrids, with a subfolder for each speaker.
-
-    Returns
-    -------
-    labels : dict
-        Utterance id to UtteranceLabels; those without a usable TextGrid are
-        as they were.
-    skipped : dict
-        Utterance id to the reason why its TextGrid cannot be used.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no TextGrid, or no labels file to correct.
+    Returns the labels and the reasons why TextGrids cannot be used, both by
+    utterance id. Utterances without a usable TextGrid keep their labels.
     """
     folder = Path(hparams["from_textgrids"])
     labels = read_word_labels(hparams["label_file"], emotions)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Recipe for training a labeler of words from labels of sentences.
+"""Recipe for training a word-emotion labeler from sentence labels.
 
 The frames of each word (emotion features, alignment) are averaged, a light
-transformer reads the words of an utterance, and its heads tell each word's
-emotion and intensity (https://arxiv.org/abs/2509.20378). What is known is the
-emotion of the sentence; `supervision` says how it is used:
+transformer reads the words of an utterance, and its heads predict the emotion
+and intensity of each word (https://arxiv.org/abs/2509.20378). Known is the
+emotion of the sentence; `supervision` chooses how it is used:
 
     multiple_instance  the words' predictions explain the sentence (default)
     broadcast          each word has the sentence's emotion, as in the paper
-    words              the truth of each word, where there is one: upper bound
+    words              the true emotion of each word, an upper bound
 
 To run this recipe, align the corpus and extract its emotion features, then
 train:
@@ -16,8 +16,8 @@ train:
 > python extract_features.py hparams/extract_features.yaml --data_folder CORPUS
 > python train.py hparams/train_mini.yaml --data_folder CORPUS
 
-The output folder (or `labeler_folder`, if that is another) can then be given
-to label.py and to `WordEmotionLabeler`.
+label.py and `WordEmotionLabeler` load the output folder (or `labeler_folder`,
+if that is another one).
 """
 
 import functools
@@ -25,7 +25,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from speechbrain_emofilm.core import ResumableBrain
+from speechbrain_emofilm.core import ResumableBrain, train_and_export
 from speechbrain_emofilm.dataio.feature_cache import (
     EmotionFeatureCache,
     extractor_identity,
@@ -47,7 +47,6 @@ from speechbrain_emofilm.lobes.word_emotion import (
     splice_bags,
     word_mask,
 )
-from speechbrain_emofilm.utils.checkpoints import export_trained_model
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.hparams import check_length
 from speechbrain_emofilm.utils.skipped import report_skipped
@@ -68,22 +67,7 @@ class WordEmotionBrain(ResumableBrain):
     best_key = "loss"
 
     def compute_forward(self, batch, stage):
-        """Reads the words' emotions; in training, of spliced utterances.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            Items of `dataio_prepare`.
-        stage : sb.Stage
-            The stage of the experiment.
-
-        Returns
-        -------
-        output : WordEmotionOutput
-            Predictions.
-        targets : WordTargets
-            What they are compared with.
-        """
+        """Predict the words' emotions; in training, of spliced utterances."""
         batch = batch.to(self.device)
         features, lens = batch.features
         words = word_mask(features, lens)
@@ -100,37 +84,14 @@ class WordEmotionBrain(ResumableBrain):
         return self.modules.word_emotion(features, lens), targets
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compares the predictions with what is known.
-
-        Arguments
-        ---------
-        predictions : tuple
-            From `compute_forward`.
-        batch : PaddedBatch
-            The batch it came from.
-        stage : sb.Stage
-            The stage of the experiment.
-
-        Returns
-        -------
-        torch.Tensor
-            0-d loss.
-        """
+        """Compute the loss of the chosen supervision."""
         output, targets = predictions
         if stage != sb.Stage.TRAIN:
             self.count(output, targets)
         return self.hparams.losses[self.hparams.supervision](output, targets)
 
     def count(self, output, targets):
-        """Count the words, and the bags, whose emotion is found.
-
-        Arguments
-        ---------
-        output : WordEmotionOutput
-            Predictions.
-        targets : WordTargets
-            What they are compared with.
-        """
+        """Count the words and sentences with correctly predicted emotion."""
         probs = output.logits.softmax(-1)
         words = targets.bags >= 0
         right = (probs.argmax(-1) == targets.emotions)[words]
@@ -148,40 +109,24 @@ class WordEmotionBrain(ResumableBrain):
         )
 
     def random_seed(self, epoch, step):
-        """Choose one seed for each epoch.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch, from 1.
-        step : int
-            The batch, from 1; 0 at the start of the epoch.
-        """
+        """Choose one seed for each epoch."""
         return self.hparams.seed + epoch if step == 0 else None
 
     def on_validated(self, epoch, stats):
-        """Set the learning rate of the next epoch.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch, from 1.
-        stats : dict
-            Statistics of the validation.
-        """
+        """Set the learning rate of the next epoch."""
         _, rate = self.hparams.lr_annealing(epoch)
         sb.nnet.schedulers.update_learning_rate(self.optimizer, rate)
 
 
 class Corpus:
-    """The data of one corpus: frames, alignments and what is known.
+    """Items, features and labels of one corpus.
 
     Arguments
     ---------
     options : dict
         One item of the hparams' `corpora`.
     hparams : dict
-        The recipe's hyperparameters.
+        Hyperparameters of the recipe.
     """
 
     def __init__(self, options, hparams):
@@ -209,14 +154,7 @@ class Corpus:
             self.truth = read_word_labels(options["truth_file"], self.emotions)
 
     def example(self, utterance, item):
-        """What the model is given, and what is known.
-
-        Arguments
-        ---------
-        utterance : str
-            Its id.
-        item : dict
-            Its entry in the manifest.
+        """Build the model's input and its targets for an utterance.
 
         Returns
         -------
@@ -226,13 +164,6 @@ class Corpus:
             (W,): indices, -1 for unlabelled words.
         attributes : torch.Tensor
             (W, R): NaN where unknown.
-
-        Raises
-        ------
-        FileNotFoundError
-            If it has no alignment.
-        ValueError
-            If it has no features, or something does not fit.
         """
         words = aligned_words(self.options["alignment_folder"], utterance, item)
         features = word_features(
@@ -250,7 +181,7 @@ class Corpus:
             if rating is not None:
                 columns.append(torch.full_like(intensity, rating))
             elif name == "intensity":
-                # Of sentences: 0 if neutral, else 1.
+                # Intensity of a sentence: 0 if neutral, else 1.
                 columns.append(intensity)
             else:
                 columns.append(torch.full_like(intensity, torch.nan))
@@ -259,27 +190,7 @@ class Corpus:
         return features, emotions, torch.stack(columns, -1)
 
     def labels(self, utterance, item, words):
-        """Labels of an utterance's words, by the supervision.
-
-        Arguments
-        ---------
-        utterance : str
-            Its id.
-        item : dict
-            Its entry in the manifest.
-        words : list of Word
-            Its words.
-
-        Returns
-        -------
-        UtteranceLabels
-            Those of the sentence, or the truth of the words.
-
-        Raises
-        ------
-        ValueError
-            If the truth is wanted, and is not there or of other words.
-        """
+        """Return the labels of an utterance's words, by the supervision."""
         if self.truth is None:
             return sentence_labels(words, item["emotion"])
         if utterance not in self.truth:
@@ -293,24 +204,15 @@ class Corpus:
 
 
 def dataio_prepare(hparams):
-    """Makes the datasets of the manifests, and checks every item.
+    """Make the datasets of the splits, and check every item.
 
-    Arguments
-    ---------
-    hparams : dict
-        The recipe's hyperparameters.
-
-    Returns
-    -------
-    dict of str: DynamicItemDataset
-        For "train", "valid" and "test". Items: features (W, D), emotions
-        (W,) and attributes (W, R).
+    The items hold features (W, D), emotions (W,) and attributes (W, R).
     """
     corpora = [Corpus(options, hparams) for options in hparams["corpora"]]
     set_normalization(hparams["frame_normalization"], corpora[0])
 
-    # The features of all words fit into memory: frames, of which they are
-    # means, are some thirty times as much.
+    # The features of all words fit into memory; the frames that they average
+    # would need some thirty times as much.
     @functools.cache
     def example(number, split, utterance):
         corpus = corpora[number]
@@ -338,21 +240,15 @@ def usable_items(corpora, example, hparams):
     corpora : list of Corpus
         The data.
     example : callable
-        (number of the corpus, split, utterance id) to what the model is
-        given; an error if it cannot be used.
+        Maps (number of the corpus, split, utterance id) to the model's input;
+        raises an error if the utterance cannot be used.
     hparams : dict
-        The recipe's hyperparameters.
+        Hyperparameters of the recipe.
 
     Returns
     -------
     dict
         Split to utterance id to a dict of the corpus's number and the split.
-
-    Raises
-    ------
-    ValueError
-        If an emotion is outside of the taxonomy, more than `max_bad_share`
-        cannot be used, or a split is empty.
     """
     items = {"train": {}, "valid": {}, "test": {}}
     skipped, n_items = {}, 0
@@ -381,16 +277,10 @@ def usable_items(corpora, example, hparams):
 
 
 def set_normalization(normalization, corpus):
-    """Stores the statistics of the training speech for unknown speakers.
+    """Store the statistics of the training speech for unknown speakers.
 
-    Where features are not normalised per speaker, nothing is changed.
-
-    Arguments
-    ---------
-    normalization : FrameNormalization
-        Takes the statistics.
-    corpus : Corpus
-        The corpus that is like the speech to be labelled.
+    Nothing is changed where features are not normalised per speaker. `corpus`
+    should be the one most similar to the speech to be labelled.
     """
     if not corpus.cache.identity["speaker_normalization"]:
         return
@@ -401,15 +291,7 @@ def set_normalization(normalization, corpus):
 
 
 def check_emotions(corpus, split):
-    """Raises ValueError for emotions outside of the taxonomy.
-
-    Arguments
-    ---------
-    corpus : Corpus
-        The data.
-    split : str
-        Part of it.
-    """
+    """Raise ValueError for emotions outside of the taxonomy."""
     for utterance, item in corpus.items[split].items():
         if item["emotion"] not in corpus.emotions:
             raise ValueError(
@@ -452,30 +334,18 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    brain.fit(
-        brain.hparams.epoch_counter,
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs=hparams["train_dataloader_opts"],
-        valid_loader_kwargs=hparams["valid_dataloader_opts"],
-    )
-
-    # The best checkpoint: its loss, and a folder that labels
-    brain.evaluate(
-        datasets["test"],
-        min_key=brain.best_key,
-        test_loader_kwargs=dict(hparams["valid_dataloader_opts"]),
-    )
-    run_on_main(
-        export_trained_model,
-        kwargs={
-            "checkpointer": hparams["checkpointer"],
-            "min_key": brain.best_key,
-            "names": ["word_emotion", "frame_normalization"],
-            "folder": hparams["labeler_folder"],
-            "hparams_file": hparams_file,
-            "overrides": overrides,
-            "part": "labeler",
+    train_and_export(
+        brain,
+        datasets,
+        {
+            "train": hparams["train_dataloader_opts"],
+            "valid": hparams["valid_dataloader_opts"],
+            "test": hparams["valid_dataloader_opts"],
         },
+        names=["word_emotion", "frame_normalization"],
+        folder=hparams["labeler_folder"],
+        hparams_file=hparams_file,
+        overrides=overrides,
+        part="labeler",
     )
     ddp_leave_group()

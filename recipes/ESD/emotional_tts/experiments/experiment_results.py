@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 SYSTEM = "efilm"
-#: Systems of evaluate.py that no training changes, in the table's order.
+#: Systems of evaluate.py that no training changes, in order of the table.
 REFERENCES = ("original", "copy_synthesis", "backbone")
 KEYS = ("experiment", "variant", "seed")
 #: Column of the CSV file to its heading in the table, and its format.
@@ -27,21 +27,11 @@ HEADINGS = {
 }
 
 
-def estimates(figures: Mapping, prefix: str = "") -> dict[str, float]:
-    """Flattens a system's figures.
+def estimates(scores: Mapping, prefix: str = "") -> dict[str, float]:
+    """Flatten the scores of a system.
 
-    Arguments
-    ---------
-    figures : dict
-        A part of evaluate.py's summary. A mapping with ``low`` and ``high``
-        is an estimate, whose value comes first.
-    prefix : str
-        Put before the names.
-
-    Returns
-    -------
-    dict
-        Name to value, ``name_low`` and ``name_high`` to its 95 % interval.
+    A mapping with ``low`` and ``high`` is an estimate, whose value comes first:
+    it becomes ``name``, ``name_low`` and ``name_high``.
 
     Example
     -------
@@ -49,7 +39,7 @@ def estimates(figures: Mapping, prefix: str = "") -> dict[str, float]:
     {'wer': 0.1, 'wer_low': 0.0, 'wer_high': 0.2}
     """
     found = {}
-    for name, content in figures.items():
+    for name, content in scores.items():
         if not isinstance(content, dict):
             continue
         if {"low", "high"} <= content.keys():
@@ -63,65 +53,32 @@ def estimates(figures: Mapping, prefix: str = "") -> dict[str, float]:
 def read_row(
     folder: Path, experiment: str, variant: str, seed: int, command: str
 ) -> dict:
-    """Reads what came out of a run.
-
-    Arguments
-    ---------
-    folder : Path
-        Of the run, with `model` and `evaluation`.
-    experiment : str
-        The experiment's name.
-    variant : str
-        The variant's name.
-    seed : int
-        Of the training.
-    command : str
-        The training's.
-
-    Returns
-    -------
-    dict
-        Row of the results: figures, the losses of the test set that the
-        training has logged, and the command.
-    """
-    figures = read_json(folder / "evaluation" / "summary.json")[SYSTEM]
+    """Read a run's scores, test losses and training command as a row."""
+    scores = read_json(folder / "evaluation" / "summary.json")[SYSTEM]
     log = (folder / "model" / "train_log.txt").read_text(encoding="utf-8")
     tested = re.findall(r"test (\w+): ([-+.e\d]+)", log.splitlines()[-1])
     return {
         "experiment": experiment,
         "variant": variant,
         "seed": str(seed),
-        **_rounded(estimates(figures)),
+        **_rounded(estimates(scores)),
         **{f"test_{name}": value for name, value in tested},
         "command": command,
     }
 
 
 def reference_rows(folder: Path, experiment: str) -> list[dict]:
-    """Reads the figures of the systems that no training changes.
-
-    Arguments
-    ---------
-    folder : Path
-        Of any run.
-    experiment : str
-        The experiment's name.
-
-    Returns
-    -------
-    list of dict
-        Rows without a seed.
-    """
-    figures = read_json(folder / "evaluation" / "summary.json")
+    """Read the scores of the systems that no training changes, without seed."""
+    scores = read_json(folder / "evaluation" / "summary.json")
     return [
         {
             "experiment": experiment,
             "variant": name,
             "seed": "",
-            **_rounded(estimates(figures[name])),
+            **_rounded(estimates(scores[name])),
         }
         for name in REFERENCES
-        if name in figures
+        if name in scores
     ]
 
 
@@ -132,21 +89,10 @@ def _rounded(values: Mapping[str, float]) -> dict[str, str]:
 def update_rows(
     path: Path, rows: Sequence[Mapping], order: Sequence[str]
 ) -> list[dict]:
-    """Adds rows to a results file.
+    """Add rows to a CSV file and return all its rows.
 
-    Arguments
-    ---------
-    path : Path
-        A CSV file; made if there is none.
-    rows : list of dict
-        They take the place of those of the same variant and seed.
-    order : list of str
-        The variants; one that is not among them is dropped.
-
-    Returns
-    -------
-    list of dict
-        All rows of the file.
+    New rows replace those of the same variant and seed; variants that are not
+    in `order` are dropped.
     """
     merged = {}
     if path.is_file():
@@ -154,7 +100,7 @@ def update_rows(
     merged.update((_key(row), row) for row in rows)
     kept = [row for row in merged.values() if row["variant"] in order]
     kept.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
-    # Fields in the order of their first row; the command comes last.
+    # Fields in order of their first row; the command comes last.
     fields = dict.fromkeys(KEYS)
     fields.update(dict.fromkeys(name for row in kept for name in row))
     fields.pop("command", None)
@@ -178,18 +124,7 @@ def _key(row: Mapping) -> tuple[str, ...]:
 
 
 def write_overview(folder: Path) -> Path:
-    """Writes one table of all experiments whose results a folder holds.
-
-    Arguments
-    ---------
-    folder : Path
-        With their CSV files; `overview.md` is written there.
-
-    Returns
-    -------
-    Path
-        The table's file.
-    """
+    """Write one table of all experiments with results in a folder."""
     paths = sorted(folder.glob("*.csv"))
     rows = [row for path in paths for row in _read_rows(path)]
     write_table(folder / "overview.md", rows)
@@ -197,20 +132,7 @@ def write_overview(folder: Path) -> Path:
 
 
 def write_table(path: Path, rows: Sequence[Mapping]) -> str:
-    """Writes the variants' means with their intervals as Markdown.
-
-    Arguments
-    ---------
-    path : Path
-        Where to.
-    rows : list of dict
-        Of results files.
-
-    Returns
-    -------
-    str
-        The table.
-    """
+    """Write the variants' means with their intervals as Markdown."""
     columns = [name for name in HEADINGS if any(row.get(name) for row in rows)]
     headings = [HEADINGS[name][0] for name in columns]
     keys = ("experiment", "variant", "seeds")
@@ -225,7 +147,7 @@ def write_table(path: Path, rows: Sequence[Mapping]) -> str:
     for (experiment, variant), group in groups.items():
         seeds = sum(row["seed"] != "" for row in group) or ""
         cells = [_cell(group, name, HEADINGS[name][1]) for name in columns]
-        if not seeds:  # what no training changes: the same in many experiments
+        if not seeds:  # references: the same in many experiments
             if (variant, *cells) in shown:
                 continue
             shown.add((variant, *cells))
@@ -248,7 +170,7 @@ def write_table(path: Path, rows: Sequence[Mapping]) -> str:
 
 
 def _cell(rows: Sequence[Mapping], name: str, scale: float) -> str:
-    """Mean, interval over seeds and over utterances of one figure."""
+    """Format a score: mean, interval over seeds and over utterances."""
     found = [row for row in rows if row.get(name)]
     if not found:
         return ""

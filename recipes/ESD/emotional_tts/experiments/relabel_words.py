@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Changes the emotion of a share of the words at random, as a bad labeler.
+"""Change the emotion of a share of the words at random, like a bad labeler.
 
 > python relabel_words.py 0.3 --truth_file /path/to/MiniESD/word_labels.json \
     --label_file noisy/word_labels.json --seed 1986
 
 A changed word gets any other emotion of the file, all equally likely, and the
-intensity of a random word that has this emotion. Times stay.
+intensity of a random word with this emotion. Times are kept.
 """
 
 import argparse
@@ -25,27 +25,7 @@ from speechbrain_emofilm.utils.files import read_json
 def relabel(
     labels: Mapping[str, UtteranceLabels], share: float, seed: int
 ) -> dict[str, UtteranceLabels]:
-    """Changes the emotion of words at random.
-
-    Arguments
-    ---------
-    labels : dict
-        Utterance id to its labels. Unlabelled words stay so.
-    share : float
-        Of the labelled words that are changed, 0 to 1.
-    seed : int
-        Of the choice.
-
-    Returns
-    -------
-    dict
-        Utterance id to its labels.
-
-    Raises
-    ------
-    ValueError
-        If the share is not within 0 to 1, or there is one emotion only.
-    """
+    """Change the emotion of a share of the labelled words at random."""
     if not 0 <= share <= 1:
         raise ValueError(f"The share is {share}: give one from 0 to 1.")
     intensities = {}
@@ -79,20 +59,20 @@ def relabel(
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads labels and writes changed ones.
+def label_parser(documentation: str) -> argparse.ArgumentParser:
+    """Return a command-line parser with the label files to read and write."""
+    description = documentation.split("\n")[0]
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--truth_file", type=Path, required=True)
+    parser.add_argument("--label_file", type=Path, required=True, help="output")
+    return parser
 
-    Arguments
-    ---------
-    arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
-    """
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("share", type=float, help="of the words, 0 to 1")
-    add("--truth_file", type=Path, required=True)
-    add("--label_file", type=Path, required=True, help="is written")
-    add("--seed", type=int, default=1986)
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read labels and write changed ones."""
+    parser = label_parser(__doc__)
+    parser.add_argument("share", type=float, help="share of the words, 0 to 1")
+    parser.add_argument("--seed", type=int, default=1986)
     options = parser.parse_args(arguments)
     emotions = sorted(
         {

@@ -1,28 +1,28 @@
 #!/usr/bin/env python3
-"""Trains and evaluates the variants of an experiment, and tabulates them.
+"""Train and evaluate the variants of an experiment, and tabulate the results.
 
 > python run_experiments.py fusion.yaml --seeds 1986 1987 1988 \
     --data_folder /path/to/MiniESD --prepared_folder /path/to/prepared
 
 Needs the speech tokens of ../extract_speech_tokens.py. Every variant is
 trained by ../train.py and evaluated on held-out sentences by ../evaluate.py,
-once for each seed. The same command goes on where it was stopped, and does
-nothing twice; other seeds or variants are added to the table. The variant of
-an experiment that changes nothing is that of all of them, and is run once.
+once for each seed. The same command resumes an interrupted experiment and
+reuses existing results; further seeds or variants are added to the table. The
+variant that changes nothing is shared by all experiments and runs only once.
 
-An experiment's file has:
+The file of an experiment has:
 
 * `train`, `evaluate`: hyperparameters of all variants (both optional);
-* `variants`: by name, each with its own `train` and `evaluate`, and with what
-  is done to the data before (all optional): `relabelled_words`, a share of
-  the training words whose emotion is changed at random; `degrees` of each
-  emotion that become emotions of their own; `training_speakers` and
-  `test_speakers`, where not all are used; `other_corpus: True` trains on
-  another corpus than is tested on (`--other_data_folder`).
+* `variants`: by name, each with its own `train` and `evaluate`, and with
+  changes of the data (all optional): `relabelled_words`, a share of the
+  training words whose emotion is changed at random; `degrees` of each emotion
+  that become emotions of their own; `training_speakers` and `test_speakers`,
+  to use only some speakers; `other_corpus: True` trains on another corpus than
+  it tests on (`--other_data_folder`).
 
-It leaves `results/EXPERIMENT.csv`, with one row for each run,
-`results/EXPERIMENT.md`, with one for each variant and its command beside it,
-and `results/overview.md`, the same of all experiments that were ever run.
+It writes `results/EXPERIMENT.csv`, with a row for each run,
+`results/EXPERIMENT.md`, with a row for each variant including its command, and
+`results/overview.md`, the same for all experiments with results.
 """
 
 import argparse
@@ -59,27 +59,22 @@ EVALUATE_HPARAMS = "hparams/evaluate_mini.yaml"
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed in one variant of an experiment.
+    """Changes that one variant of an experiment makes.
 
     Arguments
     ---------
     name : str
-        Its name in the table.
-    train : dict
-        Hyperparameters of train.py that differ from the file's.
-    evaluate : dict
-        Those of evaluate.py.
+        Name in the table.
+    train, evaluate : dict
+        Hyperparameters of train.py and evaluate.py that differ from the files.
     relabelled_words : float
         Share of the words whose emotion is changed at random.
     degrees : int
-        Of each emotion, that become emotions of their own; 0 leaves the
-        labels as they are.
-    training_speakers : tuple of str
-        Who is trained and validated on; everyone if empty.
-    test_speakers : tuple of str
-        Who is tested; everyone if empty.
+        Number of degrees that split each emotion; 0 keeps the labels.
+    training_speakers, test_speakers : tuple of str
+        Speakers to use; empty means all.
     other_corpus : bool
-        Whether it is trained on another corpus than it is tested on.
+        Whether the training uses another corpus than the test.
     """
 
     name: str
@@ -113,7 +108,7 @@ class Variant:
 
     @property
     def command(self) -> str:
-        """The training, without folders and seed."""
+        """Command of the training, without folders and seed."""
         commands = [
             ["python", f"experiments/{script}", *arguments]
             for script, arguments in self.preparations.items()
@@ -125,7 +120,7 @@ class Variant:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether it is the recipe as its files have it."""
+        """Whether the variant is the recipe without changes."""
         return not (
             self.train
             or self.evaluate
@@ -136,19 +131,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Run:
-    """A variant with a seed.
-
-    Arguments
-    ---------
-    variant : Variant
-        What is trained.
-    seed : int
-        Of its training.
-    folder : Path
-        Where all that it makes goes.
-    steps : list of Step
-        What has to be done; the last one is the evaluation.
-    """
+    """A variant with a seed; the last of its steps is the evaluation."""
 
     variant: Variant
     seed: int
@@ -157,19 +140,7 @@ class Run:
 
 
 def read_experiment(path: Path) -> list[Variant]:
-    """Reads an experiment's file.
-
-    Arguments
-    ---------
-    path : Path
-        A YAML file.
-
-    Raises
-    ------
-    ValueError
-        If the file has other keys, or a hyperparameter that the recipe
-        lacks, or labels that would have to be changed in two ways.
-    """
+    """Read and check the file of an experiment."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     _check_keys(path, content, {"train", "evaluate", "variants"})
     keys = {field.name for field in fields(Variant)} - {"name"}
@@ -201,7 +172,7 @@ def read_experiment(path: Path) -> list[Variant]:
         _check_hparams(place, variant.train, TRAIN_HPARAMS)
         _check_hparams(place, variant.evaluate, EVALUATE_HPARAMS)
         if variant.name in REFERENCES:
-            raise ValueError(f"{place}: the name is a reference's; change it.")
+            raise ValueError(f"{place}: a reference has this name; change it.")
         variants.append(variant)
     if not variants:
         raise ValueError(f"{path} has no variants: name some.")
@@ -227,12 +198,7 @@ def _check_hparams(place: str, changes: Mapping, hparams_file: str) -> None:
 
 
 def as_flags(hparams: Mapping) -> list[str]:
-    """Writes hyperparameters for a command line.
-
-    Arguments
-    ---------
-    hparams : dict
-        Name to value.
+    """Write hyperparameters as options of a command line.
 
     Example
     -------
@@ -249,12 +215,7 @@ def as_flags(hparams: Mapping) -> list[str]:
 
 
 def keep_last(flags: Sequence[str]) -> list[str]:
-    """Drops options that are given again later, which SpeechBrain refuses.
-
-    Arguments
-    ---------
-    flags : list of str
-        Such as ``--name=value``.
+    """Drop options that are given again later, which SpeechBrain refuses.
 
     Example
     -------
@@ -267,19 +228,7 @@ def keep_last(flags: Sequence[str]) -> list[str]:
 def make_run(
     variant: Variant, seed: int, folder: Path, options: argparse.Namespace
 ) -> Run:
-    """Lists what a variant needs to be done.
-
-    Arguments
-    ---------
-    variant : Variant
-        What is trained.
-    seed : int
-        Of its training.
-    folder : Path
-        Where all that it makes goes.
-    options : argparse.Namespace
-        Of the command line.
-    """
+    """List the steps of a variant with a seed."""
 
     def common(corpus):
         return [
@@ -348,18 +297,7 @@ def make_run(
 
 
 def other_corpus(options: argparse.Namespace) -> argparse.Namespace:
-    """The same options with the other corpus in the tested one's place.
-
-    Arguments
-    ---------
-    options : argparse.Namespace
-        Of the command line.
-
-    Raises
-    ------
-    ValueError
-        If the command line names no other corpus.
-    """
+    """Return the same options with the other corpus as the corpus."""
     folders = {
         name: getattr(options, f"other_{name}")
         for name in ("data_folder", "prepared_folder")
@@ -375,33 +313,20 @@ def other_corpus(options: argparse.Namespace) -> argparse.Namespace:
 def prepare(
     variant: Variant, seed: int, folder: Path, options: argparse.Namespace
 ) -> tuple[list[Step], dict, dict]:
-    """Lists what is done to a variant's data, and what then differs.
-
-    Arguments
-    ---------
-    variant : Variant
-        What is trained.
-    seed : int
-        Of its training.
-    folder : Path
-        Where all that it makes goes.
-    options : argparse.Namespace
-        Of the command line.
+    """List the steps that change a variant's data.
 
     Returns
     -------
     steps : list of Step
         The scripts that make labels and manifests.
-    train : dict
-        Hyperparameters of train.py that name what they make.
-    evaluate : dict
-        Those of evaluate.py.
+    train, evaluate : dict
+        Hyperparameters of train.py and evaluate.py that name their output.
     """
     truth = options.data_folder / "word_labels.json"
     labels = folder / "labels" / truth.name
     manifests = folder / "manifests"
     label_flags = [f"--truth_file={truth}", f"--label_file={labels}"]
-    # What each script reads, what it is told and what it makes.
+    # Input, further options and output of each script.
     known = {
         "relabel_words.py": (truth, [*label_flags, f"--seed={seed}"], labels),
         "split_emotions.py": (truth, label_flags, labels),
@@ -440,17 +365,7 @@ def prepare(
 
 
 def manifest_hparams(folder: Path) -> dict[str, dict[str, str]]:
-    """Names the manifests of a folder as train.py's hyperparameters do.
-
-    Arguments
-    ---------
-    folder : Path
-        With the files of select_speakers.py.
-
-    Returns
-    -------
-    dict
-        Hyperparameter to split to file.
+    """Name the manifests of a folder as train.py's hyperparameters do.
 
     Example
     -------
@@ -466,23 +381,7 @@ def manifest_hparams(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def find_inputs(options: argparse.Namespace) -> list[Path]:
-    """Finds the files whose change makes every training stale.
-
-    Arguments
-    ---------
-    options : argparse.Namespace
-        Of the command line.
-
-    Returns
-    -------
-    list of Path
-        Manifests, speech tokens, word labels and the backbone's weights.
-
-    Raises
-    ------
-    FileNotFoundError
-        If one is missing.
-    """
+    """Find the files whose change makes every training stale."""
     prepared = options.prepared_folder
     tokens = prepared / "speech_tokens.safetensors"
     for path, fix in (
@@ -502,20 +401,9 @@ def find_inputs(options: argparse.Namespace) -> list[Path]:
 
 
 def run_all(runs: Sequence[Run], jobs: int) -> list[str]:
-    """Does the runs, some at a time.
+    """Run `jobs` runs at a time; return one message per failed run.
 
-    Arguments
-    ---------
-    runs : list of Run
-        All of them.
-    jobs : int
-        How many at once. With more than one, what they print goes to
-        `log.txt` in their folders.
-
-    Returns
-    -------
-    list of str
-        What went wrong, a line for each run that failed.
+    With more than one job, the output goes to `log.txt` in the runs' folders.
     """
     references = threading.Lock()
     made = set()
@@ -525,8 +413,8 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[str]:
         options = (run.folder / "steps.json", RECIPE)
         output = run.folder / "log.txt" if jobs > 1 else None
         run_steps(run.steps[:-1], *options, output)
-        # All share the speech that no training changes: the first
-        # evaluation of the same utterances makes it, and the others wait.
+        # All runs share the speech of the references: the first evaluation
+        # of the same utterances synthesizes it, and the others wait.
         spoken = run.variant.test_speakers
         with nullcontext() if spoken in made else references:
             run_steps(run.steps, *options, output)
@@ -547,23 +435,17 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[str]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        ``sys.argv`` if None.
-    """
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], allow_abbrev=False
     )
     add = parser.add_argument
     add("experiments", nargs="+", type=Path, help="YAML files")
     add("--seeds", nargs="+", type=int, default=[1986, 1987, 1988])
-    add("--variants", nargs="+", help="only these")
+    add("--variants", nargs="+", help="run only these variants")
     add("--data_folder", type=Path, required=True, help="the corpus")
     add("--prepared_folder", type=Path, required=True)
-    add("--other_data_folder", type=Path, help="for variants that train on it")
+    add("--other_data_folder", type=Path, help="for other_corpus")
     add("--other_prepared_folder", type=Path)
     add(
         "--output_folder",
@@ -574,7 +456,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--results_folder", type=Path, default=HERE / "results")
     add("--backbone_folder", default="speechbrain_emofilm/assets/mini")
     add("--jobs", type=int, default=1, help="runs at a time")
-    add("--threads", type=int, default=1, help="of each run")
+    add("--threads", type=int, default=1, help="threads of each run")
     add("--flags", default="--device=cpu", help="more options of both scripts")
     add("--train_flags", default="", help="more options of train.py")
     add("--evaluate_flags", default="", help="more options of evaluate.py")
@@ -590,40 +472,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def choose(
     variants: Sequence[Variant], names: Sequence[str] | None, place: Path
 ) -> list[Variant]:
-    """Chooses variants by name.
-
-    Arguments
-    ---------
-    variants : list of Variant
-        All of them.
-    names : list of str, optional
-        All if None.
-    place : Path
-        Where they are written, for messages.
-
-    Raises
-    ------
-    ValueError
-        If there is no variant of that name.
-    """
+    """Choose variants by name, or all if no names are given."""
     known = {variant.name: variant for variant in variants}
     for name in names or ():
         if name not in known:
             raise ValueError(
-                f"{place} has no variant {name}: give some of "
+                f"{place} has no variant {name}: choose from "
                 f"{', '.join(known)}."
             )
     return [known[name] for name in names or known]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs experiments.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
-    """
+    """Run experiments."""
     options = parse(arguments)
     planned = {}
     for path in options.experiments:
@@ -675,7 +536,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         failed = "\n".join(failures)
         raise SystemExit(
             f"{len(failures)} of {len(all_runs)} runs failed; the same "
-            f"command goes on with them:\n{failed}"
+            f"command repeats them:\n{failed}"
         )
 
 

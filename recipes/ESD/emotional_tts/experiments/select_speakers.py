@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes manifests of some speakers only, to train and test on others.
+"""Write manifests of some speakers, to train and test on different ones.
 
 > python select_speakers.py --prepared_folder /path/to/prepared \
     --output_folder selected --training_speakers 0011 0012 0013 \
     --test_speakers 0014
 
-Training and validation hold the utterances of the training speakers, the test
-those of the test speakers. Speech tokens and word labels serve as they are.
+The training and validation manifests hold utterances of the training speakers,
+the test manifests those of the test speakers. Speech tokens and word labels
+are used as they are.
 """
 
 import argparse
@@ -21,26 +22,7 @@ PARTS = ("", "transitions_")
 
 
 def select(manifest: Mapping, speakers: Collection[str], place: Path) -> dict:
-    """Keeps the utterances of some speakers.
-
-    Arguments
-    ---------
-    manifest : dict
-        Utterance id to its entry.
-    speakers : collection of str
-        The speakers to keep; all if empty.
-    place : Path
-        Where the manifest stands, for messages.
-
-    Returns
-    -------
-    dict
-        Utterance id to its entry.
-
-    Raises
-    ------
-    ValueError
-        If a speaker has no utterance.
+    """Keep the utterances of some speakers, or of all if none are given.
 
     Example
     -------
@@ -52,7 +34,7 @@ def select(manifest: Mapping, speakers: Collection[str], place: Path) -> dict:
     for speaker in speakers:
         if speaker not in known:
             raise ValueError(
-                f"{place} has no utterance of {speaker}: choose of "
+                f"{place} has no utterance of {speaker}: choose from "
                 f"{', '.join(sorted(known))}."
             )
     return {
@@ -63,13 +45,7 @@ def select(manifest: Mapping, speakers: Collection[str], place: Path) -> dict:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads manifests and writes smaller ones of the same names.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
-    """
+    """Read manifests and write smaller ones of the same names."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--prepared_folder", type=Path, required=True)
@@ -85,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for part in PARTS:
             path = options.prepared_folder / f"{part}{split}.json"
             if part and not path.is_file():
-                continue  # a corpus without such sentences, as ESD
+                continue  # a corpus without such sentences, like ESD
             selected = select(read_json(path), speakers, path)
             write_json(options.output_folder / path.name, selected)
 

@@ -1,19 +1,17 @@
 #!/usr/bin/env python3
-"""Makes degrees of an emotion emotions of their own: a larger taxonomy.
+"""Make degrees of an emotion emotions of their own: a larger taxonomy.
 
 > python split_emotions.py 2 --truth_file /path/to/MiniESD/word_labels.json \
     --label_file nine/word_labels.json
 
 With 2 degrees the weaker half of the angry words becomes *angry_1* and the
-stronger half *angry_2*, and so on; neutral stays one. The words lose their
-intensities, so that nothing but the emotion's name tells the degree. With 1
-degree they lose their intensities only.
+stronger half *angry_2*, and so on; neutral is not split. The words lose their
+intensities, so that only the emotion's name tells the degree. With 1 degree
+they only lose their intensities.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
@@ -22,19 +20,13 @@ from speechbrain_emofilm.dataio.labels import (
 )
 
 import numpy as np
+from relabel_words import label_parser
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 
 
 def degree_names(emotion: str, degrees: int) -> list[str]:
-    """Names the degrees of an emotion, the weakest first.
-
-    Arguments
-    ---------
-    emotion : str
-        The emotion.
-    degrees : int
-        How many; neutral has one always.
+    """Name the degrees of an emotion, the weakest first.
 
     Example
     -------
@@ -49,24 +41,9 @@ def degree_names(emotion: str, degrees: int) -> list[str]:
 def split_emotions(
     labels: Mapping[str, UtteranceLabels], degrees: int
 ) -> dict[str, UtteranceLabels]:
-    """Names each word's emotion by its degree.
+    """Name each word's emotion by its degree, and drop the intensities.
 
-    Arguments
-    ---------
-    labels : dict
-        Utterance id to its labels. Unlabelled words stay so.
-    degrees : int
-        Of each emotion but neutral; each gets as many words.
-
-    Returns
-    -------
-    dict
-        Utterance id to its labels, without intensities.
-
-    Raises
-    ------
-    ValueError
-        If there is no degree, or a word to split has no intensity.
+    Each degree of an emotion gets the same number of words.
     """
     if degrees < 1:
         raise ValueError(f"{degrees} degrees: give 1 or more.")
@@ -105,19 +82,15 @@ def split_emotions(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads labels and writes those of the larger taxonomy.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
-    """
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("degrees", type=int, help="of each emotion")
-    add("--truth_file", type=Path, required=True)
-    add("--label_file", type=Path, required=True, help="is written")
-    add("--emotions", nargs="+", default=EMOTIONS, help="of the truth file")
+    """Read labels and write those of the larger taxonomy."""
+    parser = label_parser(__doc__)
+    parser.add_argument("degrees", type=int, help="degrees of each emotion")
+    parser.add_argument(
+        "--emotions",
+        nargs="+",
+        default=EMOTIONS,
+        help="emotions of the truth file",
+    )
     options = parser.parse_args(arguments)
     labels = read_word_labels(options.truth_file, options.emotions)
     split = split_emotions(labels, options.degrees)

@@ -1,0 +1,1 @@
+../esd_corpus.py
