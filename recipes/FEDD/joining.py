@@ -25,17 +25,8 @@ MEASURES = ("spectral_jump", "f0_jump", "level_jump")
 
 @dataclass(frozen=True)
 class JoinQuality:
-    """How far speech jumps at a place.
-
-    Arguments
-    ---------
-    spectral_jump : float
-        Root mean square difference of the spectral shapes before and after
-        it, in dB.
-    f0_jump : float or None
-        Difference of F0 in semitones; None if a side is unvoiced.
-    level_jump : float
-        Difference of level in dB, without sign.
+    """Jumps of spectral shape (dB), F0 (semitones; None if unvoiced) and level
+    (dB).
     """
 
     spectral_jump: float
@@ -43,13 +34,7 @@ class JoinQuality:
     level_jump: float
 
     def relative_to(self, natural: dict[str, float]) -> float:
-        """The largest jump, where 1 is the limit of what is natural.
-
-        Arguments
-        ---------
-        natural : dict
-            Measure to its limit.
-        """
+        """Return the largest jump relative to the limits of natural ones."""
         jumps = {name: getattr(self, name) for name in MEASURES}
         return max(
             jump / max(natural[name], 1e-6)
@@ -59,25 +44,8 @@ class JoinQuality:
 
 
 def pitch_period(wav: np.ndarray, sample_rate: int) -> float | None:
-    """Pitch period of a short stretch of sound, by its autocorrelation.
-
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        (T,), about 40 ms.
-    sample_rate : int
-        Samples per second.
-
-    Returns
-    -------
-    float or None
-        Samples; None if it is unvoiced or too short.
-
-    Example
-    -------
-    >>> time = np.arange(960) / 24000
-    >>> round(pitch_period(np.sin(2 * np.pi * 200 * time), 24000))
-    120
+    """Estimate the pitch period in samples by autocorrelation; None if
+    unvoiced.
     """
     wav = wav - wav.mean() if len(wav) else wav
     shortest = int(sample_rate / HIGHEST_F0)
@@ -111,29 +79,8 @@ def pitch_period(wav: np.ndarray, sample_rate: int) -> float | None:
 def join_quality(
     wav: np.ndarray, place: int, sample_rate: int
 ) -> JoinQuality | None:
-    """Measures how far speech jumps at a place.
-
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        (T,).
-    place : int
-        A sample of it.
-    sample_rate : int
-        Samples per second.
-
-    Returns
-    -------
-    JoinQuality or None
-        None if too little speech is on either side.
-
-    Example
-    -------
-    >>> time = np.arange(24000) / 24000
-    >>> steady = 0.1 * np.sin(2 * np.pi * 200 * time)
-    >>> quality = join_quality(steady, 12000, 24000)
-    >>> round(quality.f0_jump, 1), round(quality.level_jump, 1)
-    (0.0, 0.0)
+    """Measure the jumps at a sample; None if too little speech is on either
+    side.
     """
     guard = int(GUARD * sample_rate)
     long = int(PITCH_SPAN * sample_rate)
@@ -252,7 +199,7 @@ def join(
 
 
 def _best_offset(pattern, wav, start, reach):
-    """Where near `start` a recording is most like a pattern."""
+    """Find the offset from `start` where a recording is most like a pattern."""
     first = max(0, start - reach)
     last = min(len(wav) - len(pattern), start + reach)
     if last <= first:
@@ -266,7 +213,9 @@ def _best_offset(pattern, wav, start, reach):
 
 
 def _fade(size, alike):
-    """Rising gain of a cross-fade: equal gain of what is alike, else power."""
+    """Return the rising gain of a cross-fade: equal gain if alike, else equal
+    power.
+    """
     rising = (np.arange(size) + 0.5) / max(1, size)
     rising = 0.5 - 0.5 * np.cos(np.pi * rising)
     return rising if alike else np.sqrt(rising)
@@ -296,14 +245,14 @@ def _level_together(before, after, cut_before, cut_after, sample_rate):
 
 
 def _level(wav):
-    """Level in dB; not below -80, so that silence does not jump."""
+    """Return the level in dB, at least -80, so that silence does not jump."""
     power = float(np.mean(wav**2)) if len(wav) else 0.0
     return 10 * np.log10(power + 1e-8)
 
 
 @lru_cache(maxsize=8)
 def _bands(size, sample_rate):
-    """Triangular mel filters (24, F) up to 8 kHz."""
+    """Return triangular mel filters (24, F) up to 8 kHz."""
     hertz = np.fft.rfftfreq(size, 1 / sample_rate)
     highest = min(8000.0, sample_rate / 2)
     mel = np.linspace(
@@ -316,6 +265,6 @@ def _bands(size, sample_rate):
 
 
 def _band_levels(wav, sample_rate):
-    """Levels of mel bands in dB (24,); not below -80."""
+    """Return the levels of mel bands in dB (24,), at least -80."""
     power = np.abs(np.fft.rfft(wav * np.hanning(len(wav)))) ** 2 / len(wav)
     return 10 * np.log10(_bands(len(wav), sample_rate) @ power + 1e-8)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads a test set of one's own: wavs, texts and an emotion for each word.
+"""Read a test set of one's own: wavs, texts and an emotion for each word.
 
 > python own_set_prepare.py my_list.csv results/my_set
 
@@ -45,7 +45,7 @@ def prepare_own_set(
     make_aligner: Callable[[], object] | None = None,
     skip_prep: bool = False,
 ) -> None:
-    """Reads a set of one's own: wavs, texts and an emotion for each word.
+    """Read a set of one's own: wavs, texts and an emotion for each word.
 
     See the top of this file for the list.
 
@@ -108,7 +108,7 @@ def prepare_own_set(
 
 
 def _own_item(row, place, folder, emotions, alignment_folder, aligner):
-    """Manifest entry and word labels of one line."""
+    """Make the manifest entry and word labels of one line."""
     try:
         marked = parse_markup(row["text"], list(emotions))
     except ValueError as error:
@@ -142,7 +142,7 @@ def _own_item(row, place, folder, emotions, alignment_folder, aligner):
 
 
 def _own_words(row, place, marked, wav, alignment_folder, aligner):
-    """Times of an item's words, by its TextGrid or the aligner."""
+    """Take the times of an item's words from its TextGrid or the aligner."""
     if alignment_folder is not None:
         grid = find_textgrid(alignment_folder, row["id"], row["speaker"])
         words = read_alignment(grid)
@@ -166,7 +166,7 @@ def _own_words(row, place, marked, wav, alignment_folder, aligner):
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("list_file", help="CSV: id, wav, speaker, text")
     parser.add_argument("save_folder", help="where the set goes")
