@@ -77,7 +77,7 @@ class WordEmotionJudge:
     def learn(
         self,
         utterances: Sequence[Utterance],
-        measured: Mapping[Hashable, Measurement],
+        measured: Mapping[str, Measurement],
     ) -> None:
         """Learn the speakers' scales and train the classifier.
 

@@ -15,6 +15,7 @@ import multiprocessing
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.audio import load_audio
@@ -44,6 +45,7 @@ MEASURES = {
 SILENCE = 1e-3
 #: Part of the file names; to be raised when the content of the files changes.
 _FORMAT = 1
+Id = TypeVar("Id", bound=Hashable)
 _TENSORS = ("features", "speaker", "log_f0", "energy")
 
 
@@ -369,10 +371,10 @@ class MeasuringPool:
 
     def measure(
         self,
-        readings: Mapping[Hashable, Reading],
+        readings: Mapping[Id, Reading],
         folder: str | Path,
         description: str = "Measuring",
-    ) -> dict[Hashable, Measurement]:
+    ) -> dict[Id, Measurement]:
         """Measure recordings that were not measured before.
 
         Arguments

@@ -5,10 +5,11 @@ test set whose emotion changes within it, or the speaker's own reading of the
 sentence.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from speechbrain_emofilm.dataio.labels import WordLabel
 from speechbrain_emofilm.evaluation.judge import (
@@ -448,10 +449,10 @@ def check_names(names: Iterable[str]) -> None:
 
 def _metric_makers(
     judge: WordEmotionJudge | None,
-) -> dict[str, Callable[[], object]]:
+) -> dict[str, Callable[[], Any]]:
     """Return a maker of each score's metric."""
     emotions = judge.emotions if judge else []
-    extractor = judge and judge.extractor
+    extractor = judge.extractor if judge else None
     return {
         "emo_sim": EmotionSimilarity,
         "utterance_discrimination": EmotionDiscrimination,
@@ -582,7 +583,7 @@ def intensity_monotonicity(
         Scored by the mean probability of the emotion over the words.
     """
     monotonicity = IntensityMonotonicity(list(recordings))
-    scores: dict[Hashable, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for intensity, wavs in recordings.items():
         measured = pool.measure(
             {n: Reading(wav, utterances[n].text) for n, wav in wavs.items()},

@@ -60,8 +60,8 @@ FINDINGS_NOTE = (
     "named where one is found. Limits are relative to copy synthesis and, for "
     "the word error rate and f0_distance, to the frozen backbone. "
     "transition_accuracy: transitions as asked; f0_control: control of F0 "
-    "within a sentence; f0_spread and f0_distance: spread of F0 and its distance from the "
-    "original."
+    "within a sentence; f0_spread and f0_distance: spread of F0 and its "
+    "distance from the original."
 )
 SAMPLES_NOTE = (
     "Chosen by their place in the test set, not by how they sound: first "
