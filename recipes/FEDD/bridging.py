@@ -1,4 +1,4 @@
-"""A bridge between two emotions, made of a neutral reading.
+"""Make a bridge between two emotions from a neutral reading.
 
 Two words of the neutral reading lead from the one emotion to the other: their
 pitch, level and duration lie one and two thirds of the way from what they are
@@ -20,12 +20,12 @@ from speechbrain_emofilm.processing.prosody import (
 import numpy as np
 from splicing import SAMPLE_RATE, Recording
 
-#: Words of a bridge: an even number, for a word half of each emotion would
-#: have no larger one.
+#: Words of a bridge: an even number, as a word that is half of each emotion
+#: would have no dominant one.
 BRIDGE_WORDS = 2
 #: Milliseconds between WORLD's frames.
 FRAME_PERIOD = 5.0
-#: A word becomes at most so many times longer or shorter.
+#: Largest factor by which a word becomes longer or shorter.
 LARGEST_STRETCH = 2.0
 DIMENSIONS = [PROSODY_CHANGES.index(n) for n in ("f0", "energy", "duration")]
 
@@ -57,7 +57,7 @@ def with_bridge(
     before, neutral, after = readings
     first, last = cut
     places = np.arange(len(neutral.words)) - first + 1
-    # Words beside the bridge are changed as well, for cross-fades.
+    # Words next to the bridge are changed as well, for cross-fades.
     shares = np.clip(places / (last - first + 1), 0, 1)[:, None]
     changes = (1 - shares) * _changes(neutral, before)
     changes += shares * _changes(neutral, after)
@@ -104,9 +104,7 @@ def _mixed_label(before: WordLabel, after: WordLabel, share: float):
 
 @functools.lru_cache(maxsize=64)
 def _changes(neutral: Recording, reading: Recording) -> np.ndarray:
-    """Measure log F0, level (dB) and log duration of words beyond neutral (W,
-    3).
-    """
+    """Measure how words differ from neutral ones (W, 3), see `DIMENSIONS`."""
     changes = prosody_change(_track(neutral), neutral.words, _track(reading))
     return changes[:, DIMENSIONS]
 
@@ -130,9 +128,7 @@ def _analysis(neutral: Recording):
 
 
 def _speak(neutral: Recording, changes: np.ndarray):
-    """Speak a reading with changed prosody (W, 3): samples (T,), word times (W,
-    2).
-    """
+    """Speak a reading with changes (W, 3): samples (T,), word times (W, 2)."""
     import pyworld
 
     f0, envelope, aperiodicity = _analysis(neutral)

@@ -26,7 +26,7 @@ It writes into `save_folder`::
     textgrids/<speaker>/       words, emotions and intensities, for Praat
     wavs/<id>.wav
     joins.csv                  one row per join: how far speech jumps there
-    join_quality.json          the same beside natural word boundaries
+    join_quality.json          comparison with natural word boundaries
 
 own_set_prepare.py reads a set of one's own into the same form.
 """
@@ -82,18 +82,18 @@ from tqdm import tqdm
 logger = get_logger(__name__)
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
-#: Where emotions lie (valence, arousal), -1 to 1, after Russell's circumplex.
+#: Valence and arousal of emotions, -1 to 1, after Russell's circumplex.
 VALENCE_AROUSAL = {
     "happy": (0.8, 0.5),
     "surprise": (0.4, 0.8),
     "angry": (-0.5, 0.8),
     "sad": (-0.8, -0.4),
 }
-#: Neighbours lie at most so many degrees apart, seen from neutral.
+#: Largest angle in degrees between neighbours, seen from neutral.
 LARGEST_ANGLE = 90.0
-#: Sentences that are tried for an item before the best join is taken.
+#: Number of sentences to try for an item before the best join is taken.
 MOST_TRIALS = 12
-#: Natural word boundaries that joins are compared with.
+#: Number of natural word boundaries that joins are compared with.
 N_NATURAL = 600
 #: A jump is natural up to this quantile of the natural boundaries' jumps.
 NATURAL_QUANTILE = 0.95
@@ -112,8 +112,9 @@ def read_recordings(
     emotions: Sequence[str],
     word_labels: str | Path | None = None,
 ) -> tuple[dict, dict[str, str]]:
-    """Read parallel sentences, (speaker, sentence) to emotion to Recording, and
-    what is skipped.
+    """Read parallel sentences with word times, and list what is skipped.
+
+    Returns (speaker, sentence) to emotion to Recording, and id to reason.
     """
     labels = read_word_labels(word_labels, emotions) if word_labels else {}
     sentences, skipped = {}, {}
@@ -178,9 +179,7 @@ def neighbouring_pairs(
     valence_arousal: Mapping[str, Sequence[float]],
     largest_angle: float = LARGEST_ANGLE,
 ) -> list[tuple[str, str]]:
-    """List ordered pairs of emotions that are neighbours in valence and
-    arousal.
-    """
+    """List ordered pairs of emotions that are neighbours seen from neutral."""
     angles = {
         emotion: math.degrees(math.atan2(arousal, valence)) % 360
         for emotion, (valence, arousal) in valence_arousal.items()
@@ -235,21 +234,21 @@ def prepare_emosplice(
     data_folder : str or Path
         The corpus.
     save_folder : str or Path
-        Where the set goes; not inside of the corpus.
+        Folder of the set, outside of the corpus.
     alignment_folder : str or Path
         TextGrids of the corpus, ``<speaker>/<id>.TextGrid``.
     n_strong : int
-        Items with a strong transition.
+        Number of items with a strong transition.
     n_mild : int
-        Items with a mild one.
+        Number of items with a mild transition.
     split : str
-        Of the corpus: train, valid or test.
+        Split of the corpus: train, valid or test.
     emotions : sequence of str
         The taxonomy.
     valence_arousal : dict
-        Emotion to (valence, arousal); decides who are neighbours.
+        Emotion to (valence, arousal), by which neighbours are found.
     bridge_emotion : str
-        Of the words between the emotions of a mild item.
+        Emotion of the words between the emotions of a mild item.
     interpolate_bridge : bool
         Whether the prosody of these words leads from the one emotion to the
         other, and their labels are mixtures of the two.
@@ -350,7 +349,7 @@ def _check_neighbours(emotions, valence_arousal, bridge_emotion, n_mild):
 
 
 class _Maker:
-    """Chooses sentences and splices them."""
+    """Choice and splicing of sentences."""
 
     def __init__(self, sentences, seed):
         self.sentences = sentences

@@ -1,23 +1,23 @@
-"""Joins two recordings of a sentence at a word boundary, and measures joins."""
+"""Join two recordings of a sentence at a word boundary, and measure joins."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-#: Fundamental frequencies that are looked for, in Hz.
+#: Range of the fundamental frequency, in Hz.
 LOWEST_F0, HIGHEST_F0 = 60.0, 500.0
-#: Least autocorrelation, one period on, of what counts as voiced.
+#: Minimum autocorrelation of voiced sound at its period.
 VOICED = 0.6
-#: Seconds around a join that are looked at: pitch needs three periods.
+#: Seconds analysed on either side of a join: pitch needs three periods.
 PITCH_SPAN, SPECTRUM_SPAN = 0.04, 0.03
-#: Seconds next to a join that are not looked at: a cross-fade lies there.
+#: Seconds next to a join that are not analysed, due to the cross-fade.
 GUARD = 0.005
-#: Seconds of a cross-fade without pitch; two periods, if there is one.
+#: Seconds of an unvoiced cross-fade, and limit of a voiced one.
 UNVOICED_FADE, LONGEST_FADE = 0.01, 0.02
 #: Seconds over which a correction of level dies away.
 LEVEL_RAMP = 0.08
-#: Decibels, the largest correction of level on either side.
+#: Largest correction of the level on either side, in dB.
 LARGEST_CORRECTION = 6.0
 N_BANDS = 24
 MEASURES = ("spectral_jump", "f0_jump", "level_jump")
@@ -25,9 +25,7 @@ MEASURES = ("spectral_jump", "f0_jump", "level_jump")
 
 @dataclass(frozen=True)
 class JoinQuality:
-    """Jumps of spectral shape (dB), F0 (semitones; None if unvoiced) and level
-    (dB).
-    """
+    """Jumps of spectrum (dB), F0 (semitones; None if unvoiced), level (dB)."""
 
     spectral_jump: float
     f0_jump: float | None
@@ -44,9 +42,7 @@ class JoinQuality:
 
 
 def pitch_period(wav: np.ndarray, sample_rate: int) -> float | None:
-    """Estimate the pitch period in samples by autocorrelation; None if
-    unvoiced.
-    """
+    """Estimate the pitch period in samples; None if unvoiced."""
     wav = wav - wav.mean() if len(wav) else wav
     shortest = int(sample_rate / HIGHEST_F0)
     longest = min(int(sample_rate / LOWEST_F0), int(0.6 * len(wav)))
@@ -79,9 +75,7 @@ def pitch_period(wav: np.ndarray, sample_rate: int) -> float | None:
 def join_quality(
     wav: np.ndarray, place: int, sample_rate: int
 ) -> JoinQuality | None:
-    """Measure the jumps at a sample; None if too little speech is on either
-    side.
-    """
+    """Measure the jumps at a sample; None if a side is too short."""
     guard = int(GUARD * sample_rate)
     long = int(PITCH_SPAN * sample_rate)
     short = int(SPECTRUM_SPAN * sample_rate)
@@ -112,7 +106,7 @@ def join(
     cut_after: int,
     sample_rate: int,
 ) -> tuple[np.ndarray, int]:
-    """Joins the start of one recording to the rest of another.
+    """Join the start of one recording to the rest of another.
 
     Where both are voiced, the second is moved by up to half a pitch period,
     so that their periods fall together, and two periods are cross-faded.
@@ -213,19 +207,17 @@ def _best_offset(pattern, wav, start, reach):
 
 
 def _fade(size, alike):
-    """Return the rising gain of a cross-fade: equal gain if alike, else equal
-    power.
-    """
+    """Return the rising gain of a cross-fade: equal gain, else equal power."""
     rising = (np.arange(size) + 0.5) / max(1, size)
     rising = 0.5 - 0.5 * np.cos(np.pi * rising)
     return rising if alike else np.sqrt(rising)
 
 
 def _level_together(before, after, cut_before, cut_after, sample_rate):
-    """Brings both recordings to one level at their cuts.
+    """Bring both recordings to one level at their cuts.
 
-    A level may jump at a boundary because the words do; only by what one
-    reading is louder there than the other is there anything to correct.
+    Level may jump at a boundary because the words do; only the difference
+    between the two readings is corrected.
     """
     span = int(SPECTRUM_SPAN * sample_rate)
     sides = [

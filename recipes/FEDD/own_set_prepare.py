@@ -52,24 +52,24 @@ def prepare_own_set(
     Arguments
     ---------
     list_file : str or Path
-        The list.
+        CSV file.
     save_folder : str or Path
-        Where ``own.json``, ``word_labels.json`` and the TextGrids go.
+        Folder of ``own.json``, ``word_labels.json`` and the TextGrids.
     emotions : sequence of str
         The taxonomy.
     alignment_folder : str or Path, optional
         TextGrids with the words' times.
     make_aligner : callable, optional
-        Makes the aligner that times the words of items without a TextGrid.
+        Function that makes an aligner, for words without a TextGrid.
     skip_prep : bool
-        Do nothing.
+        Skip this step.
 
     Raises
     ------
     FileNotFoundError
         If the list or a recording is missing.
     ValueError
-        If an entry cannot be used: one message names it and the correction.
+        If an entry cannot be used; the message names it and the fix.
     """
     if skip_prep:
         return

@@ -12,7 +12,7 @@ import numpy as np
 from joining import MEASURES, JoinQuality, join, join_quality
 
 SAMPLE_RATE = 24000
-#: Words of the bridge of a mild item.
+#: Maximum number of words of a neutral bridge.
 LONGEST_BRIDGE = 3
 
 
@@ -29,16 +29,12 @@ class Recording:
     words: tuple[WordLabel, ...]
 
     def boundary(self, word: int) -> int:
-        """Return the sample before a word where speech is cut, the middle of a
-        pause.
-        """
+        """Return the sample before a word to cut at: the middle of a pause."""
         seconds = (self.words[word - 1].end + self.words[word].start) / 2
         return round(seconds * SAMPLE_RATE)
 
     def carries(self, first: int, last: int) -> bool:
-        """Tell whether a word from `first` to `last - 1` carries the reading's
-        emotion.
-        """
+        """Tell whether a word in first..last-1 has the reading's emotion."""
         return self.emotion in {w.emotion for w in self.words[first:last]}
 
     def sound(self) -> np.ndarray:
@@ -53,9 +49,7 @@ def _sound(path):
 
 @dataclass(frozen=True)
 class Spliced:
-    """A spliced item; each join is the index of the next word, a sample, its
-    quality.
-    """
+    """A spliced item; a join is (index of the next word, sample, quality)."""
 
     wav: np.ndarray
     words: list[WordLabel]
@@ -66,9 +60,7 @@ class Spliced:
 def splice(
     parts: Sequence[tuple[Recording, int, int]],
 ) -> Spliced:
-    """Join parts of readings of one sentence: (reading, first word, end of
-    words).
-    """
+    """Join parts of readings: (reading, first word, end of its words)."""
     recording, _, last = parts[0]
     wav, offset = recording.sound(), 0
     words, places = list(recording.words[:last]), []
@@ -133,9 +125,7 @@ def best_splice(
     natural: Mapping[str, float],
     prepare: Callable | None = None,
 ) -> tuple[float, Spliced] | None:
-    """Splice a sentence at the cut with the smallest jump; None if none is
-    possible.
-    """
+    """Splice at the cut with the smallest jump; None if none is possible."""
     best = None
     for cut in cuts:
         ends = [0, *cut, len(readings[0].words)]

@@ -4,18 +4,17 @@
 > python synthesise.py hparams/synthesise_mini.yaml \
       --model_folder results/emotional_tts/mini/1986
 
-Needs the set (fedd_prepare.py) and a trained model. It writes, below
-`output_folder`, what evaluate.py compares:
+Needs the set (fedd_prepare.py) and a trained model. It writes these systems
+for evaluate.py into folders of `output_folder`:
 
-* `copy_synthesis`: the set's speech tokens made into speech again, the
-  topline;
-* `backbone`: the language model as it was before training, the floor;
+* `copy_synthesis`: speech decoded from the set's speech tokens, the topline;
+* `backbone`: the language model before training, the floor;
 * `efilm`: the trained model, asked for the set's own word emotions;
 * `intensity_0.2` and so on: whole sentences in the last emotion of an item,
   at rising intensities.
 
-The same command goes on where an interrupted one stopped, and speaks again
-what another model or other options would speak otherwise.
+The same command resumes an interrupted one, and repeats what another model or
+other options change.
 """
 
 import csv

@@ -1,10 +1,9 @@
 """Measure many recordings, in parallel, each only once.
 
-What is measured depends on the tools: an aligner finds the words, a recogniser
-writes them down, and so on; what has no tool is not measured. Measurements are
-kept in files that are named by a hash of the sounds, the text, the options of
-the tools and the source code that measures, so that nothing outdated is reused
-and nothing is measured twice.
+The tools decide which measures are taken: an aligner finds the words, a
+recogniser writes them down, and so on. Measurements are cached in files named
+by a hash of the sounds, the text, the tools' options and the source code that
+measures, so that nothing outdated is reused and nothing is measured twice.
 """
 
 import functools
@@ -31,7 +30,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-#: What can be measured, each with the tool that it needs.
+#: Measures, each with the tool that it needs.
 MEASURES = {
     "change": "aligner",
     "words": "aligner",
@@ -43,7 +42,7 @@ MEASURES = {
 }
 #: Largest absolute sample of a recording that counts as silent.
 SILENCE = 1e-3
-#: Part of the file names; to be raised when the content of the files changes.
+#: Version of the files; raise it when their content changes.
 _FORMAT = 1
 Id = TypeVar("Id", bound=Hashable)
 _TENSORS = ("features", "speaker", "log_f0", "energy")
@@ -136,7 +135,7 @@ def check_recordings(wavs: Iterable[str | Path], owner: str) -> None:
     wavs : iterable of str or Path
         Audio files.
     owner : str
-        Name of what they belong to, for the message.
+        Owner of the recordings, for the message.
 
     Raises
     ------
@@ -167,9 +166,9 @@ class Measurer:
         ``speaker_encoder`` with ``embed(wavs) -> (B, E)``, both with a
         ``sample_rate``.
     skip_unusable : bool
-        Whether a recording that cannot be read, is silent or too short gets
-        nothing but a ``failure``. Otherwise an unreadable file is an error,
-        and of other recordings everything possible is measured.
+        If true, a recording that is unreadable, silent or too short gets only
+        a ``failure``. If false, an unreadable file is an error, and all
+        possible measures of other recordings are taken.
     """
 
     def __init__(self, tools: Mapping[str, object], skip_unusable=False):

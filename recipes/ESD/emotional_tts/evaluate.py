@@ -3,16 +3,16 @@
 
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD
 
-Needs what train.py leaves: manifests, speech tokens and a trained model. On
-held-out sentences it compares these systems:
+Needs the manifests, speech tokens and trained model of train.py. It compares
+these systems on held-out sentences:
 
 * `original`: the corpus's own speech;
-* `copy_synthesis`: its speech tokens made into speech again, the ceiling;
-* `backbone`: the language model as it was before training, the floor;
+* `copy_synthesis`: speech decoded from its speech tokens, the ceiling;
+* `backbone`: the language model before training, the floor;
 * `efilm`: the trained model, asked for the corpus's own word emotions.
 
-More trained models are compared in the same way if `compared_models` names
-them, such as those trained on other word labels:
+`compared_models` adds more trained models, such as those trained on other word
+labels:
 
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD \
     --compared_models "{efilm_sentence: results/sentence/1986}"

@@ -39,10 +39,10 @@ SYSTEMS = {
 TITLE = "Words that change emotion: E-FiLM on held-out sentences"
 INTRODUCTION = (
     "Each word is given an emotion, and E-FiLM makes a frozen speech language "
-    "model speak it so. All sentences on this page are held out: neither the "
-    "backbone nor E-FiLM has been trained on them.",
+    "model speak it that way. All sentences on this page are held out: neither "
+    "the backbone nor E-FiLM has been trained on them.",
     "Original: the corpus's own speech. Copy synthesis: its speech tokens "
-    "made into speech again, the best that the tokens allow. Frozen "
+    "decoded into speech, the best that the tokens allow. Frozen "
     "backbone: the same text without emotions, the floor. Further trainings "
     "of E-FiLM, if there are any, are asked for the same.",
 )
@@ -52,7 +52,7 @@ SCORES_NOTE = (
     "within-utterance correlations have the mean of each utterance removed. "
     "An utterance whose words cannot be found in the sound counts as a "
     "failure in every score, but is left out of the spread and the distance "
-    "of F0; how many there are stands at the end of the page."
+    "of F0; their number is given at the end of the page."
 )
 FINDINGS_NOTE = (
     "Four failures that trainings of this kind are known for, each with the "
@@ -65,7 +65,7 @@ FINDINGS_NOTE = (
 )
 SAMPLES_NOTE = (
     "Chosen by their place in the test set, not by how they sound: first "
-    "sentences whose emotion switches, then sentences of one emotion."
+    "sentences whose emotion changes, then sentences of one emotion."
 )
 DIMENSIONS = {"f0": "F0", "energy": "energy", "duration": "duration"}
 #: Curves of the training, by the panel that shows them: names in the log.
@@ -454,7 +454,7 @@ def modulation_picture(path):
         return []
     return [
         Picture(
-            "What the emotions do to the text",
+            "Modulation of the text by the emotions",
             path.read_bytes(),
             "Gamma and beta of every emotion at ten intensities, and of "
             "mixtures of two; made by analyze_modulation.py.",
