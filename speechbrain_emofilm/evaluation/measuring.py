@@ -14,7 +14,7 @@ import multiprocessing
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.audio import load_audio
@@ -171,7 +171,7 @@ class Measurer:
         possible measures of other recordings are taken.
     """
 
-    def __init__(self, tools: Mapping[str, object], skip_unusable=False):
+    def __init__(self, tools: Mapping[str, Any], skip_unusable=False):
         self.tools = dict(tools)
         self.skip_unusable = skip_unusable
         # Every system reads the same sentences.
@@ -356,8 +356,8 @@ class MeasuringPool:
                     "or set workers to 1."
                 )
         self._versions = {k: _version(tool) for k, tool in self.tools.items()}
-        self._pool = None
-        self._measurer = None
+        self._pool: Any = None
+        self._measurer: Any = None
 
     def __enter__(self):
         return self
@@ -454,7 +454,7 @@ class MeasuringPool:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
-def make_tool(tool: Callable[[], object] | object) -> object:
+def make_tool(tool: Any) -> Any:
     """Make a tool unless it is finished.
 
     Arguments
@@ -509,7 +509,7 @@ def _version(tool) -> list[str]:
     return [_describe(tool), inspect.getsource(inspect.getmodule(maker))]
 
 
-def _describe(value: object) -> str:
+def _describe(value: Any) -> str:
     """Describe a value like repr, but equally in every process."""
     if isinstance(value, functools.partial):
         options = {k: _describe(v) for k, v in sorted(value.keywords.items())}
@@ -518,8 +518,8 @@ def _describe(value: object) -> str:
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, (str, int, float, type(None), list, tuple, dict)):
         return repr(value)
-    options = [getattr(value, name, "") for name in ("revision", "config")]
-    return f"{_describe(type(value))}{options}"
+    state = [getattr(value, name, "") for name in ("revision", "config")]
+    return f"{_describe(type(value))}{state}"
 
 
 _fingerprint = functools.lru_cache(maxsize=4096)(file_fingerprint)
@@ -527,7 +527,7 @@ _fingerprint = functools.lru_cache(maxsize=4096)(file_fingerprint)
 
 def _write(path: Path, measurement: Measurement) -> None:
     """Write a measurement as a safetensors file."""
-    content = dict(vars(measurement))
+    content: dict[str, Any] = dict(vars(measurement))
     tensors = {name: content.pop(name) for name in _TENSORS}
     content["words"] = measurement.words and [
         [w.text, w.start, w.end, w.confidence] for w in measurement.words

@@ -5,6 +5,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
@@ -112,6 +113,14 @@ class EmoFiLMSynthesizer(TrainedModel):
         """Names of the speakers; the first is the default."""
         return self.mods.token_to_wav.speakers
 
+    @overload
+    def synthesize(self, text: str, *args, **kwargs) -> SynthesisResult: ...
+
+    @overload
+    def synthesize(
+        self, text: list[str] | tuple[str, ...], *args, **kwargs
+    ) -> list[SynthesisResult]: ...
+
     def synthesize(
         self,
         text: str | Sequence[str],
@@ -203,7 +212,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         return results[0] if isinstance(text, str) else results
 
     def forward(
-        self, text: str | Sequence[str], **kwargs
+        self, text: str | list[str] | tuple[str, ...], **kwargs
     ) -> SynthesisResult | list[SynthesisResult]:
         """Synthesize one text or several, as :meth:`synthesize` does."""
         return self.synthesize(text, **kwargs)
@@ -352,7 +361,7 @@ class _Request:
 
 def _strings(name: str, value: str | Sequence[str]) -> list[str]:
     """Return one string or several as a list; refuse anything else."""
-    items = [value] if isinstance(value, str) else value
+    items: Any = [value] if isinstance(value, str) else value
     if not isinstance(items, (bytes, bytearray, Mapping)):
         try:
             items = list(items)
@@ -365,7 +374,7 @@ def _strings(name: str, value: str | Sequence[str]) -> list[str]:
     )
 
 
-def _seeds(seed: int | Sequence[int], n: int) -> list[int]:
+def _seeds(seed: Any, n: int) -> list[int]:
     """Return one seed for each text, as integers of Python."""
     try:
         return [operator.index(seed)] * n

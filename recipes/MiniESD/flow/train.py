@@ -18,22 +18,16 @@ from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 
-import speechbrain as sb
 import torch
 import torch.nn.functional as F
+from speechbrain.core import Stage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import (  # noqa: E402
-    PretrainingBrain,
-    draw_segments,
-    fit,
-    save_weights,
-    start,
-)
+import pretraining_brain as pretraining  # noqa: E402
 from pretraining_data import TokenSegments  # noqa: E402
 
 
-class FlowBrain(PretrainingBrain):
+class FlowBrain(pretraining.PretrainingBrain):
     """Train with flow and prior loss; validate the averaged weights."""
 
     def on_fit_start(self):
@@ -43,7 +37,7 @@ class FlowBrain(PretrainingBrain):
 
     def flow(self, stage):
         """Return the trained flow, or its average for validation."""
-        if stage == sb.Stage.TRAIN:
+        if stage == Stage.TRAIN:
             return self.modules.flow
         return self.hparams.average.module.eval()
 
@@ -60,7 +54,7 @@ class FlowBrain(PretrainingBrain):
         mel = batch["mel"]
         mel = (mel - flow.mel_mean) / flow.mel_std
         generator = None
-        if stage != sb.Stage.TRAIN:
+        if stage != Stage.TRAIN:
             generator = torch.Generator().manual_seed(self.hparams.seed)
         draws = flow.draw(n_frames, generator)
         speaker = flow.project_speaker(batch["x_vector"])
@@ -81,15 +75,17 @@ class FlowBrain(PretrainingBrain):
 
 def main():
     """Train with the options of the command line."""
-    hparams, run_opts, corpus = start()
-    segments = draw_segments(
+    hparams, run_opts, corpus = pretraining.start()
+    segments = pretraining.draw_segments(
         TokenSegments, corpus, hparams, hparams["segment_tokens"]
     )
-    fit(FlowBrain, hparams, run_opts, *segments)
+    pretraining.fit(FlowBrain, hparams, run_opts, *segments)
     folder = Path(hparams["output_folder"])
     average = hparams["average"].module.state_dict()
-    save_weights(average, folder / "flow.safetensors")
-    save_weights(corpus.x_vectors(), folder / "speakers.safetensors")
+    pretraining.save_weights(average, folder / "flow.safetensors")
+    pretraining.save_weights(
+        corpus.x_vectors(), folder / "speakers.safetensors"
+    )
 
 
 if __name__ == "__main__":

@@ -31,12 +31,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import (  # noqa: E402
-    PretrainingBrain,
-    fit,
-    save_weights,
-    start,
-)
+import pretraining_brain as pretraining  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +127,7 @@ def collate(items):
     return batch
 
 
-class LLMBrain(PretrainingBrain):
+class LLMBrain(pretraining.PretrainingBrain):
     """Train with the speech tokens' cross-entropy and auxiliary losses."""
 
     def compute_forward(self, batch, stage):
@@ -212,7 +207,7 @@ def init_from(hparams, folder):
 
 def main():
     """Train with the options of the command line."""
-    hparams, run_opts, corpus = start()
+    hparams, run_opts, corpus = pretraining.start()
     units = text_units(corpus, hparams["frontend"])
     train, valid = (
         Utterances(corpus, units, indices, hparams["max_tokens"])
@@ -224,7 +219,7 @@ def main():
     batches = LengthBatches(
         train.lengths, hparams["batch_size"], hparams["steps_per_epoch"]
     )
-    fit(
+    pretraining.fit(
         LLMBrain,
         hparams,
         run_opts,
@@ -238,7 +233,7 @@ def main():
         table = hparams["embedding"].weight
         llm.llm.get_input_embeddings().weight.copy_(table)
     path = Path(hparams["output_folder"]) / "llm.safetensors"
-    save_weights(llm.state_dict(), path)
+    pretraining.save_weights(llm.state_dict(), path)
 
 
 if __name__ == "__main__":

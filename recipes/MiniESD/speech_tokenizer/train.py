@@ -25,13 +25,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import (  # noqa: E402
-    PretrainingBrain,
-    draw_segments,
-    fit,
-    save_weights,
-    start,
-)
+import pretraining_brain as pretraining  # noqa: E402
 from pretraining_data import RandomSegments  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -61,7 +55,7 @@ class Segments(RandomSegments):
         }
 
 
-class TokenizerBrain(PretrainingBrain):
+class TokenizerBrain(pretraining.PretrainingBrain):
     """Train the tokenizer and a direct decoder together."""
 
     def compute_forward(self, batch, stage):
@@ -127,21 +121,21 @@ def tokenise_corpus(tokenizer, corpus):
 
 def main():
     """Train with the options of the command line."""
-    hparams, run_opts, corpus = start()
+    hparams, run_opts, corpus = pretraining.start()
     if hparams["n_speakers"] < len(corpus.speakers):
         raise ValueError(
             f"{corpus.folder} has {len(corpus.speakers)} speakers: set "
             f"n_speakers to that number (it is {hparams['n_speakers']})."
         )
     hparams["tokenizer"].load_state_dict(corpus.normalisation(), strict=False)
-    segments = draw_segments(
+    segments = pretraining.draw_segments(
         Segments, corpus, hparams, hparams["segment_tokens"]
     )
-    fit(TokenizerBrain, hparams, run_opts, *segments)
+    pretraining.fit(TokenizerBrain, hparams, run_opts, *segments)
     state = hparams["tokenizer"].state_dict()
     inference = {k: v for k, v in state.items() if not k.startswith("heads")}
     path = Path(hparams["output_folder"]) / "speech_tokenizer.safetensors"
-    save_weights(inference, path)
+    pretraining.save_weights(inference, path)
     tokenise_corpus(hparams["tokenizer"].cpu(), corpus)
 
 

@@ -19,17 +19,11 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import (  # noqa: E402
-    PretrainingBrain,
-    draw_segments,
-    fit,
-    save_weights,
-    start,
-)
+import pretraining_brain as pretraining  # noqa: E402
 from pretraining_data import TokenSegments  # noqa: E402
 
 
-class DecoderBrain(PretrainingBrain):
+class DecoderBrain(pretraining.PretrainingBrain):
     """Train with the L1 error of the log-mel and of its differences."""
 
     def compute_forward(self, batch, stage):
@@ -94,17 +88,19 @@ def decode_corpus(decoder, corpus):
 
 def main():
     """Train with the options of the command line."""
-    hparams, run_opts, corpus = start()
+    hparams, run_opts, corpus = pretraining.start()
     if hparams["init_from"]:
         init_from_tokenizer(hparams["decoder"], hparams["init_from"], corpus)
-    segments = draw_segments(
+    segments = pretraining.draw_segments(
         TokenSegments, corpus, hparams, hparams["segment_tokens"]
     )
-    fit(DecoderBrain, hparams, run_opts, *segments)
+    pretraining.fit(DecoderBrain, hparams, run_opts, *segments)
     folder = Path(hparams["output_folder"])
     state = hparams["decoder"].state_dict()
-    save_weights(state, folder / "token_decoder.safetensors")
-    save_weights(corpus.x_vectors(), folder / "speakers.safetensors")
+    pretraining.save_weights(state, folder / "token_decoder.safetensors")
+    pretraining.save_weights(
+        corpus.x_vectors(), folder / "speakers.safetensors"
+    )
     decode_corpus(hparams["decoder"].cpu(), corpus)
 
 

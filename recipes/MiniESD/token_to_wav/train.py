@@ -22,17 +22,11 @@ import speechbrain as sb
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import (  # noqa: E402
-    PretrainingBrain,
-    draw_segments,
-    fit,
-    save_weights,
-    start,
-)
+import pretraining_brain as pretraining  # noqa: E402
 from pretraining_data import SpeechSegments  # noqa: E402
 
 
-class TokenToWavBrain(PretrainingBrain):
+class TokenToWavBrain(pretraining.PretrainingBrain):
     """Synthesise from tokens; the source gets the true F0."""
 
     def compute_forward(self, batch, stage):
@@ -64,21 +58,23 @@ class TokenToWavBrain(PretrainingBrain):
 
 def main():
     """Train with the options of the command line."""
-    hparams, run_opts, corpus = start()
+    hparams, run_opts, corpus = pretraining.start()
     load_safetensors(hparams["token_decoder"], hparams["token_decoder_file"])
     load_safetensors(hparams["vocoder"], hparams["vocoder_file"])
     load_safetensors(hparams["recognizer"], hparams["recognizer_file"])
-    segments = draw_segments(
+    segments = pretraining.draw_segments(
         SpeechSegments,
         corpus,
         hparams,
         hparams["segment_tokens"],
         n_valid=8 * hparams["batch_size"],
     )
-    fit(TokenToWavBrain, hparams, run_opts, *segments)
+    pretraining.fit(TokenToWavBrain, hparams, run_opts, *segments)
     folder = Path(hparams["output_folder"])
     for name in ("token_decoder", "vocoder"):
-        save_weights(hparams[name].state_dict(), folder / f"{name}.safetensors")
+        pretraining.save_weights(
+            hparams[name].state_dict(), folder / f"{name}.safetensors"
+        )
 
 
 if __name__ == "__main__":

@@ -17,17 +17,11 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import (  # noqa: E402
-    PretrainingBrain,
-    draw_segments,
-    fit,
-    save_weights,
-    start,
-)
+import pretraining_brain as pretraining  # noqa: E402
 from pretraining_data import SpeechSegments  # noqa: E402
 
 
-class RecognizerBrain(PretrainingBrain):
+class RecognizerBrain(pretraining.PretrainingBrain):
     """Train with the cross-entropy of each frame's phoneme."""
 
     def compute_forward(self, batch, stage):
@@ -52,13 +46,13 @@ class RecognizerBrain(PretrainingBrain):
 
 def main():
     """Train with the options of the command line."""
-    hparams, run_opts, corpus = start()
-    segments = draw_segments(
+    hparams, run_opts, corpus = pretraining.start()
+    segments = pretraining.draw_segments(
         SpeechSegments, corpus, hparams, hparams["segment_tokens"]
     )
-    fit(RecognizerBrain, hparams, run_opts, *segments)
+    pretraining.fit(RecognizerBrain, hparams, run_opts, *segments)
     path = Path(hparams["output_folder"]) / "recognizer.safetensors"
-    save_weights(hparams["recognizer"].state_dict(), path)
+    pretraining.save_weights(hparams["recognizer"].state_dict(), path)
 
 
 if __name__ == "__main__":

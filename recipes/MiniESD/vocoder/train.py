@@ -23,13 +23,7 @@ import speechbrain as sb
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import (  # noqa: E402
-    PretrainingBrain,
-    draw_segments,
-    fit,
-    save_weights,
-    start,
-)
+import pretraining_brain as pretraining  # noqa: E402
 from pretraining_data import RandomSegments  # noqa: E402
 
 
@@ -55,7 +49,7 @@ class WavSegments(RandomSegments):
         }
 
 
-class VocoderBrain(PretrainingBrain):
+class VocoderBrain(pretraining.PretrainingBrain):
     """Train a vocoder, optionally with a discriminator."""
 
     def init_optimizers(self):
@@ -134,18 +128,18 @@ class VocoderBrain(PretrainingBrain):
 
 def main():
     """Train with the options of the command line."""
-    hparams, run_opts, corpus = start()
+    hparams, run_opts, corpus = pretraining.start()
     kind = functools.partial(
         WavSegments, decoded_share=hparams["decoded_share"]
     )
-    segments = draw_segments(
+    segments = pretraining.draw_segments(
         kind, corpus, hparams, hparams["segment_frames"], n_valid=64
     )
     if hparams["init_from"]:
         load_safetensors(module=hparams["vocoder"], path=hparams["init_from"])
-    fit(VocoderBrain, hparams, run_opts, *segments)
+    pretraining.fit(VocoderBrain, hparams, run_opts, *segments)
     path = Path(hparams["output_folder"]) / "vocoder.safetensors"
-    save_weights(hparams["vocoder"].state_dict(), path)
+    pretraining.save_weights(hparams["vocoder"].state_dict(), path)
 
 
 if __name__ == "__main__":
