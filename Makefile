@@ -1,4 +1,4 @@
-# make demo | test | test-fast | lint | bench
+# make demo | test | test-fast | fuzz | lint | bench
 #
 # Without an active virtual environment, .venv is made here and used; with one,
 # that one is used. Nothing is installed twice: a stamp in the environment is
@@ -40,19 +40,33 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(VENV)/pycache
 
-.PHONY: demo test test-fast lint bench install
+.PHONY: demo test test-fast fuzz lint bench install
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(PY) recipes/MiniESD/run_demo.py
 
+# Tests of one file, or of one table of recipes, share a process; the longest
+# come first.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses=8 --dist=loadgroup \
+	--no-loadscope-reorder
+
 test: $(TESTABLE)
-	$(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile \
+	$(PYTEST) \
 		--cov --cov-report=term --cov-fail-under=85
 
-# What does not train: for every change while working.
+# Under two minutes on two cores: for every change while working.
 test-fast: $(TESTABLE)
-	$(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
+
+# Random input for all readers of text, new in every round.
+FUZZ_SECONDS ?= 600
+fuzz: $(TESTABLE)
+	@end=$$(($$(date +%s) + $(FUZZ_SECONDS))); \
+	while [ $$(date +%s) -lt $$end ]; do \
+		HYPOTHESIS_PROFILE=long $(PY) -m pytest -q \
+			-p no:cacheprovider tests/unittests/test_fuzz.py || exit 1; \
+	done
 
 lint: $(TESTABLE)
 	$(PY) -m ruff check .

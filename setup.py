@@ -34,6 +34,7 @@ setup(
         "torchaudio>=2.7.1",
         "speechbrain>=1.1.2,<1.2",
         "hyperpyyaml>=1.2.2",
+        "pyyaml>=5.1",
         "transformers>=4.57,<6",
         "praatio>=6.2",
         "sentencepiece>=0.2",
@@ -77,6 +78,7 @@ setup(
             "pytest-cov>=5",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
             "coverage>=7.10",  # measures subprocesses without a .pth file
             "ruff>=0.12",
             "yamllint>=1.35",
@@ -87,6 +89,7 @@ setup(
             "types-PyYAML",
             "types-requests",
             "espeakng-loader>=0.2.4",  # exact word times, for benchmarks
+            "tokenizers>=0.21",  # makes small tokenizers, for tests
             "librosa>=0.10",  # what the warping is compared with
             "inflect>=7",  # what spelt numbers are compared with
         ],

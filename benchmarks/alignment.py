@@ -1,19 +1,17 @@
-"""How far forced aligners are from the true word times.
+"""Errors of forced aligners, compared with the true word times.
 
-On MiniESD, whose generator tells when it speaks each word (to about 25 ms),
-and, where an espeak-ng library is found (``pip install espeakng-loader`` or
-the system's), on sentences read by espeak-ng, whose times are exact. Prints
-JSON: for each corpus and aligner the median and the 90th percentile of the
-absolute error of word starts and ends in ms, the number of words, and of
-utterances that could not be aligned. ``proportional`` is no aligner: it gives
-each letter the same time. An aligner that is not installed is named with the
-reason.
+The corpora are MiniESD, whose generator knows the word times to about 25 ms,
+and, if an espeak-ng library is found (``pip install espeakng-loader`` or the
+system's), sentences read by espeak-ng, whose times are exact. Prints JSON: for
+each corpus and aligner the median and the 90th percentile of the absolute error
+of word starts and ends in ms, the number of words, and the number of utterances
+that could not be aligned. ``proportional`` is a baseline that gives each letter
+the same time. ``not_run`` tells why an aligner was not run.
 
     python benchmarks/alignment.py
     python benchmarks/alignment.py --data_folder /path/to/MiniESD
 """
 
-import argparse
 import ctypes
 import ctypes.util
 import json
@@ -38,44 +36,31 @@ from speechbrain_emofilm.integrations.aligner.base import (  # noqa: E402
 )
 
 import numpy as np  # noqa: E402
+from common.reporting import make_parser  # noqa: E402
 from hyperpyyaml import load_hyperpyyaml  # noqa: E402
 from make_corpus import make_corpus  # noqa: E402
 from sentences import TEST  # noqa: E402
 
 SAMPLE_RATE = 16000
-#: A small MiniESD: all voices, emotions and kinds of sentences.
+#: A small MiniESD with all voices, emotions and kinds of sentences.
 MINIESD = dict(n_train=2, n_evaluation=2, n_test=4, n_transitions=4)
-#: Events of espeak-ng's API that are used, and its synchronous mode.
+#: Constants of espeak-ng's API: event types, synchronous mode, encoding.
 WORD_EVENT, END_OF_LIST, SYNCHRONOUS, UTF8 = 1, 0, 2, 1
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """Speech with its true word times.
+    """Speech with its true word times."""
 
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        Sound (T,).
-    sample_rate : int
-        Its samples per second.
-    words : list of str
-        What is said.
-    starts : numpy.ndarray
-        Where words begin, in seconds.
-    ends : numpy.ndarray
-        Where they end; NaN if unknown.
-    """
-
-    wav: np.ndarray
+    wav: np.ndarray  # (T,)
     sample_rate: int
     words: list
-    starts: np.ndarray
-    ends: np.ndarray
+    starts: np.ndarray  # seconds
+    ends: np.ndarray  # seconds, NaN if unknown
 
 
 def miniesd(folder: Path) -> Iterator[Spoken]:
-    """Reads the utterances of MiniESD."""
+    """Read the utterances of MiniESD."""
     for wav in sorted(folder.glob("**/*.wav")):
         speaker = wav.stem.partition("_")[0]
         words = read_alignment(
@@ -106,13 +91,7 @@ class Event(ctypes.Structure):
 
 
 class Espeak:
-    """Speaks with espeak-ng and tells when each word begins.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the library is not found.
-    """
+    """Speech synthesis with espeak-ng, which reports word starts."""
 
     def __init__(self):
         library, data = self._find()
@@ -127,7 +106,7 @@ class Espeak:
             ctypes.c_int,
             ctypes.POINTER(Event),
         )
-        self._callback = signature(self._receive)  # kept from the collector
+        self._callback = signature(self._receive)  # keeps it alive
         self.library.espeak_SetSynthCallback(self._callback)
 
     @staticmethod
@@ -153,7 +132,7 @@ class Espeak:
         return 0
 
     def speak(self, text: str) -> Spoken:
-        """Reads a sentence without pauses inside."""
+        """Synthesise a sentence without pauses."""
         self._pieces, self._starts = [], []
         content = text.encode()
         self.library.espeak_Synth(
@@ -163,14 +142,16 @@ class Espeak:
         words = [word.text for word in split_words(text)]
         starts = np.array([s for _, s in sorted(set(self._starts))], float)
         if len(starts) != len(words):
-            raise ValueError(f"espeak-ng reads {text!r} in other words.")
+            raise ValueError(
+                f"espeak-ng reads {text!r} with other words: skip the sentence."
+            )
         starts /= self.sample_rate
         ends = np.append(starts[1:], np.nan)
         return Spoken(wav, self.sample_rate, words, starts, ends)
 
 
 def iter_events(events) -> Iterator[Event]:
-    """Word events of espeak-ng's list."""
+    """Iterate over the word events of espeak-ng's list."""
     index = 0
     while events[index].type != END_OF_LIST:
         if events[index].type == WORD_EVENT:
@@ -179,7 +160,7 @@ def iter_events(events) -> Iterator[Event]:
 
 
 def espeak_sentences() -> Iterator[Spoken]:
-    """Test sentences of MiniESD, read by espeak-ng."""
+    """Synthesise the test sentences of MiniESD with espeak-ng."""
     espeak = Espeak()
     for text in TEST:
         try:
@@ -189,7 +170,7 @@ def espeak_sentences() -> Iterator[Spoken]:
 
 
 def percentiles(errors: list) -> dict:
-    """Median and 90th percentile of absolute errors, in ms."""
+    """Return median and 90th percentile of absolute errors, in ms."""
     errors = np.concatenate(errors) if errors else np.array([])
     errors = 1000 * np.abs(errors[np.isfinite(errors)])
     if not len(errors):
@@ -201,19 +182,9 @@ def percentiles(errors: list) -> dict:
 
 
 def evaluate(align: Callable, corpus: list) -> dict:
-    """Aligns a corpus and compares with the truth.
+    """Align a corpus; return the errors.
 
-    Arguments
-    ---------
-    align : callable
-        Takes wav, sample rate and text, gives words.
-    corpus : list of Spoken
-        Speech with true times.
-
-    Returns
-    -------
-    dict
-        The figures.
+    `align` maps wav, sample rate and words to aligned words.
     """
     starts, ends, failed = [], [], 0
     for spoken in corpus:
@@ -234,14 +205,10 @@ def evaluate(align: Callable, corpus: list) -> dict:
 
 
 def load_aligners(names: list) -> tuple[dict, dict]:
-    """Makes the aligners of hparams/aligner.
+    """Create the aligners of hparams/aligner.
 
-    Returns
-    -------
-    aligners : dict
-        Name to a function of wav, sample rate and words.
-    not_run : dict
-        Name to the reason why it is not installed.
+    Returns functions of wav, sample rate and words, by name, and the reason
+    for each aligner that is not installed.
     """
     aligners = {
         "proportional": lambda wav, sample_rate, words: proportional_alignment(
@@ -263,10 +230,12 @@ def load_aligners(names: list) -> tuple[dict, dict]:
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Measure and print the errors."""
+    parser = make_parser(__doc__)
     parser.add_argument(
-        "--data_folder", type=Path, help="MiniESD; default: a small one is made"
+        "--data_folder",
+        type=Path,
+        help="MiniESD; default: create a small one",
     )
     parser.add_argument(
         "--aligners", nargs="+", default=["pocketsphinx", "mfa"]

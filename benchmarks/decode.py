@@ -1,19 +1,16 @@
 """Milliseconds per speech token of the 0.5B language model on a CPU.
 
-``CosyVoice2LM.generate`` at batch 1, 8 and 32, in fp32, bf16 and int8, beside
-a plain loop that works as the original does: one utterance at a time, the text
-head of 151,936 words computed at each step and thrown away, nucleus and
-repetition looked up in Python. Same random weights, same sampling. The
+``CosyVoice2LM.generate`` at batch sizes 1, 8 and 32, in fp32, bf16 and int8,
+compared with a plain loop that works like the original: one utterance at a
+time, the unused text head of 151,936 words computed at each step, nucleus and
+repetitions searched in Python. Weights and sampling are the same. The
 original's own code takes 93 to 97 ms per token on two cores.
 
-Prints JSON; ``ratio`` tells how many times as many tokens per second come out
-as from the plain loop.
+Prints JSON; ``ratio`` is the speed relative to the plain loop.
 
     python benchmarks/decode.py
 """
 
-import argparse
-import json
 import logging
 import statistics
 import tempfile
@@ -33,32 +30,33 @@ from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
 import torch
 import torch.nn.functional as F
 from common.random_cosyvoice2 import SPEECH_VOCABULARY, qwen2, write_llm
+from common.reporting import make_parser, print_result
 
-N_TEXT, N_PROMPT = 20, 75  # what has been read before the first token
+N_TEXT, N_PROMPT = 20, 75  # tokens read before the first new token
 END = SPEECH_VOCABULARY
 
 
 class TimedSampler:
-    """Repetition-aware sampling that notes when it is asked for tokens."""
+    """Repetition-aware sampling that records the time of each call."""
 
     def __init__(self):
         self.sampler = RepetitionAwareSampler()
         self.times = []
 
     def __call__(self, *args):
-        """Draws tokens."""
+        """Draw tokens."""
         self.times.append(time.perf_counter())
         return self.sampler(*args)
 
 
 def step_ms(times: list) -> float:
-    """Median time of a step."""
+    """Return the median time of a step."""
     steps = [after - before for before, after in zip(times, times[1:])]
     return 1000 * statistics.median(steps)
 
 
 def draw_as_original(log_probs: torch.Tensor, spoken: list) -> int:
-    """Repetition-aware sampling of one token, candidate by candidate."""
+    """Draw one token with repetition-aware sampling, as the original does."""
     probs, ids = log_probs.softmax(0).sort(descending=True, stable=True)
     kept, kept_ids, total = [], [], 0.0
     for prob, index in zip(probs, ids):
@@ -76,7 +74,7 @@ def draw_as_original(log_probs: torch.Tensor, spoken: list) -> int:
 
 @torch.no_grad()
 def time_original(lm: CosyVoice2LM, n_steps: int) -> float:
-    """Milliseconds per token of the plain loop."""
+    """Measure milliseconds per token of the plain loop."""
     task = lm.llm_embedding.weight[1:].unsqueeze(0)
     text = lm.embed_text(torch.arange(N_TEXT + 1).unsqueeze(0))
     prompt = lm.speech_embedding(torch.arange(N_PROMPT).unsqueeze(0))
@@ -97,10 +95,10 @@ def time_original(lm: CosyVoice2LM, n_steps: int) -> float:
 
 
 def time_ours(lm: CosyVoice2LM, batch_size: int, n_steps: int) -> float:
-    """Milliseconds per token of ``generate``."""
+    """Measure milliseconds per token of ``generate``."""
     sampler = TimedSampler()
     text = torch.arange(N_TEXT).repeat(batch_size, 1)
-    # Texts of different lengths: the batch is padded, as real ones are.
+    # Texts differ in length, so that the batch is padded as usual.
     lens = 1 - torch.arange(batch_size) % 4 * 0.2
     lm.generate(
         lm.embed_text(text),
@@ -117,13 +115,13 @@ def time_ours(lm: CosyVoice2LM, batch_size: int, n_steps: int) -> float:
 
 
 def main() -> None:
-    """Prints the times."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--steps", type=int, default=24, help="tokens at batch 1; fewer above"
+    """Measure and print the times."""
+    parser = make_parser(
+        __doc__,
+        threads=2,
+        steps=(24, "tokens at batch size 1; fewer at larger ones"),
+        layers=(24, "of the trunk"),
     )
-    parser.add_argument("--layers", type=int, default=24, help="of the trunk")
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS
     )
@@ -132,7 +130,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    logging.disable(logging.WARNING)  # speech is cut on purpose
+    logging.disable(logging.WARNING)  # speech is truncated on purpose
     ms = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "llm.pt"
@@ -145,17 +143,14 @@ def main() -> None:
             for size in args.batch_sizes:
                 n_steps = max(4, args.steps // size**0.5)
                 ms[f"{precision}_b{size}"] = time_ours(lm, size, int(n_steps))
-    result = {
-        "benchmark": "decode",
-        "threads": args.threads,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "original_ms_per_token": round(original, 2),
-        "ms_per_token": {name: round(value, 2) for name, value in ms.items()},
-        "ratio": {
-            name: round(original / value, 2) for name, value in ms.items()
-        },
-    }
-    print(json.dumps(result))
+    print_result(
+        "decode",
+        threads=args.threads,
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        original_ms_per_token=round(original, 2),
+        ms_per_token={name: round(value, 2) for name, value in ms.items()},
+        ratio={name: round(original / value, 2) for name, value in ms.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""How long preparing a corpus of ESD's size takes: 35,000 files.
+"""Seconds to prepare a corpus of ESD's size: 35,000 files.
 
-The corpus is generated: wav headers with empty (sparse) bodies, in the flat
-layout. Prints JSON: elapsed and CPU seconds, and ``ratio_unchanged``, the CPU
-time of a second call, which finds nothing to do, relative to the first.
+The corpus is generated: wav files with sparse silence, in the flat layout.
+Prints JSON: elapsed and CPU seconds, and ``ratio_unchanged``, the CPU time of a
+second call, which has nothing to do, relative to the first.
 
     python benchmarks/esd_prepare.py
 """
 
-import argparse
-import json
 import os
 import struct
 import sys
@@ -17,8 +15,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "recipes" / "ESD"))
+sys.path[:0] = [str(ROOT / "recipes" / "ESD"), str(ROOT / "benchmarks")]
 
+from common.reporting import make_parser, print_result  # noqa: E402
 from esd_prepare import prepare_esd  # noqa: E402
 
 EMOTIONS = {
@@ -33,50 +32,26 @@ N_SENTENCES = 350
 
 
 def write_silence(path: Path, seconds: float) -> None:
-    """Writes a wav of silence whose samples take no space on the disk.
-
-    Arguments
-    ---------
-    path : Path
-        Where it goes.
-    seconds : float
-        Its duration.
-    """
+    """Write a wav of silence whose samples take no space on the disk."""
     n_bytes = 2 * int(seconds * SAMPLE_RATE)
-    header = struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        b"RIFF",
-        n_bytes + 36,
-        b"WAVE",
-        b"fmt ",
-        16,
-        1,
-        1,
-        SAMPLE_RATE,
-        2 * SAMPLE_RATE,
-        2,
-        16,
-        b"data",
-        n_bytes,
+    sizes = (16, 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
+    header = (
+        b"RIFF"
+        + struct.pack("<I", n_bytes + 36)
+        + b"WAVEfmt "
+        + struct.pack("<IHHIIHH", *sizes)
+        + b"data"
+        + struct.pack("<I", n_bytes)
     )
     path.write_bytes(header)
     os.truncate(path, len(header) + n_bytes)
 
 
 def write_corpus(folder: Path, n_speakers: int = 20) -> int:
-    """Writes transcripts and silent wavs of ESD's speakers, flat layout.
+    """Write transcripts and silent wavs in ESD's flat layout.
 
-    Arguments
-    ---------
-    folder : Path
-        Corpus folder to be made.
-    n_speakers : int
-        Speakers from 0020 downwards, so English ones come first.
-
-    Returns
-    -------
-    n_files : int
-        Number of wavs.
+    Speakers are numbered from 0020 downwards, so that English ones come first.
+    Returns the number of wavs.
     """
     for number in range(21 - n_speakers, 21):
         speaker, lines = f"{number:04d}", []
@@ -96,11 +71,10 @@ def write_corpus(folder: Path, n_speakers: int = 20) -> int:
 
 
 def main() -> None:
-    """Prints the times."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--n_speakers", type=int, default=20, help="1 to 20")
-    parser.add_argument("--n_workers", type=int, default=8)
-    args = parser.parse_args()
+    """Measure and print the times."""
+    args = make_parser(
+        __doc__, n_speakers=(20, "1 to 20"), n_workers=8
+    ).parse_args()
     seconds, cpu_seconds = [], []
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "ESD"
@@ -115,17 +89,16 @@ def main() -> None:
             )
             seconds.append(time.perf_counter() - start)
             cpu_seconds.append(time.process_time() - cpu_start)
-    result = {
-        "benchmark": "esd_prepare",
-        "files": n_files,
-        "n_workers": args.n_workers,
-        "seconds": round(seconds[0], 2),
-        "cpu_seconds": round(cpu_seconds[0], 2),
-        "seconds_unchanged": round(seconds[1], 2),
-        "cpu_seconds_unchanged": round(cpu_seconds[1], 2),
-        "ratio_unchanged": round(cpu_seconds[1] / cpu_seconds[0], 3),
-    }
-    print(json.dumps(result))
+    print_result(
+        "esd_prepare",
+        files=n_files,
+        n_workers=args.n_workers,
+        seconds=round(seconds[0], 2),
+        cpu_seconds=round(cpu_seconds[0], 2),
+        seconds_unchanged=round(seconds[1], 2),
+        cpu_seconds_unchanged=round(cpu_seconds[1], 2),
+        ratio_unchanged=round(cpu_seconds[1] / cpu_seconds[0], 3),
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""emotion2vec through this package's wrapper and through funasr's `generate`.
+"""Speed of emotion2vec in this package's wrapper and in funasr's `generate`.
 
-A model of the base size (768, 93.8 million parameters) with random weights is
-written to a folder, from which both load it. They read the same wavs, which
-are made here: noise whose lengths are spread like ESD's. funasr takes them
-one by one, as it always does; the wrapper takes batches of similar length,
-the longest first, as the recipe does (on a CPU, small batches are faster).
-Each runs in a process of its own, so that its peak of memory is its own.
+Both load a model of the base size (768, 93.8 million parameters) with random
+weights from the same folder, and read the same generated wavs: noise with the
+lengths of ESD. funasr takes them one by one, as always; the wrapper takes
+batches of similar length, the longest first, as the recipe does (on a CPU,
+small batches are faster). Each runs in its own process, so that its peak memory
+can be measured.
 
-Prints JSON: frames per second of each (the best of some rounds, in which they
-take turns, since a machine's speed comes and goes), their ratio, the largest
-difference of their frames, the peaks of memory, and by how much the memory
-grows over the second half of the files.
+Prints JSON: frames per second of each (the best of several alternating rounds,
+since the speed of a machine varies), their ratio, the largest difference of
+their frames, their peak memory, and the growth of memory over the second half
+of the files.
 
     python benchmarks/features.py
     python benchmarks/features.py --n_files 500 --size tiny  # memory growth
@@ -19,7 +19,6 @@ grows over the second half of the files.
 import argparse
 import contextlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,12 @@ from speechbrain_emofilm.integrations.emotion_features.emotion2vec import (
 import numpy as np
 import torch
 import yaml
+from common.reporting import (
+    make_parser,
+    peak_bytes,
+    print_result,
+    resident_bytes,
+)
 from safetensors.torch import load_file, save_file
 from speechbrain.dataio import audio_io
 from torch.nn.utils.rnn import pad_sequence
@@ -51,13 +56,7 @@ SIZES = {
 
 
 def emotion2vec_config(size: str) -> dict:
-    """The configuration of an emotion2vec, as funasr's folders hold it.
-
-    Arguments
-    ---------
-    size : str
-        A key of `SIZES`.
-    """
+    """Return the configuration of an emotion2vec in funasr's format."""
     dim, depth, prenet_depth, heads, channels = SIZES[size]
     no_drop = {"start_drop_path_rate": 0.0, "end_drop_path_rate": 0.0}
     audio = {
@@ -117,22 +116,7 @@ def emotion2vec_config(size: str) -> dict:
 
 
 def write_random_emotion2vec(folder: Path, size: str, seed: int = 0) -> Path:
-    """Writes an emotion2vec with random weights, as a local folder.
-
-    Arguments
-    ---------
-    folder : Path
-        Folder to be made.
-    size : str
-        A key of `SIZES`.
-    seed : int
-        Of the weights.
-
-    Returns
-    -------
-    Path
-        The folder.
-    """
+    """Write an emotion2vec with random weights to a folder; return it."""
     from funasr.models.emotion2vec.model import Emotion2vec as FunASRModel
 
     folder.mkdir(parents=True)
@@ -158,22 +142,7 @@ def write_random_emotion2vec(folder: Path, size: str, seed: int = 0) -> Path:
 
 
 def write_wavs(folder: Path, n_files: int, seed: int = 0) -> list[Path]:
-    """Writes noise that swells and fades, 1.5 to 5 s long.
-
-    Arguments
-    ---------
-    folder : Path
-        Folder to be made.
-    n_files : int
-        Number of wavs.
-    seed : int
-        Of the noise.
-
-    Returns
-    -------
-    list of Path
-        The wavs.
-    """
+    """Write wavs of noise of varying level, 1.5 to 5 s long."""
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(seed)
     paths = []
@@ -187,21 +156,8 @@ def write_wavs(folder: Path, n_files: int, seed: int = 0) -> list[Path]:
     return paths
 
 
-def memory() -> float:
-    """Memory of this process now, in MB."""
-    with open("/proc/self/statm") as file:
-        pages = int(file.read().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
 class Run:
-    """Times the extraction of files and watches the memory.
-
-    Arguments
-    ---------
-    n_files : int
-        Files in all.
-    """
+    """Measure time and memory of the extraction of a number of files."""
 
     def __init__(self, n_files: int):
         self.n_files = n_files
@@ -210,32 +166,30 @@ class Run:
         self.start = time.perf_counter()
 
     def add(self, features: dict) -> None:
-        """Takes the frames of some files, name to (F, D)."""
+        """Keep the frames (F, D) of some files, by name."""
         self.features.update(features)
         if self.grown_from is None and len(self.features) >= self.n_files / 2:
-            # What is kept here is no growth of the extractor.
-            self.grown_from = memory() - self._kept()
+            # The frames kept here do not count as growth.
+            self.grown_from = resident_bytes() - self._kept()
 
-    def _kept(self) -> float:
-        sizes = (f.numel() * f.itemsize for f in self.features.values())
-        return sum(sizes) / 2**20
+    def _kept(self) -> int:
+        return sum(f.numel() * f.itemsize for f in self.features.values())
 
     def result(self) -> dict:
-        """The figures, for JSON."""
+        """Return speed and memory."""
         seconds = time.perf_counter() - self.start
         n_frames = sum(len(f) for f in self.features.values())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        peak = peak_bytes() - self._kept()
+        growth = resident_bytes() - self._kept() - self.grown_from
         return {
             SPEED: round(n_frames / seconds, 1),
-            "peak_memory_mb": round(peak - self._kept()),
-            "memory_growth_mb": round(
-                memory() - self._kept() - self.grown_from
-            ),
+            "peak_memory_mb": round(peak / 2**20),
+            "memory_growth_mb": round(growth / 2**20),
         }
 
 
 def run_funasr(model: Path, wavs: list[Path], args) -> Run:
-    """Frames by funasr's `generate`, which takes one file after another."""
+    """Extract frames with funasr's `generate`, one file after another."""
     from funasr import AutoModel
 
     funasr = AutoModel(
@@ -261,7 +215,7 @@ def run_funasr(model: Path, wavs: list[Path], args) -> Run:
 
 
 def run_wrapper(model: Path, wavs: list[Path], args) -> Run:
-    """Frames by this package, in batches of similar length."""
+    """Extract frames with this package, in batches of similar length."""
     extractor = Emotion2vec(str(model)).to(args.device)
 
     def frames(paths):
@@ -288,7 +242,7 @@ RUNS = {"funasr": run_funasr, "wrapper": run_wrapper}
 
 
 def run_apart(name: str, folder: Path, arguments: list[str]) -> dict:
-    """Runs one of `RUNS` in a process of its own."""
+    """Run one of `RUNS` in a separate process."""
     command = [sys.executable, __file__, *arguments]
     command += ["--run", name, "--folder", str(folder)]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -296,7 +250,7 @@ def run_apart(name: str, folder: Path, arguments: list[str]) -> dict:
 
 
 def compare(folder: Path) -> float:
-    """Largest difference between the frames of the runs."""
+    """Return the largest difference between the frames of the runs."""
     ours, theirs = (
         load_file(folder / f"{name}.safetensors")
         for name in ("wrapper", "funasr")
@@ -306,19 +260,19 @@ def compare(folder: Path) -> float:
         for run in (ours, theirs)
     ]
     if shapes[0] != shapes[1]:
-        raise ValueError("The runs differ in their files or frames.")
+        raise ValueError(
+            "The runs differ in files or frames: use the tested funasr version."
+        )
     return max(float((ours[n] - theirs[n]).abs().max()) for n in ours)
 
 
 def main() -> None:
-    """Prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--n_files", type=int, default=24)
-    parser.add_argument("--batch_size", type=int, default=2, help="files")
-    parser.add_argument("--n_rounds", type=int, default=3)
+    """Measure and print the comparison."""
+    parser = make_parser(
+        __doc__, n_files=24, batch_size=(2, "files"), n_rounds=3, n_threads=1
+    )
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--n_threads", type=int, default=1)
     parser.add_argument("--run", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -332,7 +286,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with contextlib.redirect_stdout(sys.stderr):  # funasr greets
+        with contextlib.redirect_stdout(sys.stderr):  # funasr prints
             write_random_emotion2vec(folder / "model", args.size)
         write_wavs(folder / "wavs", args.n_files)
         rounds = [
@@ -345,18 +299,17 @@ def main() -> None:
         for run in RUNS
     }
     speeds = [runs[name][SPEED] for name in ("wrapper", "funasr")]
-    result = {
-        "benchmark": "features",
-        "model": f"emotion2vec {args.size}, random weights",
-        "device": args.device,
-        "n_threads": args.n_threads,
-        "files": args.n_files,
-        "batch_size": args.batch_size,
+    print_result(
+        "features",
+        model=f"emotion2vec {args.size}, random weights",
+        device=args.device,
+        n_threads=args.n_threads,
+        files=args.n_files,
+        batch_size=args.batch_size,
         **runs,
-        "speed_ratio": round(speeds[0] / speeds[1], 2),
-        "max_difference": float(np.format_float_scientific(difference, 2)),
-    }
-    print(json.dumps(result))
+        speed_ratio=round(speeds[0] / speeds[1], 2),
+        max_difference=float(np.format_float_scientific(difference, 2)),
+    )
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
 """Speed and memory of training E-FiLM through the frozen 0.5B model.
 
-Forward and backward of ``EmotionConditionedLM`` (no padding in the linear
-layers, speech scores at supervised positions only, no text head), compared
-with the original's way (padded batch, attention mask, the text head of
-151,936 words and the speech head at all positions), on batches with the
-lengths of ESD's English part; same random weights, same loss, one process
-for each. Larger batches give the original more padding: 16 utterances by
-default, where ``cosyvoice2_robust.yaml`` makes batches of 160 s and the
-paper takes 4.
+Forward and backward pass of ``EmotionConditionedLM`` (no padding in the linear
+layers, speech logits at supervised positions only, no text head), compared
+with the original implementation (padded batch, attention mask, the text head
+of 151,936 words and the speech head at all positions), on batches with the
+lengths of ESD's English part. Weights and loss are the same; each runs in its
+own process. Larger batches give the original more padding: the default is 16
+utterances; ``cosyvoice2_robust.yaml`` uses batches of 160 s, the paper 4
+utterances.
 
-Prints JSON: tokens (of text and speech, padding not counted) per second, and
-the peak memory of the process, weights included as far as they are read;
-``ratio.speed`` above 1 and ``ratio.memory`` below 1 are in our favour.
+Prints JSON: text and speech tokens per second, without padding, and the peak
+memory of the process, including the weights that have been read. This package
+is better if ``ratio.speed`` is above 1 and ``ratio.memory`` below 1.
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --batch_size 4 --steps 4
 """
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 import time
@@ -33,7 +32,8 @@ from speechbrain_emofilm.lobes.conditioned_lm import (
 import torch
 import torch.nn.functional as F
 from common.esd_like import esd_like_batch, make_emofilm
-from common.random_cosyvoice2 import peak_bytes, qwen2, write_llm
+from common.random_cosyvoice2 import qwen2, write_llm
+from common.reporting import make_parser, peak_bytes, print_result
 from torch.nn.utils.rnn import pad_sequence
 
 IGNORE = -1
@@ -42,14 +42,14 @@ IGNORE = -1
 def our_loss(
     model: EmotionConditionedLM, batch: ConditionedLMInputs
 ) -> torch.Tensor:
-    """The speech loss of ``EmotionConditionedLM``."""
+    """Compute the speech loss with ``EmotionConditionedLM``."""
     return model(batch).speech_loss
 
 
 def original_loss(
     model: EmotionConditionedLM, batch: ConditionedLMInputs
 ) -> torch.Tensor:
-    """The same loss the way the original computes it."""
+    """Compute the same loss as the original does."""
     lm = model.llm
     text = model.condition(
         batch.text_tokens,
@@ -83,7 +83,7 @@ def original_loss(
 
 
 def n_tokens(batch: ConditionedLMInputs) -> tuple:
-    """Numbers of text and of speech tokens of each item, two lists."""
+    """Return two lists: numbers of text and of speech tokens of each item."""
     return tuple(
         torch.round(lens * tokens.shape[1]).long().tolist()
         for lens, tokens in (
@@ -97,7 +97,7 @@ LOSSES = {"ours": our_loss, "original": original_loss}
 
 
 def measure(path: str, which: str, args: argparse.Namespace) -> dict:
-    """Time, memory and loss of one of the two, in a process of its own."""
+    """Measure speed, memory and loss of one implementation."""
     torch.set_num_threads(args.threads)
     lm = load_llm(path, qwen2(args.layers))
     model = make_emofilm(lm).eval()  # no dropout of labels
@@ -119,13 +119,10 @@ def measure(path: str, which: str, args: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    """Prints the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=24, help="of the trunk")
-    args = parser.parse_args()
+    """Measure and print the comparison."""
+    args = make_parser(
+        __doc__, threads=2, batch_size=16, steps=2, layers=(24, "of the trunk")
+    ).parse_args()
     spawn = multiprocessing.get_context("spawn")
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -136,25 +133,23 @@ def main() -> None:
                 measured[which] = pool.apply(measure, (path, which, args))
     ours, original = measured["ours"], measured["original"]
     difference = max(abs(a - b) for a, b in zip(ours["loss"], original["loss"]))
-    result = {
-        "benchmark": "train_step",
-        "threads": args.threads,
-        "batch_size": args.batch_size,
-        "loss_difference": difference,
+    print_result(
+        "train_step",
+        threads=args.threads,
+        batch_size=args.batch_size,
+        loss_difference=difference,
         **{
             which: {k: round(v, 2) for k, v in values.items() if k != "loss"}
             for which, values in measured.items()
         },
-        "ratio": {
-            "speed": _ratio(ours, original, "tokens_per_second"),
-            "memory": _ratio(ours, original, "peak_gb"),
+        ratio={
+            key: round(ours[name] / original[name], 3)
+            for key, name in (
+                ("speed", "tokens_per_second"),
+                ("memory", "peak_gb"),
+            )
         },
-    }
-    print(json.dumps(result))
-
-
-def _ratio(ours: dict, original: dict, name: str) -> float:
-    return round(ours[name] / original[name], 3)
+    )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
-"""Whether CosyVoice2-0.5B fits a small machine: load, train, speak.
+"""Time and memory of CosyVoice2-0.5B on a small machine: load, train, speak.
 
-Random weights in the original's file format (2.0 GB) are loaded back as a
-released ``llm.pt`` is, one E-FiLM training step is made with a batch of four,
-and three seconds of speech are synthesised with flow and vocoder of the true
-sizes.
+Loads random weights in the original's file format (2.0 GB) like a released
+``llm.pt``, makes one E-FiLM training step with a batch of four, and synthesises
+three seconds of speech with flow and vocoder of the original sizes.
 
-Prints JSON: seconds and the peak of the process's memory after each stage,
-in GB; ``load_ratio`` is the peak of loading, with every weight read once,
-relative to the file.
+Prints JSON: seconds of each stage and the peak memory of the process after it,
+in GB; ``load_ratio`` is the peak memory of loading, with every weight read
+once, relative to the size of the file.
 
     python benchmarks/true_size.py
 """
 
-import argparse
-import json
 import logging
 import multiprocessing
 import tempfile
@@ -30,11 +27,12 @@ from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 
 import torch
 from common.esd_like import esd_like_batch, make_emofilm
-from common.random_cosyvoice2 import (
+from common.random_cosyvoice2 import qwen2, write_llm
+from common.reporting import (
+    make_parser,
     peak_bytes,
-    qwen2,
+    print_result,
     resident_bytes,
-    write_llm,
 )
 
 GB = 1e9
@@ -43,7 +41,7 @@ TOKENS_PER_SECOND = 25
 
 
 def train_once(model: EmotionConditionedLM) -> None:
-    """One optimiser step on a batch of four."""
+    """Make one optimizer step on a batch of four."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4)
     out = model.train()(esd_like_batch(batch_size=4))
@@ -53,7 +51,7 @@ def train_once(model: EmotionConditionedLM) -> None:
 
 
 def speak(lm: CosyVoice2LM, token_to_wav: TokenToWav) -> torch.Tensor:
-    """Three seconds of (random) speech."""
+    """Synthesise three seconds of (random) speech."""
     n_tokens = SECONDS_SPOKEN * TOKENS_PER_SECOND
     tokens = lm.generate(
         lm.embed_text(torch.arange(n_tokens // 5).unsqueeze(0)),
@@ -66,13 +64,12 @@ def speak(lm: CosyVoice2LM, token_to_wav: TokenToWav) -> torch.Tensor:
 
 
 def main() -> None:
-    """Prints seconds and memory."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=24, help="of the trunk")
-    args = parser.parse_args()
+    """Measure and print seconds and memory."""
+    args = make_parser(
+        __doc__, threads=2, layers=(24, "of the trunk")
+    ).parse_args()
     torch.set_num_threads(args.threads)
-    logging.disable(logging.WARNING)  # speech is cut on purpose
+    logging.disable(logging.WARNING)  # speech is truncated on purpose
     seconds, peaks = {}, {}
 
     def stage(name: str, run: Callable[[], object]) -> object:
@@ -84,7 +81,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "llm.pt"
-        # In a process of its own, so that it leaves no trace in the memory.
+        # A separate process, so that it does not count as peak memory.
         writer = multiprocessing.get_context("spawn").Process(
             target=write_llm, args=(path, 0, args.layers)
         )
@@ -95,7 +92,7 @@ def main() -> None:
         def load() -> CosyVoice2LM:
             lm = load_llm(path, qwen2(args.layers))
             for parameter in lm.parameters():
-                parameter.detach().sum()  # brings it into memory
+                parameter.detach().sum()  # reads it into memory
             return lm
 
         lm = stage("load", load)
@@ -107,15 +104,14 @@ def main() -> None:
             {"random": torch.randn(192)},
         )
         wav = stage("synthesis", lambda: speak(lm, token_to_wav))
-    result = {
-        "benchmark": "true_size",
-        "threads": args.threads,
-        "seconds": seconds,
-        "seconds_spoken": round(len(wav) / token_to_wav.sample_rate, 2),
-        "peak_gb": peaks,
-        "load_ratio": round(load_ratio, 3),
-    }
-    print(json.dumps(result))
+    print_result(
+        "true_size",
+        threads=args.threads,
+        seconds=seconds,
+        seconds_spoken=round(len(wav) / token_to_wav.sample_rate, 2),
+        peak_gb=peaks,
+        load_ratio=round(load_ratio, 3),
+    )
 
 
 if __name__ == "__main__":

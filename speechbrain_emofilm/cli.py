@@ -4,12 +4,19 @@
 """
 
 import argparse
+import io
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from speechbrain_emofilm import __version__
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 
 #: Default output folder of trainings, relative to the current folder.
 RESULTS = "results"
@@ -33,9 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit code: 0, or 2 with one line on stderr for invalid input.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character shows its number instead.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        _say(options)
+        if options.list_speakers:
+            _list_speakers(options)
+        else:
+            _say(options)
     except (ValueError, OSError, ImportError) as error:
         print(f"emofilm: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
@@ -75,38 +89,87 @@ def find_model(results: str | Path = RESULTS) -> Path:
         ) from None
 
 
-def _say(options: argparse.Namespace) -> None:
-    """Synthesize a text to a file and print the times of its words."""
-    output = Path(options.output)
-    if output.suffix.lower() != ".wav":
-        raise ValueError(
-            f"{output} is not a wav file: use a name that ends in .wav."
-        )
-    if not options.text.strip():
-        raise ValueError("The text is empty: give at least one word.")
+def _list_speakers(options: argparse.Namespace) -> None:
+    """Print the names of the model's speakers, the default first."""
+    synthesizer = _load(_model_folder(options))
+    print("\n".join(synthesizer.speakers))
+
+
+def _model_folder(options: argparse.Namespace) -> Path:
+    """Return the folder of the model that was asked for."""
     model = Path(options.model) if options.model else find_model()
     if not model.is_dir():
         raise FileNotFoundError(
             f"{model} is not a folder: give the output folder of a training."
         )
-    # Imported late so that --help and errors do not wait for SpeechBrain.
+    return model
+
+
+def _load(model: Path) -> "EmoFiLMSynthesizer":
+    """Load a model.
+
+    The import is late so that --help and errors do not wait for SpeechBrain.
+    """
     from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 
+    print(f"model: {model}", file=sys.stderr)
+    return EmoFiLMSynthesizer.from_hparams(model)
+
+
+def _check_writable(output: Path) -> None:
+    """Make sure, before the long work, that a file can be written."""
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder: give the name of a wav file.")
+    # The folders that are missing are made when the file is written.
+    folder = next(p for p in output.absolute().parents if p.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _unwritable(output, error) from error
+
+
+def _unwritable(output: Path, error: Exception) -> OSError:
+    """Return the error for a file that cannot be written."""
+    reason = getattr(error, "strerror", None) or error
+    return OSError(
+        f"{output} cannot be written ({reason}): give a file in a folder "
+        "that you may write to."
+    )
+
+
+def _say(options: argparse.Namespace) -> None:
+    """Synthesize a text to a file and print the times of its words."""
+    if options.text is None or options.output is None:
+        raise ValueError(
+            "Give a text and the file to write: emofilm say TEXT -o FILE."
+        )
+    output = Path(options.output)
+    if output.suffix.lower() != ".wav":
+        raise ValueError(
+            f"{output} is not a wav file: use a name that ends in .wav."
+        )
+    text = sys.stdin.read() if options.text == "-" else options.text
+    if not text.strip():
+        raise ValueError("The text is empty: give at least one word.")
+    model = _model_folder(options)
+    _check_writable(output)
     import soundfile
 
-    print(f"model: {model}", file=sys.stderr)
-    result = EmoFiLMSynthesizer.from_hparams(model).synthesize(
-        options.text,
+    result = _load(model).synthesize(
+        text,
         speaker=options.speaker,
         seed=options.seed,
         guidance=options.guidance,
         unmarked=options.unmarked,
         intensity=options.intensity,
     )
-    with atomic_path(output) as temporary:
-        soundfile.write(
-            temporary, result.wav.numpy(), result.sample_rate, "PCM_16"
-        )
+    try:
+        with atomic_path(output) as temporary:
+            soundfile.write(
+                temporary, result.wav.numpy(), result.sample_rate, "PCM_16"
+            )
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise _unwritable(output, error) from error
     for word in result.words:
         print(f"{word.start:7.2f} {word.end:7.2f}  {word.text}")
     seconds = len(result.wav) / result.sample_rate
@@ -118,17 +181,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="emofilm",
         description="Speech synthesis with an emotion for every word.",
     )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     say = commands.add_parser("say", help="synthesize a text to a wav file")
     say.add_argument(
         "text",
+        nargs="?",
         help="text with emotion marks, such as <happy>We won!</happy> "
-        "<sad intensity=0.4>but he left.</sad> <happy=0.7 surprise=0.3>Oh!</>",
+        "<sad intensity=0.4>but he left.</sad> <happy=0.7 surprise=0.3>Oh!</>"
+        "; - reads it from standard input",
     )
     say.add_argument(
         "-o",
         "--output",
-        required=True,
         metavar="FILE",
         help="wav file to write",
     )
@@ -140,6 +207,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     say.add_argument(
         "--speaker", help="speaker name (default: the model's first)"
+    )
+    say.add_argument(
+        "--list-speakers",
+        action="store_true",
+        help="print the model's speakers and stop",
     )
     say.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     say.add_argument(

@@ -1,4 +1,4 @@
-"""Batches as long as those of ESD's English part, and E-FiLM to train on."""
+"""E-FiLM, and batches with the lengths of ESD's English part."""
 
 from speechbrain_emofilm.lobes.conditioned_lm import (
     ConditionedLMInputs,
@@ -20,7 +20,7 @@ SPEECH_PER_SECOND = 25
 
 
 def make_emofilm(lm: CosyVoice2LM, seed: int = 0) -> EmotionConditionedLM:
-    """E-FiLM on the frozen language model, with the step-wise emotion loss."""
+    """Create E-FiLM on the frozen language model, with word emotion loss."""
     torch.manual_seed(seed)
     dim = lm.llm.config.hidden_size
     return EmotionConditionedLM(
@@ -33,19 +33,9 @@ def make_emofilm(lm: CosyVoice2LM, seed: int = 0) -> EmotionConditionedLM:
 
 
 def esd_like_batch(batch_size: int, seed: int = 0) -> ConditionedLMInputs:
-    """Make inputs of ``EmotionConditionedLM`` for sentences of 1.2 to 5.5 s.
+    """Draw inputs of ``EmotionConditionedLM`` for sentences of 1.2 to 5.5 s.
 
-    Arguments
-    ---------
-    batch_size : int
-        Number of utterances, drawn at random as a shuffled corpus gives them.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    batch : ConditionedLMInputs
-        Two text tokens to a word.
+    Each word has two text tokens.
     """
     generator = torch.Generator().manual_seed(seed)
     seconds = torch.randn(batch_size, generator=generator) * 0.85 + 2.9

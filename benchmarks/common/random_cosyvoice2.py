@@ -1,7 +1,5 @@
-"""A CosyVoice2 language model of the true size with random weights."""
+"""A CosyVoice2 language model of the original size, with random weights."""
 
-import resource
-import sys
 from pathlib import Path
 
 from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import QWEN2_0_5B
@@ -14,17 +12,7 @@ _TRUNK = "llm.model.model."
 
 
 def write_llm(path: Path, seed: int = 0, n_layers: int = 24) -> None:
-    """Writes random weights as the original's ``llm.pt`` holds them.
-
-    Arguments
-    ---------
-    path : Path
-        File to be written.
-    seed : int
-        Of the weights.
-    n_layers : int
-        Fewer than 24 for a quick trial.
-    """
+    """Write random weights in the layout of the original's ``llm.pt``."""
     with torch.device("meta"):
         lm = CosyVoice2LM(qwen2(n_layers))
     generator = torch.Generator().manual_seed(seed)
@@ -44,17 +32,5 @@ def write_llm(path: Path, seed: int = 0, n_layers: int = 24) -> None:
 
 
 def qwen2(n_layers: int = 24) -> dict:
-    """The trunk's sizes."""
+    """Return the configuration of the trunk."""
     return {**QWEN2_0_5B, "num_hidden_layers": n_layers}
-
-
-def peak_bytes() -> int:
-    """Largest memory that this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()

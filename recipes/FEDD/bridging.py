@@ -1,4 +1,4 @@
-"""A bridge between two emotions, made of a neutral reading.
+"""Make a bridge between two emotions from a neutral reading.
 
 Two words of the neutral reading lead from the one emotion to the other: their
 pitch, level and duration lie one and two thirds of the way from what they are
@@ -20,52 +20,29 @@ from speechbrain_emofilm.processing.prosody import (
 import numpy as np
 from splicing import SAMPLE_RATE, Recording
 
-#: Words of a bridge: an even number, for a word half of each emotion would
-#: have no larger one.
+#: Words of a bridge: an even number, as a word that is half of each emotion
+#: would have no dominant one.
 BRIDGE_WORDS = 2
 #: Milliseconds between WORLD's frames.
 FRAME_PERIOD = 5.0
-#: A word becomes at most so many times longer or shorter.
+#: Largest factor by which a word becomes longer or shorter.
 LARGEST_STRETCH = 2.0
 DIMENSIONS = [PROSODY_CHANGES.index(n) for n in ("f0", "energy", "duration")]
 
 
 @dataclass(frozen=True)
 class Bridge(Recording):
-    """A reading that the vocoder has changed.
-
-    Arguments
-    ---------
-    samples : numpy.ndarray
-        (T,), at 24 kHz; `wav` is the file they were made of.
-    """
+    """A reading that the vocoder has changed; `samples` (T,) are at 24 kHz."""
 
     samples: np.ndarray
 
     def sound(self) -> np.ndarray:
-        """The samples (T,)."""
+        """Return the samples (T,)."""
         return self.samples
 
 
 def bridge_cuts(n_words: int) -> list[tuple[int, ...]]:
-    """Where a sentence may be cut for an interpolated bridge.
-
-    Arguments
-    ---------
-    n_words : int
-        Its words.
-
-    Returns
-    -------
-    list of tuple of int
-        Indices of the words behind the two cuts: two words at least on
-        either side, if the sentence has six.
-
-    Example
-    -------
-    >>> bridge_cuts(4), bridge_cuts(7)
-    ([(1, 3)], [(2, 4), (3, 5)])
-    """
+    """List where a sentence may be cut for a bridge: pairs of word indices."""
     margin = 2 if n_words >= 4 + BRIDGE_WORDS else 1
     return [
         (first, first + BRIDGE_WORDS)
@@ -76,24 +53,11 @@ def bridge_cuts(n_words: int) -> list[tuple[int, ...]]:
 def with_bridge(
     readings: Sequence[Recording], cut: tuple[int, int]
 ) -> list[Recording]:
-    """Replaces the reading between two emotions by one that leads over.
-
-    Arguments
-    ---------
-    readings : sequence of Recording
-        Of one emotion, neutral, and of the other emotion.
-    cut : (int, int)
-        Indices of the bridge's first word, and of the first word behind it.
-
-    Returns
-    -------
-    list of Recording
-        The words of the second one are mixtures of the two emotions.
-    """
+    """Replace the neutral reading by one that leads from emotion to emotion."""
     before, neutral, after = readings
     first, last = cut
     places = np.arange(len(neutral.words)) - first + 1
-    # Words beside the bridge are changed as well, for cross-fades.
+    # Words next to the bridge are changed as well, for cross-fades.
     shares = np.clip(places / (last - first + 1), 0, 1)[:, None]
     changes = (1 - shares) * _changes(neutral, before)
     changes += shares * _changes(neutral, after)
@@ -118,7 +82,7 @@ def with_bridge(
 
 
 def _mixed_label(before: WordLabel, after: WordLabel, share: float):
-    """The label of a word that has so much of the second emotion."""
+    """Mix two labels, the second one with the given share."""
     parts = [(before, 1 - float(share)), (after, float(share))]
     # A word that carries nothing takes from the intensity alone.
     carrying = [(w, s) for w, s in parts if s > 0 and w.intensity != 0]
@@ -140,23 +104,20 @@ def _mixed_label(before: WordLabel, after: WordLabel, share: float):
 
 @functools.lru_cache(maxsize=64)
 def _changes(neutral: Recording, reading: Recording) -> np.ndarray:
-    """Log F0, level in dB and log duration of a reading's words (W, 3).
-
-    They are those beyond the neutral reading's.
-    """
+    """Measure how words differ from neutral ones (W, 3), see `DIMENSIONS`."""
     changes = prosody_change(_track(neutral), neutral.words, _track(reading))
     return changes[:, DIMENSIONS]
 
 
 @functools.lru_cache(maxsize=64)
 def _track(recording: Recording):
-    """Prosody of a reading."""
+    """Measure the prosody of a reading."""
     return prosody_track(recording.sound(), SAMPLE_RATE)
 
 
 @functools.lru_cache(maxsize=16)
 def _analysis(neutral: Recording):
-    """F0, spectral envelope and aperiodicity, as WORLD finds them."""
+    """Analyse F0, spectral envelope and aperiodicity with WORLD."""
     import pyworld
 
     return pyworld.wav2world(
@@ -167,22 +128,7 @@ def _analysis(neutral: Recording):
 
 
 def _speak(neutral: Recording, changes: np.ndarray):
-    """Speaks a reading with other prosody.
-
-    Arguments
-    ---------
-    neutral : Recording
-        The reading.
-    changes : numpy.ndarray
-        Of its words (W, 3), as `_changes` has them.
-
-    Returns
-    -------
-    samples : numpy.ndarray
-        (T,).
-    times : numpy.ndarray
-        Start and end of each word in seconds (W, 2).
-    """
+    """Speak a reading with changes (W, 3): samples (T,), word times (W, 2)."""
     import pyworld
 
     f0, envelope, aperiodicity = _analysis(neutral)
@@ -206,10 +152,7 @@ def _speak(neutral: Recording, changes: np.ndarray):
 
 
 def _stretch(edges: np.ndarray, log_duration: np.ndarray, end: float):
-    """Times (N,) of a reading, and where they are when words are stretched.
-
-    Pauses keep their durations.
-    """
+    """Map times of a reading to those after stretching its words (N,)."""
     limit = np.log(LARGEST_STRETCH)
     stretched = np.exp(np.clip(log_duration, -limit, limit))
     knots = np.concatenate([[0.0], edges.ravel(), [end]])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures speech whose emotion changes within the utterance.
+"""Score speech whose emotion changes within the utterance.
 
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD \
       --systems "{copy_synthesis: results/emosplice/copy_synthesis, \
@@ -7,114 +7,66 @@
                   efilm: results/emosplice/efilm}"
 
 A system is a folder of `<id>.wav`, one for each item of the set; synthesise.py
-makes them of a trained model. The set itself is measured first, as the system
-`reference`. Every system gets every metric, beside the topline (the reference
-re-synthesised through the speech tokens) and the floor (the backbone as it
-was before training):
+makes them of a trained model. The set itself is scored first, as the system
+`reference`. Every system gets the scores that the hparams choose; all are
+explained in `speechbrain_emofilm/evaluation/scores.py`:
 
 * against the reference: Emo SIM, DTW of the emotion features and of the F0
-  and energy contours, speaker similarity;
-* against the corpus's readings of the same sentence in each emotion: is the
-  item, and is each word, nearest to the emotion that was asked;
+  and energy contours, speaker similarity, prosody;
+* against the corpus's readings of the same sentence in each emotion: whether
+  the item, and each word, is nearest to the emotion that was asked;
 * by a classifier of words that has heard natural training speech only:
-  accuracy, transitions and their boundary error, leakage, and whether more
-  intensity sounds like more;
-* by itself: word errors, predicted naturalness, prosody.
+  accuracy, transitions and their boundary error, leakage, and whether a
+  higher intensity sounds more intense;
+* without a reference: word errors, predicted naturalness.
 
-It writes `summary.json`, `utterances.csv`, `words.csv`, `transitions.csv` and
-`intensities.csv` into `output_folder`. What could not be measured is counted
-in each figure. The same command measures only what has changed.
+It writes `summary.json`, the table `scores.md` and `scores.csv`, and
+`utterances.csv`, `words.csv`, `transitions.csv` and `intensities.csv` into
+`output_folder`. Every score counts the items that could not be measured. The
+same command measures only what has changed.
 """
 
 import sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from speechbrain_emofilm.dataio.labels import (
-    UtteranceLabels,
-    WordLabel,
-    read_word_labels,
+from speechbrain_emofilm.dataio.labels import read_word_labels
+from speechbrain_emofilm.evaluation.diagnosis import diagnose_systems
+from speechbrain_emofilm.evaluation.judge import (
+    WordEmotionJudge,
+    choose_training,
+    measure_natural_readings,
+    natural_word_accuracy,
+    train_judge,
 )
-from speechbrain_emofilm.metrics.control import WordEmotionAccuracy
-from speechbrain_emofilm.metrics.dtw import DynamicTimeWarping, contours
-from speechbrain_emofilm.metrics.emotion_similarity import (
-    EmotionDiscrimination,
-    EmotionSimilarity,
+from speechbrain_emofilm.evaluation.measuring import (
+    MeasuringPool,
+    Reading,
+    check_recordings,
+    make_tool,
 )
-from speechbrain_emofilm.metrics.failure_modes import diagnose, untested
-from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
-from speechbrain_emofilm.metrics.monotonicity import IntensityMonotonicity
-from speechbrain_emofilm.metrics.naturalness import PredictedMOS
-from speechbrain_emofilm.metrics.prosody_statistics import ProsodyStatistics
+from speechbrain_emofilm.evaluation.report import write_score_table
+from speechbrain_emofilm.evaluation.scores import (
+    check_names,
+    intensity_monotonicity,
+    score_rows,
+    score_systems,
+)
+from speechbrain_emofilm.evaluation.systems import Utterance
 from speechbrain_emofilm.metrics.row_stats import write_csv
-from speechbrain_emofilm.metrics.speaker_similarity import SpeakerSimilarity
-from speechbrain_emofilm.metrics.transitions import (
-    EmotionLeakage,
-    EmotionTransitions,
-)
 from speechbrain_emofilm.utils.files import write_json
 
 import speechbrain as sb
 from esd_prepare import sentence_key
 from hyperpyyaml import load_hyperpyyaml
-from measuring import Recorded, check_recordings
-from natural_speech import measured_readings, natural_speech
+from natural_speech import read_sentences
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import run_on_main
 
 REFERENCE = "reference"
 
 
-@dataclass(frozen=True)
-class Item:
-    """An item of the set.
-
-    Arguments
-    ---------
-    wav : str
-        The reference.
-    text : str
-        What is said.
-    speaker : str
-        Who speaks.
-    labels : UtteranceLabels
-        What is asked of each word, at its time in the reference.
-    """
-
-    wav: str
-    text: str
-    speaker: str
-    labels: UtteranceLabels
-
-    @property
-    def asked(self):
-        """The emotion of each word."""
-        return [word.emotion for word in self.labels.words]
-
-    @property
-    def sentence(self):
-        """By which readings of the same sentence are found."""
-        return self.speaker, sentence_key(self.text)
-
-
 def load_items(hparams):
-    """Reads the set.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-
-    Returns
-    -------
-    dict
-        Id to Item.
-
-    Raises
-    ------
-    ValueError
-        If the set is empty or an item has no labels.
-    """
+    """Read the set: id to Utterance, with word times of the reference."""
     labels = read_word_labels(hparams["word_labels"], hparams["emotions"])
     items = {}
     for manifest in hparams["manifests"]:
@@ -125,303 +77,24 @@ def load_items(hparams):
                     f"{hparams['word_labels']} has nothing about {name} of "
                     f"{manifest}: prepare the set again."
                 )
-            items[name] = Item(
-                entry["wav"], entry["text"], entry["speaker"], labels[name]
+            items[name] = Utterance(
+                name,
+                entry["wav"],
+                entry["speaker"],
+                entry["text"],
+                labels=labels[name],
             )
     if not items:
         raise ValueError(f"{hparams['manifests']}: the set has no item.")
     return items
 
 
-# --- The measures of one system -------------------------------------------
-
-
-class Evaluation:
-    """All metrics of one system.
-
-    Arguments
-    ---------
-    items : dict
-        Id to Item.
-    references : dict
-        Item id to the Measures of its reference.
-    readings : dict
-        From `measured_readings`.
-    listener : Listener
-        What was learnt from natural speech.
-    """
-
-    def __init__(self, items, references, readings, listener):
-        self.items = items
-        self.references = references
-        self.readings = readings
-        self.listener = listener
-        # What no tool measures has no figure, rather than one of nothing.
-        found = references.values()
-        self.unmeasured = {
-            name
-            for name, field in (
-                ("wer", "recognised"),
-                ("mos", "mos"),
-                ("speaker_similarity", "speaker"),
-            )
-            if all(getattr(measures, field) is None for measures in found)
-        }
-        extractor, emotions = listener.extractor, listener.emotions
-        self.metrics = {
-            "emo_sim": EmotionSimilarity(),
-            "utterance_discrimination": EmotionDiscrimination(),
-            "word_discrimination": EmotionDiscrimination(),
-            "dtw": DynamicTimeWarping(),
-            "f0_dtw": DynamicTimeWarping(["euclidean"]),
-            "energy_dtw": DynamicTimeWarping(["euclidean"]),
-            "word_emotion_accuracy": WordEmotionAccuracy(emotions),
-            "transitions": EmotionTransitions(
-                emotions, extractor.frame_rate, extractor.frame_offset
-            ),
-            "leakage": EmotionLeakage(emotions),
-            "speaker_similarity": SpeakerSimilarity(),
-            "mos": PredictedMOS(),
-            "prosody": ProsodyStatistics(),
-            "wer": WordErrorRate(),
-        }
-        self.word_rows = []
-
-    def add(self, name, measures):
-        """Adds one item as the system spoke it.
-
-        Arguments
-        ---------
-        name : str
-            Its id.
-        measures : Measures
-            Of the system's speech.
-        """
-        reference = self.references[name]
-        n_words = len(self.items[name].labels.words)
-        if measures.words is not None and len(measures.words) != n_words:
-            measures = replace(measures, words=None)
-        reason = measures.failure or (
-            reference.failure and f"reference: {reference.failure}"
-        )
-        if reason:
-            self._add_failure(name, reason)
-        else:
-            self._against_reference(name, measures, reference)
-            self._against_readings(name, measures)
-        self._words(name, measures)
-        self._alone(name, measures)
-
-    def _add_failure(self, name, reason):
-        """Counts an item that cannot be compared."""
-        for key in (
-            "emo_sim", "utterance_discrimination", "dtw", "f0_dtw",
-            "energy_dtw", "prosody",
-        ):  # fmt: skip
-            self.metrics[key].add_failure(name, reason)
-        for index in range(len(self.items[name].labels.words)):
-            self.metrics["word_discrimination"].add_failure(
-                f"{name}/{index}", reason
-            )
-
-    def _scaled(self, name, measures):
-        speaker = self.items[name].speaker
-        return self.listener.scaled(measures.features, speaker)
-
-    def _against_reference(self, name, measures, reference):
-        frames = self._scaled(name, measures)[None]
-        target = self._scaled(name, reference)[None]
-        emotions = self.items[name].asked
-        pair = " to ".join(dict.fromkeys(filter(None, emotions)))
-        self.metrics["emo_sim"].append(
-            [name], frames, target, emotions=[pair or "none"]
-        )
-        self.metrics["dtw"].append([name], frames, target)
-        ours, theirs = contours(measures.track()), contours(reference.track())
-        for key in ("f0", "energy"):
-            self.metrics[f"{key}_dtw"].append([name], ours[key], theirs[key])
-        self.metrics["prosody"].append(
-            name, measures.track(), reference.track()
-        )
-
-    def _against_readings(self, name, measures):
-        """Which reading of the sentence the item, and each word, is like."""
-        item = self.items[name]
-        frames = self._scaled(name, measures)
-        readings = self.readings.get(item.sentence, {})
-        candidates = {
-            emotion: frames.mean(0)
-            for emotion, (frames, _, _) in readings.items()
-        }
-        target = self._scaled(name, self.references[name]).mean(0)
-        self.metrics["utterance_discrimination"].append(
-            [name], frames[None], [{**candidates, "asked": target}], ["asked"]
-        )
-        ids = [f"{name}/{index}" for index in range(len(item.asked))]
-        if measures.words is None:
-            for word in ids:
-                self.metrics["word_discrimination"].add_failure(
-                    word, "not aligned"
-                )
-            return
-        vectors = self.listener.words(frames, measures.words)
-        by_word = [
-            {
-                emotion: words[index]
-                for emotion, (_, words, carried) in readings.items()
-                if carried[index] == emotion
-            }
-            for index in range(len(ids))
-        ]
-        for word, vector, others, asked in zip(
-            ids, vectors, by_word, item.asked
-        ):
-            if asked is not None:
-                self.metrics["word_discrimination"].append(
-                    [word], vector[None, None], [others], [asked]
-                )
-
-    def _words(self, name, measures):
-        """What the classifier hears."""
-        item, listener = self.items[name], self.listener
-        labelled = [index for index, e in enumerate(item.asked) if e]
-        asked = [item.asked[index] for index in labelled]
-        heard = posteriors = frames = None
-        words = item.labels.words
-        if measures.words is not None and not measures.failure:
-            scaled = self._scaled(name, measures)
-            frames = listener.frame_posteriors(scaled)
-            posteriors = listener.posteriors(
-                listener.words(scaled, measures.words)
-            )
-            best = posteriors.argmax(1)
-            heard = [listener.emotions[best[index]] for index in labelled]
-            words = [
-                WordLabel(label.word, word.start, word.end, label.emotion)
-                for label, word in zip(item.labels.words, measures.words)
-            ]
-        self.metrics["word_emotion_accuracy"].append(name, asked, heard)
-        self.metrics["transitions"].append(name, words, frames, posteriors)
-        self.metrics["leakage"].append(name, item.asked, posteriors)
-        for place, index in enumerate(labelled):
-            word = item.labels.words[index]
-            self.word_rows.append(
-                {
-                    "id": name,
-                    "index": index,
-                    "word": word.word,
-                    "asked": word.emotion,
-                    "intensity": word.intensity,
-                    "heard": heard[place] if heard else "",
-                    **_probability_columns(listener, posteriors, index),
-                }
-            )
-
-    def _alone(self, name, measures):
-        """What needs no emotion."""
-        reference = self.references[name]
-        if "wer" not in self.unmeasured:
-            recognised = measures.recognised or ""  # silence says nothing
-            self.metrics["wer"].append(
-                [name], [recognised], [self.items[name].text]
-            )
-        self.metrics["mos"].append([name], [measures.mos])
-        similarity = self.metrics["speaker_similarity"]
-        if measures.speaker is None or reference.speaker is None:
-            reason = measures.failure or "no speaker vector"
-            similarity.add_failure(name, reason)
-        else:
-            similarity.append(
-                [name], measures.speaker[None], reference.speaker[None]
-            )
-
-    def summarize(self):
-        """Figures of all metrics.
-
-        Returns
-        -------
-        dict
-            Metric to its summary; None for one without any recogniser,
-            predictor or encoder.
-        """
-        return {
-            name: None if name in self.unmeasured else metric.summarize()
-            for name, metric in self.metrics.items()
-        }
-
-    def all_word_rows(self):
-        """One row for each labelled word.
-
-        Returns
-        -------
-        list of dict
-            What the classifier heard, and which reading it is nearest to.
-        """
-        nearest = {
-            row["id"]: {
-                "nearest": row.get("nearest", ""),
-                "margin": row.get("margin", ""),
-            }
-            for row in self.metrics["word_discrimination"].rows
-        }
-        return [
-            {**row, **nearest.get(f"{row['id']}/{row['index']}", {})}
-            for row in self.word_rows
-        ]
-
-    def utterance_rows(self):
-        """One row for each item with every metric's columns."""
-        rows = {
-            name: {"id": name, "asked": " ".join(map(str, item.asked))}
-            for name, item in self.items.items()
-        }
-        for key, metric in self.metrics.items():
-            # word_discrimination has rows for words.
-            if key == "word_discrimination" or key in self.unmeasured:
-                continue
-            for row in metric.rows:
-                rows[row["id"]].update(
-                    {f"{key}.{k}": v for k, v in row.items() if k != "id"}
-                )
-        return list(rows.values())
-
-
-def _probability_columns(listener, posteriors, index):
-    """Columns of words.csv."""
-    if posteriors is None:
-        return {}
-    return {
-        f"p_{emotion}": round(float(p), 4)
-        for emotion, p in zip(listener.emotions, posteriors[index])
-    }
-
-
 def find_systems(hparams, items):
-    """The recordings to measure.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-    items : dict
-        Id to Item.
-
-    Returns
-    -------
-    dict
-        System to item id to file; first the set itself.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a system lacks an item.
-    ValueError
-        If a system has the name of the set.
-    """
+    """Find the recordings: system to item id to file, the set itself first."""
     if REFERENCE in hparams["systems"]:
         raise ValueError(
             f"systems: {REFERENCE!r} is the set itself, which is measured "
-            "anyway; call that system otherwise."
+            "anyway; give that system another name."
         )
     files = {REFERENCE: {name: item.wav for name, item in items.items()}}
     for system, folder in hparams["systems"].items():
@@ -432,27 +105,7 @@ def find_systems(hparams, items):
 
 
 def find_intensities(folders, items):
-    """The recordings at rising intensities.
-
-    Arguments
-    ---------
-    folders : dict
-        Intensity to the folder of `<id>.wav`, whole sentences in one emotion.
-    items : dict
-        Id to Item.
-
-    Returns
-    -------
-    dict
-        Intensity, rising, to item id to Recorded.
-
-    Raises
-    ------
-    FileNotFoundError
-        If an intensity lacks a recording that the lowest one has.
-    ValueError
-        If there is no recording at all.
-    """
+    """Find whole sentences in one emotion: intensity to item id to file."""
     if not folders:
         return {}
     lowest = Path(folders[min(folders)])
@@ -465,251 +118,126 @@ def find_intensities(folders, items):
         )
     found = {
         intensity: {
-            name: Recorded(
-                str(Path(folders[intensity]) / f"{name}.wav"), items[name].text
-            )
+            name: str(Path(folders[intensity]) / f"{name}.wav")
             for name in names
         }
         for intensity in sorted(folders)
     }
-    for intensity, recordings in found.items():
-        wavs = [recording.wav for recording in recordings.values()]
-        check_recordings(wavs, f"Intensity {intensity:g}")
+    for intensity, wavs in found.items():
+        check_recordings(wavs.values(), f"Intensity {intensity:g}")
     return found
 
 
-def measure_intensities(recordings, items, measurer, listener, emotion_of):
-    """Whether more intensity sounds like more.
-
-    Arguments
-    ---------
-    recordings : dict
-        From `find_intensities`.
-    items : dict
-        Id to Item.
-    measurer : Measurer
-        What measures.
-    listener : Listener
-        Whose classifier hears the emotion.
-    emotion_of : callable
-        Gives the emotion in which an item's sentence is spoken there.
-
-    Returns
-    -------
-    IntensityMonotonicity
-        Scored by the mean probability of the emotion.
-    """
-    monotonicity = IntensityMonotonicity(list(recordings))
-    scores = {}
-    for intensity, spoken in recordings.items():
-        measured = measurer.measure_all(
-            spoken, f"Measuring, intensity {intensity:g}"
-        )
-        for name, m in measured.items():
-            score = float("nan")
-            if m.words is not None and not m.failure:
-                frames = listener.scaled(m.features, items[name].speaker)
-                vectors = listener.words(frames, m.words)
-                column = listener.emotions.index(emotion_of(items[name]))
-                score = float(listener.posteriors(vectors)[:, column].mean())
-            scores.setdefault(name, []).append(score)
-    monotonicity.append(list(scores), list(scores.values()))
-    return monotonicity
-
-
 def spoken_emotion(item):
-    """The emotion of the items that rise in intensity: the last one asked.
-
-    Arguments
-    ---------
-    item : Item
-        Any.
+    """Return the emotion of an item's sentence at rising intensities: the last
+    one.
     """
-    return [emotion for emotion in item.asked if emotion][-1]
+    return [emotion for emotion in item.emotions if emotion][-1]
 
 
-def hear_readings(readings, listener):
-    """How well the classifier hears natural words, as none was spliced.
-
-    Arguments
-    ---------
-    readings : dict
-        From `measured_readings`.
-    listener : Listener
-        Whose classifier hears them.
-
-    Returns
-    -------
-    WordEmotionAccuracy
-        Of the words of readings in one emotion.
-    """
-    accuracy = WordEmotionAccuracy(listener.emotions)
-    for sentence, by_emotion in readings.items():
-        for emotion, (_, vectors, carried) in by_emotion.items():
-            best = listener.posteriors(vectors).argmax(1)
-            accuracy.append(
-                " ".join([*sentence, emotion]),
-                carried,
-                [listener.emotions[index] for index in best],
-            )
-    return accuracy
-
-
-# --- Diagnosis ------------------------------------------------------------
-
-
-def diagnosis_figures(summary):
-    """Figures of a system as `diagnose` takes them.
-
-    Arguments
-    ---------
-    summary : dict
-        From `Evaluation.summarize`.
-    """
-    transitions = summary["transitions"]
-    f0 = summary["prosody"].get("f0_spread") or {}
-    return {
-        "wer": summary["wer"] and summary["wer"]["wer"],
-        "f0_spread": f0.get("f0_spread"),
-        "transition_accuracy": transitions["accuracy"],
-        "word_emotion_accuracy": summary["word_emotion_accuracy"]["accuracy"],
-        "boundary_error_ms": transitions["boundary_error_ms"]["mean"],
-        "leakage": summary["leakage"]["leakage"],
-        "dtw": summary["dtw"]["cosine"]["normalized"],
-    }
-
-
-def diagnoses(summaries, topline, floor):
-    """Names the failures of each system but the ones compared with.
-
-    Arguments
-    ---------
-    summaries : dict
-        System to its summary.
-    topline : str
-        The system that can hardly be beaten.
-    floor : str
-        The system without control.
-
-    Returns
-    -------
-    dict
-        System to ``failures`` and ``untested``.
-    """
-    figures = {name: diagnosis_figures(s) for name, s in summaries.items()}
-    compared = figures.get(topline), figures.get(floor)
-    return {
-        name: {
-            "failures": [d.as_dict() for d in diagnose(own, *compared)],
-            "untested": untested(own, *compared),
-        }
-        for name, own in figures.items()
-        if name not in (REFERENCE, topline, floor)
-    }
-
-
-# --- All ------------------------------------------------------------------
+def hear_natural_speech(pool, folder, items, hparams):
+    """Train the judge, and measure the readings of the items' sentences."""
+    training, sentences = (
+        read_sentences(
+            hparams["data_folder"],
+            hparams[manifest],
+            hparams["alignment_folder"],
+            hparams["emotions"],
+            hparams["corpus_word_labels"],
+        )
+        for manifest in ("classifier_manifest", "reading_manifest")
+    )
+    judge = WordEmotionJudge(
+        make_tool(hparams["measuring_tools"]["emotion_features"]),
+        hparams["emotions"],
+        hparams["window"],
+    )
+    speech = [u for readings in training.values() for u in readings.values()]
+    chosen = choose_training(speech, hparams["n_classifier"])
+    train_judge(judge, chosen, pool, folder)
+    wanted = {(item.speaker, sentence_key(item.text)) for item in items}
+    sentences = {key: sentences[key] for key in sentences if key in wanted}
+    return judge, measure_natural_readings(sentences, judge, pool, folder)
 
 
 def evaluate(hparams):
-    """Measures all systems and writes the results.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-
-    Returns
-    -------
-    dict
-        What summary.json holds.
-    """
+    """Measure and score all systems; return the content of summary.json."""
+    check_names(hparams["scores"])
     items = load_items(hparams)
-    # What is missing is missed before hours of measuring.
+    # Missing recordings are noticed before hours of measuring.
     files = find_systems(hparams, items)
     intensities = find_intensities(hparams["intensity_folders"], items)
-    measurer = hparams["measurer"]
-    listener, sentences = natural_speech(
-        measurer,
-        hparams["data_folder"],
-        hparams["alignment_folder"],
-        hparams["emotions"],
-        hparams["classifier_manifest"],
-        hparams["reading_manifest"],
-        hparams["n_classifier"],
-        hparams["window"],
-        hparams["corpus_word_labels"],
-    )
-    readings = measured_readings(
-        sentences,
-        {item.sentence for item in items.values()},
-        measurer,
-        listener,
-    )
-    summaries, rows = {}, {"utterances": [], "words": [], "transitions": []}
-    references = None
-    for system, wavs in files.items():
-        measured = measurer.measure_all(
-            {n: Recorded(wav, items[n].text) for n, wav in wavs.items()},
-            f"Measuring, {system}",
+    output = Path(hparams["output_folder"])
+    measures = output / "measurements"
+    tools, workers = hparams["measuring_tools"], hparams["workers"]
+    rows, result = {}, {}
+    with MeasuringPool(tools, workers, skip_unusable=True) as pool:
+        judge, readings = hear_natural_speech(
+            pool, measures, items.values(), hparams
         )
-        references = references or measured
-        evaluation = Evaluation(items, references, readings, listener)
-        for name, measures in measured.items():
-            evaluation.add(name, measures)
-        summaries[system] = evaluation.summarize()
-        for name, own in (
-            ("utterances", evaluation.utterance_rows()),
-            ("words", evaluation.all_word_rows()),
-            ("transitions", evaluation.metrics["transitions"].transition_rows),
-        ):
-            rows[name] += [{"system": system, **row} for row in own]
+        scored = score_systems(
+            (
+                (
+                    system,
+                    pool.measure(
+                        {n: Reading(w, items[n].text) for n, w in wavs.items()},
+                        measures,
+                        f"Measuring, {system}",
+                    ),
+                )
+                for system, wavs in files.items()
+            ),
+            hparams["scores"],
+            items,
+            judge,
+            {
+                name: readings.get((item.speaker, sentence_key(item.text)), {})
+                for name, item in items.items()
+            },
+        )
+        if intensities:
+            monotonicity = intensity_monotonicity(
+                intensities, items, spoken_emotion, judge, pool, measures
+            )
+            result["intensity_monotonicity"] = monotonicity.summarize()
+            rows["intensities"] = monotonicity.rows
+    summaries = {name: own.summarize() for name, own in scored.items()}
     result = {
         "systems": summaries,
-        "natural_words": hear_readings(readings, listener).summarize(),
+        "natural_words": natural_word_accuracy(readings, judge).summarize(),
+        **result,
+        "diagnosis": diagnose_systems(
+            summaries, hparams["topline"], hparams["floor"]
+        ),
     }
-    if intensities:
-        monotonicity = measure_intensities(
-            intensities, items, measurer, listener, spoken_emotion
-        )
-        result["intensity_monotonicity"] = monotonicity.summarize()
-        rows["intensities"] = monotonicity.rows
-    result["diagnosis"] = diagnoses(
-        summaries, hparams["topline"], hparams["floor"]
-    )
+    for name, rows_of in (
+        ("utterances", "utterance_rows"),
+        ("words", "word_rows"),
+        ("transitions", "transition_rows"),
+    ):
+        rows[name] = [
+            {"system": system, **row}
+            for system, own in scored.items()
+            for row in getattr(own, rows_of)()
+        ]
     for name, own in rows.items():
-        write_csv(Path(hparams["output_folder"]) / f"{name}.csv", own)
-    write_json(Path(hparams["output_folder"]) / "summary.json", result)
+        write_csv(output / f"{name}.csv", own)
+    write_json(output / "summary.json", result)
     return result
 
 
-def headline(result):
-    """A line of figures for each system.
-
-    Arguments
-    ---------
-    result : dict
-        From `evaluate`.
-    """
-    lines = []
-    for system, s in result["systems"].items():
-        figures = {
-            "Emo SIM": s["emo_sim"]["emo_sim"],
-            "DTW": s["dtw"]["cosine"]["dtw"],
-            "word accuracy": s["word_emotion_accuracy"]["accuracy"],
-            "transitions": s["transitions"]["accuracy"],
-            "boundary error, ms": s["transitions"]["boundary_error_ms"]["mean"],
-            "WER": s["wer"] and s["wer"]["wer"],
-        }
-        text = ", ".join(
-            f"{name} {'none' if value is None else format(value, '.3g')}"
-            for name, value in figures.items()
-        )
-        lines.append(f"{system}: {text}")
-    for system, found in result["diagnosis"].items():
-        for failure in found["failures"]:
-            lines.append(f"{system}: {failure['name']}, see summary.json")
-    return lines
+def write_table(result, folder):
+    """Write and return the table of scores, and the failures found."""
+    summaries = result["systems"]
+    text = write_score_table(
+        folder, score_rows(summaries), {name: name for name in summaries}
+    )
+    failures = [
+        f"{system}: {failure['name']}, see summary.json"
+        for system, found in result["diagnosis"].items()
+        for failure in found["failures"]
+    ]
+    return "\n".join([text, *failures])
 
 
 if __name__ == "__main__":
@@ -717,4 +245,4 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     run_on_main(hparams["prepare"], kwargs=hparams["prepare_opts"])
-    print("\n".join(headline(evaluate(hparams))))
+    print(write_table(evaluate(hparams), hparams["output_folder"]))

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes EmoSplice, a test set whose emotion changes within the utterance.
+"""Make EmoSplice, a test set whose emotion changes within the utterance.
 
 > python fedd_prepare.py /path/to/ESD results/emosplice \
       --alignment_folder /path/to/ESD/textgrids
 
 FEDD, the set of the E-FiLM paper (arXiv 2509.20378), is not public. EmoSplice
 is built after its description from the parallel sentences of ESD, or of any
-corpus in its layout: figures on it are not figures on FEDD.
+corpus in its layout: scores on it are not scores on FEDD.
 
 * strong: the first words of one emotion and the rest of another;
 * mild: two emotions that are neighbours in valence and arousal, with a
@@ -26,7 +26,7 @@ It writes into `save_folder`::
     textgrids/<speaker>/       words, emotions and intensities, for Praat
     wavs/<id>.wav
     joins.csv                  one row per join: how far speech jumps there
-    join_quality.json          the same beside natural word boundaries
+    join_quality.json          comparison with natural word boundaries
 
 own_set_prepare.py reads a set of one's own into the same form.
 """
@@ -38,7 +38,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import permutations
 from pathlib import Path
 
@@ -52,15 +51,16 @@ from speechbrain_emofilm.dataio.labels import (
     write_label_textgrid,
     write_word_labels,
 )
+from speechbrain_emofilm.dataio.markup import write_markup
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.metrics.row_stats import write_csv
-from speechbrain_emofilm.metrics.transitions import emotion_runs
 from speechbrain_emofilm.utils.files import (
     atomic_path,
     file_fingerprint,
     read_json,
     write_json,
 )
+from speechbrain_emofilm.utils.skipped import report_skipped
 
 import numpy as np
 import soundfile
@@ -82,24 +82,24 @@ from tqdm import tqdm
 logger = get_logger(__name__)
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
-#: Where emotions lie (valence, arousal), -1 to 1, after Russell's circumplex.
+#: Valence and arousal of emotions, -1 to 1, after Russell's circumplex.
 VALENCE_AROUSAL = {
     "happy": (0.8, 0.5),
     "surprise": (0.4, 0.8),
     "angry": (-0.5, 0.8),
     "sad": (-0.8, -0.4),
 }
-#: Neighbours lie at most so many degrees apart, seen from neutral.
+#: Largest angle in degrees between neighbours, seen from neutral.
 LARGEST_ANGLE = 90.0
-#: Sentences that are tried for an item before the best join is taken.
+#: Number of sentences to try for an item before the best join is taken.
 MOST_TRIALS = 12
-#: Natural word boundaries that joins are compared with.
+#: Number of natural word boundaries that joins are compared with.
 N_NATURAL = 600
 #: A jump is natural up to this quantile of the natural boundaries' jumps.
 NATURAL_QUANTILE = 0.95
 STATE_FILE = "fedd_prepare.json"
 #: Raise it when the same corpus and options give other items.
-SET_VERSION = 2
+SET_VERSION = 3
 
 
 # --- The corpus -----------------------------------------------------------
@@ -111,31 +111,13 @@ def read_recordings(
     alignment_folder: str | Path,
     emotions: Sequence[str],
     word_labels: str | Path | None = None,
-) -> tuple[dict, list[dict]]:
-    """Reads parallel sentences with their word times.
+) -> tuple[dict, dict[str, str]]:
+    """Read parallel sentences with word times, and list what is skipped.
 
-    Arguments
-    ---------
-    data_folder : str or Path
-        Of the corpus.
-    manifests : sequence of str or Path
-        As prepare_esd writes them.
-    alignment_folder : str or Path
-        Its TextGrids.
-    emotions : sequence of str
-        Those to use.
-    word_labels : str or Path, optional
-        Word labels of the corpus, if a word may differ from its sentence.
-
-    Returns
-    -------
-    dict
-        (speaker, sentence) to emotion to Recording.
-    list of dict
-        ``id`` and ``reason`` of each recording that cannot be used.
+    Returns (speaker, sentence) to emotion to Recording, and id to reason.
     """
     labels = read_word_labels(word_labels, emotions) if word_labels else {}
-    sentences, skipped = {}, []
+    sentences, skipped = {}, {}
     for manifest in manifests:
         items = load_data_json(manifest, {"data_root": str(data_folder)})
         for name, item in tqdm(items.items(), "Reading alignments"):
@@ -144,7 +126,7 @@ def read_recordings(
             try:
                 words = _aligned_words(name, item, alignment_folder, labels)
             except (FileNotFoundError, ValueError) as error:
-                skipped.append({"id": name, "reason": str(error)})
+                skipped[name] = str(error)
                 continue
             recording = Recording(
                 name,
@@ -161,7 +143,7 @@ def read_recordings(
 
 
 def _aligned_words(name, item, alignment_folder, labels):
-    """Words of an utterance as its TextGrid times them."""
+    """Label the words of an utterance with the times of its TextGrid."""
     grid = find_textgrid(alignment_folder, name, item["speaker"])
     timed = read_alignment(grid)
     known = labels[name].words if name in labels else [None] * len(timed)
@@ -197,20 +179,7 @@ def neighbouring_pairs(
     valence_arousal: Mapping[str, Sequence[float]],
     largest_angle: float = LARGEST_ANGLE,
 ) -> list[tuple[str, str]]:
-    """Ordered pairs of emotions that are next to each other.
-
-    Arguments
-    ---------
-    valence_arousal : dict
-        Emotion to (valence, arousal); neutral lies in the middle.
-    largest_angle : float
-        Degrees that two neighbours lie apart at most.
-
-    Example
-    -------
-    >>> neighbouring_pairs({"a": (1, 0), "b": (0.7, 0.7), "c": (-1, 0.1)})
-    [('a', 'b'), ('b', 'a')]
-    """
+    """List ordered pairs of emotions that are neighbours seen from neutral."""
     angles = {
         emotion: math.degrees(math.atan2(arousal, valence)) % 360
         for emotion, (valence, arousal) in valence_arousal.items()
@@ -226,22 +195,7 @@ def neighbouring_pairs(
 def plan_turns(
     n_items: int, speakers: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[str, tuple[str, str]]]:
-    """Speaker and pair of each item: each takes its turn.
-
-    Arguments
-    ---------
-    n_items : int
-        How many.
-    speakers : sequence of str
-        Who speaks.
-    pairs : sequence of (str, str)
-        Ordered pairs of emotions.
-
-    Example
-    -------
-    >>> plan_turns(3, ["1", "2"], [("a", "b"), ("b", "a")])
-    [('1', ('a', 'b')), ('2', ('b', 'a')), ('2', ('a', 'b'))]
-    """
+    """List the speaker and pair of emotions of each item; all take turns."""
     return [
         (
             speakers[(index + index // len(pairs)) % len(speakers)],
@@ -268,9 +222,10 @@ def prepare_emosplice(
     word_labels: str | Path | None = None,
     prepare_opts: Mapping | None = None,
     seed: int = 1986,
+    max_bad_share: float = 1.0,
     skip_prep: bool = False,
 ) -> None:
-    """Makes the set from a corpus in ESD's layout.
+    """Make the set from a corpus in ESD's layout.
 
     Nothing is done when it was made of the same corpus with the same options.
 
@@ -279,21 +234,21 @@ def prepare_emosplice(
     data_folder : str or Path
         The corpus.
     save_folder : str or Path
-        Where the set goes; not inside of the corpus.
+        Folder of the set, outside of the corpus.
     alignment_folder : str or Path
         TextGrids of the corpus, ``<speaker>/<id>.TextGrid``.
     n_strong : int
-        Items with a strong transition.
+        Number of items with a strong transition.
     n_mild : int
-        Items with a mild one.
+        Number of items with a mild transition.
     split : str
-        Of the corpus: train, valid or test.
+        Split of the corpus: train, valid or test.
     emotions : sequence of str
         The taxonomy.
     valence_arousal : dict
-        Emotion to (valence, arousal); decides who are neighbours.
+        Emotion to (valence, arousal), by which neighbours are found.
     bridge_emotion : str
-        Of the words between the emotions of a mild item.
+        Emotion of the words between the emotions of a mild item.
     interpolate_bridge : bool
         Whether the prosody of these words leads from the one emotion to the
         other, and their labels are mixtures of the two.
@@ -303,9 +258,11 @@ def prepare_emosplice(
     prepare_opts : dict, optional
         Options of prepare_esd, such as ``language``.
     seed : int
-        Of the choice of sentences.
+        Seed of the choice of sentences.
+    max_bad_share : float
+        Largest share of the utterances that may be unusable, 0 to 1.
     skip_prep : bool
-        Do nothing.
+        Skip this step.
 
     Raises
     ------
@@ -338,17 +295,16 @@ def prepare_emosplice(
     sentences, skipped = read_recordings(
         data_folder, [manifest], alignment_folder, emotions, word_labels
     )
-    write_json(save_folder / "skipped.json", skipped)
+    report_skipped(
+        skipped,
+        len(skipped) + sum(map(len, sentences.values())),
+        max_bad_share,
+        save_folder / "skipped.json",
+    )
     if not sentences:
-        first = f" The first: {skipped[0]['reason']}" if skipped else ""
+        reason = next(iter(skipped.values()), "it is empty.")
         raise ValueError(
-            f"{manifest}: none of its utterances can be used.{first}"
-        )
-    if skipped:
-        logger.warning(
-            "%d utterances without usable alignment are left out; see %s",
-            len(skipped),
-            save_folder / "skipped.json",
+            f"{manifest}: none of its utterances can be used: {reason}"
         )
     _check_neighbours(emotions, valence_arousal, bridge_emotion, n_mild)
     maker = _Maker(sentences, seed)
@@ -370,7 +326,7 @@ def prepare_emosplice(
 
 
 def _textgrids_fingerprint(folder):
-    """Changes with the names, sizes and times of the alignments."""
+    """Hash the names, sizes and times of the alignments."""
     files = sorted(Path(folder).rglob("*.TextGrid"))
     stats = [(str(path), path.stat()) for path in files]
     stats = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
@@ -378,7 +334,7 @@ def _textgrids_fingerprint(folder):
 
 
 def _check_neighbours(emotions, valence_arousal, bridge_emotion, n_mild):
-    """Refuses options by which no mild item can be made."""
+    """Raise ValueError for options that allow no mild item."""
     unknown = {*valence_arousal, bridge_emotion} - set(emotions)
     if n_mild and unknown:
         raise ValueError(
@@ -393,7 +349,7 @@ def _check_neighbours(emotions, valence_arousal, bridge_emotion, n_mild):
 
 
 class _Maker:
-    """Chooses sentences and splices them."""
+    """Choice and splicing of sentences."""
 
     def __init__(self, sentences, seed):
         self.sentences = sentences
@@ -410,7 +366,7 @@ class _Maker:
         self.uses = Counter()
 
     def make(self, part, n_items, pairs, cuts, bridge=None, prepare=None):
-        """Items of one part, by their ids."""
+        """Make the items of one part, by their ids."""
         items, taken = {}, set()
         turns = plan_turns(n_items, self.speakers, pairs)
         for index, (speaker, pair) in enumerate(tqdm(turns, f"Making {part}")):
@@ -427,7 +383,7 @@ class _Maker:
         return items
 
     def _best(self, speaker, emotions, cuts, prepare, taken):
-        """The first sentence with natural joins, or else the best one."""
+        """Splice the first sentence with natural joins, else the best one."""
         keys = [
             key
             for key, group in sorted(self.sentences.items())
@@ -458,70 +414,12 @@ class _Maker:
         return spliced
 
 
-def mark_text(text: str, labels: UtteranceLabels) -> str:
-    """Writes an item's emotions as marks in its text.
-
-    Arguments
-    ---------
-    text : str
-        Plain text.
-    labels : UtteranceLabels
-        One label for each of its words.
-
-    Returns
-    -------
-    str
-        Neighbours of one emotion, or of one mixture, share a mark, with
-        their mean intensity.
-
-    Example
-    -------
-    >>> words = [WordLabel("We", 0, 1, "happy", intensity=0.4)]
-    >>> words += [WordLabel("won", 1, 2, "happy", intensity=0.6)]
-    >>> words += [WordLabel("it", 2, 3, "sad")]
-    >>> mark_text("We won it!", UtteranceLabels(words))
-    '<happy intensity=0.5>We won</> <sad>it!</>'
-    """
-    starts = [word.start for word in split_words(text)] + [len(text)]
-    starts[0] = 0
-    marked = []
-    for opening, run in emotion_runs(list(map(_opening, labels.words))):
-        inside = escape(text[starts[run[0]] : starts[run[-1] + 1]], quote=False)
-        spoken = inside.rstrip()
-        space = inside[len(spoken) :]
-        levels = [labels.words[index].intensity for index in run]
-        level = ""
-        if None not in levels:
-            level = f" intensity={np.mean(levels):.3g}"
-        marked.append(
-            f"<{opening}{level}>{spoken}</>{space}" if opening else inside
-        )
-    return "".join(marked)
-
-
-def _opening(word):
-    """A word's emotion, or its mixture, as a mark has it; None of none."""
-    if len(word.probs or ()) > 1:
-        return " ".join(f"{e}={p:.3g}" for e, p in word.probs.items())
-    return word.emotion
-
-
 def write_items(
     path: str | Path,
     manifests: Mapping[str, Mapping],
     labels: Mapping[str, UtteranceLabels],
 ) -> None:
-    """Writes what is asked of each item, for what speaks or plays them.
-
-    Arguments
-    ---------
-    path : str or Path
-        A CSV file: id, part, speaker, asked.
-    manifests : dict
-        Part to id to manifest entry.
-    labels : dict
-        Id to word labels.
-    """
+    """Write items.csv: id, part, speaker and marked text of each item."""
     write_csv(
         path,
         (
@@ -529,9 +427,9 @@ def write_items(
                 "id": name,
                 "part": part,
                 "speaker": entry["speaker"],
-                "asked": mark_text(
+                "asked": write_markup(
                     entry["text"].replace("{{", "{").replace("}}", "}"),
-                    labels[name],
+                    labels[name].words,
                 ),
             }
             for part, manifest in manifests.items()
@@ -541,7 +439,7 @@ def write_items(
 
 
 def _write_set(save_folder, items, emotions, natural):
-    """Writes sounds, manifests, labels and join figures."""
+    """Write sounds, manifests, labels and statistics of the joins."""
     labels, rows, manifests = {}, [], {}
     for part, content in items.items():
         manifests[part] = manifest = {}
@@ -567,7 +465,7 @@ def _write_set(save_folder, items, emotions, natural):
 
 
 def _write_item(save_folder, name, spliced, source):
-    """Writes one item's sound and TextGrid; gives its manifest entry."""
+    """Write one item's sound and TextGrid; return its manifest entry."""
     wav = np.clip(spliced.wav, -1.0, 1.0)
     with atomic_path(save_folder / "wavs" / f"{name}.wav") as temporary:
         soundfile.write(temporary, wav, SAMPLE_RATE, "PCM_16")
@@ -589,7 +487,7 @@ def _write_item(save_folder, name, spliced, source):
 
 
 def _join_rows(name, part, spliced):
-    """Rows of joins.csv."""
+    """Make the rows of joins.csv."""
     readings = zip(spliced.sources, spliced.sources[1:])
     return [
         {
@@ -612,7 +510,7 @@ def _join_rows(name, part, spliced):
 
 
 def _quality_summary(rows, natural):
-    """Jumps at joins beside those at natural word boundaries."""
+    """Compare the jumps at joins with those at natural word boundaries."""
     summary = {}
     for name in MEASURES:
         values = [row[name] for row in rows if name in row]
@@ -638,7 +536,7 @@ def _quality_summary(rows, natural):
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -1,23 +1,23 @@
-"""Joins two recordings of a sentence at a word boundary, and measures joins."""
+"""Join two recordings of a sentence at a word boundary, and measure joins."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-#: Fundamental frequencies that are looked for, in Hz.
+#: Range of the fundamental frequency, in Hz.
 LOWEST_F0, HIGHEST_F0 = 60.0, 500.0
-#: Least autocorrelation, one period on, of what counts as voiced.
+#: Minimum autocorrelation of voiced sound at its period.
 VOICED = 0.6
-#: Seconds around a join that are looked at: pitch needs three periods.
+#: Seconds analysed on either side of a join: pitch needs three periods.
 PITCH_SPAN, SPECTRUM_SPAN = 0.04, 0.03
-#: Seconds next to a join that are not looked at: a cross-fade lies there.
+#: Seconds next to a join that are not analysed, due to the cross-fade.
 GUARD = 0.005
-#: Seconds of a cross-fade without pitch; two periods, if there is one.
+#: Seconds of an unvoiced cross-fade, and limit of a voiced one.
 UNVOICED_FADE, LONGEST_FADE = 0.01, 0.02
 #: Seconds over which a correction of level dies away.
 LEVEL_RAMP = 0.08
-#: Decibels, the largest correction of level on either side.
+#: Largest correction of the level on either side, in dB.
 LARGEST_CORRECTION = 6.0
 N_BANDS = 24
 MEASURES = ("spectral_jump", "f0_jump", "level_jump")
@@ -25,31 +25,14 @@ MEASURES = ("spectral_jump", "f0_jump", "level_jump")
 
 @dataclass(frozen=True)
 class JoinQuality:
-    """How far speech jumps at a place.
-
-    Arguments
-    ---------
-    spectral_jump : float
-        Root mean square difference of the spectral shapes before and after
-        it, in dB.
-    f0_jump : float or None
-        Difference of F0 in semitones; None if a side is unvoiced.
-    level_jump : float
-        Difference of level in dB, without sign.
-    """
+    """Jumps of spectrum (dB), F0 (semitones; None if unvoiced), level (dB)."""
 
     spectral_jump: float
     f0_jump: float | None
     level_jump: float
 
     def relative_to(self, natural: dict[str, float]) -> float:
-        """The largest jump, where 1 is the limit of what is natural.
-
-        Arguments
-        ---------
-        natural : dict
-            Measure to its limit.
-        """
+        """Return the largest jump relative to the limits of natural ones."""
         jumps = {name: getattr(self, name) for name in MEASURES}
         return max(
             jump / max(natural[name], 1e-6)
@@ -59,26 +42,7 @@ class JoinQuality:
 
 
 def pitch_period(wav: np.ndarray, sample_rate: int) -> float | None:
-    """Pitch period of a short stretch of sound, by its autocorrelation.
-
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        (T,), about 40 ms.
-    sample_rate : int
-        Samples per second.
-
-    Returns
-    -------
-    float or None
-        Samples; None if it is unvoiced or too short.
-
-    Example
-    -------
-    >>> time = np.arange(960) / 24000
-    >>> round(pitch_period(np.sin(2 * np.pi * 200 * time), 24000))
-    120
-    """
+    """Estimate the pitch period in samples; None if unvoiced."""
     wav = wav - wav.mean() if len(wav) else wav
     shortest = int(sample_rate / HIGHEST_F0)
     longest = min(int(sample_rate / LOWEST_F0), int(0.6 * len(wav)))
@@ -111,30 +75,7 @@ def pitch_period(wav: np.ndarray, sample_rate: int) -> float | None:
 def join_quality(
     wav: np.ndarray, place: int, sample_rate: int
 ) -> JoinQuality | None:
-    """Measures how far speech jumps at a place.
-
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        (T,).
-    place : int
-        A sample of it.
-    sample_rate : int
-        Samples per second.
-
-    Returns
-    -------
-    JoinQuality or None
-        None if too little speech is on either side.
-
-    Example
-    -------
-    >>> time = np.arange(24000) / 24000
-    >>> steady = 0.1 * np.sin(2 * np.pi * 200 * time)
-    >>> quality = join_quality(steady, 12000, 24000)
-    >>> round(quality.f0_jump, 1), round(quality.level_jump, 1)
-    (0.0, 0.0)
-    """
+    """Measure the jumps at a sample; None if a side is too short."""
     guard = int(GUARD * sample_rate)
     long = int(PITCH_SPAN * sample_rate)
     short = int(SPECTRUM_SPAN * sample_rate)
@@ -165,7 +106,7 @@ def join(
     cut_after: int,
     sample_rate: int,
 ) -> tuple[np.ndarray, int]:
-    """Joins the start of one recording to the rest of another.
+    """Join the start of one recording to the rest of another.
 
     Where both are voiced, the second is moved by up to half a pitch period,
     so that their periods fall together, and two periods are cross-faded.
@@ -252,7 +193,7 @@ def join(
 
 
 def _best_offset(pattern, wav, start, reach):
-    """Where near `start` a recording is most like a pattern."""
+    """Find the offset from `start` where a recording is most like a pattern."""
     first = max(0, start - reach)
     last = min(len(wav) - len(pattern), start + reach)
     if last <= first:
@@ -266,17 +207,17 @@ def _best_offset(pattern, wav, start, reach):
 
 
 def _fade(size, alike):
-    """Rising gain of a cross-fade: equal gain of what is alike, else power."""
+    """Return the rising gain of a cross-fade: equal gain, else equal power."""
     rising = (np.arange(size) + 0.5) / max(1, size)
     rising = 0.5 - 0.5 * np.cos(np.pi * rising)
     return rising if alike else np.sqrt(rising)
 
 
 def _level_together(before, after, cut_before, cut_after, sample_rate):
-    """Brings both recordings to one level at their cuts.
+    """Bring both recordings to one level at their cuts.
 
-    A level may jump at a boundary because the words do; only by what one
-    reading is louder there than the other is there anything to correct.
+    Level may jump at a boundary because the words do; only the difference
+    between the two readings is corrected.
     """
     span = int(SPECTRUM_SPAN * sample_rate)
     sides = [
@@ -296,14 +237,14 @@ def _level_together(before, after, cut_before, cut_after, sample_rate):
 
 
 def _level(wav):
-    """Level in dB; not below -80, so that silence does not jump."""
+    """Return the level in dB, at least -80, so that silence does not jump."""
     power = float(np.mean(wav**2)) if len(wav) else 0.0
     return 10 * np.log10(power + 1e-8)
 
 
 @lru_cache(maxsize=8)
 def _bands(size, sample_rate):
-    """Triangular mel filters (24, F) up to 8 kHz."""
+    """Return triangular mel filters (24, F) up to 8 kHz."""
     hertz = np.fft.rfftfreq(size, 1 / sample_rate)
     highest = min(8000.0, sample_rate / 2)
     mel = np.linspace(
@@ -316,6 +257,6 @@ def _bands(size, sample_rate):
 
 
 def _band_levels(wav, sample_rate):
-    """Levels of mel bands in dB (24,); not below -80."""
+    """Return the levels of mel bands in dB (24,), at least -80."""
     power = np.abs(np.fft.rfft(wav * np.hanning(len(wav)))) ** 2 / len(wav)
     return 10 * np.log10(_bands(len(wav), sample_rate) @ power + 1e-8)

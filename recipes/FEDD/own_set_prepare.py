@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads a test set of one's own: wavs, texts and an emotion for each word.
+"""Read a test set of one's own: wavs, texts and an emotion for each word.
 
 > python own_set_prepare.py my_list.csv results/my_set
 
@@ -46,31 +46,31 @@ def prepare_own_set(
     make_aligner: Callable[[], object] | None = None,
     skip_prep: bool = False,
 ) -> None:
-    """Reads a set of one's own: wavs, texts and an emotion for each word.
+    """Read a set of one's own: wavs, texts and an emotion for each word.
 
     See the top of this file for the list.
 
     Arguments
     ---------
     list_file : str or Path
-        The list.
+        CSV file.
     save_folder : str or Path
-        Where ``own.json``, ``word_labels.json`` and the TextGrids go.
+        Folder of ``own.json``, ``word_labels.json`` and the TextGrids.
     emotions : sequence of str
         The taxonomy.
     alignment_folder : str or Path, optional
         TextGrids with the words' times.
     make_aligner : callable, optional
-        Makes the aligner that times the words of items without a TextGrid.
+        Function that makes an aligner, for words without a TextGrid.
     skip_prep : bool
-        Do nothing.
+        Skip this step.
 
     Raises
     ------
     FileNotFoundError
         If the list or a recording is missing.
     ValueError
-        If an entry cannot be used: one message names it and the correction.
+        If an entry cannot be used; the message names it and the fix.
     """
     if skip_prep:
         return
@@ -120,7 +120,7 @@ def _check_commas(row, place):
 
 
 def _own_item(row, place, folder, emotions, alignment_folder, aligner):
-    """Manifest entry and word labels of one line."""
+    """Make the manifest entry and word labels of one line."""
     try:
         marked = parse_markup(row["text"], list(emotions))
     except ValueError as error:
@@ -154,7 +154,7 @@ def _own_item(row, place, folder, emotions, alignment_folder, aligner):
 
 
 def _own_words(row, place, marked, wav, alignment_folder, aligner):
-    """Times of an item's words, by its TextGrid or the aligner."""
+    """Take the times of an item's words from its TextGrid or the aligner."""
     if alignment_folder is not None:
         grid = find_textgrid(alignment_folder, row["id"], row["speaker"])
         words = read_alignment(grid)
@@ -178,7 +178,7 @@ def _own_words(row, place, marked, wav, alignment_folder, aligner):
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("list_file", help="CSV: id, wav, speaker, text")
     parser.add_argument("save_folder", help="where the set goes")

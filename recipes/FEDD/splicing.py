@@ -1,4 +1,4 @@
-"""Puts one utterance together of several readings of a sentence."""
+"""Splice one utterance from several readings of a sentence."""
 
 import functools
 import random
@@ -12,31 +12,13 @@ import numpy as np
 from joining import MEASURES, JoinQuality, join, join_quality
 
 SAMPLE_RATE = 24000
-#: Words of the bridge of a mild item.
+#: Maximum number of words of a neutral bridge.
 LONGEST_BRIDGE = 3
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A reading of a sentence with its words.
-
-    Arguments
-    ---------
-    id : str
-        Utterance id.
-    wav : str
-        Its file.
-    speaker : str
-        Who reads.
-    language : str
-        Of the text.
-    text : str
-        What is read.
-    emotion : str
-        How it is read.
-    words : tuple of WordLabel
-        When each word is spoken.
-    """
+    """A reading of a sentence with timed and labelled words."""
 
     id: str
     wav: str
@@ -47,29 +29,16 @@ class Recording:
     words: tuple[WordLabel, ...]
 
     def boundary(self, word: int) -> int:
-        """The sample before a word where speech is cut.
-
-        Arguments
-        ---------
-        word : int
-            Index of a word, not of the first.
-
-        Returns
-        -------
-        int
-            In the middle of the pause, if there is one.
-        """
+        """Return the sample before a word to cut at: the middle of a pause."""
         seconds = (self.words[word - 1].end + self.words[word].start) / 2
         return round(seconds * SAMPLE_RATE)
 
     def carries(self, first: int, last: int) -> bool:
-        """Whether any of the words ``first`` to ``last - 1`` carries the
-        emotion of the reading.
-        """
+        """Tell whether a word in first..last-1 has the reading's emotion."""
         return self.emotion in {w.emotion for w in self.words[first:last]}
 
     def sound(self) -> np.ndarray:
-        """The samples (T,)."""
+        """Return the samples (T,)."""
         return _sound(self.wav)
 
 
@@ -80,19 +49,7 @@ def _sound(path):
 
 @dataclass(frozen=True)
 class Spliced:
-    """An item in the making.
-
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        (T,).
-    words : list of WordLabel
-        All words with their emotions.
-    joins : list of (int, int, JoinQuality)
-        Index of the word behind each join, its sample, and how it jumps.
-    sources : list of Recording
-        What it is made of.
-    """
+    """A spliced item; a join is (index of the next word, sample, quality)."""
 
     wav: np.ndarray
     words: list[WordLabel]
@@ -103,14 +60,7 @@ class Spliced:
 def splice(
     parts: Sequence[tuple[Recording, int, int]],
 ) -> Spliced:
-    """Puts parts of readings of one sentence together.
-
-    Arguments
-    ---------
-    parts : sequence of (Recording, int, int)
-        A reading, its first word to take and the first one not to take.
-        Together they are the whole sentence, in order.
-    """
+    """Join parts of readings: (reading, first word, end of its words)."""
     recording, _, last = parts[0]
     wav, offset = recording.sound(), 0
     words, places = list(recording.words[:last]), []
@@ -137,14 +87,14 @@ def splice(
 
 
 def _moved(word, seconds, earliest):
-    """A word at its time in the item."""
+    """Move a word to its time in the item."""
     start = max(word.start + seconds, earliest)
     end = max(word.end + seconds, start + 0.01)
     return replace(word, start=round(start, 4), end=round(end, 4))
 
 
 def _in_order(words):
-    """Ends a word before a join where the next one begins."""
+    """End a word before a join where the next one begins."""
     ordered = []
     for word, following in zip(words, [*words[1:], None]):
         end = word.end if following is None else min(word.end, following.start)
@@ -153,46 +103,13 @@ def _in_order(words):
 
 
 def strong_cuts(n_words: int) -> list[tuple[int, ...]]:
-    """Where a sentence may be cut once.
-
-    Arguments
-    ---------
-    n_words : int
-        Its words.
-
-    Returns
-    -------
-    list of tuple of int
-        Index of the word behind the cut: two words at least on either side,
-        if the sentence has four.
-
-    Example
-    -------
-    >>> strong_cuts(5), strong_cuts(2)
-    ([(2,), (3,)], [(1,)])
-    """
+    """List where a sentence may be cut once: index of the word behind."""
     margin = 2 if n_words >= 4 else 1
     return [(cut,) for cut in range(margin, n_words - margin + 1)]
 
 
 def mild_cuts(n_words: int) -> list[tuple[int, ...]]:
-    """Where a sentence may be cut for a bridge.
-
-    Arguments
-    ---------
-    n_words : int
-        Its words.
-
-    Returns
-    -------
-    list of tuple of int
-        Indices of the words behind the two cuts.
-
-    Example
-    -------
-    >>> mild_cuts(4)
-    [(1, 2), (1, 3), (2, 3)]
-    """
+    """List where a sentence may be cut for a bridge: pairs of word indices."""
     margin = 2 if n_words >= 5 else 1
     return [
         (first, second)
@@ -208,25 +125,7 @@ def best_splice(
     natural: Mapping[str, float],
     prepare: Callable | None = None,
 ) -> tuple[float, Spliced] | None:
-    """Splices a sentence where it shows least.
-
-    Arguments
-    ---------
-    readings : sequence of Recording
-        In the order of their emotions in the item.
-    cuts : sequence of tuple of int
-        Where it may be cut.
-    natural : dict
-        Measure to the limit of what is natural.
-    prepare : callable, optional
-        Makes of the readings and a cut the readings to splice there.
-
-    Returns
-    -------
-    (float, Spliced) or None
-        The largest jump, where 1 is the limit; None if no cut is possible:
-        each part needs a word that carries the emotion of its reading.
-    """
+    """Splice at the cut with the smallest jump; None if none is possible."""
     best = None
     for cut in cuts:
         ends = [0, *cut, len(readings[0].words)]
@@ -247,27 +146,7 @@ def best_splice(
 def natural_jumps(
     recordings: Sequence[Recording], n: int, seed: int
 ) -> dict[str, list[float]]:
-    """How far natural speech jumps at its word boundaries.
-
-    Arguments
-    ---------
-    recordings : sequence of Recording
-        To choose boundaries from.
-    n : int
-        How many.
-    seed : int
-        Of the choice.
-
-    Returns
-    -------
-    dict
-        Measure to its values.
-
-    Raises
-    ------
-    ValueError
-        If too few boundaries can be measured.
-    """
+    """Measure the jumps of natural speech at n of its word boundaries."""
     rng = random.Random(seed)
     jumps = {name: [] for name in MEASURES}
     chosen = rng.sample(recordings, min(n, len(recordings)))

@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
-"""Speaks a set whose emotion changes within the utterance.
+"""Speak a set whose emotion changes within the utterance.
 
 > python synthesise.py hparams/synthesise_mini.yaml \
       --model_folder results/emotional_tts/mini/1986
 
-Needs the set (fedd_prepare.py) and a trained model. It writes, below
-`output_folder`, what evaluate.py compares:
+Needs the set (fedd_prepare.py) and a trained model. It writes these systems
+for evaluate.py into folders of `output_folder`:
 
-* `copy_synthesis`: the set's speech tokens made into speech again, the
-  topline;
-* `backbone`: the language model as it was before training, the floor;
+* `copy_synthesis`: speech decoded from the set's speech tokens, the topline;
+* `backbone`: the language model before training, the floor;
 * `efilm`: the trained model, asked for the set's own word emotions;
 * `intensity_0.2` and so on: whole sentences in the last emotion of an item,
   at rising intensities.
 
-The same command goes on where an interrupted one stopped, and speaks again
-what another model or other options would speak otherwise.
+The same command resumes an interrupted one, and repeats what another model or
+other options change.
 """
 
 import csv
@@ -44,18 +43,7 @@ from speechbrain.utils.distributed import infer_device
 
 
 def read_items(hparams):
-    """Reads what is asked of each item.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-
-    Returns
-    -------
-    dict
-        Id to row of items.csv.
-    """
+    """Read items.csv: id to row."""
     path = Path(hparams["set_folder"]) / "items.csv"
     if not path.is_file():
         raise FileNotFoundError(
@@ -66,22 +54,7 @@ def read_items(hparams):
 
 
 def as_utterance(name, row, emotions):
-    """Build what is spoken of an item.
-
-    Arguments
-    ---------
-    name : str
-        Id of the item.
-    row : dict
-        Its row of items.csv.
-    emotions : list of str
-        The taxonomy.
-
-    Returns
-    -------
-    Utterance
-        Its labels hold what the marks ask for, and no times.
-    """
+    """Build the utterance to speak of an item; its labels have no times."""
     marked = parse_markup(row["asked"], emotions)
     words = []
     for word in marked.words:
@@ -93,29 +66,13 @@ def as_utterance(name, row, emotions):
 
 
 def last_emotion(utterance):
-    """Find the emotion of the last labelled word.
-
-    Arguments
-    ---------
-    utterance : Utterance
-        From `as_utterance`.
-    """
+    """Find the emotion of the last labelled word."""
     probs = [w.probs for w in utterance.labels.words if w.probs][-1]
     return max(probs, key=probs.get)
 
 
 def whole_in(utterance, emotion, intensity):
-    """Ask for one emotion and intensity of all words.
-
-    Arguments
-    ---------
-    utterance : Utterance
-        From `as_utterance`.
-    emotion : str
-        The emotion.
-    intensity : float
-        0 to 1.
-    """
+    """Ask for one emotion and intensity of all words."""
     words = [
         WordLabel(w.word, 0, 0, emotion, intensity=intensity)
         for w in utterance.labels.words
@@ -124,15 +81,7 @@ def whole_in(utterance, emotion, intensity):
 
 
 def synthesise_set(hparams, device):
-    """Speak the set in every way.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-    device : str
-        Where the models run.
-    """
+    """Speak the set with every system."""
     items = [
         as_utterance(name, row, hparams["emotions"])
         for name, row in read_items(hparams).items()

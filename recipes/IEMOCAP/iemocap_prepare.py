@@ -1,8 +1,8 @@
-"""Prepares IEMOCAP from the folders of its original release.
+"""Prepare IEMOCAP from the folders of its original release.
 
-Reads transcripts, evaluations and, where there are any, the release's forced
-alignments; writes ``train.json``, ``valid.json``, ``test.json`` and a
-TextGrid per aligned utterance. The corpus folder is only read::
+Reads the transcripts, the emotion evaluations and the forced alignments, if
+present; writes ``train.json``, ``valid.json``, ``test.json`` and one TextGrid
+per aligned turn. Nothing is written to the corpus folder::
 
     <data_folder>/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt
     <data_folder>/Session1/dialog/transcriptions/Ses01F_impro01.txt
@@ -31,7 +31,7 @@ logger = get_logger(__name__)
 
 SPLITS = ("train", "valid", "test")
 SESSIONS = (1, 2, 3, 4, 5)
-#: Names of the release's categories. ``xxx`` is no agreement of the raters.
+#: Abbreviation of each category; ``xxx`` means that the raters disagree.
 CATEGORIES = {
     "neu": "neutral",
     "ang": "angry",
@@ -45,7 +45,7 @@ CATEGORIES = {
     "oth": "other",
     "xxx": "undecided",
 }
-#: The attributes of an evaluation, in its order, each rated from 1 to 5.
+#: Attributes in the order of the evaluation files, each rated from 1 to 5.
 ATTRIBUTES = ("valence", "arousal", "dominance")
 LOWEST, HIGHEST = 1.0, 5.0
 #: Frames per second of the forced alignments.
@@ -56,30 +56,28 @@ SKIPPED_FILE = "skipped.json"
 ALIGNMENT_FOLDER = "textgrids"
 
 _EVALUATION = re.compile(
-    r"\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\t(?P<id>Ses\w+)\t"
-    r"(?P<category>[a-z]{3})\t"
-    r"\[(?P<attributes>[-\d.]+, [-\d.]+, [-\d.]+)\]\s*"
+    r"\s*\[[^][]*\]\s+(?P<id>Ses\w+_[FM]\w+)\s+(?P<category>[a-z]{3})\s+"
+    r"\[(?P<ratings>[^][]*)\]\s*"
+)
+#: A line that begins with the times of a turn.
+_LIKE_EVALUATION = re.compile(r"\s*\[\s*\d")
+_RATING = re.compile(r"\s*-?[0-9]+(\.[0-9]*)?\s*")
+_SUMMARY_LINE = (
+    "line such as '[6.2901 - 8.2357] <tab> id <tab> neu <tab> "
+    "[2.5000, 2.5000, 2.5000]'"
 )
 _TRANSCRIPT = re.compile(r"(Ses\w+) \[[\d.]+-[\d.]+\]:\s*(.*)")
-_SEGMENT = re.compile(r"\s*(\d+)\s+(\d+)\s+-?\d+\s+(\S+)\s*")
-#: What the transcripts write for laughter, breathing and the like.
+_SEGMENT = re.compile(r"\s*([0-9]{1,9})\s+([0-9]{1,9})\s+-?\d+\s+(\S+)\s*")
+#: Laughter, breathing and other noises in the transcripts.
 _NOISE = re.compile(r"\[[A-Z_ ]+\]|\+\+[A-Z_ ]+\+\+")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the raters say of a turn.
+    """The raters' evaluation of a turn."""
 
-    Arguments
-    ---------
-    category : str
-        Name of the emotion, one of the values of :data:`CATEGORIES`.
-    attributes : dict
-        Valence, arousal and dominance, each from 0 to 1.
-    """
-
-    category: str
-    attributes: Mapping[str, float]
+    category: str  # one of the values of CATEGORIES
+    attributes: Mapping[str, float] | None  # 0 to 1; None if unreadable
 
 
 def prepare_iemocap(
@@ -93,46 +91,51 @@ def prepare_iemocap(
     max_bad_share: float = 0.01,
     skip_prep: bool = False,
 ) -> None:
-    """Writes manifests of one fold, and TextGrids of the aligned turns.
+    """Write the manifests of one fold, and TextGrids of the aligned turns.
 
-    Each of the five sessions has two speakers of its own, so that a fold
-    that tests on one session is independent of speakers.
+    No speaker occurs in two sessions, so that testing on one session is
+    speaker-independent.
 
-    A manifest holds, by turn: ``wav``, ``duration``, ``speaker``,
+    A manifest holds, for each turn: ``wav``, ``duration``, ``speaker``,
     ``language``, ``text`` (braces doubled, as SpeechBrain formats every
-    string), ``emotion``, and from 0 to 1 ``valence``, ``arousal``,
-    ``dominance`` and ``intensity``, which is the arousal.
+    string), ``emotion``, and, from 0 to 1, ``valence``, ``arousal``,
+    ``dominance`` and ``intensity``, which equals the arousal.
 
-    Turns of another emotion than `emotions` are left out and counted. Turns
-    that cannot be used are left out, counted and listed in ``skipped.json``.
+    Turns whose emotion is not in `emotions` are left out and counted, whatever
+    else is wrong with them. Other turns that cannot be used are left out,
+    counted and listed in ``skipped.json``, as are lines of the evaluations
+    that cannot be read. A turn whose forced alignment is missing or damaged
+    is kept without a TextGrid: an aligner can create it.
 
     Arguments
     ---------
     data_folder : str or Path
         Folder that holds ``Session1`` to ``Session5``, or some of them.
     save_folder : str or Path
-        Where the manifests and ``textgrids/<speaker>/<id>.TextGrid`` go.
+        Folder of the manifests and ``textgrids/<speaker>/<id>.TextGrid``.
     test_session : int
-        The session that is tested on, 1 to 5.
+        Session of the test split, 1 to 5.
     valid_session : int, optional
-        The session for validation; by default the one before, in a circle.
+        Session of the validation split; by default the session before
+        `test_session`, and session 5 for session 1.
     excited_is_happy : bool
-        Whether the category ``exc`` counts as happy, as is usual.
+        Whether to count the category ``exc`` as happy, as is usual.
     emotions : list of str
         The emotions to keep.
     max_duration : float
-        Longest turn in seconds; longer ones are skipped.
+        Longest turn in seconds; longer turns are skipped.
     max_bad_share : float
         Largest share of turns that may be unusable, 0 to 1.
     skip_prep : bool
-        True: do nothing.
+        Skip this step.
 
     Raises
     ------
     FileNotFoundError
         If a folder or a file of the release is missing.
     ValueError
-        If an option is wrong, a split is empty, or too many turns are bad.
+        If an option is wrong, a split is empty, or too many turns cannot be
+        used.
     """
     if skip_prep:
         return
@@ -156,9 +159,9 @@ def prepare_iemocap(
     (save_folder / STATE_FILE).unlink(missing_ok=True)
     items, bad, others, aligned = {}, {}, Counter(), Counter()
     for number, folder in sessions.items():
-        turns = _read_session(folder, bad)
+        turns = sorted(_read_session(folder, bad).items())
         for turn, (evaluation, text, wav) in tqdm(
-            sorted(turns.items()), desc=f"Session {number}"
+            turns, desc=f"Session {number}"
         ):
             emotion = evaluation.category
             if emotion == "excited" and excited_is_happy:
@@ -167,7 +170,9 @@ def prepare_iemocap(
                 others[emotion] += 1
                 continue
             try:
-                duration = audio_info(wav, max_duration).duration
+                duration = _check_turn(
+                    turn, evaluation, text, wav, max_duration
+                )
             except (OSError, ValueError) as error:
                 bad[turn] = str(error)
                 continue
@@ -198,13 +203,10 @@ def prepare_iemocap(
 
 
 def speaker_of(turn: str) -> str:
-    """Who speaks a turn.
+    """Return the speaker of a turn.
 
-    Arguments
-    ---------
-    turn : str
-        The turn's id: the session, who wears the markers of the motion
-        capture, the dialogue, and who speaks.
+    The first ``F`` or ``M`` of a turn id names the actor who wears the motion
+    capture markers, the last one the actor who speaks.
 
     Example
     -------
@@ -214,39 +216,33 @@ def speaker_of(turn: str) -> str:
     return turn[:5] + turn.rpartition("_")[2][0]
 
 
-def read_evaluations(path: str | Path) -> dict[str, Evaluation]:
-    r"""Reads the summary lines of an ``EmoEvaluation`` file.
+def read_evaluations(
+    path: str | Path,
+) -> tuple[dict[str, Evaluation], dict[str, str]]:
+    r"""Read the summary lines of an ``EmoEvaluation`` file.
 
-    Arguments
-    ---------
-    path : str or Path
-        A file such as ``Ses01F_impro01.txt``.
-
-    Returns
-    -------
-    dict
-        Turn id to what the raters agreed on.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it has no summary line, or a category is unknown.
+    Returns the evaluation of each turn id, and the reason for each line that
+    begins like a summary line but is none.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "Ses01F_impro01.txt"
     >>> _ = path.write_text(
-    ...     "[6.29 - 8.24]\tSes01F_impro01_F000\tneu\t[2.5, 2.0, 3.0]\n"
+    ...     "[6.29 - 8.24]\tSes01F_impro01_F000\tneu\t[2.5,2.0, 3.0]\n"
     ... )
-    >>> read_evaluations(path)["Ses01F_impro01_F000"].attributes
-    {'valence': 0.375, 'arousal': 0.25, 'dominance': 0.5}
+    >>> evaluations, malformed = read_evaluations(path)
+    >>> evaluations["Ses01F_impro01_F000"].attributes, malformed
+    ({'valence': 0.375, 'arousal': 0.25, 'dominance': 0.5}, {})
     """
-    evaluations = {}
+    evaluations, malformed = {}, {}
     for number, line in enumerate(_lines(path), start=1):
         match = _EVALUATION.fullmatch(line)
         if match is None:
+            if _LIKE_EVALUATION.match(line):
+                malformed[f"{Path(path).name} line {number}"] = (
+                    f"{path} line {number}: {line!r} is not a {_SUMMARY_LINE}; "
+                    "correct it."
+                )
             continue
         category = CATEGORIES.get(match["category"])
         if category is None:
@@ -254,40 +250,28 @@ def read_evaluations(path: str | Path) -> dict[str, Evaluation]:
                 f"{path} line {number}: {match['category']!r} is no category "
                 f"of IEMOCAP ({', '.join(CATEGORIES)}); copy the file again."
             )
-        rated = [float(value) for value in match["attributes"].split(", ")]
         evaluations[match["id"]] = Evaluation(
-            category,
-            {
-                name: min(1.0, max(0.0, (value - LOWEST) / (HIGHEST - LOWEST)))
-                for name, value in zip(ATTRIBUTES, rated)
-            },
+            category, _attributes(match["ratings"].split(","))
         )
-    if not evaluations:
-        raise ValueError(
-            f"{path}: no line such as '[6.2901 - 8.2357] <tab> id <tab> neu "
-            "<tab> [2.5000, 2.5000, 2.5000]'; copy the file again."
-        )
-    return evaluations
+    if not evaluations and not malformed:
+        raise ValueError(f"{path}: no {_SUMMARY_LINE}; copy the file again.")
+    return evaluations, malformed
+
+
+def _attributes(ratings):
+    """Scale three ratings to 0 to 1; return None if they cannot be read."""
+    if len(ratings) != len(ATTRIBUTES) or not all(
+        _RATING.fullmatch(rating) for rating in ratings
+    ):
+        return None
+    return {
+        name: min(1.0, max(0.0, (float(rating) - LOWEST) / (HIGHEST - LOWEST)))
+        for name, rating in zip(ATTRIBUTES, ratings)
+    }
 
 
 def read_transcripts(path: str | Path) -> dict[str, str]:
-    r"""Reads the texts of a dialogue's turns, noises left out.
-
-    Arguments
-    ---------
-    path : str or Path
-        A file such as ``transcriptions/Ses01F_impro01.txt``.
-
-    Returns
-    -------
-    dict
-        Turn id to its text. Lines of other speakers and without times,
-        which the release has as well, are passed over.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
+    r"""Read the texts of a dialogue's turns, without noises.
 
     Example
     -------
@@ -306,23 +290,10 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
 
 
 def read_wdseg(path: str | Path) -> list[Word]:
-    r"""Reads word times of the release's forced alignment.
+    r"""Read the word times of one of the release's forced alignments.
 
-    Arguments
-    ---------
-    path : str or Path
-        A ``.wdseg`` file: first and last frame (10 ms each), acoustic score
-        and word of each segment.
-
-    Returns
-    -------
-    list of Word
-        Without silence and noise, and without marks of pronunciation.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
+    A ``.wdseg`` file holds the first and last frame (10 ms each), acoustic
+    score and word of each segment. Silence and noise are left out.
 
     Example
     -------
@@ -350,7 +321,7 @@ def read_wdseg(path: str | Path) -> list[Word]:
 
 
 def _lines(path):
-    """Lines of a text file of the release, which is Windows-1252 in places."""
+    """Read the lines of a text file, which may be Windows-1252."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -364,7 +335,7 @@ def _lines(path):
 
 
 def _check_options(test_session, valid_session, emotions):
-    """Raises ValueError for folds and emotions that do not exist."""
+    """Raise ValueError for sessions and emotions that do not exist."""
     for session in (test_session, valid_session):
         if session not in SESSIONS:
             raise ValueError(
@@ -372,8 +343,8 @@ def _check_options(test_session, valid_session, emotions):
             )
     if test_session == valid_session:
         raise ValueError(
-            f"Session {test_session} cannot be for test and validation: give "
-            "two sessions."
+            f"Session {test_session} cannot be used for both test and "
+            "validation: give two sessions."
         )
     unknown = sorted(set(emotions) - set(CATEGORIES.values()))
     if unknown:
@@ -384,7 +355,7 @@ def _check_options(test_session, valid_session, emotions):
 
 
 def _find_sessions(data_folder):
-    """Session number to its folder; never none."""
+    """Map the number of each session to its folder."""
     sessions = {n: data_folder / f"Session{n}" for n in SESSIONS}
     sessions = {n: path for n, path in sessions.items() if path.is_dir()}
     if not sessions:
@@ -396,7 +367,7 @@ def _find_sessions(data_folder):
 
 
 def _fingerprint(sessions):
-    """Number, size and time of the annotations, and the number of wavs."""
+    """Return number, size and time of annotations, and number of wavs."""
     files = []
     for folder in sessions.values():
         for pattern in ("EmoEvaluation/*.txt", "transcriptions/*.txt"):
@@ -414,7 +385,7 @@ def _fingerprint(sessions):
 
 
 def _is_prepared(save_folder, state):
-    """Whether the same options have written all files."""
+    """Check if all files have been written with the same options."""
     outputs = [f"{split}.json" for split in SPLITS] + [STATE_FILE]
     if not all((save_folder / name).is_file() for name in outputs):
         return False
@@ -422,7 +393,7 @@ def _is_prepared(save_folder, state):
 
 
 def _read_session(folder, bad):
-    """Map turn ids to (evaluation, text, wav), and add to the bad turns."""
+    """Map turn ids to (evaluation, text, wav); list unreadable lines."""
     paths = sorted((folder / "dialog" / "EmoEvaluation").glob("Ses*.txt"))
     if not paths:
         raise FileNotFoundError(
@@ -431,23 +402,33 @@ def _read_session(folder, bad):
         )
     turns = {}
     for path in paths:
-        transcript = folder / "dialog" / "transcriptions" / path.name
-        texts = read_transcripts(transcript)
-        for turn, evaluation in read_evaluations(path).items():
-            text = texts.get(turn, "")
+        texts = read_transcripts(
+            folder / "dialog" / "transcriptions" / path.name
+        )
+        evaluations, malformed = read_evaluations(path)
+        bad.update(malformed)
+        for turn, evaluation in evaluations.items():
             wav = folder / "sentences" / "wav" / path.stem / f"{turn}.wav"
-            if split_words(text):
-                turns[turn] = evaluation, text, wav
-            else:
-                bad[turn] = f"{transcript}: no words of {turn}; add its line."
+            turns[turn] = evaluation, texts.get(turn, ""), wav
     return turns
 
 
-def _convert_alignment(folder, turn, text, duration, grid):
-    """Writes a turn's TextGrid; returns how its alignment was found to be.
+def _check_turn(turn, evaluation, text, wav, max_duration):
+    """Return a turn's duration; raise ValueError if it cannot be used."""
+    if evaluation.attributes is None:
+        raise ValueError(
+            f"the three ratings of {turn} in EmoEvaluation cannot be read; "
+            "correct its line."
+        )
+    if not split_words(text):
+        raise ValueError(
+            f"the transcription has no words of {turn}; add its line."
+        )
+    return audio_info(wav, max_duration).duration
 
-    A turn without one stays in the manifests: an aligner can make it.
-    """
+
+def _convert_alignment(folder, turn, text, duration, grid):
+    """Write a turn's TextGrid; return the state of its forced alignment."""
     dialogue = turn.rpartition("_")[0]
     path = folder / "sentences" / "ForcedAlignment" / dialogue / f"{turn}.wdseg"
     if not path.is_file():
@@ -457,17 +438,20 @@ def _convert_alignment(folder, turn, text, duration, grid):
         same_word(word.text, segment.text)
         for word, segment in zip(words, spoken)
     ):
-        logger.warning(
-            f"{path} has other words than the transcript of {turn}: it is "
-            "not used; align the turn again."
-        )
-        return "of other words"
-    write_alignment(grid, spoken, duration)
-    return "used"
+        state = "of other words"
+        problem = f"its words differ from the transcript of {turn}"
+    else:
+        try:
+            write_alignment(grid, spoken, duration)
+            return "used"
+        except ValueError as error:
+            state, problem = "damaged", str(error)
+    logger.warning(f"{path} is not used ({problem}): align the turn again.")
+    return state
 
 
 def _write_manifests(save_folder, items, test_session, valid_session):
-    """Writes one JSON file per split."""
+    """Write one JSON file per split."""
     splits = {test_session: "test", valid_session: "valid"}
     manifests = {split: {} for split in SPLITS}
     for turn, item in items.items():
@@ -476,9 +460,9 @@ def _write_manifests(save_folder, items, test_session, valid_session):
     for split, manifest in manifests.items():
         if not manifest:
             raise ValueError(
-                f"split {split!r} is empty: test_session {test_session} and "
-                f"valid_session {valid_session} leave it no turn; choose "
-                "other sessions, or copy those that are missing."
+                f"split {split!r} is empty with test_session {test_session} "
+                f"and valid_session {valid_session}: choose other sessions, "
+                "or copy the missing ones."
             )
     for split, manifest in manifests.items():
         write_json(save_folder / f"{split}.json", manifest)

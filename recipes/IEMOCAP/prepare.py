@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Manifests and word times of IEMOCAP, before its features are extracted.
+"""Prepare the manifests and word times of IEMOCAP.
 
 > python prepare.py hparams/prepare.yaml --data_folder /path/to/IEMOCAP
 """
@@ -17,4 +17,4 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     prepare_iemocap(**hparams["prepare_opts"])
-    print(f"{hparams['output_folder']} has the manifests.")
+    print(f"Manifests written to {hparams['output_folder']}")

@@ -1,4 +1,4 @@
-"""The steps of the demo, each a recipe's own command."""
+"""Commands of the demo, as steps of a resumable pipeline."""
 
 import argparse
 import dataclasses
@@ -13,11 +13,10 @@ from speechbrain_emofilm.utils.steps import Step
 REPOSITORY = Path(__file__).resolve().parents[2]
 TTS = "recipes/ESD/emotional_tts"
 LABELING = "recipes/ESD/word_emotion_labeling"
-#: How labelers use the labels of sentences; E-FiLM is trained on the labels
-#: of `LABELER`.
+#: Supervisions of the labelers; E-FiLM is trained on the labels of `LABELER`.
 SUPERVISIONS = ("broadcast", "multiple_instance", "words")
 LABELER = "multiple_instance"
-#: System to where the emotions of the words come from that it is trained on.
+#: Source of the word emotions that each system is trained on.
 LABEL_SOURCES = {
     "efilm": "truth",
     "efilm_labels": "labels",
@@ -31,13 +30,7 @@ CAPTIONS = {
 
 
 class DemoSteps:
-    """Makes the steps.
-
-    Arguments
-    ---------
-    options : argparse.Namespace
-        Of the command line of ``run_demo.py``.
-    """
+    """Build the demo's steps from the options of ``run_demo.py``."""
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
@@ -45,7 +38,7 @@ class DemoSteps:
         self.corpus, self.prepared = root / "MiniESD", root / "prepared"
         self.alignments = root / "alignments"
         self.features = root / "features" / "emotion_features.hdf5"
-        self.held_out = options.speakers[-1:]  # from the labelers
+        self.held_out = options.speakers[-1:]  # never used by the labelers
         self.evaluation = root / "evaluation"
         self.label_evaluation = root / "label_evaluation"
         self.modulation = root / "modulation"
@@ -54,7 +47,7 @@ class DemoSteps:
             f"--prepared_folder={self.prepared}",
             "--device=cpu",
         ]
-        # Nothing but the evaluation needs the test sentences.
+        # Only the evaluation needs the test sentences.
         self.without_test = [
             f"--{part}manifests="
             + json.dumps({"test": f"{self.prepared}/{name}.json"})
@@ -75,13 +68,7 @@ class DemoSteps:
         ]
 
     def make(self) -> list[Step]:
-        """Lists them.
-
-        Returns
-        -------
-        list of Step
-            Each after those that it needs.
-        """
+        """List the steps, each after those that it needs."""
         data = [self.make_corpus(), self.extract_speech_tokens(), self.align()]
         features = after(self.extract_features(), *data)
         labelers = [
@@ -95,8 +82,8 @@ class DemoSteps:
         models = [
             after(self.train("efilm_sentence"), *data),
             after(self.train("efilm_labels"), *data, *labels),
-            # It needs no labels, but comes last: `emofilm say` takes the
-            # newest.
+            # It needs no labels, but comes last: `emofilm say` uses the
+            # newest model.
             after(self.train("efilm"), *data, *labels),
         ]
         judged = after(self.evaluate_labels(), *labels)
@@ -105,10 +92,10 @@ class DemoSteps:
         return [*steps, self.evaluate()]
 
     def make_corpus(self) -> Step:
-        """Speech, and the truth of its words."""
+        """Create speech with true word labels."""
         sizes = ("n_train", "n_evaluation", "n_test", "n_transitions")
         return Step(
-            "Make the corpus",
+            "Create the corpus",
             [
                 "recipes/MiniESD/make_corpus.py",
                 str(self.corpus),
@@ -121,9 +108,9 @@ class DemoSteps:
         )
 
     def extract_speech_tokens(self) -> Step:
-        """Manifests and speech tokens."""
+        """Prepare manifests and speech tokens."""
         return Step(
-            "Make its speech tokens",
+            "Extract speech tokens",
             [
                 f"{TTS}/extract_speech_tokens.py",
                 f"{TTS}/hparams/mini.yaml",
@@ -136,9 +123,9 @@ class DemoSteps:
         )
 
     def align(self) -> Step:
-        """When each word is spoken."""
+        """Align the words with the speech."""
         return Step(
-            "Find the words in the sound",
+            "Align the words",
             [
                 f"{LABELING}/align.py",
                 f"{LABELING}/hparams/align.yaml",
@@ -153,7 +140,7 @@ class DemoSteps:
         )
 
     def extract_features(self) -> Step:
-        """What the labelers are given, in a process for each CPU."""
+        """Extract the labelers' inputs, with one process per CPU."""
         return Step(
             "Extract emotion features",
             [
@@ -174,7 +161,7 @@ class DemoSteps:
         )
 
     def train_labeler(self, supervision: str) -> Step:
-        """A labeler of words, which does not hear the speaker held out."""
+        """Train a word labeler without the held-out speaker."""
         folder = self.root / "labelers" / supervision
         split = folder / "split"
         preparation = {
@@ -194,7 +181,7 @@ class DemoSteps:
             "truth_file": f"{self.corpus}/word_labels.json",
         }
         return Step(
-            f"Train a labeler of words, {supervision}",
+            f"Train a word labeler, {supervision}",
             [
                 f"{LABELING}/train.py",
                 f"{LABELING}/hparams/train_mini.yaml",
@@ -211,7 +198,7 @@ class DemoSteps:
         )
 
     def label(self, supervision: str) -> Step:
-        """Labels of the training sentences, or of those that are judged."""
+        """Label all speakers, or only the held-out one for evaluation."""
         speakers = "null"
         if supervision != LABELER:
             speakers = json.dumps(self.held_out)
@@ -231,7 +218,7 @@ class DemoSteps:
         )
 
     def evaluate_labels(self) -> Step:
-        """How many of them are right, of the speaker that was held out."""
+        """Score the labels of the held-out speaker."""
         files = {
             supervision: f"{self.root}/labels/{supervision}/word_labels.json"
             for supervision in SUPERVISIONS
@@ -246,7 +233,7 @@ class DemoSteps:
             )
         }
         return Step(
-            "Compare the labels with the truth",
+            "Score the labels",
             [
                 f"{LABELING}/evaluate.py",
                 f"{LABELING}/hparams/evaluate.yaml",
@@ -261,7 +248,7 @@ class DemoSteps:
         )
 
     def train(self, system: str) -> Step:
-        """E-FiLM, on word emotions of one source."""
+        """Train E-FiLM on word emotions of one source."""
         source = LABEL_SOURCES[system]
         folder = self.root / "models" / system
         labels = self.root / "labels" / LABELER / "word_labels.json"
@@ -275,7 +262,7 @@ class DemoSteps:
                 "--skip_prep=True",
                 f"--label_source={source}",
                 f"--label_file={labels}",
-                # Of the aligner: the sentences' labels know no word times.
+                # Sentence labels have no word times.
                 f"--alignment_folder={self.alignments}",
                 f"--output_folder={folder}",
                 *shlex.split(self.options.train_flags),
@@ -286,9 +273,9 @@ class DemoSteps:
         )
 
     def analyze_modulation(self) -> Step:
-        """Gamma and beta of every emotion, drawn."""
+        """Plot gamma and beta of every emotion."""
         return Step(
-            "Draw gamma and beta",
+            "Plot gamma and beta",
             [
                 f"{TTS}/analyze_modulation.py",
                 f"{self.root}/models/efilm",
@@ -299,11 +286,11 @@ class DemoSteps:
         )
 
     def evaluate(self) -> Step:
-        """What all systems speak, and the report."""
+        """Synthesise with all systems and write the report."""
         models = {name: f"{self.root}/models/{name}" for name in LABEL_SOURCES}
         model = models.pop("efilm")
         return Step(
-            "Evaluate them",
+            "Evaluate the systems",
             [
                 f"{TTS}/evaluate.py",
                 f"{TTS}/hparams/evaluate_mini.yaml",
@@ -322,38 +309,19 @@ class DemoSteps:
 
 
 def after(step: Step, *needed: Step) -> Step:
-    """The step, to be done as soon as some others have been.
-
-    Arguments
-    ---------
-    step : Step
-        The step.
-    *needed : Step
-        Those whose results it needs.
-    """
+    """Return a step that starts when the needed ones have finished."""
     return dataclasses.replace(step, needs=[other.name for other in needed])
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """Finds the files of a backbone.
-
-    Arguments
-    ---------
-    folder : Path
-        One that starts with ``speechbrain_emofilm/`` is the package's.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    """
+    """Find a backbone's weights, possibly in the package's folder."""
     if folder.parts[:1] == (speechbrain_emofilm.__name__,):
         folder = REPOSITORY / folder
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise FileNotFoundError(
-            f"{folder} has no weights of a backbone (*.safetensors): make "
-            "them as recipes/MiniESD/README.md says, or name their folder "
-            "by --backbone_folder."
+            f"{folder} has no weights of a backbone (*.safetensors): train "
+            "one as recipes/MiniESD/README.md describes, or give its folder "
+            "with --backbone_folder."
         )
     return weights

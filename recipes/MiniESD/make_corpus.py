@@ -1,26 +1,26 @@
-"""Make MiniESD: a small corpus in ESD's layout, with the truth of every word.
+"""Create MiniESD, a small corpus in ESD's layout with true word labels.
 
 python make_corpus.py OUTPUT_FOLDER
 
-The styles are rules on one synthetic voice (``styles.py``), not acted
-emotion. The corpus holds what ESD holds, and what ESD cannot give:
+The styles are rules applied to one synthetic voice (``styles.py``), not acted
+emotion. In addition to the kind of data that ESD has, the corpus holds the
+truth about every word:
 
 * ``0011/Angry/train/0011_000041.wav``, ``0011/0011.txt``: parallel sentences
-  in five emotions per speaker, in ESD's own layout. Within a sentence the
-  words carry its emotion to different degrees, and a share is neutral.
+  in five emotions per speaker, in ESD's layout. The words of a sentence carry
+  its emotion to different degrees, and a share of them is neutral.
 * ``transitions/0011/0011_t00001.wav``, ``transitions/0011.txt``: sentences
-  whose emotion switches at a known word (FEDD-like). The id's split is in
-  ``transitions/splits.json``.
+  whose emotion switches at a known word, as in FEDD;
+  ``transitions/splits.json`` gives their splits.
 * ``word_labels.json`` and ``textgrids/``: emotion, intensity, start and end
-  of every word. ``asked.json``: the change of F0, level and duration that
-  each word was asked for.
+  of every word. ``asked.json``: the change of F0, level and duration that was
+  asked for each word.
 
-The same options give the same bytes. Sentences of evaluation and test are
-never used for training.
+The same options give the same bytes. Evaluation and test sentences never occur
+in training.
 """
 
 import argparse
-import functools
 import multiprocessing
 import random
 from pathlib import Path
@@ -33,9 +33,13 @@ from speechbrain_emofilm.dataio.labels import (
 )
 from speechbrain_emofilm.utils.files import atomic_path, read_json, write_json
 
-import numpy as np
-import soundfile as sf
-from sentences import EVALUATION, TEST, SentenceMaker, plain_words
+from sentences import (
+    EVALUATION,
+    TEST,
+    SentenceMaker,
+    plain_words,
+    spoken_words,
+)
 from styles import (
     ACTORS,
     EMOTIONS,
@@ -46,7 +50,7 @@ from styles import (
     emotion_prosody,
 )
 from tqdm import tqdm
-from voice import HibariVoice
+from voice import shared_voice, write_speech
 
 README = """# MiniESD
 
@@ -58,9 +62,9 @@ about human emotion. Made by `recipes/MiniESD/make_corpus.py`.
 Options: `{options}`
 """
 SPLITS = ("evaluation", "test", "train")  # ESD's order of file numbers
-#: Sentences per speaker and emotion; n_transitions: training sentences per
-#: speaker, beside which evaluation and test sentences are made as well; actor:
-#: whose rules make an emotion (``styles.ACTORS``).
+#: n_train, n_evaluation, n_test: sentences per speaker and emotion;
+#: n_transitions: training sentences per speaker in the transitions part, which
+#: also has the evaluation and test sentences; actor: see ``styles.ACTORS``.
 DEFAULTS = {
     "n_train": 60,
     "n_evaluation": 15,
@@ -73,18 +77,10 @@ DEFAULTS = {
 
 
 def plan_corpus(options):
-    """Every utterance to make, in a fixed order.
+    """List all utterances to synthesise, in a fixed order.
 
-    Arguments
-    ---------
-    options : dict
-        As :data:`DEFAULTS`.
-
-    Returns
-    -------
-    list of dict
-        id, path (relative), speaker, emotion (None for transitions), split,
-        text, words: (emotion, intensity) of each word, seed.
+    Each has an id, a relative path, speaker, emotion (None for transitions),
+    split, text, and the (emotion, intensity) of its words.
     """
     rng = random.Random(options["seed"])
     make = SentenceMaker(seed=rng.randrange(2**31))
@@ -95,69 +91,54 @@ def plan_corpus(options):
         "test": TEST[: options["n_test"]],
     }
     plan = []
+
+    def add(uid, folder, speaker, emotion, split, text, words):
+        plan.append(
+            {
+                "id": uid,
+                "path": f"{folder}/{uid}.wav",
+                "speaker": speaker,
+                "emotion": emotion,
+                "split": split,
+                "text": text,
+                "words": words,
+            }
+        )
+
     for speaker in options["speakers"]:
         number = 0
         for emotion in EMOTIONS:
             for split in SPLITS:
                 for text in texts.get(split, drawn[: options["n_train"]]):
                     number += 1
-                    uid = f"{speaker}_{number:06d}"
-                    folder = f"{speaker}/{emotion.capitalize()}/{split}"
                     n_words = len(plain_words(text))
                     words = draw_sentence_words(rng, emotion, n_words)
-                    plan.append(
-                        _entry(
-                            uid, folder, speaker, emotion, split, text, words
-                        )
-                    )
+                    folder = f"{speaker}/{emotion.capitalize()}/{split}"
+                    uid = f"{speaker}_{number:06d}"
+                    add(uid, folder, speaker, emotion, split, text, words)
         number = 0
         for split in SPLITS:
             for text in texts.get(split, drawn[: options["n_transitions"]]):
                 number += 1
-                uid = f"{speaker}_t{number:05d}"
                 words = draw_transition_words(rng, len(plain_words(text)))
                 folder = f"transitions/{speaker}"
-                plan.append(
-                    _entry(uid, folder, speaker, None, split, text, words)
-                )
+                uid = f"{speaker}_t{number:05d}"
+                add(uid, folder, speaker, None, split, text, words)
     return plan
 
 
-def _entry(uid, folder, speaker, emotion, split, text, words):
-    return {
-        "id": uid,
-        "path": f"{folder}/{uid}.wav",
-        "speaker": speaker,
-        "emotion": emotion,
-        "split": split,
-        "text": text,
-        "words": words,
-    }
-
-
 def make_utterance(job):
-    """Speak one entry of the plan; returns its word times."""
+    """Synthesise an utterance; return its duration and word times."""
     entry, root, actor = job
-    words = entry["text"].rstrip(".").split()
-    words[0] = words[0].lower() if words[0] != "I" else "I"
     prosody = [emotion_prosody(*word, actor) for word in entry["words"]]
-    # The same sentence by the same speaker has the same noise.
+    # A sentence has the same noise whenever the speaker says it.
     seed = random.Random(entry["speaker"] + entry["text"]).randrange(2**31)
-    spoken = _voice().speak(words, prosody, SPEAKERS[entry["speaker"]], seed)
+    spoken = shared_voice().speak(
+        spoken_words(entry["text"]), prosody, SPEAKERS[entry["speaker"]], seed
+    )
     if spoken is None:
         return None
-    wav = 0.5 * spoken.wav
-    wav = wav / max(1.0, 1.01 * np.abs(wav).max())
-    with atomic_path(Path(root) / entry["path"]) as temporary:
-        sf.write(
-            temporary, wav, HibariVoice.sample_rate, "PCM_16", format="WAV"
-        )
-    return len(wav) / HibariVoice.sample_rate, spoken.words
-
-
-@functools.lru_cache(maxsize=1)
-def _voice():
-    return HibariVoice()  # one for each process
+    return write_speech(Path(root) / entry["path"], spoken.wav), spoken.words
 
 
 def _labels(entry, times):
@@ -179,7 +160,7 @@ def _labels(entry, times):
 
 
 def write_lists(root, made, actor):
-    """ESD's transcripts, the list of the transitions part, and the truth."""
+    """Write transcripts, the splits of the transitions, and the truth."""
     transcripts, labels, asked, splits = {}, {}, {}, {}
     for entry, (duration, times) in made:
         uid, speaker = entry["id"], entry["speaker"]
@@ -210,34 +191,18 @@ def write_lists(root, made, actor):
 
 
 def make_corpus(root, workers=2, **options):
-    """Make the corpus, or return at once where it stands already.
+    """Create the corpus in a folder, unless it exists; return the folder.
 
-    Arguments
-    ---------
-    root : str or Path
-        Folder to make. It is refused if it holds another corpus.
-    workers : int
-        Processes.
-    **options
-        In place of those in :data:`DEFAULTS`.
-
-    Returns
-    -------
-    pathlib.Path
-        `root`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such option or speaker, or `root` holds a corpus, be it
-        unfinished, that was made with other options.
+    The options replace those of :data:`DEFAULTS`. Raises ValueError for an
+    unknown option, speaker or actor, or if `root` holds a corpus, finished or
+    not, that was created with other options.
     """
     root, options = Path(root), _complete(options)
     begun, done = root / "corpus.unfinished.json", root / "corpus.json"
     for record in (begun, done):
         if record.exists() and read_json(record) != options:
             raise ValueError(
-                f"{root} holds MiniESD made with other options ({record}): "
+                f"{root} holds MiniESD created with other options ({record}): "
                 "choose another folder, or remove it."
             )
     if done.exists():
@@ -256,7 +221,10 @@ def make_corpus(root, workers=2, **options):
     made = [(entry, out) for entry, out in zip(plan, results) if out]
     lost = len(plan) - len(made)
     if lost > 0.1 * len(plan):
-        raise RuntimeError(f"{lost} of {len(plan)} sentences cannot be spoken.")
+        raise RuntimeError(
+            f"{lost} of {len(plan)} sentences cannot be synthesised: install "
+            "hibari-tts 0.2.1."
+        )
     write_lists(root, made, options["actor"])
     with atomic_path(root / "README.md") as temporary:
         temporary.write_text(
@@ -268,7 +236,7 @@ def make_corpus(root, workers=2, **options):
 
 
 def _complete(options):
-    """All options; refuses those that do not exist."""
+    """Add the default options; raise ValueError for unknown ones."""
     known = {"speakers": SPEAKERS, "actor": ACTORS, "options": DEFAULTS}
     options = {**DEFAULTS, **options}
     for what, names in (
@@ -286,7 +254,7 @@ def _complete(options):
 
 
 def main():
-    """Command line."""
+    """Create the corpus with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output_folder", type=Path)
     for name, default in DEFAULTS.items():

@@ -1,20 +1,19 @@
-"""Speech to pretrain the mini backbone on: prosody varies, no emotion labels.
+"""Create the corpus that pretrains the mini backbone, without emotion labels.
 
 python make_pretraining_corpus.py OUTPUT_FOLDER [--n_utterances 12800]
 
-Each utterance changes its prosody at word boundaries, drawn freely along
-pitch, contour, tempo and loudness. What is written about it is what text
-offers: on most utterances cues in the words' own spelling (``WON``, ``sooo``,
-``won!``, ``[won]``), on some an instruction before ``<|endofprompt|>``, on some
-emotive words that go with the voice, on the rest nothing, and then the voice is
-calmer. See ``HibariTextFrontend`` for the cues.
+The prosody of an utterance changes at word boundaries; pitch, contour, tempo
+and loudness are drawn independently. The text describes it: most utterances
+have cues in the spelling of words (``WON``, ``sooo``, ``won!``, ``[won]``; see
+``HibariTextFrontend``), some an instruction before ``<|endofprompt|>``, some
+emotive words that match the voice. The others have no description and weaker
+prosody.
 
-Writes ``wavs/*.wav`` (24 kHz) and ``pretraining.jsonl``: per utterance text,
-speaker, word times, times of every text unit, and F0 at 50 Hz.
+Writes ``wavs/*.wav`` (24 kHz) and ``pretraining.jsonl``: for each utterance
+text, speaker, word times, times of every text unit, and F0 at 50 Hz.
 """
 
 import argparse
-import functools
 import json
 import multiprocessing
 import random
@@ -23,9 +22,7 @@ from pathlib import Path
 from speechbrain_emofilm.integrations.hibari import Cues
 from speechbrain_emofilm.utils.files import atomic_path
 
-import numpy as np
-import soundfile as sf
-from sentences import MOOD_WORDS, SentenceMaker
+from sentences import MOOD_WORDS, SentenceMaker, spoken_words
 from styles import (
     EMOTION_PROSODY,
     SPEAKERS,
@@ -34,28 +31,28 @@ from styles import (
     instruction_of,
 )
 from tqdm import tqdm
-from voice import HibariVoice, WordProsody
+from voice import WordProsody, shared_voice, write_speech
 
 #: Share of utterances with each kind of text.
 TEXT_KINDS = {"cues": 0.62, "instruction": 0.10, "emotive": 0.10, "plain": 0.18}
-#: Share of the spans with cues whose cue asks for plain speech, and how much
-#: prosody is left in them and in utterances without cues.
+#: Share of spans whose cue asks for plain speech, in utterances with cues.
 PLAIN_SHARE = 0.25
+#: Strength of the prosody of such spans, and of utterances without cues.
 PLAIN_STRENGTH = 0.15
 UNCUED_STRENGTH = 0.3
-#: What later steps write into the corpus folder.
+#: Files that later steps write to the corpus folder.
 DERIVED = ("mel.npy", "tokens.npy", "text_units.json", "decoded_mel.npy")
 CHUNK = 100
 
 
 def draw_spans(rng, n_words, max_spans=4):
-    """First word of each span of constant prosody, and the end."""
+    """Draw the first word of each span of constant prosody, and the end."""
     n_spans = min(rng.choice((1, 2, 2, 3, 3, max_spans)), n_words // 2)
     return [0, *sorted(rng.sample(range(1, n_words), n_spans - 1)), n_words]
 
 
 def jitter(rng, prosody):
-    """Words of one span differ a little."""
+    """Vary the prosody of a word a little."""
     return prosody.plus(
         WordProsody(
             pitch=rng.gauss(0, 0.03),
@@ -67,9 +64,8 @@ def jitter(rng, prosody):
 
 
 def draw_utterance(rng, make_sentence):
-    """Spoken words, written text and prosody of one utterance."""
-    words = make_sentence()[:-1].split()
-    words = [words[0].lower() if words[0] != "I" else "I", *words[1:]]
+    """Draw the spoken words, written text and prosody of an utterance."""
+    words = spoken_words(make_sentence())
     kind = rng.choices(list(TEXT_KINDS), TEXT_KINDS.values())[0]
     edges = draw_spans(rng, len(words))
     if kind == "instruction":
@@ -101,16 +97,16 @@ def draw_utterance(rng, make_sentence):
 
 
 def _write(word, cues):
-    """Keep a comma where it stands: behind the cues."""
+    """Write the cues of a word before the comma that may follow it."""
     return cues.write(word.rstrip(",")) + ("," if word.endswith(",") else "")
 
 
 def make_chunk(arguments):
-    """Utterances of one chunk; the chunk's number is its seed."""
+    """Create the utterances of a chunk, whose number sets the seed."""
     chunk, size, folder, seed = arguments
     rng = random.Random(seed * 100_003 + chunk)
     make_sentence = SentenceMaker(seed=rng.randrange(2**31))
-    voice = _voice()
+    voice = shared_voice()
     rows = []
     while len(rows) < size:
         words, text, prosody = draw_utterance(rng, make_sentence)
@@ -122,15 +118,11 @@ def make_chunk(arguments):
             continue
         uid = f"{speaker}_p{chunk:04d}{len(rows):03d}"
         path = Path(folder) / "wavs" / f"{uid}.wav"
-        wav = 0.5 * spoken.wav
-        wav /= max(1.0, 1.01 * np.abs(wav).max())
-        with atomic_path(path) as temporary:
-            sf.write(temporary, wav, voice.sample_rate, "PCM_16", format="WAV")
         rows.append(
             {
                 "id": uid,
                 "wav": f"wavs/{uid}.wav",
-                "duration": len(wav) / voice.sample_rate,
+                "duration": write_speech(path, spoken.wav),
                 "speaker": speaker,
                 "text": text,
                 "words": [
@@ -146,13 +138,8 @@ def make_chunk(arguments):
     return rows
 
 
-@functools.lru_cache(maxsize=1)
-def _voice():
-    return HibariVoice()  # one for each process
-
-
 def main():
-    """Command line."""
+    """Create the corpus with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output_folder", type=Path)
     parser.add_argument("--n_utterances", type=int, default=12800)
@@ -160,7 +147,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     (args.output_folder / "wavs").mkdir(parents=True, exist_ok=True)
-    for name in DERIVED:  # they belong to the corpus that stood here
+    for name in DERIVED:  # of an earlier corpus in this folder
         (args.output_folder / name).unlink(missing_ok=True)
     jobs = [
         (

@@ -1,9 +1,9 @@
-"""Put the trained parts of the mini backbone where the package ships them.
+"""Copy the trained parts of the mini backbone to the package's assets.
 
 python pack_backbone.py RESULTS_FOLDER [--output ASSETS_FOLDER]
 
 RESULTS_FOLDER holds the recipes' output folders ``speech_tokenizer``, ``llm``,
-``token_decoder`` (the speakers) and ``token_to_wav``.
+``token_decoder`` (for the speakers) and ``token_to_wav``.
 """
 
 import argparse
@@ -24,15 +24,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "speechbrain_emofilm/assets/mini"
 
 
 def pack(results: Path, output: Path) -> int:
-    """Copy every part; returns their bytes.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a recipe has not been run.
-    ValueError
-        If the parts are too large to ship.
-    """
+    """Copy all parts; return their size in bytes."""
     sources = [results / name for name in FILES]
     for source in sources:
         if not source.exists():
@@ -53,7 +45,7 @@ def pack(results: Path, output: Path) -> int:
 
 
 def main():
-    """Command line."""
+    """Pack the folder named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results_folder", type=Path)
     parser.add_argument("--output", type=Path, default=ASSETS)

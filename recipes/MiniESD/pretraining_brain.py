@@ -1,29 +1,35 @@
-"""The Brain that the recipes of the mini backbone share."""
+"""Brain and command line shared by the mini backbone's recipes."""
 
 import functools
 import logging
+import shutil
+import sys
 
 from speechbrain_emofilm.core import ResumableBrain
 from speechbrain_emofilm.utils.files import atomic_path
 from speechbrain_emofilm.utils.schedulers import WarmupCosineSchedule
 
 import numpy as np
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from pretraining_data import PretrainingCorpus
 from safetensors.torch import save_file
+from speechbrain.utils.distributed import if_main_process
 
 logger = logging.getLogger(__name__)
 
 
 class PretrainingBrain(ResumableBrain):
-    """Trains for a fixed number of steps; an epoch is a span of steps.
+    """Train for a fixed number of steps, divided into epochs.
 
-    A recipe implements ``compute_forward`` and ``compute_losses``, the latter
-    returning a dictionary of scalars whose ``loss`` is minimised. Batches are
-    dictionaries of tensors.
+    A recipe implements ``compute_forward`` and ``compute_losses``, which
+    returns a dictionary of scalars, of which ``loss`` is minimised. Batches
+    are dictionaries of tensors.
     """
 
     @functools.cached_property
     def lr_schedules(self):
-        """The schedule of the first optimizer: 100 steps of warm-up."""
+        """Schedule of the first optimizer, with 100 steps of warm-up."""
         n_steps = self.hparams.n_steps
         schedule = WarmupCosineSchedule(
             self.hparams.lr,
@@ -34,15 +40,7 @@ class PretrainingBrain(ResumableBrain):
         return {next(iter(self.optimizers_dict)): schedule}
 
     def random_seed(self, epoch, step):
-        """Choose one seed for each epoch: its segments and noise follow.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch, from 1.
-        step : int
-            The batch, from 1; 0 at the start of the epoch.
-        """
+        """Choose one seed per epoch, which sets its segments and noise."""
         if step:
             return None
         place = np.random.SeedSequence([self.hparams.seed, epoch])
@@ -57,11 +55,11 @@ class PretrainingBrain(ResumableBrain):
         return super().evaluate_batch(self.on_device(batch), stage)
 
     def on_device(self, batch):
-        """Move a batch to where the modules are."""
+        """Move a batch to the device of the modules."""
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def compute_objectives(self, predictions, batch, stage):
-        """Keep running means of every named loss."""
+        """Return the loss; update the running mean of each named loss."""
         losses = self.compute_losses(predictions, batch, stage)
         self.accumulate_stats(
             {name: (value.detach(), 1) for name, value in losses.items()}
@@ -69,19 +67,41 @@ class PretrainingBrain(ResumableBrain):
         return losses["loss"]
 
 
-def fit(brain_class, hparams, run_opts, train, valid):
-    """Train, or go on with a training, as the hyperparameters say.
+def start():
+    """Open a training's output folder, as the command line says.
 
-    Arguments
-    ---------
-    brain_class : type
-        The recipe's ``PretrainingBrain``.
-    hparams : dict
-        Of the recipe.
-    run_opts : dict
-        From the command line.
-    train, valid : torch.utils.data.Dataset
-        Items to train on and to validate on, in batches of ``batch_size``.
+    Returns its hyperparameters, run options and pretraining corpus.
+    """
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    folder = hparams["output_folder"]
+    sb.create_experiment_directory(folder, hparams_file, overrides)
+    if if_main_process():  # SpeechBrain copies this file, not the recipe's
+        shutil.copy(sys.argv[0], folder)
+    return hparams, run_opts, PretrainingCorpus(hparams["data_folder"])
+
+
+def draw_segments(kind, corpus, hparams, n_frames, n_valid=None):
+    """Return the training and validation segments of a corpus.
+
+    ``kind`` is a subclass of ``RandomSegments``. Validation takes ``n_valid``
+    segments, four batches by default.
+    """
+    batch_size = hparams["batch_size"]
+    n_train = hparams["steps_per_epoch"] * batch_size
+    n_valid = n_valid or 4 * batch_size
+    return (
+        kind(corpus, corpus.train, n_train, n_frames),
+        kind(corpus, corpus.valid, n_valid, n_frames, fixed=True),
+    )
+
+
+def fit(brain_class, hparams, run_opts, train, valid, **loader_kwargs):
+    """Train on one data set and validate on another, or resume a training.
+
+    ``train_loader_kwargs`` and ``valid_loader_kwargs`` default to batches of
+    ``batch_size``.
     """
     brain = brain_class(
         modules=hparams["modules"],
@@ -90,34 +110,28 @@ def fit(brain_class, hparams, run_opts, train, valid):
         run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
         checkpointer=hparams["checkpointer"],
     )
+    batches = {"batch_size": hparams["batch_size"]}
     brain.fit(
         hparams["epoch_counter"],
         train,
         valid,
-        train_loader_kwargs={"batch_size": hparams["batch_size"]},
-        valid_loader_kwargs={"batch_size": hparams["batch_size"]},
+        **{
+            "train_loader_kwargs": batches,
+            "valid_loader_kwargs": batches,
+            **loader_kwargs,
+        },
     )
 
 
 def save_weights(state, path):
-    """Write tensors as float16 safetensors, whole or not at all.
-
-    Arguments
-    ---------
-    state : dict
-        Name to tensor.
-    path : str or Path
-    """
+    """Write tensors as float16 safetensors, whole or not at all."""
+    weights = {
+        name: (value.detach().half() if value.is_floating_point() else value)
+        for name, value in state.items()
+    }
     with atomic_path(path) as temporary:
         save_file(
-            {
-                name: (
-                    value.detach().half()
-                    if value.is_floating_point()
-                    else value
-                ).contiguous()
-                for name, value in state.items()
-            },
+            {name: value.contiguous() for name, value in weights.items()},
             str(temporary),
         )
     logger.info("Saved %s", path)

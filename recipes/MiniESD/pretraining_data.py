@@ -2,12 +2,13 @@
 
 python pretraining_data.py CORPUS_FOLDER
 
-writes ``mel.npy`` (all log-mel frames of the corpus, 50 Hz, one after the
-other, float16) beside ``pretraining.jsonl``. The recipes of the mini backbone
-read the corpus through :class:`PretrainingCorpus`.
+Writes ``mel.npy`` (the log-mel frames of all utterances in order, 50 Hz,
+float16) next to ``pretraining.jsonl``. The mini backbone's recipes read the
+corpus through :class:`PretrainingCorpus`.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 from collections.abc import Iterable
@@ -24,8 +25,8 @@ from tqdm import tqdm
 
 HOP = 480
 N_MELS = 80
-#: Utterances at the end of the corpus that no training sees; a quarter of the
-#: corpus where that is less.
+#: Number of validation utterances, taken from the end of the corpus; at most a
+#: quarter of the corpus.
 N_VALID = 96
 
 
@@ -53,38 +54,28 @@ def extract_features(folder: Path, workers: int = 2) -> None:
                 at += len(mel)
         if at != sum(frames):
             raise ValueError(
-                f"{folder} holds {at} frames, its list says {sum(frames)}: "
-                "make the corpus again."
+                f"{folder} holds {at} frames, but pretraining.jsonl lists "
+                f"{sum(frames)}: create the corpus again."
             )
         out.flush()
 
 
 def read_rows(folder: Path) -> list[dict]:
-    """The corpus's utterances."""
+    """Read the list of utterances."""
     with open(folder / "pretraining.jsonl", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
 def frames_of(row: dict) -> int:
-    """Mel frames at 50 Hz: an even number, two per speech token."""
+    """Count the mel frames at 50 Hz, two for each speech token."""
     return int(round(row["duration"] * 24000)) // (2 * HOP) * 2
 
 
 class PretrainingCorpus:
     """Utterances of the pretraining corpus with their features.
 
-    Arguments
-    ---------
-    folder : str or Path
-        As written by ``make_pretraining_corpus.py`` and this file.
-
-    Attributes
-    ----------
-    rows : list of dict
-        The utterances (see ``make_pretraining_corpus.py``).
-    speakers : list of str
-    train, valid : range
-        Indices into ``rows``.
+    ``rows`` lists the utterances as ``make_pretraining_corpus.py`` wrote them;
+    ``train`` and ``valid`` are ranges of indices into it.
     """
 
     def __init__(self, folder):
@@ -97,7 +88,6 @@ class PretrainingCorpus:
                 f"{self.folder}' first."
             )
         self._mel = np.load(path, mmap_mode="r")
-        self._decoded = None
         edges = np.cumsum([0] + [frames_of(row) for row in self.rows])
         if edges[-1] != len(self._mel):
             raise ValueError(
@@ -123,61 +113,77 @@ class PretrainingCorpus:
         }
 
     def n_frames(self, index: int) -> int:
-        """Mel frames of an utterance."""
+        """Count the mel frames of an utterance."""
         return int(self._edges[index + 1] - self._edges[index])
 
     def with_length(self, indices: Iterable[int], n_frames: int) -> list[int]:
-        """Those of the utterances that have `n_frames` mel frames.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-        """
+        """Select the utterances with at least `n_frames` mel frames."""
         long_enough = [i for i in indices if self.n_frames(i) >= n_frames]
         if not long_enough:
             raise ValueError(
                 f"{self.folder}: no utterance has the {n_frames} frames of a "
-                "training segment: make the corpus larger, or the segments "
-                "shorter."
+                "training segment: create a larger corpus, or set a smaller "
+                "segment_tokens or segment_frames."
             )
         return long_enough
 
     def mel(self, index: int) -> np.ndarray:
-        """(N, 80) float32 log-mel of an utterance."""
+        """Return the log-mel (N, 80) of an utterance, float32."""
         first, last = self._edges[index], self._edges[index + 1]
         return np.asarray(self._mel[first:last], np.float32)
 
     def decoded_mel(self, index: int) -> np.ndarray:
-        """(N, 80) float32 log-mel as the token decoder makes it; needs
-        ``decoded_mel.npy`` (recipes/MiniESD/token_decoder).
-        """
-        if self._decoded is None:
-            path = self.folder / "decoded_mel.npy"
-            self._decoded = np.load(path, mmap_mode="r")
+        """Return the log-mel (N, 80) that the token decoder predicts."""
         first, last = self._edges[index], self._edges[index + 1]
         return np.asarray(self._decoded[first:last], np.float32)
 
+    @functools.cached_property
+    def _decoded(self):
+        return np.load(self.folder / "decoded_mel.npy", mmap_mode="r")
+
+    def tokens(self, index: int) -> np.ndarray:
+        """Return the speech tokens (N / 2,) of an utterance, int64."""
+        first, last = self._edges[index] // 2, self._edges[index + 1] // 2
+        return self._tokens[first:last].astype(np.int64)
+
+    @functools.cached_property
+    def _tokens(self):
+        """Speech tokens of all utterances in order."""
+        path = self.folder / "tokens.npy"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: run recipes/MiniESD/speech_tokenizer "
+                "first."
+            )
+        tokens = np.load(path, mmap_mode="r")
+        if len(tokens) != self._edges[-1] // 2:
+            raise ValueError(
+                f"{path} has {len(tokens)} tokens, but its corpus "
+                f"{self._edges[-1] // 2}: run recipes/MiniESD/speech_tokenizer "
+                "again."
+            )
+        return tokens
+
     def speaker(self, index: int) -> int:
-        """Number of the speaker."""
+        """Return the index of the speaker."""
         return self.speakers.index(self.rows[index]["speaker"])
 
     def f0(self, index: int) -> np.ndarray:
-        """(N,) F0 in Hz, 0 = unvoiced."""
+        """Return the F0 (N,) in Hz, 0 where unvoiced."""
         f0 = np.zeros(self.n_frames(index), np.float32)
         known = np.asarray(self.rows[index]["f0"], np.float32)[: len(f0)]
         f0[: len(known)] = known
         return f0
 
     def relative_log_f0(self, index: int) -> np.ndarray:
-        """(N,) log F0 minus the speaker's median, NaN = unvoiced."""
+        """Return log F0 (N,) minus the speaker's median, NaN if unvoiced."""
         f0 = self.f0(index)
         offset = self._speaker_f0[self.rows[index]["speaker"]]
         with np.errstate(divide="ignore"):
             return np.where(f0 > 0, np.log(f0) - offset, np.nan)
 
     def wav(self, index: int, first_frame: int = 0, n_frames: int = -1):
-        """(T,) float32 wave from a mel frame on."""
+        """Return the waveform (T,) from a mel frame on, float32."""
         wav, _ = sf.read(
             self.folder / self.rows[index]["wav"],
             start=first_frame * HOP,
@@ -187,19 +193,19 @@ class PretrainingCorpus:
         return wav
 
     def token_units(self, index: int) -> np.ndarray:
-        """(N / 2,) index into the utterance's unit list at each speech
-        token's centre, -1 in silence before the first unit.
+        """Return the index (N / 2,) of the text unit at the centre of each
+        speech token, -1 in silence before the first unit.
         """
         return self._units_at(index, 25, self.n_frames(index) // 2)
 
     def token_phonemes(self, index: int) -> np.ndarray:
-        """(N / 2,) symbol (index into ``UNITS``) of each speech token, 0 (a
-        space) in silence. A stress mark counts as the vowel behind it.
+        """Return the phoneme (N / 2,) of each speech token: an index into
+        ``UNITS``, 0 (a space) in silence. A stress mark counts as its vowel.
         """
         return self._phonemes(index, self.token_units(index))
 
     def frame_phonemes(self, index: int) -> np.ndarray:
-        """(N,) the same of each mel frame."""
+        """Return the phoneme (N,) of each mel frame."""
         units = self._units_at(index, 50, self.n_frames(index))
         return self._phonemes(index, units)
 
@@ -221,7 +227,7 @@ class PretrainingCorpus:
         return np.where(units >= 0, classes[units], 0)
 
     def normalisation(self) -> dict[str, torch.Tensor]:
-        """Mean and standard deviation of each mel channel."""
+        """Compute mean and standard deviation of each mel channel."""
         sample = np.asarray(self._mel[::23], np.float32)
         return {
             "mean": torch.from_numpy(sample.mean(0)),
@@ -229,11 +235,11 @@ class PretrainingCorpus:
         }
 
     def x_vectors(self, n_utterances: int = 100) -> dict[str, torch.Tensor]:
-        """A vector (160,) for each speaker.
+        """Compute a vector (160,) for each speaker.
 
-        Mean and standard deviation of the log-mel over the speaker's first
-        utterances, relative to the mean over all speakers: what the mini
-        world has in place of a speaker verification network.
+        It holds mean and standard deviation of the log-mel over the speaker's
+        first utterances, relative to the mean over all speakers, and replaces
+        the embedding of a speaker verification network.
         """
         statistics = {}
         for speaker in self.speakers:
@@ -250,94 +256,68 @@ class PretrainingCorpus:
         return {name: value - centre for name, value in statistics.items()}
 
 
-class TokenSegments(torch.utils.data.Dataset):
-    """Random segments of tokens, mel and speaker.
+class RandomSegments(torch.utils.data.Dataset):
+    """Random segments of a corpus's utterances, as many as an epoch needs.
 
-    Arguments
-    ---------
-    corpus : PretrainingCorpus
-        Holds the mels; its folder holds ``tokens.npy``.
-    indices : iterable of int
-        The utterances to draw from.
-    n_items : int
-        Length of the data set: segments per epoch.
-    n_tokens : int
-        Speech tokens of a segment.
-    fixed : bool
-        Whether item i is always the same segment.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the corpus has no tokens.
-    ValueError
-        If the tokens are of another corpus, or all utterances are too short.
+    A segment has `size` positions of ``frames_per_position`` mel frames. Each
+    item is drawn anew every time, unless the segments are `fixed`.
     """
 
-    def __init__(self, corpus, indices, n_items, n_tokens, fixed=False):
-        self.corpus, self.fixed = corpus, fixed
-        self.n_items, self.n_tokens = n_items, n_tokens
-        self.indices = corpus.with_length(indices, 2 * n_tokens)
-        lengths = [corpus.n_frames(i) // 2 for i in range(len(corpus.rows))]
-        self.edges = np.cumsum([0] + lengths)
-        self.tokens = self._read_tokens(corpus.folder / "tokens.npy")
-        x_vectors = corpus.x_vectors()
-        self.x_vectors = [x_vectors[name] for name in corpus.speakers]
+    frames_per_position = 2
 
-    def _read_tokens(self, path):
-        """All tokens of the corpus, one utterance after the other."""
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is missing: run recipes/MiniESD/speech_tokenizer "
-                "first."
-            )
-        tokens = np.load(path, mmap_mode="r")
-        if len(tokens) != self.edges[-1]:
-            raise ValueError(
-                f"{path} has {len(tokens)} tokens, its corpus has "
-                f"{self.edges[-1]}: run recipes/MiniESD/speech_tokenizer again."
-            )
-        return tokens
+    def __init__(self, corpus, indices, n_items, size, fixed=False):
+        self.corpus, self.fixed = corpus, fixed
+        self.n_items, self.size = n_items, size
+        n_frames = self.frames_per_position * size
+        self.indices = corpus.with_length(indices, n_frames)
 
     def __len__(self):
         return self.n_items
 
     def __getitem__(self, item):
-        return self.segment(*self.draw(item))
-
-    def draw(self, item):
-        """An utterance, and the first token of a segment in it."""
         generator = torch.Generator().manual_seed(item) if self.fixed else None
         index, first = torch.randint(
             0, 2**31 - 1, (2,), generator=generator
         ).tolist()
         index = self.indices[index % len(self.indices)]
-        return index, first % (
-            self.corpus.n_frames(index) // 2 - self.n_tokens + 1
-        )
+        n_positions = self.corpus.n_frames(index) // self.frames_per_position
+        first %= n_positions - self.size + 1
+        return self.segment(index, first, generator)
 
-    def segment(self, index, first):
-        """Its tokens, mel and speaker."""
-        at = self.edges[index] + first
-        tokens = self.tokens[at : at + self.n_tokens].astype(np.int64)
-        mel = self.corpus.mel(index)[2 * first : 2 * (first + self.n_tokens)]
+    def segment(self, index, first, generator):
+        """Return the features of the segment from a position on."""
+        raise NotImplementedError
+
+
+class TokenSegments(RandomSegments):
+    """Segments with speech tokens, mel and speaker vector."""
+
+    def __init__(self, corpus, *args, **kwargs):
+        super().__init__(corpus, *args, **kwargs)
+        x_vectors = corpus.x_vectors()
+        self.x_vectors = [x_vectors[name] for name in corpus.speakers]
+
+    def segment(self, index, first, generator):
+        """Return tokens, mel and speaker vector."""
+        last = first + self.size
+        mel = self.corpus.mel(index)[2 * first : 2 * last]
         return {
-            "tokens": torch.from_numpy(tokens),
+            "tokens": torch.from_numpy(self.corpus.tokens(index)[first:last]),
             "mel": torch.from_numpy(mel),
             "x_vector": self.x_vectors[self.corpus.speaker(index)],
         }
 
 
 class SpeechSegments(TokenSegments):
-    """The same with the wave, F0 and phonemes."""
+    """Segments with tokens, mel, speaker vector, waveform, F0 and phonemes."""
 
-    def segment(self, index, first):
-        """Tokens, mel, speaker, wave, and F0 and phoneme of each 20 ms."""
-        frames = slice(2 * first, 2 * (first + self.n_tokens))
+    def segment(self, index, first, generator):
+        """Return also the waveform, and F0 and phoneme of each 20 ms."""
+        frames = slice(2 * first, 2 * (first + self.size))
         corpus = self.corpus
-        wav = corpus.wav(index, 2 * first, 2 * self.n_tokens)
+        wav = corpus.wav(index, 2 * first, 2 * self.size)
         return {
-            **super().segment(index, first),
+            **super().segment(index, first, generator),
             "wav": torch.from_numpy(wav),
             "f0": torch.from_numpy(corpus.f0(index)[frames]),
             "phonemes": torch.from_numpy(corpus.frame_phonemes(index)[frames]),

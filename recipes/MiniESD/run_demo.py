@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""From nothing to speech whose words change emotion, with figures.
+"""Run the whole demo: from no data to evaluated word-level emotion control.
 
 > python run_demo.py
 
-Makes a small MiniESD, finds and labels the emotions of its words knowing
-those of its sentences only, trains E-FiLM on the mini backbone that the package
-ships (on the true labels of the words, on these, and on the sentences'), and
-evaluates it on held-out sentences. Each step is a recipe's own command, which
-is printed; as many run at a time as there are processors. What stands already
-is not made again; an interrupted step goes on where it stopped.
+Creates a small MiniESD; aligns its words and labels their emotions from
+sentence labels alone; trains E-FiLM on the mini backbone that the package ships
+(with true word labels, with these labels, and with sentence labels); evaluates
+all systems on held-out sentences. Each step is the printed command of a recipe;
+as many steps run in parallel as there are processors. Existing results are
+reused; an interrupted step is resumed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from demo_steps import (
     DemoSteps,
 )
 
-#: System to its name in the table.
+#: Name of each system in the table.
 SYSTEMS = {
     "original": "Original",
     "copy_synthesis": "Copy synthesis (ceiling)",
@@ -39,7 +39,7 @@ SYSTEMS = {
     **CAPTIONS,
 }
 DIMENSIONS = ("f0", "energy", "duration")
-#: Heading, in two lines, and format of each column of the table.
+#: Two-line heading and format of each column of the table.
 COLUMNS = {
     "wer": ("word", "errors", "{:.1%}"),
     "word_emotion_accuracy": ("emotions", "as asked", "{:.1%}"),
@@ -52,50 +52,40 @@ COLUMNS = {
 LABELS = ("majority", *SUPERVISIONS)
 
 
-def make_summary(figures: dict, label_accuracy: dict, log: dict) -> dict:
-    """The figures in short.
+def make_summary(scores: dict, label_accuracy: dict, log: dict) -> dict:
+    """Summarise the scores of all systems and labelers, time and memory.
 
     Arguments
     ---------
-    figures : dict
-        System to its figures, as evaluate.py writes them.
+    scores : dict
+        Scores of each system, as evaluate.py writes them.
     label_accuracy : dict
-        Share of the words whose label is right, by the way the labels were
-        made.
+        Accuracy of the word labels of each supervision.
     log : dict
         From `run_steps`.
-
-    Returns
-    -------
-    dict
-        Figure to system to value, as fractions; predicted MOS if there is
-        one; accuracy of the labels; seconds of all steps and the most memory
-        that they used together.
     """
-    systems = [name for name in SYSTEMS if name in figures]
+    systems = [name for name in SYSTEMS if name in scores]
     names = {
         "wer": "wer",
         "word_emotion_accuracy": "accuracy",
         "transitions_as_asked": "share",
     }
     summary = {
-        name: {s: round(figures[s][name][value], 4) for s in systems}
+        name: {s: round(scores[s][name][value], 4) for s in systems}
         for name, value in names.items()
     }
     summary["within_utterance_correlation"] = {
         s: {
             key: round(
-                figures[s]["within_utterance_correlation"][key]["correlation"],
+                scores[s]["within_utterance_correlation"][key]["correlation"],
                 4,
             )
             for key in DIMENSIONS
         }
         for s in systems
     }
-    if all("mos" in figures[s] for s in systems):  # evaluate's predict_mos
-        summary["mos"] = {
-            s: round(figures[s]["mos"]["mos"], 2) for s in systems
-        }
+    if all("mos" in scores[s] for s in systems):  # optional in evaluate.py
+        summary["mos"] = {s: round(scores[s]["mos"]["mos"], 2) for s in systems}
     summary["label_accuracy"] = {
         name: round(label_accuracy[name], 4) for name in LABELS
     }
@@ -105,18 +95,7 @@ def make_summary(figures: dict, label_accuracy: dict, log: dict) -> dict:
 
 
 def as_table(summary: dict) -> str:
-    """Writes the figures of the speech for people.
-
-    Arguments
-    ---------
-    summary : dict
-        From `make_summary`.
-
-    Returns
-    -------
-    str
-        A table with one line for each system.
-    """
+    """Format the scores as a table with one line per system."""
     within = summary["within_utterance_correlation"]
     values = {
         **summary,
@@ -140,20 +119,7 @@ def as_table(summary: dict) -> str:
 
 
 def as_text(summary: dict, held_out: str) -> str:
-    """Says what the figures mean.
-
-    Arguments
-    ---------
-    summary : dict
-        From `make_summary`.
-    held_out : str
-        The speaker on whom the labels are judged.
-
-    Returns
-    -------
-    str
-        A paragraph on the speech and one on the labels.
-    """
+    """Explain the scores; the labels were scored on the held-out speaker."""
     accuracy = summary["word_emotion_accuracy"]
     costs = {
         name: 100 * (accuracy["efilm"] - accuracy[name])
@@ -176,13 +142,7 @@ def as_text(summary: dict, held_out: str) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        ``sys.argv`` if None.
-    """
+    """Parse a command line, ``sys.argv`` if None."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--output_folder", type=Path, default=Path("results/demo"))
@@ -190,7 +150,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--backbone_folder",
         type=Path,
         default=Path("speechbrain_emofilm/assets/mini"),
-        help="weights of the backbone (default: those of the package)",
+        help="folder of the backbone's weights (default: the package's)",
     )
     add("--n_train", type=int, default=25, help="sentences per speaker")
     add("--n_evaluation", type=int, default=5)
@@ -215,18 +175,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if len(options.speakers) < 2:
-        parser.error("--speakers: give two or more; labels are judged on one.")
+        parser.error("--speakers: give two or more; labels are scored on one.")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the demo.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        The command line; ``sys.argv`` if None.
-    """
+    """Run the demo with a command line, ``sys.argv`` if None."""
     options = parse(arguments)
     os.chdir(REPOSITORY)
     root = options.output_folder
@@ -238,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except StepFailed as error:
         raise SystemExit(
             f"The demo stopped: {error}\n"
-            "The message above says why; the same `make demo` goes on here."
+            "The message above tells the reason; `make demo` resumes here."
         ) from error
     summary = make_summary(
         read_json(steps.evaluation / "summary.json"),
@@ -249,8 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{as_table(summary)}\n")
     print(f"{as_text(summary, *steps.held_out)}\n")
     print(
-        f"{summary['seconds']:.0f} s in all, "
-        f"{summary['peak_memory_mb']} MB at most; {root / 'summary.json'}"
+        f"{summary['seconds']:.0f} s in total, peak memory "
+        f"{summary['peak_memory_mb']} MB; {root / 'summary.json'}"
     )
     print(f"Listen and look: {steps.evaluation / 'report.html'}")
 

@@ -1,9 +1,8 @@
 """Sentences of the MiniESD corpora.
 
-Training sentences are filled templates and word lists with a wide choice of
-words; evaluation and test sentences are Harvard sentences (IEEE recommended
-practice for speech quality measurements, 1969), which no training sentence
-repeats.
+Training sentences are filled templates and lists of varied words; evaluation
+and test sentences are Harvard sentences (IEEE recommended practice for speech
+quality measurements, 1969), which never occur in training.
 """
 
 import gzip
@@ -47,7 +46,7 @@ NUMBERS = (
     "two three four five six seven eight nine ten twelve twenty thirty fifty"
 ).split()
 
-#: Words that are written where a mood is in the voice, as text has them.
+#: Emotive words that occur in the text where the voice has the mood.
 MOOD_WORDS = {
     "angry": "hate furious stop enough never liar damn outrage rotten stupid",
     "happy": "wonderful great lovely happy perfect sunshine hooray delight "
@@ -120,25 +119,21 @@ The ship was torn apart on the sharp reef.
 
 
 def plain_words(text: str) -> list[str]:
-    """Lower-case words of a text, without punctuation."""
+    """Return the lower-case words of a text, without punctuation."""
     return re.findall(r"[a-z']+", text.lower())
 
 
-def _held_out():
-    return {" ".join(plain_words(text)) for text in EVALUATION + TEST}
+def spoken_words(text: str) -> list[str]:
+    """Return a sentence's words as the voice takes them, commas included."""
+    first, *others = text.rstrip(".").split()
+    return [first if first == "I" else first.lower(), *others]
 
 
 class SentenceMaker:
-    """Draws phonetically varied English sentences, never a held-out one.
+    """Draw phonetically varied English sentences, except held-out ones.
 
-    Half are filled templates, the rest are random words of a short list and
-    of hibari's pronunciation lexicon.
-
-    Arguments
-    ---------
-    seed : int
-    min_words : int
-    max_words : int
+    Half of them are filled templates, the others random words from a short
+    list and from hibari's pronunciation lexicon.
 
     Example
     -------
@@ -155,7 +150,9 @@ class SentenceMaker:
 
         self.rng = random.Random(seed)
         self.min_words, self.max_words = min_words, max_words
-        self._held_out = _held_out()
+        self._held_out = {
+            " ".join(plain_words(text)) for text in EVALUATION + TEST
+        }
         self._lists = {
             key: [word for word in words if re.fullmatch("[a-z]+", word)]
             for key, words in Provider.parts_of_speech.items()
@@ -173,7 +170,7 @@ class SentenceMaker:
             )
 
     def __call__(self) -> str:
-        """A new sentence that ends with a full stop."""
+        """Draw a sentence that ends with a full stop."""
         while True:
             text = self._draw()
             words = plain_words(text)

@@ -1,4 +1,4 @@
-"""Prosodic styles of the MiniESD corpora: rules, not acted emotion."""
+"""Rule-based prosodic styles of the MiniESD corpora; not acted emotion."""
 
 import random
 
@@ -8,49 +8,24 @@ from voice import PseudoSpeaker, WordProsody
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "surprise")
 
-#: The style of each emotion at intensity 1; intensity scales every field.
+#: Style of each emotion at intensity 1, which scales every field: pitch, slope,
+#: duration, gain, breath, tilt.
 EMOTION_PROSODY: dict[str, WordProsody] = {
     "neutral": WordProsody(),
-    "angry": WordProsody(
-        pitch=0.05, slope=-0.25, duration=-0.10, gain=7.0, breath=-0.3, tilt=5.0
-    ),
-    "happy": WordProsody(
-        pitch=0.34, slope=0.05, duration=-0.05, gain=3.0, tilt=2.0
-    ),
-    "sad": WordProsody(
-        pitch=-0.26,
-        slope=-0.10,
-        duration=0.46,
-        gain=-7.0,
-        breath=0.4,
-        tilt=-5.0,
-    ),
-    "surprise": WordProsody(
-        pitch=0.24, slope=0.60, duration=0.30, gain=1.0, breath=0.1
-    ),
+    "angry": WordProsody(0.05, -0.25, -0.10, 7.0, -0.3, 5.0),
+    "happy": WordProsody(0.34, 0.05, -0.05, 3.0, 0.0, 2.0),
+    "sad": WordProsody(-0.26, -0.10, 0.46, -7.0, 0.4, -5.0),
+    "surprise": WordProsody(0.24, 0.60, 0.30, 1.0, 0.1, 0.0),
 }
 
-#: The same emotions as another would act them: hot anger, a lively happiness, a
-#: breathy sadness, a high surprise. For tests across corpora.
+#: The same emotions as another actor speaks them, for cross-corpus tests: hot
+#: anger, lively happiness, breathy sadness, high surprise.
 SECOND_EMOTION_PROSODY: dict[str, WordProsody] = {
     "neutral": WordProsody(),
-    "angry": WordProsody(
-        pitch=0.18, slope=-0.10, duration=-0.12, gain=5.5, breath=-0.2, tilt=6.0
-    ),
-    "happy": WordProsody(
-        pitch=0.26, slope=0.15, duration=-0.10, gain=2.0, tilt=1.0
-    ),
-    "sad": WordProsody(
-        pitch=-0.18,
-        slope=-0.18,
-        duration=0.32,
-        gain=-5.0,
-        breath=0.6,
-        tilt=-4.0,
-    ),
-    "surprise": WordProsody(
-        pitch=0.36, slope=0.42, duration=0.14, gain=2.0, breath=0.2
-    ),
+    "angry": WordProsody(0.18, -0.10, -0.12, 5.5, -0.2, 6.0),
+    "happy": WordProsody(0.26, 0.15, -0.10, 2.0, 0.0, 1.0),
+    "sad": WordProsody(-0.18, -0.18, 0.32, -5.0, 0.6, -4.0),
+    "surprise": WordProsody(0.36, 0.42, 0.14, 2.0, 0.2, 0.0),
 }
 ACTORS = {"first": EMOTION_PROSODY, "second": SECOND_EMOTION_PROSODY}
 
@@ -61,22 +36,22 @@ SPEAKERS: dict[str, PseudoSpeaker] = {
     "0014": PseudoSpeaker(warp=0.94, pitch=0.92, pace=1.0),
 }
 
-#: Largest change along each axis of free prosody (pretraining corpus), which
-#: covers every emotion's style.
+#: Range of free prosody (pretraining corpus) along each axis. It covers the
+#: style of every emotion.
 FREE_RANGE = {
     "pitch": (-0.36, 0.44),
     "slope": (-0.45, 0.65),
     "duration": (-0.45, 0.50),
     "gain": (-8.5, 8.0),
 }
-#: Which axis each written cue follows.
+#: Axis that each written cue describes.
 CUE_AXIS = {
     "loudness": "gain",
     "pitch": "pitch",
     "tempo": "duration",
     "contour": "slope",
 }
-#: A cue is written where the axis is beyond this share of its range.
+#: A cue is written where the change exceeds this share of the axis's range.
 CUE_THRESHOLD = 0.35
 _INSTRUCTION = {
     ("gain", 1): "loud",
@@ -93,16 +68,12 @@ _INSTRUCTION = {
 def emotion_prosody(
     emotion: str, intensity: float, actor: str = "first"
 ) -> WordProsody:
-    """Prosody of a word that carries `emotion` with `intensity` in 0..1, as
-    one of :data:`ACTORS` does it.
-    """
+    """Return an actor's prosody for an emotion of an intensity from 0 to 1."""
     return ACTORS[actor][emotion].scaled(intensity)
 
 
 def asked_change(prosody: WordProsody) -> dict[str, float]:
-    """The change that a listener could measure: mean log F0, dB, log
-    duration.
-    """
+    """Return the measurable changes: mean log F0, dB and log duration."""
     return {
         "f0": round(prosody.pitch, 4),
         "energy": round(prosody.gain, 3),
@@ -113,22 +84,10 @@ def asked_change(prosody: WordProsody) -> dict[str, float]:
 def draw_sentence_words(
     rng: random.Random, emotion: str, n_words: int, neutral_share: float = 0.2
 ) -> list[tuple[str, float]]:
-    """Emotion and intensity of each word of a sentence of one emotion.
+    """Draw (emotion, intensity) of each word of a sentence of one emotion.
 
-    As people speak, the words carry the emotion to different degrees and a
-    share of them is neutral; at least one word carries it.
-
-    Arguments
-    ---------
-    rng : random.Random
-    emotion : str
-    n_words : int
-    neutral_share : float
-
-    Returns
-    -------
-    list of tuple
-        (emotion, intensity) of each word.
+    As in real speech, words carry the emotion to different degrees and a share
+    of them is neutral; at least one word carries the emotion.
 
     Example
     -------
@@ -151,20 +110,10 @@ def draw_sentence_words(
 def draw_transition_words(
     rng: random.Random, n_words: int
 ) -> list[tuple[str, float]]:
-    """Emotion and intensity of each word where the emotion switches.
+    """Draw (emotion, intensity) of each word where the emotion switches.
 
-    One switch, or two in a quarter of the sentences with seven words or
-    more; each part has two words at least where the sentence allows.
-
-    Arguments
-    ---------
-    rng : random.Random
-    n_words : int
-
-    Returns
-    -------
-    list of tuple
-        (emotion, intensity) of each word.
+    There is one switch, or two in a quarter of the sentences with at least
+    seven words; each part has at least two words if the sentence allows.
 
     Example
     -------
@@ -192,16 +141,10 @@ def draw_transition_words(
 
 
 def draw_free_prosody(rng: random.Random, strength: float = 1.0) -> WordProsody:
-    """A prosody from the whole range, each axis on its own.
+    """Draw each axis independently, scaled by `strength`.
 
-    Loud speech is a little brighter and soft speech breathier, as in voices;
-    the rest of tilt and breath is free.
-
-    Arguments
-    ---------
-    rng : random.Random
-    strength : float
-        Factor on every axis.
+    As in human voices, loud speech is slightly brighter and soft speech
+    breathier; otherwise, tilt and breath are free.
     """
     values = {}
     for axis, (low, high) in FREE_RANGE.items():
@@ -216,7 +159,7 @@ def draw_free_prosody(rng: random.Random, strength: float = 1.0) -> WordProsody:
 
 
 def levels(prosody: WordProsody) -> dict[str, int]:
-    """-1, 0 or 1 along each axis of :data:`FREE_RANGE`."""
+    """Quantise each axis of :data:`FREE_RANGE` to -1, 0 or 1."""
     out = {}
     for axis, (low, high) in FREE_RANGE.items():
         share = getattr(prosody, axis)
@@ -226,13 +169,13 @@ def levels(prosody: WordProsody) -> dict[str, int]:
 
 
 def cues_of(prosody: WordProsody) -> Cues:
-    """The cues with which a writer would mark that prosody."""
+    """Return the cues by which a text would express the prosody."""
     level = levels(prosody)
     return Cues(**{cue: level[axis] for cue, axis in CUE_AXIS.items()})
 
 
 def instruction_of(prosody: WordProsody) -> str:
-    """The words with which a director would ask for that prosody."""
+    """Return the instruction that would ask for the prosody."""
     level = levels(prosody)
     words = [_INSTRUCTION[axis, sign] for axis, sign in level.items() if sign]
     return " ".join(words or ["plain"]) + "<|endofprompt|>"

@@ -1,65 +1,50 @@
 """Synthetic English voice whose prosody is set word by word.
 
-:class:`HibariVoice` opens up the acoustic model of hibari-tts, which reads
-English at about one hundred times real time on one CPU core, so that pace,
-pitch, loudness, breathiness and spectral tilt can be set for every word. The
-result is speech whose prosody is *known* for every word.
-
-Needs the ``demo`` extra; the package is imported when the voice is
-constructed.
+:class:`HibariVoice` changes the acoustic model of hibari-tts, which runs at
+about one hundred times real time on one CPU core, so that pace, pitch,
+loudness, breathiness and spectral tilt can be set for every word. The prosody
+of each word is thus *known*. Needs the ``demo`` extra.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from pathlib import Path
 
 from speechbrain_emofilm.integrations.hibari import missing_hibari
+from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np
+import soundfile as sf
 
-#: F0 above which hibari's dsp makes pulses, Hz.
+#: F0 in Hz above which hibari's dsp generates pulses.
 _VOICED_HZ = 40.0
-#: Names in hibari's graph: predicted durations before they are divided by the
-#: speed, and as they are after rounding, in steps of two frames.
+#: Names in hibari's graph: predicted durations before the division by the
+#: speed, and after rounding, in steps of two frames.
 _RAW_DURATIONS, _DURATIONS = "/Sub_output_0", "/Clip_output_0"
 
 
 @dataclass(frozen=True)
 class WordProsody:
-    """How one word differs from the voice's neutral reading.
+    """Difference of one word from the voice's neutral reading."""
 
-    All fields are 0 for a neutral word.
-
-    Arguments
-    ---------
-    pitch : float
-        Change of the word's mean log F0 (natural logarithm).
-    slope : float
-        Change of log F0 from the word's start to its end.
-    duration : float
-        Change of log duration; positive is longer.
-    gain : float
-        Change of level, dB.
-    breath : float
-        Change of the noise part's log magnitude (natural logarithm), taken
-        from the harmonic part by half.
-    tilt : float
-        Change of level above 2 kHz, dB, rising from nothing at 500 Hz.
-    """
-
-    pitch: float = 0.0
-    slope: float = 0.0
-    duration: float = 0.0
-    gain: float = 0.0
+    pitch: float = 0.0  # change of mean log F0 (natural logarithm)
+    slope: float = 0.0  # change of log F0 from start to end
+    duration: float = 0.0  # change of log duration
+    gain: float = 0.0  # change of level, dB
+    #: Change of the noise part's log magnitude (natural logarithm); half of it
+    #: is taken from the harmonic part.
     breath: float = 0.0
+    #: Change of level above 2 kHz, dB; it starts at 500 Hz.
     tilt: float = 0.0
 
     def scaled(self, factor: float) -> "WordProsody":
-        """The same change, `factor` times as strong."""
+        """Multiply all changes by `factor`."""
         return WordProsody(*(factor * value for value in astuple(self)))
 
     def plus(self, other: "WordProsody") -> "WordProsody":
-        """Both changes at once."""
+        """Add another prosody's changes."""
         return WordProsody(
             *(a + b for a, b in zip(astuple(self), astuple(other)))
         )
@@ -67,58 +52,34 @@ class WordProsody:
 
 @dataclass(frozen=True)
 class PseudoSpeaker:
-    """A speaker made of the one voice by resampling and transposition.
+    """A speaker derived from the voice by resampling and transposition."""
 
-    Arguments
-    ---------
-    warp : float
-        Factor on all frequencies, formants included (a shorter vocal tract
-        has a larger one).
-    pitch : float
-        Further factor on F0 alone.
-    pace : float
-        Factor on speed.
-    """
-
+    #: Factor on all frequencies, formants included: larger for a shorter vocal
+    #: tract.
     warp: float = 1.0
-    pitch: float = 1.0
-    pace: float = 1.0
+    pitch: float = 1.0  # additional factor on F0
+    pace: float = 1.0  # factor on speed
 
 
 @dataclass
 class SpokenUtterance:
-    """One utterance and everything known about it.
+    """Synthesised speech with its known timing and F0."""
 
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        (T,) float32 in -1..1, 24 kHz.
-    words : list of tuple
-        (start, end) in seconds of each word.
-    units : list of tuple
-        (symbol, start, end) in seconds of each phoneme symbol.
-    f0 : numpy.ndarray
-        F0 in Hz at 50 Hz (frame k centred at 20 k + 10 ms), 0 = unvoiced.
-    """
-
-    wav: np.ndarray
-    words: list[tuple[float, float]]
-    units: list[tuple[str, float, float]]
+    wav: np.ndarray  # (T,) float32 from -1 to 1, 24 kHz
+    words: list[tuple[float, float]]  # start and end in seconds
+    units: list[tuple[str, float, float]]  # phoneme symbol, start, end
+    #: (F,) F0 in Hz at 50 Hz, frame k centred at 20 k + 10 ms; 0 = unvoiced.
     f0: np.ndarray
 
 
 class HibariVoice:
-    """hibari's acoustic model with a prosody of its own for every word.
+    """hibari's acoustic model with word-level prosody.
 
     The ONNX graph is changed in memory: the duration of every symbol becomes
     an input, and F0 is multiplied by a curve before the spectra are predicted
     from it. Level, breathiness and tilt are set on the predicted spectra.
-
-    Arguments
-    ---------
-    lead : float
-        Seconds of silence kept before the first word and (twice) after the
-        last.
+    `lead` seconds of silence are kept before the first word, twice as much
+    after the last.
 
     Example
     -------
@@ -130,11 +91,10 @@ class HibariVoice:
     """
 
     sample_rate = 24000
-    #: Seconds a frame of F0 and spectrum lasts.
+    #: Duration of a frame of F0 and spectrum in seconds.
     frame = 0.0125
-    #: The model's duration grid runs behind its audio by this many seconds
-    #: (at this shift, asked and measured changes of F0 and level agree
-    #: best).
+    #: Delay in seconds of the model's duration grid relative to its audio, at
+    #: which asked and measured changes of F0 and level agree best.
     lag = 0.0375
 
     def __init__(self, lead: float = 0.1):
@@ -159,7 +119,7 @@ class HibariVoice:
 
     @staticmethod
     def _open(path: str):
-        """Sessions over the changed graph: durations, F0, and speech."""
+        """Open sessions that predict durations, F0, and speech."""
         import onnx
         import onnx.utils
         import onnxruntime as ort
@@ -215,24 +175,11 @@ class HibariVoice:
         speaker: PseudoSpeaker = PseudoSpeaker(),
         seed: int = 0,
     ) -> SpokenUtterance | None:
-        """Read the words aloud, each with its prosody.
+        """Speak words, each with its prosody.
 
-        Arguments
-        ---------
-        words : list of str
-            Plain words; a comma may follow a word.
-        prosody : list of WordProsody
-            One per word.
-        speaker : PseudoSpeaker
-            The speaker to be heard.
-        seed : int
-            Seed of the noise part of the speech.
-
-        Returns
-        -------
-        SpokenUtterance or None
-            None where the phonemiser reads the sentence with another number
-            of words (an abbreviation, for example): choose another sentence.
+        A comma may follow a word. `seed` sets the noise part of the speech.
+        Returns None if the phonemiser reads the sentence with another number
+        of words (because of an abbreviation, for example).
         """
         ids, symbols, spans = self._units(words)
         if spans is None or len(spans) != len(words):
@@ -278,9 +225,7 @@ class HibariVoice:
         return self._finish(wav, f0, times, symbols, spans, speaker.warp)
 
     def _units(self, words):
-        """Ids with the pads, their symbols, and (first, past-last) of each
-        word.
-        """
+        """Return padded ids, their symbols, and each word's span in them."""
         sentence = " ".join(words) + "."
         phonemes = self._tts.phonemize(sentence)
         if len(phonemes) != 1 or len(phonemes[0]) > self._max_symbols:
@@ -298,7 +243,7 @@ class HibariVoice:
         return ids, [""] + known + [""], spans
 
     def _curves(self, spans, prosody, n_frames):
-        """Frame-level curves of every word-level setting, smoothed."""
+        """Return smoothed frame-level curves of the word-level settings."""
         curves = {
             name: np.zeros(n_frames, np.float32)
             for name in ("log_f0", "gain", "breath", "tilt")
@@ -317,7 +262,7 @@ class HibariVoice:
         return {name: self._smooth(curve) for name, curve in curves.items()}
 
     def _in_frames(self, spans, starts):
-        """First frame of each word and the first after it."""
+        """Convert spans of symbols to spans of frames."""
         shift = int(round(self.lag / self.frame))
         return [
             (max(0, starts[a] - shift), max(1, starts[b] - shift))
@@ -325,7 +270,7 @@ class HibariVoice:
         ]
 
     def _log_f0(self, ids, durations):
-        """The model's own log F0 with those durations, NaN where unvoiced."""
+        """Predict log F0 with the given durations, NaN where unvoiced."""
         feed = {"ids": ids, _DURATIONS: durations}
         f0 = self._f0_session.run(None, feed)[0].ravel()
         return np.log(np.where(f0 > _VOICED_HZ, f0, np.nan))
@@ -336,7 +281,7 @@ class HibariVoice:
         return np.convolve(padded, self._kernel, "valid").astype(np.float32)
 
     def _finish(self, wav, f0, times, symbols, spans, warp):
-        """Warp, cut the silence, and bring all times to the result."""
+        """Warp and trim the waveform; adjust all times."""
         rate = self.sample_rate
         f0_times = np.arange(len(f0)) * self.frame
         if warp != 1.0:
@@ -370,10 +315,10 @@ class HibariVoice:
 
 
 def _durations(own, spans, factors):
-    """Durations in whole steps, at least one each, float32.
+    """Round durations to whole steps, at least one each, float32.
 
-    A word's symbols are rounded together, so that it lasts as asked even
-    where each of its symbols lasts a step or two.
+    The cumulative duration of a word's symbols is rounded, so that the word
+    has the asked duration even if its symbols last only a step or two.
     """
     durations = np.maximum(1, np.round(own)).astype(np.float32)
     for (first, last), factor in zip(spans, factors):
@@ -386,19 +331,19 @@ def _durations(own, spans, factors):
 
 
 def _starts(durations):
-    """First frame of each symbol, and the number of frames."""
+    """Return the first frame of each symbol, and the number of frames."""
     return np.concatenate([[0], 2 * np.cumsum(durations)]).astype(int)
 
 
 def _reach_means(own, change, spans, asked, smooth, n_passes=8):
-    """Move a curve of changes until words have the asked mean log F0.
+    """Shift a curve of changes until words have the asked mean log F0.
 
-    The model's own F0 changes with the pace, above all at the end of a
-    sentence, and a slope runs over the whole word, of which the voiced part
-    is heard. Words without voice stay as they are.
+    The predicted F0 depends on the pace, above all at the end of a sentence,
+    and a slope extends over the whole word, of which only the voiced part is
+    heard. Unvoiced words stay unchanged.
     """
     change = change.copy()
-    for _ in range(n_passes):  # smoothing takes a little back
+    for _ in range(n_passes):  # smoothing reduces each correction
         missing = np.zeros_like(change)
         means = _voiced_means(own + change, spans)
         for (first, last), mean, wanted in zip(spans, means, asked):
@@ -408,7 +353,26 @@ def _reach_means(own, change, spans, asked, smooth, n_passes=8):
 
 
 def _voiced_means(log_f0, spans):
-    """Mean of each span's values that are numbers; NaN where none is."""
+    """Average the finite values of each span; NaN if there are none."""
     parts = [log_f0[first:last] for first, last in spans]
     parts = [part[np.isfinite(part)] for part in parts]
     return [part.mean() if len(part) else np.nan for part in parts]
+
+
+@functools.lru_cache(maxsize=1)
+def shared_voice():
+    """Return the process's voice."""
+    return HibariVoice()
+
+
+def write_speech(path: str | Path, wav: np.ndarray) -> float:
+    """Write speech as 16-bit wav at half level, or lower to avoid clipping.
+
+    Returns its duration in seconds.
+    """
+    wav = 0.5 * wav
+    wav = wav / max(1.0, 1.01 * np.abs(wav).max())
+    rate = HibariVoice.sample_rate
+    with atomic_path(path) as temporary:
+        sf.write(temporary, wav, rate, "PCM_16", format="WAV")
+    return len(wav) / rate

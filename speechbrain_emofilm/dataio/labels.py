@@ -541,7 +541,13 @@ def _parse_utterance(entry: object, place: str) -> UtteranceLabels:
                 f"{', '.join(_FIELDS)}."
             )
         words.append(_parse_word(item, where))
-    return UtteranceLabels(words, entry.get("source", {}))
+    source = entry.get("source", {})
+    if not isinstance(source, dict):
+        raise ValueError(
+            f"{place} has the source {source!r}: write an object, or leave it "
+            "out."
+        )
+    return UtteranceLabels(words, source)
 
 
 def _parse_word(item: Mapping, where: str) -> WordLabel:
@@ -559,6 +565,11 @@ def _parse_word(item: Mapping, where: str) -> WordLabel:
         )
     if probs:
         probs = {name: _number(p, where) for name, p in probs.items()}
+        if None in probs.values():
+            raise ValueError(
+                f"{where} has the probs {item['probs']!r}: give a number from "
+                "0 to 1 for each emotion."
+            )
     return WordLabel(
         item["word"],
         _number(item["start"], where),
@@ -576,7 +587,7 @@ def _number(value: Any, where: str) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{where} has {value!r} in place of a number: correct it."
         ) from None

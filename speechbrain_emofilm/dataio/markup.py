@@ -174,6 +174,7 @@ def parse_markup(
                end=19)
     """
     outside = _probs_outside(emotions, unmarked)
+    _refuse_brackets(text, emotions)
     clean, marks, sources = _strip_marks(text, emotions)
     words = split_words(clean)
     if not words:
@@ -204,7 +205,31 @@ def parse_markup(
                 word.end,
             )
         )
+    _refuse_marks_without_words(marks, words)
     return MarkedText(clean, marked, list(emotions))
+
+
+def _refuse_brackets(text: str, emotions: Sequence[str]) -> None:
+    """Refuse marks in square brackets, which would be left unspoken."""
+    names = "|".join(map(re.escape, emotions))
+    bracket = re.search(rf"\[/?({names})\b[^\]]*\]", text, re.IGNORECASE)
+    if bracket is not None:
+        name = bracket[1]
+        raise MarkupError(
+            f"{bracket[0]} is not a mark. Marks are written with angle "
+            f"brackets: <{name}>...</{name}>.",
+            bracket.start(),
+        )
+
+
+def _refuse_marks_without_words(
+    marks: "Sequence[_Mark | None]", words: Sequence
+) -> None:
+    """Refuse marks around nothing but spaces and punctuation."""
+    used = {id(marks[word.start]) for word in words}
+    for mark in marks:
+        if mark is not None and id(mark) not in used:
+            raise _no_text(mark)
 
 
 def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
@@ -404,11 +429,16 @@ def _check_closing(
             position,
         )
     if not marks or marks[-1] is not mark:
-        raise MarkupError(
-            f"<{mark.name}> has no text. Put it around at least one word, or "
-            "remove it.",
-            mark.position,
-        )
+        raise _no_text(mark)
+
+
+def _no_text(mark: _Mark) -> MarkupError:
+    """Return the error for a mark without words."""
+    return MarkupError(
+        f"<{mark.name}> has no text. Put it around at least one word, or "
+        "remove it.",
+        mark.position,
+    )
 
 
 def _read_mark(body: str, position: int, emotions: Sequence[str]) -> _Mark:
@@ -434,7 +464,8 @@ def _read_mark(body: str, position: int, emotions: Sequence[str]) -> _Mark:
             intensity = _read_number(name, value, position)
             continue
         if name not in lowered:
-            raise _unknown_emotion(name, emotions, position)
+            plain = not body[:1].isalpha()  # as in "3 < 4, but 5 > 4"
+            raise _unknown_emotion(name, emotions, position, plain)
         if name in weights:
             raise MarkupError(
                 f"<{body}> names {name} twice. Name each emotion once.",
@@ -494,13 +525,14 @@ def _read_number(name: str, value: str, position: int) -> float:
 
 
 def _unknown_emotion(
-    name: str, emotions: Sequence[str], position: int
+    name: str, emotions: Sequence[str], position: int, plain: bool
 ) -> MarkupError:
     """Build the error for a name outside of the taxonomy."""
     close = difflib.get_close_matches(name, emotions, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return MarkupError(
         f"the emotion {name!r} is not known: {hint}This model has "
-        f"{', '.join(emotions)}.",
+        f"{', '.join(emotions)}."
+        + (" Write &lt; for a plain '<'." if plain else ""),
         position,
     )

@@ -1,30 +1,42 @@
-"""Names what evaluate.py's figures show to be wrong with a model."""
+"""Name known failures of a trained model by the scores of its speech."""
 
+from collections.abc import Mapping, Sequence
+
+from speechbrain_emofilm.evaluation.measuring import Measurement
+from speechbrain_emofilm.evaluation.systems import Utterance
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
-from speechbrain_emofilm.metrics.failure_modes import signatures
+from speechbrain_emofilm.metrics.failure_modes import (
+    diagnose,
+    signatures,
+    untested,
+)
 from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
 
 import numpy as np
 
-REFERENCE = "original"
+REFERENCES = ("original", "reference")
 TOPLINE = "copy_synthesis"
 FLOOR = "backbone"
 SEMITONES = 12 / np.log(2)  # of a natural logarithm
 
 
-def f0_figures(utterances, measured, reference):
-    """How F0 changes from word to word, and how far that is from the corpus.
+def f0_scores(
+    utterances: Sequence[Utterance],
+    measured: Mapping[str, Measurement],
+    reference: Mapping[str, Measurement],
+) -> dict[str, dict]:
+    """Score how F0 changes from word to word.
 
     Dynamic time warping to a neutral reading has found the words.
 
     Arguments
     ---------
     utterances : list of Utterance
-        What was spoken; those whose emotion switches count.
+        Spoken utterances; those whose emotion changes are scored.
     measured : dict
         Utterance id to Measurement.
     reference : dict
-        The same of the corpus's own speech.
+        Utterance id to Measurement of the corpus's own speech.
 
     Returns
     -------
@@ -33,6 +45,17 @@ def f0_figures(utterances, measured, reference):
         ``f0_distance``, the mean difference from the reference; both in
         semitones with their bounds, and None if the words of no utterance
         were found.
+
+    Example
+    -------
+    >>> words = [[0.0] * 6, [np.log(2) / 6] + [0.0] * 5]  # two semitones
+    >>> heard = {"a": Measurement(words)}
+    >>> spoken = [Utterance("a", "a.wav", "0011", "We won.")]
+    >>> scores = f0_scores(spoken, heard, heard)
+    >>> round(scores["f0_spread"]["f0_spread"], 6)
+    1.0
+    >>> scores["f0_distance"]["f0_distance"]
+    0.0
     """
     spreads, distances = [], []
     for u in utterances:
@@ -53,27 +76,27 @@ def f0_figures(utterances, measured, reference):
     }
 
 
-def _f0_of_words(measurement):
-    """Change of each word's F0 in semitones (W,); None if not found."""
+def _f0_of_words(measurement: Measurement) -> np.ndarray | None:
+    """Return the change of each word's F0 in semitones (W,), if found."""
     if measurement.change is None:
         return None
     changes = np.array(measurement.change)
     return SEMITONES * changes[:, PROSODY_CHANGES.index("f0")]
 
 
-def name_failures(figures):
-    """Names what a trained model's figures show to be wrong.
+def name_failures(scores: Mapping[str, dict]) -> None:
+    """Add the verdicts on known failures to the scores of trained models.
 
     Arguments
     ---------
-    figures : dict
-        System to its figures; the trained ones get ``diagnosis``: for each
-        failure its verdict, the figures beside their limits, and the hparams
-        to turn.
+    scores : dict
+        System to its scores, as the ESD recipe's evaluate.py summarises
+        them. Trained systems get ``diagnosis``: for each failure its verdict,
+        the scores with their limits, and the hparams to change.
     """
-    compared = {name: _figures(entry) for name, entry in figures.items()}
-    for name, entry in figures.items():
-        if name in (REFERENCE, TOPLINE, FLOOR):
+    compared = {name: _esd_scores(entry) for name, entry in scores.items()}
+    for name, entry in scores.items():
+        if name in (*REFERENCES, TOPLINE, FLOOR):
             continue
         judged = signatures(
             compared[name], compared.get(TOPLINE), compared.get(FLOOR)
@@ -84,8 +107,8 @@ def name_failures(figures):
                 print(f"{name}, {each}")
 
 
-def _figures(entry):
-    """A system's figures as `signatures` takes them."""
+def _esd_scores(entry):
+    """Select the scores that `signatures` takes."""
     return {
         "wer": entry["wer"]["wer"],
         "word_emotion_accuracy": entry["word_emotion_accuracy"]["accuracy"],
@@ -95,4 +118,59 @@ def _figures(entry):
         ],
         "f0_spread": entry["f0_spread"]["f0_spread"],
         "f0_distance": entry["f0_distance"]["f0_distance"],
+    }
+
+
+def diagnose_systems(
+    summaries: Mapping[str, Mapping[str, dict | None]],
+    topline: str,
+    floor: str,
+) -> dict[str, dict]:
+    """Name the failures of the systems that are not only compared with.
+
+    Arguments
+    ---------
+    summaries : dict
+        System to the summary of its
+        :class:`~speechbrain_emofilm.evaluation.scores.SystemScores`.
+    topline : str
+        System that can hardly be surpassed, such as copy synthesis.
+    floor : str
+        System without control.
+
+    Returns
+    -------
+    dict
+        System to ``failures``, with their scores and the hparams to change,
+        and ``untested``, the failures that the scores cannot show.
+    """
+    scores = {name: _signature_scores(s) for name, s in summaries.items()}
+    compared = scores.get(topline), scores.get(floor)
+    return {
+        name: {
+            "failures": [d.as_dict() for d in diagnose(own, *compared)],
+            "untested": untested(own, *compared),
+        }
+        for name, own in scores.items()
+        if name not in (*REFERENCES, topline, floor)
+    }
+
+
+def _signature_scores(summary):
+    """Select the scores that `diagnose` takes; None for those missing."""
+
+    def find(*keys):
+        found = summary
+        for key in keys:
+            found = (found or {}).get(key)
+        return found
+
+    return {
+        "wer": find("wer", "wer"),
+        "f0_spread": find("prosody", "f0_spread", "f0_spread"),
+        "transition_accuracy": find("transitions", "accuracy"),
+        "word_emotion_accuracy": find("word_emotion_accuracy", "accuracy"),
+        "boundary_error_ms": find("transitions", "boundary_error_ms", "mean"),
+        "leakage": find("leakage", "leakage"),
+        "dtw": find("dtw", "cosine", "normalized"),
     }

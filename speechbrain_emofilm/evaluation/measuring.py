@@ -1,10 +1,9 @@
-"""Measures many readings of sentences, in parallel, each only once.
+"""Measure many recordings, in parallel, each only once.
 
-A reading is measured against the same speaker's neutral reading of the same
-sentence. What is measured is kept in a JSON file under a key made of the
-sounds, the words, the measuring tools' options and the source of the code
-that measures, so that nothing outdated is reused and nothing is measured
-twice.
+The tools decide which measures are taken: an aligner finds the words, a
+recogniser writes them down, and so on. Measurements are cached in files named
+by a hash of the sounds, the text, the tools' options and the source code that
+measures, so that nothing outdated is reused and nothing is measured twice.
 """
 
 import functools
@@ -12,157 +11,353 @@ import hashlib
 import inspect
 import json
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.metrics.control import NeutralBaseline
 from speechbrain_emofilm.processing import prosody
 from speechbrain_emofilm.processing.mel import SAMPLE_RATE
-from speechbrain_emofilm.utils.files import (
-    file_fingerprint,
-    read_json,
-    write_json,
-)
+from speechbrain_emofilm.processing.prosody import ProsodyTrack
+from speechbrain_emofilm.utils.files import atomic_path, file_fingerprint
 
+import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 
-#: Readings between two savings of the measurements.
-SAVE_INTERVAL = 25
+#: Measures, each with the tool that it needs.
+MEASURES = {
+    "change": "aligner",
+    "words": "aligner",
+    "recognised": "asr",
+    "mos": "mos",
+    "features": "emotion_features",
+    "speaker": "speaker_encoder",
+    "prosody": None,
+}
+#: Largest absolute sample of a recording that counts as silent.
+SILENCE = 1e-3
+#: Version of the files; raise it when their content changes.
+_FORMAT = 1
+Id = TypeVar("Id", bound=Hashable)
+_TENSORS = ("features", "speaker", "log_f0", "energy")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A sentence read aloud, and the neutral reading to compare it with.
+    """A recording to measure: a sentence read aloud.
 
     Arguments
     ---------
     wav : str
-        Audio file of the reading.
+        Audio file.
     text : str
         The sentence.
-    neutral_wav : str
-        Audio file of the neutral reading.
+    neutral_wav : str, optional
+        Audio file of the same speaker's neutral reading of the sentence, to
+        measure the change of each word against.
     neutral_words : tuple of Word
-        When each word is spoken in it.
-    prosody_only : bool
-        Neither recognise it nor predict its naturalness.
+        Times of the words in the neutral reading.
+    only : tuple of str
+        Names of the measures to take, from :data:`MEASURES`; empty for all
+        that the tools can take.
     """
 
     wav: str
     text: str
-    neutral_wav: str
-    neutral_words: tuple[Word, ...]
-    prosody_only: bool = False
+    neutral_wav: str | None = None
+    neutral_words: tuple[Word, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of a reading.
+    """Measurement of a recording.
 
     Arguments
     ---------
     change : list of list of float or None
-        How each word differs from the neutral reading, (W, 6) as
-        :func:`~speechbrain_emofilm.processing.prosody.prosody_change` gives it;
-        None if the words were not found in the sound.
+        Difference of each word from the neutral reading, (W, 6) as
+        :func:`~speechbrain_emofilm.processing.prosody.prosody_change` returns
+        it; None if the words were not found in the sound.
     recognised : str or None
-        What a recogniser understood; None without one.
+        Transcript of a recogniser; None without one.
     mos : float or None
         Predicted mean opinion score, 1 to 5; None without a predictor.
+    words : list of Word or None
+        Times of the words; None if the aligner did not find them.
+    features : torch.Tensor
+        Emotion features of the frames (F, D); empty without an extractor.
+    speaker : torch.Tensor or None
+        Speaker vector (E,); None without an encoder.
+    log_f0 : torch.Tensor
+        As in ProsodyTrack (T,).
+    energy : torch.Tensor
+        As in ProsodyTrack (T,).
+    failure : str
+        Reason why the recording cannot be scored; empty if it can.
     """
 
-    change: list[list[float]] | None
+    change: list[list[float]] | None = None
     recognised: str | None = None
     mos: float | None = None
+    words: list[Word] | None = None
+    features: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    speaker: torch.Tensor | None = None
+    log_f0: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    energy: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    failure: str = ""
+
+    def track(self) -> ProsodyTrack:
+        """Return F0 and energy in the form that prosody metrics take.
+
+        Returns
+        -------
+        ProsodyTrack
+            Its other fields are empty.
+        """
+        empty = np.zeros(0)
+        return ProsodyTrack(
+            self.log_f0.numpy(), self.energy.numpy(), empty, empty, empty
+        )
 
 
-class ReadingMeasurer:
-    """Measures readings with the tools it is given.
+def check_recordings(wavs: Iterable[str | Path], owner: str) -> None:
+    """Raise FileNotFoundError unless all recordings exist.
 
     Arguments
     ---------
-    aligner : object
-        ``align(wav, sample_rate, text) -> list of Word``, which raises
-        ValueError where the sound does not hold the words.
-    asr : object, optional
-        ``transcribe(wavs, sample_rate) -> list of str``.
-    mos : object, optional
-        ``predict(wavs, sample_rate) -> list of float``.
+    wavs : iterable of str or Path
+        Audio files.
+    owner : str
+        Owner of the recordings, for the message.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
     """
-
-    def __init__(self, aligner, asr=None, mos=None):
-        self.aligner = aligner
-        self.asr = asr
-        self.mos = mos
-        # Every system reads the same sentences.
-        self._baseline = functools.lru_cache(maxsize=128)(self._make_baseline)
-
-    def _make_baseline(self, neutral_wav, text, neutral_words):
-        wav = load_audio(neutral_wav)
-        return NeutralBaseline(
-            wav, SAMPLE_RATE, text, self.aligner, list(neutral_words)
+    wavs = list(wavs)
+    missing = [wav for wav in wavs if not Path(wav).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{owner}: {len(missing)} of {len(wavs)} recordings are missing, "
+            f"the first: {missing[0]}. Each system needs one for every item."
         )
 
-    def measure(self, reading: Reading) -> Measurement:
-        """Measures one reading.
 
-        Arguments
-        ---------
-        reading : Reading
-            The reading.
-        """
-        wav = load_audio(reading.wav)
-        baseline = self._baseline(
-            reading.neutral_wav, reading.text, reading.neutral_words
-        )
-        try:
-            change = baseline.change(wav, SAMPLE_RATE)
-        except ValueError:  # the aligner does not find the words
-            change = None
-        recognised = mos = None
-        if self.asr is not None and not reading.prosody_only:
-            (recognised,) = self.asr.transcribe([wav], SAMPLE_RATE)
-        if self.mos is not None and not reading.prosody_only:
-            (mos,) = self.mos.predict([wav], SAMPLE_RATE)
-        if change is not None:
-            change = change.round(5).tolist()
-        return Measurement(change, recognised, mos)
-
-
-class MeasuringPool:
-    """Measures readings in several processes, which stay for the next ones.
+class Measurer:
+    """Measure recordings with the given tools.
 
     Arguments
     ---------
     tools : dict
-        The arguments of :class:`ReadingMeasurer`, each as a function that
-        makes it (in hparams: ``!name:``), since every process needs its own.
+        Tools by their names in :data:`MEASURES`: ``aligner`` with
+        ``align(wav, sample_rate, text) -> list of Word``, which raises
+        ValueError if the sound does not hold the words; ``asr`` with
+        ``transcribe(wavs, sample_rate) -> list of str``; ``mos`` with
+        ``predict(wavs, sample_rate) -> list of float``;
+        ``emotion_features(wavs, lens) -> (features, lens)`` and
+        ``speaker_encoder`` with ``embed(wavs) -> (B, E)``, both with a
+        ``sample_rate``.
+    skip_unusable : bool
+        If true, a recording that is unreadable, silent or too short gets only
+        a ``failure``. If false, an unreadable file is an error, and all
+        possible measures of other recordings are taken.
+    """
+
+    def __init__(self, tools: Mapping[str, Any], skip_unusable=False):
+        self.tools = dict(tools)
+        self.skip_unusable = skip_unusable
+        # Every system reads the same sentences.
+        self._baseline = functools.lru_cache(maxsize=128)(self._make_baseline)
+
+    def _make_baseline(self, neutral_wav, text, neutral_words):
+        return NeutralBaseline(
+            load_audio(neutral_wav),
+            SAMPLE_RATE,
+            text,
+            self.tools["aligner"],
+            list(neutral_words),
+        )
+
+    def measure(self, reading: Reading) -> Measurement:
+        """Measure one recording.
+
+        Arguments
+        ---------
+        reading : Reading
+            The recording.
+
+        Returns
+        -------
+        Measurement
+            Its measurement.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read as sound, unless such files are
+            skipped.
+        """
+        wanted = set(measures_of(reading, self.tools))
+        try:
+            wav = load_audio(reading.wav, SAMPLE_RATE)
+        except ValueError as error:
+            if not self.skip_unusable:
+                raise
+            return Measurement(failure=str(error))
+        found, track = {}, None
+        failure = "silent" if wav.abs().max() < SILENCE else ""
+        if "features" in wanted and not failure:
+            try:
+                found["features"] = self._features(reading.wav)
+            except ValueError as error:  # too short
+                failure = str(error)
+        if wanted & {"change", "prosody"}:
+            try:
+                track = prosody.prosody_track(wav, SAMPLE_RATE)
+            except ValueError as error:  # too short
+                failure = failure or str(error)
+        if failure and self.skip_unusable:
+            return Measurement(failure=failure)
+        if wanted & {"change", "words"}:
+            found |= self._words(reading, wav, track, "change" in wanted)
+        if "prosody" in wanted and track is not None:
+            found["log_f0"] = torch.from_numpy(track.log_f0)
+            found["energy"] = torch.from_numpy(track.energy)
+        if "recognised" in wanted:
+            asr = self.tools["asr"]
+            (found["recognised"],) = asr.transcribe([wav], SAMPLE_RATE)
+        if "mos" in wanted:
+            (found["mos"],) = self.tools["mos"].predict([wav], SAMPLE_RATE)
+        if "speaker" in wanted and not failure:
+            found["speaker"] = self._speaker(reading.wav)
+        return Measurement(**found, failure=failure)
+
+    def _words(self, reading, wav, track, with_change):
+        """Find the words, and measure how they differ from the neutral ones."""
+        found = {}
+        if with_change:
+            baseline = self._baseline(
+                reading.neutral_wav, reading.text, reading.neutral_words
+            )
+        try:
+            found["words"] = self.tools["aligner"].align(
+                wav, SAMPLE_RATE, reading.text
+            )
+            if with_change and track is not None:
+                # The words are carried over from the neutral reading, more
+                # precisely than an aligner finds them.
+                change = prosody.prosody_change(
+                    baseline.track, baseline.words, track
+                )
+                found["change"] = change.round(5).tolist()
+        except ValueError:  # the aligner does not find the words
+            pass
+        return found
+
+    def _features(self, path):
+        extractor = self.tools["emotion_features"]
+        wav = load_audio(path, extractor.sample_rate)
+        features, _ = extractor(wav[None], torch.ones(1))
+        return features[0].float().cpu()
+
+    def _speaker(self, path):
+        encoder = self.tools["speaker_encoder"]
+        wav = load_audio(path, encoder.sample_rate)
+        return encoder.embed([wav])[0].float().cpu()
+
+
+def measures_of(reading: Reading, tools: Iterable[str]) -> list[str]:
+    """List the measures that are taken of a recording.
+
+    Arguments
+    ---------
+    reading : Reading
+        The recording.
+    tools : iterable of str
+        Names of the tools that are there.
+
+    Returns
+    -------
+    list of str
+        Names from :data:`MEASURES`.
+
+    Example
+    -------
+    >>> measures_of(Reading("a.wav", "We won."), ["aligner", "asr"])
+    ['words', 'recognised', 'prosody']
+    """
+    return [
+        name
+        for name, tool in MEASURES.items()
+        if (tool is None or tool in tools)
+        and (name in reading.only or not reading.only)
+        and (name != "change" or reading.neutral_wav is not None)
+    ]
+
+
+class MeasuringPool:
+    """Measure recordings in several processes, which stay for the next ones.
+
+    Arguments
+    ---------
+    tools : dict
+        Name from :data:`MEASURES` to a function that makes the tool (in
+        hparams: ``!name:``), since every process needs its own, or None for
+        no such tool. A finished tool (``!new:``) serves one worker only.
     workers : int
-        Processes; 1 measures in this one.
+        Number of processes; 1 measures in this one.
+    skip_unusable : bool
+        See :class:`Measurer`.
+
+    Raises
+    ------
+    ValueError
+        If a tool has an unknown name, or is finished and there are several
+        workers.
 
     Example
     -------
     >>> from speechbrain_emofilm.integrations.aligner.pocketsphinx import (
     ...     PocketsphinxAligner,
     ... )
-    >>> cache_file = getfixture("tmp_path") / "measurements.json"
+    >>> folder = getfixture("tmp_path") / "measurements"
     >>> with MeasuringPool({"aligner": PocketsphinxAligner}) as pool:
-    ...     pool.measure({}, cache_file)
+    ...     pool.measure({}, folder)
     {}
     """
 
     def __init__(
-        self, tools: Mapping[str, Callable[[], object]], workers: int = 1
+        self,
+        tools: Mapping[str, Callable[[], object] | object | None],
+        workers: int = 1,
+        skip_unusable: bool = False,
     ):
-        self.tools = dict(tools)
+        self.tools = {k: tool for k, tool in tools.items() if tool is not None}
         self.workers = workers
-        self.version = _version(self.tools)
-        self._pool = None
-        self._measurer = None
+        self.skip_unusable = skip_unusable
+        for name, tool in self.tools.items():
+            if name not in MEASURES.values():
+                raise ValueError(
+                    f"Unknown measuring tool {name!r}: known are "
+                    f"{', '.join(sorted(set(MEASURES.values()) - {None}))}."
+                )
+            if workers > 1 and not _is_factory(tool):
+                raise ValueError(
+                    f"{name} is one finished tool for {workers} workers: give "
+                    "its class (!name: in hparams) for each to make its own, "
+                    "or set workers to 1."
+                )
+        self._versions = {k: _version(tool) for k, tool in self.tools.items()}
+        self._pool: Any = None
+        self._measurer: Any = None
 
     def __enter__(self):
         return self
@@ -175,21 +370,21 @@ class MeasuringPool:
 
     def measure(
         self,
-        readings: Mapping[str, Reading],
-        cache_file: str | Path,
+        readings: Mapping[Id, Reading],
+        folder: str | Path,
         description: str = "Measuring",
-    ) -> dict[str, Measurement]:
-        """Measures readings that were not measured before.
+    ) -> dict[Id, Measurement]:
+        """Measure recordings that were not measured before.
 
         Arguments
         ---------
         readings : dict
             Id to reading. Neighbours that share a sentence share its
             baseline.
-        cache_file : str or Path
-            JSON file of what has been measured; made and extended.
+        folder : str or Path
+            Folder of the measurements' files.
         description : str
-            For the progress bar.
+            Text of the progress bar, and for messages.
 
         Returns
         -------
@@ -198,105 +393,158 @@ class MeasuringPool:
 
         Raises
         ------
+        FileNotFoundError
+            If recordings are missing; nothing is measured then.
         ValueError
-            If a file cannot be read as sound.
+            If a file cannot be read as sound, unless such files are skipped.
         """
-        cache_file = Path(cache_file)
-        known = read_json(cache_file) if cache_file.is_file() else {}
-        keys = {
-            name: _key(reading, self.version)
+        check_recordings((r.wav for r in readings.values()), description)
+        paths = {
+            name: Path(folder) / f"{self._key(reading)}.safetensors"
             for name, reading in readings.items()
         }
-        pending = [
-            (name, reading)
+        pending = {
+            paths[name]: reading
             for name, reading in readings.items()
-            if known.get(name, {}).get("key") != keys[name]
-        ]
+            if not paths[name].is_file()
+        }
         if pending:
-            self._measure_pending(pending, keys, known, cache_file, description)
-        return {name: _measurement(known[name]) for name in readings}
+            for _ in tqdm(self._run(pending), description, len(pending)):
+                pass
+        return {name: _read(path) for name, path in paths.items()}
 
-    def _measure_pending(self, pending, keys, known, cache_file, description):
-        """Extends what is known, saving now and then."""
-        progress = tqdm(self._results(pending), description, len(pending))
-        try:
-            for n_done, (name, measurement) in enumerate(progress, start=1):
-                known[name] = {"key": keys[name], **asdict(measurement)}
-                if n_done % SAVE_INTERVAL == 0:
-                    write_json(cache_file, known)
-        finally:  # also what was measured before an interrupt
-            write_json(cache_file, known)
-
-    def _results(self, pending):
-        """Yields (id, measurement), in any order."""
+    def _run(self, pending: Mapping[Path, Reading]) -> Iterator[None]:
+        """Measure and write; yields after each recording, in any order."""
         if self.workers > 1:
             if self._pool is None:
                 self._pool = multiprocessing.Pool(
-                    self.workers, _start_worker, (self.tools,)
+                    self.workers,
+                    _start_worker,
+                    (self.tools, self.skip_unusable),
                 )
             yield from self._pool.imap_unordered(
-                _measure_in_worker, pending, chunksize=4
+                _measure_in_worker, pending.items(), chunksize=4
             )
             return
         if self._measurer is None:
-            self._measurer = _make_measurer(self.tools)
-        for name, reading in pending:
-            yield name, self._measurer.measure(reading)
+            self._measurer = _make_measurer(self.tools, self.skip_unusable)
+        for path, reading in pending.items():
+            _write(path, self._measurer.measure(reading))
+            yield
+
+    def _key(self, reading: Reading) -> str:
+        """Hash everything that changes the measurement."""
+        measures = measures_of(reading, self.tools)
+        used = {MEASURES[name] for name in measures} - {None}
+        content = [
+            file_fingerprint(reading.wav),
+            reading.text,
+            measures,
+            {name: self._versions[name] for name in sorted(used)},
+            self.skip_unusable,
+            _FORMAT,
+        ]
+        if {"change", "prosody"} & set(measures):
+            content.append(inspect.getsource(prosody))
+        if "change" in measures:
+            content += [
+                _fingerprint(reading.neutral_wav),
+                [(w.text, w.start, w.end) for w in reading.neutral_words],
+            ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
-def _measurement(entry: Mapping) -> Measurement:
-    return Measurement(**{k: v for k, v in entry.items() if k != "key"})
+def make_tool(tool: Any) -> Any:
+    """Make a tool unless it is finished.
+
+    Arguments
+    ---------
+    tool : callable or object
+        A class, a function or a partial of one (``!name:``), or a tool.
+
+    Returns
+    -------
+    object
+        The tool.
+
+    Example
+    -------
+    >>> make_tool(functools.partial(dict, a=1)), make_tool({"a": 2})
+    ({'a': 1}, {'a': 2})
+    """
+    return tool() if _is_factory(tool) else tool
 
 
-def _make_measurer(tools: Mapping[str, Callable[[], object]]):
-    return ReadingMeasurer(**{name: make() for name, make in tools.items()})
+def _is_factory(tool) -> bool:
+    """Tell a class, function or partial from a finished tool."""
+    return (
+        isinstance(tool, functools.partial)
+        or inspect.isclass(tool)
+        or inspect.isroutine(tool)
+    )
 
 
-_worker: dict[str, ReadingMeasurer] = {}
+def _make_measurer(tools, skip_unusable) -> Measurer:
+    tools = {name: make_tool(tool) for name, tool in tools.items()}
+    return Measurer(tools, skip_unusable)
 
 
-def _start_worker(tools: Mapping[str, Callable[[], object]]) -> None:
+_worker: dict[str, Measurer] = {}
+
+
+def _start_worker(tools, skip_unusable) -> None:
     torch.set_num_threads(1)  # one for each process
-    _worker["measurer"] = _make_measurer(tools)
+    _worker["measurer"] = _make_measurer(tools, skip_unusable)
 
 
-def _measure_in_worker(item: tuple[str, Reading]) -> tuple[str, Measurement]:
-    name, reading = item
-    return name, _worker["measurer"].measure(reading)
+def _measure_in_worker(item: tuple[Path, Reading]) -> None:
+    path, reading = item
+    _write(path, _worker["measurer"].measure(reading))
 
 
-def _version(tools: Mapping[str, Callable[[], object]]) -> str:
-    """Names the way of measuring: tools, options and source code."""
-    parts = [inspect.getsource(prosody)]
-    for name, make in sorted(tools.items()):
-        parts += [name, _describe(make), inspect.getsource(_module(make))]
-    return "\n".join(parts)
+def _version(tool) -> list[str]:
+    """Describe a tool by its options and source code."""
+    maker = getattr(tool, "func", tool)
+    maker = maker if _is_factory(maker) else type(maker)
+    return [_describe(tool), inspect.getsource(inspect.getmodule(maker))]
 
 
-def _module(make: Callable):
-    return inspect.getmodule(getattr(make, "func", make))
-
-
-def _describe(value: object) -> str:
-    """Like repr, but the same in every process."""
+def _describe(value: Any) -> str:
+    """Describe a value like repr, but equally in every process."""
     if isinstance(value, functools.partial):
         options = {k: _describe(v) for k, v in sorted(value.keywords.items())}
         return f"{_describe(value.func)}{value.args}{options}"
-    if callable(value):
+    if _is_factory(value):
         return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)
+    if isinstance(value, (str, int, float, type(None), list, tuple, dict)):
+        return repr(value)
+    state = [getattr(value, name, "") for name in ("revision", "config")]
+    return f"{_describe(type(value))}{state}"
 
 
 _fingerprint = functools.lru_cache(maxsize=4096)(file_fingerprint)
 
 
-def _key(reading: Reading, version: str) -> str:
-    content: Sequence = [
-        file_fingerprint(reading.wav),
-        reading.text,
-        _fingerprint(reading.neutral_wav),
-        [(w.text, w.start, w.end) for w in reading.neutral_words],
-        reading.prosody_only,
-        version,
+def _write(path: Path, measurement: Measurement) -> None:
+    """Write a measurement as a safetensors file."""
+    content: dict[str, Any] = dict(vars(measurement))
+    tensors = {name: content.pop(name) for name in _TENSORS}
+    content["words"] = measurement.words and [
+        [w.text, w.start, w.end, w.confidence] for w in measurement.words
     ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    with atomic_path(path) as temporary:
+        save_file(
+            {k: t.contiguous() for k, t in tensors.items() if t is not None},
+            temporary,
+            metadata={"measurement": json.dumps(content)},
+        )
+
+
+def _read(path: Path) -> Measurement:
+    """Read what `_write` wrote."""
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["measurement"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    words = content.pop("words")
+    words = words and [Word(*word) for word in words]
+    return Measurement(words=words, **content, **tensors)

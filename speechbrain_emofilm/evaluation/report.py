@@ -1,16 +1,18 @@
-"""One HTML page that shows and plays what a model speaks.
+"""Evaluation report: one HTML page that shows and plays a model's speech.
 
-Everything is inside the page: sound as FLAC, pictures as PNG. It can be sent
-by mail and opened from disk, without a network.
+The page embeds everything, sound as FLAC and pictures as PNG, so it can be
+sent by mail and opened from disk, without a network.
 """
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.processing.prosody import FRAME_RATE, prosody_track
 from speechbrain_emofilm.utils.files import atomic_path
 
@@ -26,7 +28,7 @@ COLORS = (
     "#8b8d98", "#e5484d", "#f5a524", "#3e8ede", "#a463d8",
     "#12a594", "#e93d82", "#99a811", "#ad7f58",
 )  # fmt: skip
-#: A grey that can be read on a light and on a dark page.
+#: A grey that is legible on a light and on a dark page.
 INK = "#7d838c"
 PICTURE_SIZE = (6.4, 2.8)  # inches
 N_LINES = 2  # of words above a spectrogram
@@ -38,16 +40,16 @@ DYNAMIC_RANGE = 65  # dB below the loudest
 
 @dataclass(frozen=True)
 class AskedWord:
-    """A word and the emotion that it is to have.
+    """A word and the emotion asked of it.
 
     Arguments
     ---------
     text : str
         The word.
     emotion : str or None
-        None where none was asked for.
+        Asked emotion, if any.
     intensity : float
-        0 to 1.
+        Asked intensity, 0 to 1.
     """
 
     text: str
@@ -62,17 +64,17 @@ class Take:
     Arguments
     ---------
     system : str
-        Its name.
+        Name of the system.
     wav : numpy.ndarray
         Sound (T,), within -1 and 1.
     sample_rate : int
-        Samples per second.
+        Sample rate in Hz.
     words : sequence of Word
-        When each word is spoken; empty if that is not known.
+        Times of the words; empty if unknown.
     note : str
-        Shown beside the name.
+        Note shown next to the name.
     asked : sequence of AskedWord, optional
-        What was asked of this take, where it differs from its sample.
+        Emotions asked of this take, where they differ from its sample's.
     """
 
     system: str
@@ -90,11 +92,11 @@ class Sample:
     Arguments
     ---------
     title : str
-        Its heading.
+        Heading.
     words : sequence of AskedWord
-        What was asked for.
+        Words with their asked emotions.
     takes : sequence of Take
-        The systems that speak it.
+        The sentence spoken by each system.
     """
 
     title: str
@@ -104,7 +106,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the bounds of its 95 % interval.
+    """A value with its 95 % interval.
 
     Arguments
     ---------
@@ -122,21 +124,21 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A row of the table.
+class Score:
+    """A row of the table of scores.
 
     Arguments
     ---------
     name : str
-        What is measured.
+        Name of the score.
     meaning : str
-        What it tells, in one line.
+        Explanation in one line.
     values : dict
         System to Estimate.
     format : str
-        Of the values.
+        Format of the values.
     highest : float
-        Where the bars end; they begin at 0.
+        Value at the end of the bars, which begin at 0.
     """
 
     name: str
@@ -153,11 +155,11 @@ class Picture:
     Arguments
     ---------
     title : str
-        Its heading.
+        Heading.
     png : bytes
         The image.
     caption : str
-        What it shows.
+        Explanation of the image.
     """
 
     title: str
@@ -167,68 +169,68 @@ class Picture:
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a system has a known failure.
+    """Verdict on a known failure of a system.
 
     Arguments
     ---------
     system : str
         Heading of the system.
     failure : str
-        Its name.
+        Name of the failure.
     verdict : str
         "found", "not found" or "untested".
-    figures : sequence of str
-        Beside their limits.
+    scores : sequence of str
+        Scores with the limits that they were compared with.
     remedies : sequence of str
-        What to change.
+        Hyperparameters to change.
     """
 
     system: str
     failure: str
     verdict: str
-    figures: Sequence[str] = ()
+    scores: Sequence[str] = ()
     remedies: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a page.
+    """Content of a page.
 
     Arguments
     ---------
     title : str
-        The page's heading.
+        Heading of the page.
     introduction : sequence of str
-        Paragraphs.
+        Paragraphs at the top.
     systems : dict
         Name of each system to its heading.
     emotions : sequence of str
         The taxonomy.
-    figures : sequence of Figure
-        Rows of the table.
+    scores : sequence of Score
+        Rows of the table of scores.
     samples : sequence of Sample
-        The first is shown at the top of the page.
+        Sentences to listen to, the first at the top of the page.
     pictures : sequence of Picture
-        Shown below the table.
+        Pictures below the table.
     findings : sequence of Finding
-        Rows of a table below the figures.
+        Rows of the table of failures.
     details : dict
-        Heading to what was used, a dict or a text; shown at the end.
+        Heading to a dict of options or a text; shown at the end.
     note : str
-        What must not be overlooked.
-    figures_note : str
-        How the figures are to be read.
+        Warning that must not be overlooked.
+    scores_note : str
+        Explanation of the scores.
     findings_note : str
-        How the findings are to be read.
+        Explanation of the findings.
     samples_note : str
-        How the samples were chosen.
+        Explanation of the choice of samples.
     """
 
     title: str
     introduction: Sequence[str]
     systems: Mapping[str, str]
     emotions: Sequence[str]
-    figures: Sequence[Figure]
+    scores: Sequence[Score]
     samples: Sequence[Sample]
     pictures: Sequence[Picture] = ()
     findings: Sequence[Finding] = ()
@@ -236,20 +238,20 @@ class Report:
         default_factory=dict
     )
     note: str = ""
-    figures_note: str = ""
+    scores_note: str = ""
     findings_note: str = ""
     samples_note: str = ""
 
 
 def write_report(path: str | Path, report: Report) -> Path:
-    """Writes the page.
+    """Write the page.
 
     Arguments
     ---------
     path : str or Path
-        The HTML file.
+        Path of the HTML file.
     report : Report
-        Its content.
+        Content of the page.
 
     Returns
     -------
@@ -291,8 +293,64 @@ def write_report(path: str | Path, report: Report) -> Path:
     return path
 
 
+def write_score_table(
+    folder: str | Path, scores: Sequence[Score], systems: Mapping[str, str]
+) -> str:
+    """Write a table of scores as ``scores.csv`` and ``scores.md``.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Folder of the two files.
+    scores : sequence of Score
+        Rows of the table.
+    systems : dict
+        Name of each system to its heading, in the order of the columns.
+
+    Returns
+    -------
+    str
+        The Markdown table.
+
+    Example
+    -------
+    >>> score = Score("MOS", "1 to 5.", {"efilm": Estimate(3.0, 2.5, 3.5)})
+    >>> systems = {"backbone": "Floor", "efilm": "E-FiLM"}
+    >>> folder = getfixture("tmp_path")
+    >>> print(write_score_table(folder, [score], systems))
+    | | Floor | E-FiLM |
+    |---|---|---|
+    | MOS | | 3.00 [2.50, 3.50] |
+    >>> (folder / "scores.csv").read_text().splitlines()[1]
+    'MOS,efilm,3.0,2.5,3.5'
+    """
+    lines = [["", *systems.values()], ["---"] * (1 + len(systems))]
+    rows = []
+    for score in scores:
+        cells = [score.name]
+        for system in systems:
+            e = score.values.get(system)
+            if e is not None:
+                rows.append({"score": score.name, "system": system, **vars(e)})
+                low, high = map(score.format.format, (e.low, e.high))
+                # The unit stands behind the value only.
+                low, high = (re.sub(r" \w+$", "", end) for end in (low, high))
+                cells.append(f"{score.format.format(e.value)} [{low}, {high}]")
+            else:
+                cells.append("")
+        lines.append(cells)
+    text = "\n".join(
+        "|" + "|".join(f" {c} ".replace("  ", " ") for c in cells) + "|"
+        for cells in lines
+    ).replace(" --- ", "---")
+    write_csv(Path(folder) / "scores.csv", rows)
+    with atomic_path(Path(folder) / "scores.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return text
+
+
 def emotion_colors(emotions: Sequence[str]) -> dict[str, str]:
-    """Gives each emotion a colour.
+    """Assign a colour to each emotion.
 
     Arguments
     ---------
@@ -316,19 +374,19 @@ def emotion_colors(emotions: Sequence[str]) -> dict[str, str]:
 
 
 def audio_uri(wav: np.ndarray, sample_rate: int) -> str:
-    """Packs sound into an address that a browser plays.
+    """Encode sound as a data URI that a browser plays.
 
     Arguments
     ---------
     wav : numpy.ndarray
         Sound (T,), within -1 and 1.
     sample_rate : int
-        Samples per second.
+        Sample rate in Hz.
 
     Returns
     -------
     str
-        Of 16-bit FLAC, about half of a wav's size.
+        URI of 16-bit FLAC, about half the size of a wav.
 
     Example
     -------
@@ -341,7 +399,7 @@ def audio_uri(wav: np.ndarray, sample_rate: int) -> str:
 
 
 def png_uri(png: bytes) -> str:
-    """Packs a PNG into an address that a browser shows.
+    """Encode a PNG as a data URI that a browser shows.
 
     Arguments
     ---------
@@ -356,16 +414,21 @@ def _uri(kind: str, content: bytes) -> str:
 
 
 def figure_png(figure, dpi: int = 110, n_colors: int = 128) -> bytes:
-    """Makes a small PNG, with transparent background, of a figure.
+    """Render a Matplotlib figure as a small PNG with transparent background.
 
     Arguments
     ---------
     figure : matplotlib.figure.Figure
         The figure.
     dpi : int
-        Dots per inch.
+        Resolution in dots per inch.
     n_colors : int
-        Size of the palette; a spectrogram needs a third of the space so.
+        Size of the palette, which shrinks a spectrogram to a third.
+
+    Returns
+    -------
+    bytes
+        The image.
     """
     from PIL import Image
 
@@ -379,14 +442,14 @@ def figure_png(figure, dpi: int = 110, n_colors: int = 128) -> bytes:
 
 
 def draw_take(sample: Sample, take: Take, colors: Mapping[str, str]) -> bytes:
-    """Draws spectrogram, F0 and the emotion asked of each word.
+    """Draw spectrogram, F0 and the emotion asked of each word.
 
     Arguments
     ---------
     sample : Sample
         The sentence; its takes share the time axis.
     take : Take
-        The one to draw.
+        Take to draw.
     colors : dict
         Emotion to colour.
 
@@ -447,7 +510,7 @@ def _draw_f0(axes, take: Take) -> None:
 
 
 def _draw_words(band, axes, asked_words, take: Take, colors) -> None:
-    """A strip of the words' places, in the colour of their emotion."""
+    """Draw a strip with the words' times in the colours of their emotions."""
     for asked, word in zip(asked_words, take.words):
         color = _pale(colors.get(asked.emotion, "#ffffff"), _strength(asked))
         band.axvspan(word.start, word.end, facecolor=color, edgecolor="white")
@@ -460,7 +523,7 @@ def _draw_words(band, axes, asked_words, take: Take, colors) -> None:
 
 
 def _write_words(canvas, band, words: Sequence[AskedWord], take: Take) -> None:
-    """Writes the words where they are spoken, none over another."""
+    """Write the words at their times without overlap."""
     canvas.draw_without_rendering()  # gives everything its place
     inverse = band.transData.inverted()
     spoken = list(zip(words, take.words))
@@ -483,17 +546,17 @@ def _write_words(canvas, band, words: Sequence[AskedWord], take: Take) -> None:
 def place_words(
     centres: Sequence[float], widths: Sequence[float], n_lines: int = N_LINES
 ) -> list[tuple[float, int]]:
-    """Finds room for words on a few lines.
+    """Place words on a few lines without overlap.
 
-    A word that would touch the one before goes to the next line; where all
+    A word that would touch the previous one goes to the next line; if all
     lines are taken, it moves to the right.
 
     Arguments
     ---------
     centres : sequence of float
-        Where the words belong, ascending.
+        Desired centres of the words, ascending.
     widths : sequence of float
-        How much room they take.
+        Widths of the words.
     n_lines : int
         Number of lines.
 
@@ -520,24 +583,24 @@ def place_words(
 
 
 def _longest(sample: Sample) -> float:
-    """Seconds of the longest take, the width of every picture."""
+    """Return the duration of the longest take in seconds."""
     return max(len(take.wav) / take.sample_rate for take in sample.takes)
 
 
 def _quiet(axes) -> None:
-    """Lets the picture speak: no frame, small grey numbers."""
+    """Remove the frame and make the numbers small and grey."""
     axes.tick_params(colors=INK, labelsize=8, length=2)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
 def _strength(word: AskedWord) -> float:
-    """Opacity of a word's colour."""
+    """Return the opacity of a word's colour."""
     return 0.25 + 0.55 * min(max(word.intensity, 0.0), 1.0)
 
 
 def _pale(color: str, strength: float) -> tuple[float, ...]:
-    """Mixes a colour with white, so that dark text can be read on it."""
+    """Mix a colour with white, so that dark text is legible on it."""
     rgb = np.frombuffer(bytes.fromhex(color[1:]), np.uint8) / 255
     return tuple((1 - strength + strength * rgb).tolist())
 
@@ -549,6 +612,6 @@ def _word_style(word: AskedWord, colors: Mapping[str, str]) -> str:
     return f"background: {color}{round(200 * _strength(word)):02x}"
 
 
-def _percent(figure: Figure, value: float) -> float:
-    """Length of a bar in percent of the longest."""
-    return round(100 * min(max(value / figure.highest, 0.0), 1.0), 1)
+def _percent(score: Score, value: float) -> float:
+    """Return the length of a bar in percent of the longest."""
+    return round(100 * min(max(value / score.highest, 0.0), 1.0), 1)

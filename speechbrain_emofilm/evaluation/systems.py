@@ -1,7 +1,7 @@
 """Systems that speak the utterances of an evaluation.
 
-:func:`synthesise` speaks only what was not spoken before. What names a
-recording in its index holds everything that changes its sound: weights and
+:func:`synthesise` speaks only what was not spoken before: the key of a
+recording hashes everything that changes its sound, which is weights and
 voices, steps of the decoder, sampling options, seed, guidance, the marked text
 and the voice.
 """
@@ -36,7 +36,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-#: Systems that are always there, and folders beside them.
+#: Systems that are always compared, and folders next to theirs.
 RESERVED = (
     "original", "copy_synthesis", "backbone", "efilm", "classifier",
     "neutral_copy",
@@ -52,17 +52,17 @@ class Utterance:
     id : str
         Its id.
     wav : str
-        The corpus's recording.
+        Recording of the corpus.
     speaker : str
-        Who speaks.
+        Name of the speaker.
     text : str
-        What is said.
+        Text without marks.
     emotion : str or None
-        Of the sentence; None where it differs from word to word.
+        Emotion of the sentence; None where it changes from word to word.
     labels : UtteranceLabels or None
         Emotion and times of each word.
     asked : list of dict, optional
-        Change of each word's prosody that its emotion asks for.
+        Change of prosody asked of each word.
     """
 
     id: str
@@ -75,8 +75,13 @@ class Utterance:
 
     @property
     def part(self):
-        """Either mixed, if the emotion switches within it, or single."""
+        """Either "mixed", if the emotion changes within it, or "single"."""
         return "mixed" if self.emotion is None else "single"
+
+    @property
+    def emotions(self):
+        """Emotion of each word; None for a word without one."""
+        return [word.emotion for word in getattr(self.labels, "words", [])]
 
     @property
     def marked_text(self):
@@ -88,22 +93,22 @@ class Utterance:
 
 @dataclass(frozen=True)
 class System:
-    """One way to speak the utterances.
+    """Way to speak utterances.
 
     Arguments
     ---------
     folder : Path
-        Where its speech and measurements are kept.
+        Folder of its speech and measurements.
     version : str
-        Changes when it would speak otherwise.
+        Hash that changes whenever the system would speak differently.
     speak : callable
         Utterances, their requests and their voices to waves (T,).
     voice : callable
-        Utterance to the name of the voice that it is spoken in.
+        Utterance to the name of its voice.
     request : callable
-        Utterance to the text, with or without marks, that it is spoken from.
+        Utterance to the text to speak, with or without marks.
     wav_folder : Path or None
-        Where the wav files go; None for `wavs` in `folder`.
+        Folder of the wav files; None for `wavs` in `folder`.
     """
 
     folder: Path
@@ -156,17 +161,17 @@ def make_systems(
     speech_tokenizer_file : str or Path
         Weights of the tokenizer that made them.
     output_folder : str or Path
-        Where the trained models' speech goes.
+        Folder of the trained models' speech.
     reference_folder : str or Path
-        Where the speech goes that no training changes.
+        Folder of the speech that no training changes.
     baseline_emotion : str
         See `choose_voice`.
     synthesis_seed : int
         Seed of the sampling of speech tokens.
     guidance : float
-        Above 1 exaggerates the emotions.
+        Strength of the emotions; above 1 exaggerates them.
     device : str
-        Where the models run.
+        Device of the models.
 
     Returns
     -------
@@ -229,7 +234,7 @@ def before_training(synthesizer, backbone_emofilm, device):
     backbone_emofilm : torch.nn.Module
         The language model as it was before training.
     device : str
-        Where it runs.
+        Device of the model.
     """
     return EmoFiLMSynthesizer(
         modules={
@@ -247,13 +252,13 @@ def copy_system(folder, token_to_wav, tokens, tokens_version, voice, **paths):
     Arguments
     ---------
     folder : Path
-        Where its speech and measurements are kept.
+        Folder of its speech and measurements.
     token_to_wav : torch.nn.Module
         The decoder.
     tokens : callable
         Utterance to its speech tokens (T,).
     tokens_version : str
-        Changes with any of the tokens.
+        Hash that changes with any of the tokens.
     voice : callable
         See `System`.
     **paths : Path
@@ -275,13 +280,13 @@ def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
     Arguments
     ---------
     folder : Path
-        Where its speech and measurements are kept.
+        Folder of its speech and measurements.
     synthesizer : EmoFiLMSynthesizer
-        What speaks.
+        Model that speaks.
     seed : int
         Seed of the sampling of speech tokens.
     guidance : float
-        Above 1 exaggerates the emotions.
+        Strength of the emotions; above 1 exaggerates them.
     **options : callable or Path
         `voice`, `request` and `wav_folder` of `System`.
     """
@@ -306,14 +311,14 @@ def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
 
 
 def load_compared(folders, device):
-    """Loads the models that are compared with the trained one.
+    """Load the models that are compared with the trained one.
 
     Arguments
     ---------
     folders : dict
         Name of a system to an output folder of train.py.
     device : str
-        Where the models run.
+        Device of the models.
 
     Returns
     -------
@@ -325,7 +330,7 @@ def load_compared(folders, device):
     FileNotFoundError
         If a folder does not exist or has no finished training.
     ValueError
-        If a name is another system's, or no name of a folder.
+        If a name is reserved, or cannot be the name of a folder.
     """
     for name, folder in folders.items():
         if name in RESERVED or not re.fullmatch(r"\w[\w.-]*", name):
@@ -347,18 +352,18 @@ def load_compared(folders, device):
 
 
 def choose_voice(utterance, voices, baseline_emotion):
-    """Chooses the voice that an utterance is spoken in.
+    """Choose the voice of an utterance.
 
     Arguments
     ---------
     utterance : Utterance
-        What to speak.
+        Utterance to speak.
     voices : list of str
-        Those of the model, which may be named by the utterance, by speaker
-        and emotion, or by speaker.
+        Voices of the model, named by utterance, by speaker and emotion, or
+        by speaker.
     baseline_emotion : str
-        Its voice speaks where the speaker has none of the utterance's
-        emotion, or the emotion switches.
+        Emotion of the voice to take where the speaker has none of the
+        utterance's emotion, or the emotion changes within the utterance.
 
     Returns
     -------
@@ -368,7 +373,7 @@ def choose_voice(utterance, voices, baseline_emotion):
     Raises
     ------
     ValueError
-        If the speaker has none.
+        If the speaker has no voice.
     """
     names = (
         utterance.id,
@@ -388,14 +393,14 @@ def choose_voice(utterance, voices, baseline_emotion):
 
 
 def fingerprint(modules, *options):
-    """Names modules by their weights and voices, and options.
+    """Hash the weights and voices of modules, and options.
 
     Arguments
     ---------
     modules : torch.nn.Module
-        All that takes part.
+        All modules that take part.
     *options : object
-        Whatever else changes the result.
+        Everything else that changes the result.
 
     Returns
     -------
@@ -418,16 +423,16 @@ def fingerprint(modules, *options):
 
 
 def synthesise(name, system, utterances, batch_size, sample_rate):
-    """Speak what was not spoken before.
+    """Speak the utterances that were not spoken before.
 
     Arguments
     ---------
     name : str
         Name of the system, for the progress bar.
     system : System
-        What speaks.
+        System that speaks.
     utterances : list of Utterance
-        What to speak.
+        Utterances to speak.
     batch_size : int
         Number of utterances spoken at once.
     sample_rate : int
@@ -468,14 +473,14 @@ def synthesise(name, system, utterances, batch_size, sample_rate):
 
 
 def write_wav(path, wav, sample_rate):
-    """Writes 16-bit samples.
+    """Write a wav file with 16-bit samples.
 
     Arguments
     ---------
     path : Path
-        The wav file.
+        Path of the wav file.
     wav : torch.Tensor
-        (T,) samples.
+        Samples (T,).
     sample_rate : int
         In Hz.
     """

@@ -2,9 +2,11 @@
 
 import importlib.util
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
@@ -205,6 +207,14 @@ class EmoFiLMSynthesizer(TrainedModel):
         path = self.folder and self.folder / ADDED_VOICES
         return read_voices(path) if path and path.is_file() else {}
 
+    @overload
+    def synthesize(self, text: str, *args, **kwargs) -> SynthesisResult: ...
+
+    @overload
+    def synthesize(
+        self, text: list[str] | tuple[str, ...], *args, **kwargs
+    ) -> list[SynthesisResult]: ...
+
     def synthesize(
         self,
         text: str | Sequence[str],
@@ -265,10 +275,15 @@ class EmoFiLMSynthesizer(TrainedModel):
             If a text is empty or too long, or its marks are invalid.
         ValueError
             If the front end cannot read a text (an emoji, another language),
-            or a speaker, emotion, intensity or guidance is invalid.
+            or a speaker, seed, emotion, intensity, guidance or batch size is
+            invalid.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = _strings("text", text)
         n = len(texts)
+        if batch_size < 1:
+            raise ValueError(
+                f"batch_size is {batch_size}: give an integer of 1 or more."
+            )
         intensity = 1.0 if intensity is None else intensity
         if not 0 <= guidance < math.inf or not 0 <= intensity <= 1:
             raise ValueError(
@@ -276,11 +291,13 @@ class EmoFiLMSynthesizer(TrainedModel):
                 "not possible: give a guidance of 0 or more and an intensity "
                 "from 0 to 1."
             )
+        if speaker is not None and not isinstance(speaker, str):
+            speaker = _strings("speaker", speaker)
         speakers = [
             self.speakers[index]
             for index in self.mods.token_to_wav.speaker_ids(speaker, n)
         ]
-        seeds = [seed] * n if isinstance(seed, int) else list(seed)
+        seeds = _seeds(seed, n)
         if len(seeds) != n:
             raise ValueError(
                 f"{len(seeds)} seeds were given for {n} texts: give one, or "
@@ -306,7 +323,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         return results[0] if isinstance(text, str) else results
 
     def forward(
-        self, text: str | Sequence[str], **kwargs
+        self, text: str | list[str] | tuple[str, ...], **kwargs
     ) -> SynthesisResult | list[SynthesisResult]:
         """Synthesize one text or several, as :meth:`synthesize` does."""
         return self.synthesize(text, **kwargs)
@@ -488,6 +505,35 @@ class _Request:
     word_emotions: torch.Tensor
     word_intensity: torch.Tensor
     instruction: str
+
+
+def _strings(name: str, value: str | Sequence[str]) -> list[str]:
+    """Return one string or several as a list; refuse anything else."""
+    items: Any = [value] if isinstance(value, str) else value
+    if not isinstance(items, (bytes, bytearray, Mapping)):
+        try:
+            items = list(items)
+        except TypeError:
+            items = [items]
+        if all(isinstance(item, str) for item in items):
+            return items
+    raise ValueError(
+        f"{name} is {value!r}: give a string, or a list of strings."
+    )
+
+
+def _seeds(seed: Any, n: int) -> list[int]:
+    """Return one seed for each text, as integers of Python."""
+    try:
+        return [operator.index(seed)] * n
+    except TypeError:
+        pass
+    try:
+        return [operator.index(item) for item in seed]
+    except TypeError:
+        raise ValueError(
+            f"seed is {seed!r}: give an integer, or a list of integers."
+        ) from None
 
 
 def proportional_times(

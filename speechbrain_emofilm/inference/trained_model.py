@@ -1,7 +1,11 @@
 """Base class of models in a training's output folder."""
 
+import re
 from pathlib import Path
 
+from speechbrain_emofilm.utils.assets import find_file
+
+import torch
 from speechbrain.inference.interfaces import Pretrained
 
 
@@ -49,7 +53,9 @@ class TrainedModel(Pretrained):
         ---------
         source : str or Path
             Output folder of a training recipe, or another source that
-            SpeechBrain can fetch from.
+            SpeechBrain can fetch from. A folder that starts with
+            ``speechbrain_emofilm/`` is found wherever the package is
+            installed.
         hparams_file : str, optional
             Name of the description; ``HPARAMS_FILE`` if None.
         **kwargs
@@ -58,12 +64,22 @@ class TrainedModel(Pretrained):
         Raises
         ------
         FileNotFoundError
-            If the folder exists but has no such file.
+            If the folder does not exist or has no such file.
         ValueError
-            If its checkpoints do not fit the modules of that file.
+            If the device is not available, or if the checkpoints do not fit
+            the modules of that file.
         """
         hparams_file = hparams_file or cls.HPARAMS_FILE
+        _check_device((kwargs.get("run_opts") or {}).get("device"))
         folder = Path(source)
+        if not folder.exists():
+            folder = _packaged(folder, hparams_file)
+            source = folder if folder.exists() else source
+        if not folder.exists() and not _can_be_remote(str(source)):
+            raise FileNotFoundError(
+                f"{source} does not exist: give the output folder of a "
+                "finished training."
+            )
         if folder.exists() and not (folder / hparams_file).is_file():
             raise FileNotFoundError(
                 f"{folder} has no {hparams_file}: give the output folder of "
@@ -79,3 +95,33 @@ class TrainedModel(Pretrained):
             ) from error
         model.folder = folder if folder.is_dir() else None
         return model
+
+
+def _packaged(folder: Path, hparams_file: str) -> Path:
+    """Return the place of a model inside the package, if it is one."""
+    try:
+        return find_file(folder / hparams_file).parent
+    except FileNotFoundError:
+        return folder
+
+
+def _can_be_remote(source: str) -> bool:
+    """Tell the name of a hub's repository or a URL from a local folder."""
+    if "://" in source:
+        return True
+    name = re.fullmatch(r"(\w[\w.-]*)/\w[\w.-]*", source)
+    return name is not None and not Path(name[1]).exists()
+
+
+def _check_device(device: str | None) -> None:
+    """Raise an error that names a device which is not available."""
+    if device is None:
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0].strip().rstrip(".")
+        raise ValueError(
+            f"The device {str(device)!r} cannot be used ({reason}): choose "
+            "one that this machine has, for example 'cpu'."
+        ) from error

@@ -115,7 +115,7 @@ def read_json(path: PathLike) -> Any:
         )
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # JSON or Unicode decoding
+    except (ValueError, RecursionError) as error:  # JSON or its encoding
         raise ValueError(
             f"{path}: not a JSON file ({error}); delete it and make it again."
         ) from error

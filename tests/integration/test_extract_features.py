@@ -47,16 +47,23 @@ def write_wav(path, samples, sample_rate=16000, subtype="PCM_16"):
     soundfile.write(path, samples, sample_rate, subtype=subtype)
 
 
-def flags(corpus, cache="features.hdf5", pause=0.0, revision="1", **options):
+def flags(
+    corpus,
+    cache="features.hdf5",
+    pause=0.0,
+    revision="1",
+    limit="null",
+    **options,
+):
     """Command-line options of the script."""
     options = {
         "emotion_features": f"!new:toy_features.ToyFeatures [{pause}, "
-        f"'{revision}']",
+        f"'{revision}', {limit}]",
         "data_folder": corpus,
         "prepared_folder": corpus,
         "feature_cache": corpus / cache,
         "skip_prep": True,
-        "max_batch_length": 2,
+        "max_batch_length": 1,
         "device": "cpu",
         **options,
     }
@@ -84,10 +91,14 @@ def start(corpus, *args, launcher=(), **options):
 
 def extract_and_kill(n_parts, delay, corpus, **options):
     """Runs the script in a process that is killed some seconds after it has
-    written so many parts; returns the names of all that there are."""
+    written so many parts; returns the names of all that there are.
+
+    It stops by itself two parts later, so that however late the kill comes
+    on a busy machine, there is work left.
+    """
     folder = parts_folder(corpus / "features.hdf5")
     before = set(folder.glob("[!.]*"))
-    process = start(corpus, **options)
+    process = start(corpus, limit=n_parts + 2, **options)
     while process.poll() is None:
         if len(set(folder.glob("[!.]*")) - before) >= n_parts:
             break

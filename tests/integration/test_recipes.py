@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -91,23 +92,40 @@ def check_performance(output, checks):
     assert RELATIONS[sign](value, limit), f"{variable} is {value}, not {bound}"
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
-def test_recipe_runs(table, pristine_world, tmp_path, request):
-    for folder in ("esd", "backbone"):
-        (tmp_path / folder).symlink_to(pristine_world / folder)
-    if "tests/tmp/pretraining" in table.read_text():
-        corpus = request.getfixturevalue("pristine_pretraining")
-        shutil.copytree(corpus, tmp_path / "pretraining")
-    if "tests/tmp/cosyvoice2" in table.read_text():
-        snapshot = request.getfixturevalue("pristine_snapshot")
-        (tmp_path / "cosyvoice2").symlink_to(snapshot)
-    if "tests/tmp/IEMOCAP" in table.read_text():
-        make_iemocap(tmp_path / "IEMOCAP")
-    for number, row in enumerate(read_table(table)):
-        output = tmp_path / f"{table.stem}_{number}"
+class TableRun:
+    """Rows of one table, run in their order in one folder.
+
+    A row may read what an earlier one has made, so that the rows before it
+    are run first wherever they have not been.
+    """
+
+    def __init__(self, table, folder):
+        self.table = table
+        self.folder = folder
+        self.rows = read_table(table)
+        self.errors = []
+
+    def error_of(self, number):
+        """What a row died of; None if it did what its checks say."""
+        while len(self.errors) <= number:
+            try:
+                self._run(len(self.errors))
+            except AssertionError as error:
+                self.errors.append(str(error))
+            else:
+                self.errors.append(None)
+        return self.errors[number]
+
+    def failed_before(self, number):
+        """Numbers of the earlier rows that have failed."""
+        return [n for n, error in enumerate(self.errors[:number]) if error]
+
+    def _run(self, number):
+        row = self.rows[number]
+        output = self.folder / f"{self.table.stem}_{number}"
         # Included files are sought from the hparams file's folder.
         flags = re.sub(
-            r"(\.\./)*tests/tmp", str(tmp_path), row["test_debug_flags"]
+            r"(\.\./)*tests/tmp", str(self.folder), row["test_debug_flags"]
         )
         command = [sys.executable, row["Script_file"], row["Hparam_file"]]
         command += [f"--output_folder={output}", *shlex.split(flags)]
@@ -121,6 +139,89 @@ def test_recipe_runs(table, pristine_world, tmp_path, request):
         assert run.returncode == 0, run.stderr
         check_files(output, row["test_debug_checks"])
         check_performance(output, row["test_debug_checks"])
+
+
+@pytest.fixture(scope="session")
+def table_runs():
+    """The runs of all tables, each made when its first row is asked for."""
+    return {}
+
+
+@pytest.fixture
+def table_run(table, table_runs, tmp_path_factory, request):
+    """The run of one table, with all that its flags name."""
+    if table not in table_runs:
+        folder = tmp_path_factory.mktemp(table.stem)
+        world = request.getfixturevalue("pristine_world")
+        for name in ("esd", "backbone"):
+            (folder / name).symlink_to(world / name)
+        if "tests/tmp/pretraining" in table.read_text():
+            corpus = request.getfixturevalue("pristine_pretraining")
+            shutil.copytree(corpus, folder / "pretraining")
+        if "tests/tmp/cosyvoice2" in table.read_text():
+            snapshot = request.getfixturevalue("pristine_snapshot")
+            (folder / "cosyvoice2").symlink_to(snapshot)
+        if "tests/tmp/IEMOCAP" in table.read_text():
+            make_iemocap(folder / "IEMOCAP")
+        table_runs[table] = TableRun(table, folder)
+    return table_runs[table]
+
+
+@pytest.mark.parametrize(
+    "table, number",
+    [
+        pytest.param(
+            table,
+            number,
+            id=f"{table.stem}-{number}-{Path(row['Hparam_file']).stem}",
+            # One process runs all rows of a table.
+            marks=pytest.mark.xdist_group(table.stem),
+        )
+        for table in TABLES
+        for number, row in enumerate(read_table(table))
+    ],
+)
+def test_recipe_runs(table_run, number):
+    fail_as_the_row(table_run, number)
+
+
+def fail_as_the_row(table_run, number):
+    """Fails if the row fails; names the earlier rows that may be why."""
+    error = table_run.error_of(number)
+    if error is not None:
+        earlier = table_run.failed_before(number)
+        names = ", ".join(f"row {n}" for n in earlier)
+        pytest.fail(
+            f"{table_run.table.name}, row {number} failed"
+            + (f" (as {names} did before it)" if earlier else "")
+            + f": {table_run.rows[number]['Script_file']}\n{error}",
+            pytrace=False,
+        )
+
+
+def test_a_failed_row_does_not_hide_the_later_ones(tmp_path):
+    scripts = {"good": "", "bad": "raise SystemExit('no such corpus')"}
+    table = tmp_path / "toy.csv"
+    lines = [",".join(COLUMNS)]
+    for number, name in enumerate(["bad", "good", "bad"]):
+        script = tmp_path / f"{number}.py"
+        script.write_text(
+            f"open({str(tmp_path / 'order')!r}, 'a').write('{number}')\n"
+            + scripts[name]
+        )
+        fields = {"Script_file": str(script), "Hparam_file": "toy.yaml"}
+        lines.append(",".join(fields.get(column, "") for column in COLUMNS))
+    table.write_text("\n".join(lines))
+    toy = TableRun(table, tmp_path)
+    fail_as_the_row(toy, 1)
+    assert (tmp_path / "order").read_text() == "01"  # what it may need, first
+    for number, message in {
+        0: "toy.csv, row 0 failed: .*no such corpus",
+        2: r"toy.csv, row 2 failed \(as row 0 did before it\)",
+    }.items():
+        with pytest.raises(pytest.fail.Exception, match=f"(?s){message}"):
+            fail_as_the_row(toy, number)
+    assert (tmp_path / "order").read_text() == "012"  # each row once
 
 
 #: It needs speech that can be recognised: test_demo.py runs it.

@@ -13,9 +13,9 @@ from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.evaluation.report import (
     AskedWord,
     Estimate,
-    Figure,
     Report,
     Sample,
+    Score,
     Take,
     write_report,
 )
@@ -72,7 +72,7 @@ def page(tmp_path_factory):
             ["Listen."],
             systems,
             ["neutral", "happy"],
-            [Figure("Word error rate", "Lower is better.", estimates)],
+            [Score("Word error rate", "Lower is better.", estimates)],
             [Sample("We won", asked, takes)] * 2,
         ),
     )

@@ -16,16 +16,23 @@ class ToyFeatures(FrameFeatureExtractor):
         Seconds that a batch takes.
     revision : str
         Name of the weights, which it does not have.
+    limit : int, optional
+        Batches after which it waits to be killed.
     """
 
-    def __init__(self, pause=0.0, revision="1"):
+    def __init__(self, pause=0.0, revision="1", limit=None):
         super().__init__(
             "toy", revision, {}, dim=2, receptive_field=320, frame_offset=0.01
         )
         self.pause = pause
+        self.limit = limit
+        self.n_batches = 0
 
     def encode(self, wavs, n_samples):
         """Frames (B, F, 2)."""
+        while self.n_batches == self.limit:
+            time.sleep(1)
+        self.n_batches += 1
         time.sleep(self.pause)
         frames = wavs.unfold(1, 320, 320)
         return frames.abs().mean(-1, keepdim=True).repeat(1, 1, 2)

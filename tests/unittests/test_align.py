@@ -232,6 +232,7 @@ def run_to_death():
     align.align_corpus(make_aligner, utterances, corpus)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
@@ -253,6 +254,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     assert done.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

@@ -1,9 +1,12 @@
 """The command `emofilm say`."""
 
+import io
 import os
+import runpy
+import sys
 
 import speechbrain_emofilm.inference.synthesizer as synthesizer_module
-from speechbrain_emofilm import cli
+from speechbrain_emofilm import __version__, cli
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import parse_markup
 
@@ -18,6 +21,7 @@ class RecordingSynthesizer:
     """Stands for a loaded model: remembers what it is asked for."""
 
     asked = []
+    speakers = ["0011", "0012"]
 
     @classmethod
     def from_hparams(cls, source):
@@ -86,19 +90,23 @@ def test_say_writes_a_wav_and_prints_word_times(model, tmp_path, capsys):
         ("We", ["--unmarked", "joy"], "cannot be 'joy'"),
         ("We", ["--model", "missing"], "missing is not a folder"),
         ("We", ["-o", "out.mp3"], "out.mp3 is not a wav file"),
+        ("We", ["-o", "model/synthesizer.yaml/a.wav"], "cannot be written"),
+        ("We", ["-o", "folder.wav"], "folder.wav is a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
     model, tmp_path, capsys, monkeypatch, text, options, message
 ):
     monkeypatch.chdir(tmp_path)
+    (model / "synthesizer.yaml").touch()
+    (tmp_path / "folder.wav").mkdir()
     code = cli.main(
         ["say", text, "-o", "out.wav", "--model", str(model), *options]
     )
     assert code == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("emofilm: ") and message in lines[-1]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+    assert not list(tmp_path.rglob("out.*"))
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path, capsys):
@@ -130,3 +138,60 @@ def test_nothing_to_do_is_an_error_of_the_command_line(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([])
     assert caught.value.code == 2
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="no such folder here")
+def test_an_unwritable_output_is_found_before_anything_is_spoken(model, capsys):
+    output = "/proc/a.wav"
+    assert cli.main(["say", "We", "-o", output, "--model", str(model)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("emofilm: /proc/a.wav cannot be written")
+    assert RecordingSynthesizer.asked == []
+
+
+def test_a_disk_that_fills_up_is_told_in_one_line(
+    model, tmp_path, capsys, monkeypatch
+):
+    def write(*_):
+        raise soundfile.LibsndfileError(2, "disk full: ")
+
+    monkeypatch.setattr(soundfile, "write", write)
+    out = str(tmp_path / "out.wav")
+    assert cli.main(["say", "We", "-o", out, "--model", str(model)]) == 2
+    assert f"{out} cannot be written" in capsys.readouterr().err
+
+
+def test_a_terminal_of_ascii_prints_what_it_can(model, tmp_path, monkeypatch):
+    printed = io.BytesIO()
+    terminal = io.TextIOWrapper(printed, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    out = str(tmp_path / "café.wav")
+    assert cli.main(["say", "Déjà vu", "-o", out, "--model", str(model)]) == 0
+    terminal.flush()
+    assert rb"D\xe9j\xe0" in printed.getvalue()
+
+
+def test_a_text_can_come_from_standard_input(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("<happy>We won</>\n"))
+    out = str(tmp_path / "out.wav")
+    assert cli.main(["say", "-", "-o", out, "--model", str(model)]) == 0
+    assert RecordingSynthesizer.asked[0][0] == "<happy>We won</>\n"
+
+
+def test_speakers_are_listed(model, capsys):
+    assert cli.main(["say", "--list-speakers", "--model", str(model)]) == 0
+    assert capsys.readouterr().out == "0011\n0012\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["We"], ["-o", "out.wav"]])
+def test_a_text_and_a_file_are_needed(arguments, capsys):
+    assert cli.main(["say", *arguments]) == 2
+    assert "say TEXT -o FILE" in capsys.readouterr().err
+
+
+def test_the_package_is_a_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["emofilm", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("speechbrain_emofilm", run_name="__main__")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"emofilm {__version__}\n"

@@ -66,7 +66,10 @@ def fit(brain, n_items=10):
     return [p.detach().clone() for p in brain.modules.parameters()]
 
 
-@pytest.mark.parametrize("stop_at", [3, 5, 6, 9, 12])
+@pytest.mark.parametrize(
+    "stop_at",
+    [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6, 9, 12))],
+)
 def test_resumed_training_ends_with_equal_parameters(tmp_path, stop_at):
     whole = make_brain(tmp_path / "whole", grad_accumulation_factor=2)
     weights = fit(whole)
@@ -119,6 +122,7 @@ def test_order_depends_on_the_epoch_alone(tmp_path):
     assert [batch.tolist() for batch in again] == epochs[1]
 
 
+@pytest.mark.slow
 def test_complete_training_is_not_trained_on(tmp_path):
     options = dict(epochs=9, optimizer_step_limit=10)  # two epochs
     weights = fit(make_brain(tmp_path, **options))
@@ -139,6 +143,7 @@ def test_statistics_are_means_over_items(tmp_path):
     assert "test empty: 0.00e+00" in log
 
 
+@pytest.mark.slow
 def test_best_checkpoint_is_kept_with_the_newest(tmp_path):
     brain = make_brain(tmp_path)
     fit(brain)

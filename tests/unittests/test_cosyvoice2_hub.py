@@ -79,7 +79,10 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
 def hub(monkeypatch, tmp_path):
     """A hub whose files hold its ``content``, which is all that is known."""
     server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # It looks every 10 ms whether it is to stop.
+    threading.Thread(
+        target=server.serve_forever, args=(0.01,), daemon=True
+    ).start()
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -31,6 +31,7 @@ def padded(arrays):
     return batch.double(), lens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_a_padded_batch_equals_the_reference_library(distance):
     librosa_dtw = pytest.importorskip("librosa").sequence.dtw

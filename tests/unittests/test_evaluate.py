@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,
@@ -15,7 +16,12 @@ from speechbrain_emofilm.dataio.labels import (
 from speechbrain_emofilm.dataio.markup import parse_markup, write_markup
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.evaluation import systems
-from speechbrain_emofilm.evaluation.measuring import Measurement, MeasuringPool
+from speechbrain_emofilm.evaluation.measuring import (
+    Measurement,
+    MeasuringPool,
+    Reading,
+)
+from speechbrain_emofilm.evaluation.scores import SCORES
 from speechbrain_emofilm.metrics.control import WordEmotionClassifier
 from speechbrain_emofilm.utils.files import read_json, write_json
 
@@ -341,7 +347,7 @@ def test_changed_sampling_seed_or_guidance_speaks_again(
         assert model.spoken == expected
 
 
-# --- The figures ----------------------------------------------------------
+# --- The scores -----------------------------------------------------------
 
 
 class HigherIsHappy:
@@ -366,28 +372,28 @@ def spoken(corpus, neutral):
     return chosen + [u for u in corpus.values() if u.emotion == "happy"][:1]
 
 
-def test_perfect_speech_has_perfect_figures(spoken):
+def test_perfect_speech_has_perfect_scores(spoken):
     measured = {u.id: measurement(u) for u in spoken}
-    figures = evaluate.summarise(spoken, measured, HigherIsHappy(), EMOTIONS)
-    assert figures["wer"]["wer"] == 0
-    assert figures["word_emotion_accuracy"]["accuracy"] == 1
-    assert figures["word_emotion_accuracy"]["words"] == 12
-    f0 = figures["within_utterance_correlation"]["f0"]
+    scores = evaluate.summarise(spoken, measured, HigherIsHappy(), EMOTIONS)
+    assert scores["wer"]["wer"] == 0
+    assert scores["word_emotion_accuracy"]["accuracy"] == 1
+    assert scores["word_emotion_accuracy"]["words"] == 12
+    f0 = scores["within_utterance_correlation"]["f0"]
     assert f0["correlation"] == pytest.approx(1)
-    assert figures["transitions_as_asked"]["share"] == 1
-    assert figures["transitions_as_asked"]["tested"] == 3  # mixed ones only
-    assert figures["mos"]["mos"] == 4
-    assert figures["not_aligned"] == []
+    assert scores["transitions_as_asked"]["share"] == 1
+    assert scores["transitions_as_asked"]["tested"] == 3  # mixed ones only
+    assert scores["mos"]["mos"] == 4
+    assert scores["not_aligned"] == []
 
 
 def test_what_cannot_be_aligned_counts_as_a_failure(spoken):
     measured = {u.id: measurement(u, u is not spoken[0]) for u in spoken}
-    figures = evaluate.summarise(spoken, measured, HigherIsHappy(), EMOTIONS)
-    assert figures["not_aligned"] == [spoken[0].id]
-    assert figures["word_emotion_accuracy"]["accuracy"] == 9 / 12
-    assert figures["transitions_as_asked"]["share"] == pytest.approx(2 / 3)
-    assert figures["within_utterance_correlation"]["f0"]["correlation"] < 0.9
-    assert figures["wer"]["wer"] > 0.25
+    scores = evaluate.summarise(spoken, measured, HigherIsHappy(), EMOTIONS)
+    assert scores["not_aligned"] == [spoken[0].id]
+    assert scores["word_emotion_accuracy"]["accuracy"] == 9 / 12
+    assert scores["transitions_as_asked"]["share"] == pytest.approx(2 / 3)
+    assert scores["within_utterance_correlation"]["f0"]["correlation"] < 0.9
+    assert scores["wer"]["wer"] > 0.25
 
 
 def test_tables_have_a_row_for_each_utterance_and_word(tmp_path, spoken):
@@ -411,11 +417,127 @@ def test_tables_have_a_row_for_each_utterance_and_word(tmp_path, spoken):
     assert words[12]["f0"] == words[12]["recognised_emotion"] == ""
 
 
+# --- Further scores --------------------------------------------------------
+
+PITCH = {"neutral": 150, "angry": 250, "happy": 350, "sad": 450}
+
+
+class Spectrum:
+    """Log magnitudes below 2 kHz, 50 frames a second."""
+
+    sample_rate, frame_rate, frame_offset = 16000, 50.0, 0.01
+    speaker_normalization = True
+
+    def __call__(self, wavs, lens):
+        frames = wavs.unfold(1, 320, 320)
+        return torch.fft.rfft(frames).abs()[..., 1:40].add(1e-3).log(), lens
+
+
+class ThreeWords:
+    """An aligner that finds three words of 0.1 s."""
+
+    def align(self, wav, sample_rate, text):
+        return [Word("word", 0.1 * i, 0.1 * i + 0.1) for i in range(3)]
+
+
+def speak(path, emotions):
+    time = np.arange(2400) / 24000
+    tones = [
+        sum(np.sin(2 * np.pi * PITCH[e] * k * time) for k in range(1, 9))
+        for e in emotions
+    ]
+    soundfile.write(path, 0.05 * np.concatenate(tones), 24000)
+    return str(path)
+
+
+@pytest.fixture
+def toned(tmp_path, corpus):
+    """The corpus with a pitch for each emotion; hparams that add scores."""
+    hparams = data_hparams(tmp_path, corpus) | {
+        "train_manifests": [tmp_path / "test.json"],
+        "reference_folder": tmp_path / "references",
+        "n_classifier": 16,
+        "window": 0.1,
+        "predict_mos": False,
+        "aligner": ThreeWords,
+        "asr": None,
+        "mos": None,
+        "emotion_features": Spectrum,
+        "speaker_encoder": None,
+        "scores": [
+            "emo_sim", "dtw", "transitions", "leakage",
+            "utterance_discrimination", "word_discrimination",
+        ],
+    }  # fmt: skip
+    for u in corpus.values():
+        speak(tmp_path / u.wav, u.emotions)
+    utterances = evaluate.load_utterances([tmp_path / "test.json"], hparams)
+    return hparams, utterances
+
+
+def score(hparams, utterances, chosen, folder):
+    """The corpus's own speech, and a voice that is always neutral."""
+    wavs = {
+        "original": {u.id: u.wav for u in chosen},
+        "monotone": {
+            u.id: speak(folder / f"{u.id}_monotone.wav", ["neutral"] * 3)
+            for u in chosen
+        },
+    }
+    with MeasuringPool(evaluate.measuring_tools(hparams)) as pool:
+        measured = {
+            system: pool.measure(
+                {u.id: Reading(files[u.id], u.text) for u in chosen}, folder
+            )
+            for system, files in wavs.items()
+        }
+        scored = evaluate.further_scores(
+            pool, measured, chosen, utterances, hparams
+        )
+    return {name: own.summarize() for name, own in scored.items()}
+
+
+def test_emotion_features_are_scored_against_the_speakers_own_readings(
+    toned, tmp_path
+):
+    hparams, utterances = toned
+    neutral = evaluate.neutral_readings(utterances, "neutral")
+    chosen = evaluate.choose_mixed(utterances, neutral, 3)
+    chosen += evaluate.choose_single(utterances, neutral, 3, "neutral")
+    found = score(hparams, utterances, chosen, tmp_path)
+    original, monotone = found["original"], found["monotone"]
+    assert list(original) == [
+        name for name in SCORES if name in hparams["scores"]
+    ]
+    assert original["emo_sim"]["emo_sim"] == pytest.approx(100)
+    assert monotone["emo_sim"]["emo_sim"] < 90
+    assert original["dtw"]["cosine"]["dtw"] == pytest.approx(0, abs=1e-6)
+    assert monotone["dtw"]["cosine"]["dtw"] > 1
+    assert original["transitions"]["accuracy"] == 1
+    assert original["transitions"]["switches"] == 3  # of the mixed ones
+    assert monotone["transitions"]["accuracy"] == 0
+    for name in ("utterance_discrimination", "word_discrimination"):
+        assert original[name]["accuracy"] == 1
+        assert monotone[name]["accuracy"] < 0.5
+    rows = evaluation_report.score_rows(found)
+    assert "Emo SIM" in [row.name for row in rows]
+
+
+def test_only_the_tools_that_a_score_needs_are_made(toned):
+    hparams, _ = toned
+    tools = dict(hparams, scores=[])
+    assert set(evaluate.measuring_tools(tools)) == {"aligner", "asr"}
+    tools["scores"] = ["mos", "speaker_similarity", "dtw"]
+    assert set(evaluate.measuring_tools(tools)) == {
+        "aligner", "asr", "mos", "speaker_encoder", "emotion_features",
+    }  # fmt: skip
+
+
 # --- The report's parts ---------------------------------------------------
 
 
 @pytest.fixture
-def figures(spoken):
+def scores(spoken):
     return {
         system: evaluate.summarise(
             spoken,
@@ -427,8 +549,8 @@ def figures(spoken):
     }
 
 
-def test_the_table_has_every_figure_of_every_system(figures):
-    rows = evaluation_report.table(figures)
+def test_the_table_has_every_score_of_every_system(scores):
+    rows = evaluation_report.table(scores)
     assert [row.name for row in rows][:3] == [
         "Word error rate",
         "Word emotion accuracy",
@@ -441,11 +563,11 @@ def test_the_table_has_every_figure_of_every_system(figures):
     assert rows[1].values["backbone"].value == 0
 
 
-def test_f0_is_in_the_table_where_it_was_found(figures):
+def test_f0_is_in_the_table_where_it_was_found(scores):
     for system, value in (("efilm", 1.5), ("backbone", None)):
         for name in ("f0_spread", "f0_distance"):
-            figures[system][name] = {name: value, "low": 1.0, "high": 2.0}
-    rows = {row.name: row for row in evaluation_report.table(figures)}
+            scores[system][name] = {name: value, "low": 1.0, "high": 2.0}
+    rows = {row.name: row for row in evaluation_report.table(scores)}
     for name in ("Spread of F0", "Distance of F0 from the original"):
         values = rows[name].values
         assert {s: e.value for s, e in values.items()} == {"efilm": 1.5}
@@ -459,7 +581,7 @@ def test_shown_sentences_are_chosen_by_place(spoken, corpus):
 
 
 def test_pictures_can_be_drawn_where_nothing_was_aligned(
-    tmp_path, spoken, figures
+    tmp_path, spoken, scores
 ):
     measured = {
         system: {u.id: measurement(u, system != "backbone") for u in spoken}
@@ -468,7 +590,7 @@ def test_pictures_can_be_drawn_where_nothing_was_aligned(
     rows = evaluate.write_tables(tmp_path, spoken, measured, HigherIsHappy())
     for png in (
         evaluation_report.scatter_png(rows, EMOTIONS),
-        evaluation_report.confusion_png(figures),
+        evaluation_report.confusion_png(scores),
     ):
         assert Image.open(io.BytesIO(png)).width > 800
 
@@ -533,16 +655,14 @@ def test_systems_are_called_by_their_captions():
     }
 
 
-def test_pictures_have_a_column_for_each_system(tmp_path, spoken, figures):
-    systems = evaluation_report.name_systems([*figures, "labels"], {})
-    figures["labels"] = figures["efilm"]
+def test_pictures_have_a_column_for_each_system(tmp_path, spoken, scores):
+    systems = evaluation_report.name_systems([*scores, "labels"], {})
+    scores["labels"] = scores["efilm"]
     measured = {s: {u.id: measurement(u) for u in spoken} for s in systems}
     rows = evaluate.write_tables(tmp_path, spoken, measured, HigherIsHappy())
     for draw in (
         lambda s: evaluation_report.scatter_png(rows, EMOTIONS, s),
-        lambda s: evaluation_report.confusion_png(
-            {n: figures[n] for n in s}, s
-        ),
+        lambda s: evaluation_report.confusion_png({n: scores[n] for n in s}, s),
     ):
         fewer = dict(list(systems.items())[:4])
         narrow, wide = (
@@ -554,7 +674,7 @@ def test_pictures_have_a_column_for_each_system(tmp_path, spoken, figures):
 # --- What is wrong --------------------------------------------------------
 
 
-def figures_of(wer, accuracy, share, spread=3.0, distance=1.0, control=0.7):
+def scores_of(wer, accuracy, share, spread=3.0, distance=1.0, control=0.7):
     return {
         "within_utterance_correlation": {"f0": {"correlation": control}},
         "wer": {"wer": wer},
@@ -566,19 +686,19 @@ def figures_of(wer, accuracy, share, spread=3.0, distance=1.0, control=0.7):
 
 
 def verdicts(efilm):
-    figures = {
-        "original": figures_of(0.0, 0.9, 0.99),
-        "copy_synthesis": figures_of(0.1, 0.8, 0.95),
-        "backbone": figures_of(0.1, 0.2, 0.5, distance=1.3, control=0.0),
+    scores = {
+        "original": scores_of(0.0, 0.9, 0.99),
+        "copy_synthesis": scores_of(0.1, 0.8, 0.95),
+        "backbone": scores_of(0.1, 0.2, 0.5, distance=1.3, control=0.0),
         "efilm": efilm,
     }
-    evaluation_diagnosis.name_failures(figures)
-    assert "diagnosis" not in figures["backbone"]
-    return {judged["name"]: judged for judged in figures["efilm"]["diagnosis"]}
+    evaluation_diagnosis.name_failures(scores)
+    assert "diagnosis" not in scores["backbone"]
+    return {judged["name"]: judged for judged in scores["efilm"]["diagnosis"]}
 
 
 def test_every_failure_of_a_trained_model_gets_a_verdict(capsys):
-    judged = verdicts(figures_of(0.4, 0.7, 0.4))
+    judged = verdicts(scores_of(0.4, 0.7, 0.4))
     assert {name: entry["verdict"] for name, entry in judged.items()} == {
         "flat prosody": "not found",
         "catastrophic forgetting": "found",
@@ -600,13 +720,13 @@ def test_every_failure_of_a_trained_model_gets_a_verdict(capsys):
     ],
 )
 def test_f0_tells_flat_and_undynamic_speech(changes, name):
-    judged = verdicts(figures_of(0.1, 0.7, 0.9, **changes))
+    judged = verdicts(scores_of(0.1, 0.7, 0.9, **changes))
     found = [n for n, entry in judged.items() if entry["verdict"] == "found"]
     assert found == [name]
 
 
-def test_figures_that_are_missing_leave_a_failure_untested():
-    judged = verdicts(figures_of(0.1, 0.7, 0.9, spread=None, distance=None))
+def test_missing_scores_leave_a_failure_untested():
+    judged = verdicts(scores_of(0.1, 0.7, 0.9, spread=None, distance=None))
     assert judged["missing dynamics"]["verdict"] == "untested"
     assert judged["flat prosody"]["figures"] == [
         "f0_control 0.7 not below 0.21"
@@ -619,15 +739,15 @@ def test_f0_is_that_of_the_words_in_semitones(spoken):
         return {u.id: Measurement(rows) for u in spoken}
 
     level, octave = all_of(0.0, 0.0), all_of(0.0, np.log(2))
-    found = evaluation_diagnosis.f0_figures(spoken, octave, level)
+    found = evaluation_diagnosis.f0_scores(spoken, octave, level)
     assert found["f0_spread"]["f0_spread"] == pytest.approx(6.0)
     assert found["f0_distance"]["f0_distance"] == pytest.approx(6.0)
-    same = evaluation_diagnosis.f0_figures(spoken, octave, octave)
+    same = evaluation_diagnosis.f0_scores(spoken, octave, octave)
     assert same["f0_distance"]["f0_distance"] == 0.0
 
 
 def test_words_that_were_not_found_have_no_f0(spoken):
     lost = {u.id: Measurement(None) for u in spoken}
-    found = evaluation_diagnosis.f0_figures(spoken, lost, lost)
+    found = evaluation_diagnosis.f0_scores(spoken, lost, lost)
     assert found["f0_spread"]["f0_spread"] is None
     assert found["f0_distance"]["f0_distance"] is None

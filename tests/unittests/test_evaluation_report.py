@@ -127,8 +127,8 @@ def test_what_to_turn_is_said_where_a_failure_is_found():
         "hparams": ["a higher lr", "a higher guidance"],
     }
     lost = {**flat, "name": "catastrophic forgetting", "verdict": "not found"}
-    figures = {"backbone": {}, "efilm": {"diagnosis": [flat, lost]}}
-    found, other = evaluation_report.findings(figures)
+    scores = {"backbone": {}, "efilm": {"diagnosis": [flat, lost]}}
+    found, other = evaluation_report.findings(scores)
     assert (found.system, found.failure) == ("E-FiLM", "flat prosody")
     assert found.remedies == ["a higher lr", "a higher guidance"]
     assert other.verdict == "not found" and not other.remedies

@@ -21,6 +21,12 @@ from speechbrain_emofilm.dataio.labels import (
     write_word_labels,
 )
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.evaluation.judge import WordEmotionJudge
+from speechbrain_emofilm.evaluation.measuring import MeasuringPool, Reading
+from speechbrain_emofilm.evaluation.scores import (
+    SCORES,
+    intensity_monotonicity,
+)
 from speechbrain_emofilm.utils.files import read_json
 
 import numpy as np
@@ -57,8 +63,6 @@ splicing = load("splicing")
 bridging = load("bridging")
 fedd_prepare = load("fedd_prepare")
 own_set_prepare = load("own_set_prepare")
-measuring = load("measuring")
-natural_speech = load("natural_speech")
 evaluate = load("evaluate")
 synthesise = load("synthesise")
 
@@ -392,8 +396,12 @@ def test_a_wrong_alignment_leaves_that_reading_out(corpus, tmp_path):
     wrong = sorted((grids / "0011").iterdir())[3]  # of the test split
     write_alignment(wrong, [Word("other", 0.1, 0.5)], 1.0)
     fedd_prepare.prepare_emosplice(corpus, tmp_path / "set", grids, 4, 0)
-    (skipped,) = read_json(tmp_path / "set" / "skipped.json")
-    assert skipped["id"] == wrong.stem and "other" in skipped["reason"]
+    skipped = read_json(tmp_path / "set" / "skipped.json")
+    assert skipped.keys() == {wrong.stem} and "other" in skipped[wrong.stem]
+    with pytest.raises(ValueError, match="more than max_bad_share = 0.01"):
+        fedd_prepare.prepare_emosplice(
+            corpus, tmp_path / "strict", grids, 4, 0, max_bad_share=0.01
+        )
 
 
 def test_emotions_without_neighbours_make_no_mild_items(corpus, tmp_path):
@@ -579,15 +587,14 @@ def hparams_of(corpus, splices, output, systems, **measuring_tools):
         "topline": "copy",
         "floor": "monotone",
         "intensity_folders": {},
-        "measurer": measuring.Measurer(
-            output / "measures",
-            **{
-                "emotion_features": Spectrum(),
-                "aligner": EvenAligner(),
-                "asr": Recogniser(),
-                **measuring_tools,
-            },
-        ),
+        "scores": list(SCORES),
+        "workers": 1,
+        "measuring_tools": {
+            "emotion_features": Spectrum,
+            "aligner": EvenAligner,
+            "asr": Recogniser,
+            **measuring_tools,
+        },
     }
 
 
@@ -615,17 +622,17 @@ def evaluated(corpus, splices, tmp_path_factory):
 
 
 def test_the_reference_itself_is_perfect(evaluated):
-    figures = evaluated[1]["systems"]["copy"]
-    assert figures["emo_sim"]["emo_sim"] == pytest.approx(100)
-    assert figures["dtw"]["cosine"]["dtw"] == pytest.approx(0, abs=1e-6)
-    assert figures["f0_dtw"]["euclidean"]["dtw"] == pytest.approx(0, abs=1e-6)
-    assert figures["utterance_discrimination"]["accuracy"] == 1.0
-    assert figures["word_discrimination"]["accuracy"] > 0.9
-    assert figures["word_emotion_accuracy"]["accuracy"] > 0.9
-    assert figures["transitions"]["accuracy"] > 0.9
-    assert figures["transitions"]["boundary_error_ms"]["mean"] < 30
-    assert abs(figures["leakage"]["leakage"]) < 0.1
-    prosody = figures["prosody"]["duration_ratio"]
+    scores = evaluated[1]["systems"]["copy"]
+    assert scores["emo_sim"]["emo_sim"] == pytest.approx(100)
+    assert scores["dtw"]["cosine"]["dtw"] == pytest.approx(0, abs=1e-6)
+    assert scores["f0_dtw"]["euclidean"]["dtw"] == pytest.approx(0, abs=1e-6)
+    assert scores["utterance_discrimination"]["accuracy"] == 1.0
+    assert scores["word_discrimination"]["accuracy"] > 0.9
+    assert scores["word_emotion_accuracy"]["accuracy"] > 0.9
+    assert scores["transitions"]["accuracy"] > 0.9
+    assert scores["transitions"]["boundary_error_ms"]["mean"] < 30
+    assert abs(scores["leakage"]["leakage"]) < 0.1
+    prosody = scores["prosody"]["duration_ratio"]
     assert prosody["duration_ratio"] == pytest.approx(1)
 
 
@@ -635,6 +642,7 @@ def test_the_classifier_is_tried_on_natural_words(evaluated):
     assert natural["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_natural_words_count_as_what_they_carry(
     corpus, splices, word_labels, tmp_path
 ):
@@ -647,26 +655,48 @@ def test_natural_words_count_as_what_they_carry(
 
 def test_a_monotone_voice_is_seen_through(evaluated):
     systems = evaluated[1]["systems"]
-    figures = systems["monotone"]
-    assert figures["word_emotion_accuracy"]["accuracy"] < 0.4
-    assert figures["transitions"]["accuracy"] < 0.1
-    assert figures["utterance_discrimination"]["accuracy"] < 0.2
-    assert figures["emo_sim"]["emo_sim"] < systems["copy"]["emo_sim"]["emo_sim"]
-    assert figures["f0_dtw"]["euclidean"]["normalized"] > 1
+    scores = systems["monotone"]
+    assert scores["word_emotion_accuracy"]["accuracy"] < 0.4
+    assert scores["transitions"]["accuracy"] < 0.1
+    assert scores["utterance_discrimination"]["accuracy"] < 0.2
+    assert scores["emo_sim"]["emo_sim"] < systems["copy"]["emo_sim"]["emo_sim"]
+    assert scores["f0_dtw"]["euclidean"]["normalized"] > 1
 
 
 def test_what_was_not_measured_is_said(evaluated):
-    figures = evaluated[1]["systems"]["copy"]
-    assert figures["mos"] is None
-    assert figures["speaker_similarity"] is None
-    assert 0 < figures["wer"]["wer"] < 1
+    scores = evaluated[1]["systems"]["copy"]
+    assert scores["mos"] is None
+    assert scores["speaker_similarity"] is None
+    assert 0 < scores["wer"]["wer"] < 1
 
 
 def test_only_systems_in_between_are_diagnosed(evaluated):
     diagnosis = evaluated[1]["diagnosis"]
     assert set(diagnosis) == {"again"}
     assert diagnosis["again"]["failures"] == []
-    assert "copy: Emo SIM 100" in "\n".join(evaluate.headline(evaluated[1]))
+
+
+def test_the_table_has_a_row_for_each_score(evaluated):
+    folder, result = evaluated
+    text = evaluate.write_table(result, folder)
+    assert "| | reference | copy | monotone | again |" in text
+    assert "| Emo SIM | 100.0 [100.0, 100.0] | 100.0 " in text
+    assert "Predicted MOS" not in text
+    assert (folder / "scores.md").read_text() == text + "\n"
+    with open(folder / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    copy = [r for r in rows if (r["score"], r["system"]) == ("Emo SIM", "copy")]
+    assert float(copy[0]["value"]) == pytest.approx(100)
+
+
+def test_only_chosen_scores_are_computed(corpus, splices, tmp_path):
+    hparams = hparams_of(corpus, splices, tmp_path, {"copy": splices / "wavs"})
+    hparams["scores"] = ["wer", "emo_sim"]
+    result = evaluate.evaluate(hparams)
+    assert list(result["systems"]["copy"]) == ["emo_sim", "wer"]
+    hparams["scores"] = ["emosim"]
+    with pytest.raises(ValueError, match="'emosim' is unknown; choose from"):
+        evaluate.evaluate(hparams)
 
 
 def test_there_is_a_row_for_each_utterance_word_and_transition(evaluated):
@@ -684,6 +714,7 @@ def test_there_is_a_row_for_each_utterance_word_and_transition(evaluated):
     assert read_json(folder / "summary.json")["systems"]["copy"]
 
 
+@pytest.mark.slow
 def test_silent_nan_and_unaligned_speech_is_counted(corpus, splices, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
@@ -700,16 +731,16 @@ def test_silent_nan_and_unaligned_speech_is_counted(corpus, splices, tmp_path):
     result = evaluate.evaluate(
         hparams_of(corpus, splices, tmp_path, {"broken": folder})
     )
-    figures = result["systems"]["broken"]
+    scores = result["systems"]["broken"]
     silent, nan, unaligned = (path.stem for path in files[:3])
-    assert figures["emo_sim"]["failures"].keys() == {silent, nan}
-    assert figures["emo_sim"]["failures"][silent] == "silent"
-    assert "NaN" in figures["emo_sim"]["failures"][nan]
-    assert figures["emo_sim"]["measured"] == len(files) - 2
+    assert scores["emo_sim"]["failures"].keys() == {silent, nan}
+    assert scores["emo_sim"]["failures"][silent] == "silent"
+    assert "NaN" in scores["emo_sim"]["failures"][nan]
+    assert scores["emo_sim"]["measured"] == len(files) - 2
     lost = {silent, nan, unaligned}
-    assert set(figures["word_emotion_accuracy"]["failures"]) == lost
-    assert set(figures["transitions"]["failures"]) == lost
-    assert figures["wer"]["utterances"] == len(files)
+    assert set(scores["word_emotion_accuracy"]["failures"]) == lost
+    assert set(scores["transitions"]["failures"]) == lost
+    assert scores["wer"]["utterances"] == len(files)
     assert result["systems"]["reference"]["emo_sim"]["measured"] == len(files)
 
 
@@ -717,7 +748,7 @@ def test_what_is_missing_stops_before_work(corpus, splices, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
     hparams = hparams_of(corpus, splices, tmp_path, {"some": folder})
-    del hparams["measurer"]  # any measuring would fail
+    del hparams["measuring_tools"]  # any measuring would fail
     with pytest.raises(FileNotFoundError, match="some: 26 of 26 .* missing"):
         evaluate.evaluate(hparams)
     hparams["systems"] = {}
@@ -733,30 +764,6 @@ def test_what_is_missing_stops_before_work(corpus, splices, tmp_path):
         evaluate.evaluate(hparams)
 
 
-def test_measures_are_kept_until_the_sound_changes(tmp_path):
-    wav, _ = read("We won again", "sad")
-    path = tmp_path / "a.wav"
-    soundfile.write(path, wav, RATE)
-
-    class Counting(Spectrum):
-        calls = 0
-
-        def forward(self, wavs, lens):
-            Counting.calls += 1
-            return super().forward(wavs, lens)
-
-    measurer = measuring.Measurer(tmp_path / "m", Counting(), EvenAligner())
-    recording = measuring.Recorded(str(path), "We won again")
-    first = measurer.measure_all({"a": recording}, "")["a"]
-    again = measurer.measure_all({"a": recording}, "")["a"]
-    assert Counting.calls == 1
-    assert torch.equal(first.features, again.features)
-    assert first.words == again.words and len(first.words) == 3
-    soundfile.write(path, 0.5 * wav, RATE)
-    measurer.measure_all({"a": recording}, "")
-    assert Counting.calls == 2
-
-
 def test_of_natural_speech_only_features_are_measured(tmp_path):
     wav, _ = read("We won again", "sad")
     soundfile.write(tmp_path / "a.wav", wav, RATE)
@@ -765,18 +772,19 @@ def test_of_natural_speech_only_features_are_measured(tmp_path):
         def align(self, wav, sample_rate, text):
             raise AssertionError("nobody asked")
 
-    measurer = measuring.Measurer(tmp_path / "m", Spectrum(), Failing())
-    recordings = {"a": measuring.Recorded(str(tmp_path / "a.wav"), "We won")}
-    measured = measurer.measure_all(recordings, "", features_only=True)
+    tools = {"emotion_features": Spectrum, "aligner": Failing}
+    pool = MeasuringPool(tools, skip_unusable=True)
+    reading = Reading(str(tmp_path / "a.wav"), "We won", only=("features",))
+    measured = pool.measure({"a": reading}, tmp_path)
     assert len(measured["a"].features) and measured["a"].words is None
     with pytest.raises(AssertionError, match="nobody asked"):
-        measurer.measure_all(recordings, "")  # not what was kept before
+        pool.measure({"a": replace(reading, only=())}, tmp_path)
 
 
 def test_rising_intensities_are_heard(corpus, splices, tmp_path):
     """From a neutral to an emotional pitch, in three steps."""
     items = evaluate.load_items(hparams_of(corpus, splices, tmp_path, {}))
-    name = next(n for n, i in items.items() if i.asked[-1] == "surprise")
+    name = next(n for n, i in items.items() if i.emotions[-1] == "surprise")
     folders = {}
     for intensity, emotion in (
         (0.2, "neutral"),
@@ -788,19 +796,25 @@ def test_rising_intensities_are_heard(corpus, splices, tmp_path):
         wav, _ = read(items[name].text, emotion)
         soundfile.write(folder / f"{name}.wav", wav, RATE)
 
-    class PitchListener(natural_speech.Listener):
+    class PitchJudge(WordEmotionJudge):
         def posteriors(self, vectors):
             loud = vectors > vectors.max(1, keepdim=True).values - 3
             pitch = loud.float().argmax(1).numpy() / vectors.shape[1]
             return np.repeat(pitch[:, None], len(EMOTIONS), 1)
 
-    listener = PitchListener(Spectrum(), EMOTIONS, 0.1)
-    measurer = measuring.Measurer(tmp_path / "m", Spectrum(), EvenAligner())
+    judge = PitchJudge(Spectrum(), EMOTIONS, 0.1)
+    tools = {"emotion_features": Spectrum, "aligner": EvenAligner}
+    pool = MeasuringPool(tools, skip_unusable=True)
 
     def share(folders):
         recordings = evaluate.find_intensities(folders, items)
-        return evaluate.measure_intensities(
-            recordings, items, measurer, listener, evaluate.spoken_emotion
+        return intensity_monotonicity(
+            recordings,
+            items,
+            evaluate.spoken_emotion,
+            judge,
+            pool,
+            tmp_path / "m",
         ).summarize()["share"]
 
     assert share(folders) == 1.0
@@ -832,14 +846,14 @@ def test_a_set_or_model_that_is_not_there_is_named(splices, tmp_path):
 
 
 def test_held_out_speakers_get_a_scale_of_their_own():
-    listener = natural_speech.Listener(Spectrum(), EMOTIONS, 0.1)
+    judge = WordEmotionJudge(Spectrum(), EMOTIONS, 0.1)
     frames = torch.randn(50, 39) * 3 + 5
-    assert listener.scaled(frames, "0013") is frames
-    listener.learn_scales([("0013", frames)])
-    scaled = listener.scaled(frames, "0013")
+    assert judge.scaled(frames, "0013") is frames
+    judge.learn_scales([("0013", frames)])
+    scaled = judge.scaled(frames, "0013")
     assert scaled.mean().abs() < 1e-5 and abs(float(scaled.std()) - 1) < 0.1
-    listener.learn_scales([("0013", 0 * frames)])  # the first one stays
-    assert torch.equal(listener.scaled(frames, "0013"), scaled)
+    judge.learn_scales([("0013", 0 * frames)])  # the first one stays
+    assert torch.equal(judge.scaled(frames, "0013"), scaled)
 
 
 def test_training_speech_must_have_all_emotions(corpus, splices, tmp_path):

@@ -184,3 +184,91 @@ def test_braces_are_doubled_for_speechbrain(recipe, tmp_path):
     recipe.prepare_iemocap(tmp_path / "IEMOCAP", tmp_path / "out")
     (item,) = read_split(tmp_path / "out", "test").values()
     assert item["text"] == "So {{this}}."
+
+
+def evaluation_file(corpus, session=1):
+    name = f"Ses{session:02d}F_impro01.txt"
+    return corpus / f"Session{session}" / "dialog" / "EmoEvaluation" / name
+
+
+def test_unwanted_turns_are_not_counted_as_bad(recipe, corpus, tmp_path):
+    for session in (1, 2, 3):
+        path = evaluation_file(corpus, session)
+        transcript = path.parents[1] / "transcriptions" / path.name
+        lines = transcript.read_text().replace("I can't bear it.", "[SIGH]")
+        transcript.write_text(lines.replace("Who knows?", "[LAUGHTER]"))
+        path.write_text(path.read_text().replace("[2.0000, 3.5", "[-, 3.5"))
+    recipe.prepare_iemocap(corpus, tmp_path / "out", max_bad_share=0.0)
+    assert read_json(tmp_path / "out" / "skipped.json") == {}
+    recipe.prepare_iemocap(
+        corpus,
+        tmp_path / "out",
+        emotions=["angry", "frustrated"],
+        max_bad_share=0.5,
+    )
+    assert list(read_json(tmp_path / "out" / "skipped.json")) == [
+        f"Ses0{session}F_impro01_M001" for session in (1, 2, 3)
+    ]
+
+
+def test_ratings_without_spaces_are_read(recipe, corpus, tmp_path):
+    recipe.prepare_iemocap(corpus, tmp_path / "whole", test_session=1)
+    path = evaluation_file(corpus)
+    path.write_text(path.read_text().replace(", ", ","))
+    recipe.prepare_iemocap(corpus, tmp_path / "tight", test_session=1)
+    test = read_split(tmp_path / "tight", "test")
+    assert test == read_split(tmp_path / "whole", "test") and len(test) == 3
+
+
+@pytest.mark.parametrize(
+    "line, key",
+    [
+        (
+            "[6.29 - 8.24]\tSes01F_impro01_F000\tneu",
+            "Ses01F_impro01.txt line 3",
+        ),
+        (
+            "[6.29 - 8.24]\tSes01F_impro01_F000\tneu\t[2.5, 2.5]",
+            "Ses01F_impro01_F000",
+        ),
+        (
+            "[6.29 - 8.24]\tSes01F_impro01_F000\tneu\t[1.2.3, 2, 2]",
+            "Ses01F_impro01_F000",
+        ),
+    ],
+)
+def test_malformed_rating_lines_are_listed(recipe, corpus, tmp_path, line, key):
+    path = evaluation_file(corpus)
+    lines = path.read_text().splitlines()
+    lines[2] = line
+    path.write_text("\n".join(lines))
+    recipe.prepare_iemocap(corpus, tmp_path / "out", max_bad_share=0.1)
+    skipped = read_json(tmp_path / "out" / "skipped.json")
+    assert list(skipped) == [key]
+    with pytest.raises(ValueError, match="1 of 15 turns cannot be used"):
+        recipe.prepare_iemocap(corpus, tmp_path / "out", max_bad_share=0.01)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("52    66", "66    52"),  # reversed
+        ("67    98", "60    98"),  # overlapping
+        ("52    66", "52    " + "9" * 400),
+        ("EXCUSE", "\x00\xff"),
+    ],
+)
+def test_a_damaged_alignment_is_not_used(recipe, corpus, tmp_path, old, new):
+    path = corpus.joinpath(
+        "Session1",
+        "sentences",
+        "ForcedAlignment",
+        "Ses01F_impro01",
+        "Ses01F_impro01_F000.wdseg",
+    )
+    path.write_bytes(path.read_text().replace(old, new).encode("latin-1"))
+    recipe.prepare_iemocap(corpus, tmp_path / "out", max_bad_share=0.0)
+    assert "Ses01F_impro01_F000" in read_split(tmp_path / "out", "train")
+    grids = tmp_path / "out" / "textgrids"
+    assert not (grids / "Ses01F" / "Ses01F_impro01_F000.TextGrid").exists()
+    assert (grids / "Ses02F" / "Ses02F_impro01_F000.TextGrid").is_file()

@@ -8,11 +8,11 @@ from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.evaluation.report import (
     AskedWord,
     Estimate,
-    Figure,
     Finding,
     Picture,
     Report,
     Sample,
+    Score,
     Take,
     audio_uri,
     draw_take,
@@ -41,7 +41,7 @@ def a_sample(text="won"):
 
 
 def a_report(**changes):
-    figure = Figure(
+    score = Score(
         "Word error rate",
         "Lower is better.",
         {"efilm": Estimate(0.25, 0.1, 1.5)},
@@ -52,7 +52,7 @@ def a_report(**changes):
         "introduction": ["Listen."],
         "systems": {"backbone": "Floor", "efilm": "E-FiLM"},
         "emotions": EMOTIONS,
-        "figures": [figure],
+        "scores": [score],
         "samples": [a_sample(), a_sample("lost")],
         "pictures": [Picture("Curves", b"\x89PNG", "All of them.")],
         "details": {"Options": {"seed": 0}},
@@ -92,13 +92,13 @@ def test_the_page_needs_nothing_else(page):
     assert "@import" not in page and "url(" not in page
 
 
-def test_figures_stand_with_their_intervals(page):
+def test_scores_stand_with_their_intervals(page):
     text = re.sub(r"\s+", " ", page)
     assert "25.0% <small>10.0% – 150.0% </small>" in text
     assert "left: 10.0%; width: 90.0%" in text  # a bar ends with its track
 
 
-def test_a_system_without_a_figure_has_an_empty_cell(page):
+def test_a_system_without_a_score_has_an_empty_cell(page):
     assert re.search(r"<td></td>", page)
 
 
@@ -118,7 +118,7 @@ def test_text_is_not_taken_for_markup(tmp_path):
 
 
 def test_a_page_without_samples_can_be_written(tmp_path):
-    report = a_report(samples=[], figures=[], pictures=[])
+    report = a_report(samples=[], scores=[], pictures=[])
     page = write_report(tmp_path / "report.html", report).read_text()
     assert "<audio" not in page
 
@@ -186,7 +186,7 @@ def test_colours_go_round_for_a_long_taxonomy():
     assert colors["9"] == colors["0"]
 
 
-def test_findings_are_a_table_below_the_figures(tmp_path):
+def test_findings_are_a_table_below_the_scores(tmp_path):
     findings = [
         Finding("E-FiLM", "flat prosody", "found", ["a 1 below 2"], ["lr"]),
         Finding("E-FiLM", "noisy transitions", "untested"),

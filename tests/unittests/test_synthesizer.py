@@ -1,6 +1,7 @@
 """Marked-up text to speech, with tiny random modules."""
 
 import sys
+from pathlib import Path
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkupError
@@ -14,9 +15,11 @@ from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import EFiLM, EmotionEncoder, FiLM
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from speechbrain.inference.interfaces import Pretrained
 
 EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
 GENERATION = {"min_ratio": 1.0, "max_ratio": 1.5}
@@ -204,6 +207,14 @@ def test_no_texts_give_no_results(synthesizer):
         ("We", {"guidance": -1.0}, ValueError, "guidance -1.0"),
         ("We", {"guidance": float("nan")}, ValueError, "guidance nan"),
         ("We", {"seed": [1, 2]}, ValueError, "2 seeds were given for 1 text"),
+        ("We", {"seed": 1.5}, ValueError, "seed is 1.5"),
+        ("We", {"seed": ["1"]}, ValueError, "seed is"),
+        ("We", {"batch_size": 0}, ValueError, "batch_size is 0"),
+        ("We", {"speaker": 11}, ValueError, "speaker is 11: give a string"),
+        ("We", {"speaker": [11]}, ValueError, r"speaker is \[11\]"),
+        (b"We", {}, ValueError, "text is b'We': give a string"),
+        ([b"We"], {}, ValueError, r"text is \[b'We'\]"),
+        (None, {}, ValueError, "text is None"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_spoken(
@@ -212,6 +223,13 @@ def test_bad_requests_are_refused_before_anything_is_spoken(
     monkeypatch.setattr(synthesizer, "_speak", None)
     with pytest.raises(error, match=message):
         synthesizer.synthesize(text, **options)
+
+
+def test_integers_of_numpy_are_seeds(synthesizer):
+    expected = synthesizer.synthesize("We won", seed=7).speech_tokens
+    for seed in (np.int64(7), np.array([7])):
+        result = synthesizer.synthesize("We won", seed=seed)
+        assert torch.equal(result.speech_tokens, expected)
 
 
 def test_a_bad_text_of_several_is_named(synthesizer):
@@ -355,6 +373,35 @@ def test_a_missing_checkpoint_is_named(model_folder):
     (model_folder / "efilm.ckpt").unlink()
     with pytest.raises(FileNotFoundError, match="efilm.ckpt"):
         EmoFiLMSynthesizer.from_hparams(model_folder)
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_named(model_folder, device):
+    with pytest.raises(ValueError, match=f"The device '{device}' cannot be"):
+        EmoFiLMSynthesizer.from_hparams(
+            model_folder, run_opts={"device": device}
+        )
+
+
+@pytest.mark.parametrize("source", ["/no/model", "./model", "a/b/c", "here/b"])
+def test_a_missing_folder_is_not_sought_elsewhere(
+    source, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pretrained, "from_hparams", None)
+    with pytest.raises(FileNotFoundError, match=f"{source} does not exist"):
+        EmoFiLMSynthesizer.from_hparams(source)
+
+
+def test_the_shipped_model_is_found_from_any_folder(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(Pretrained, "from_hparams", lambda *a: found.append(a))
+    monkeypatch.chdir(tmp_path)
+    EmoFiLMSynthesizer.from_hparams("speechbrain_emofilm/assets/mini")
+    EmoFiLMSynthesizer.from_hparams("speechbrain/hub-model")
+    assert Path(found[0][0]).is_absolute() and Path(found[0][0]).is_dir()
+    assert found[1][0] == "speechbrain/hub-model"
 
 
 def test_a_folder_without_a_synthesizer_is_named(tmp_path):

@@ -67,6 +67,7 @@ def test_calling_it_again_gives_the_same_module():
     assert import_torchaudio() is import_torchaudio()
 
 
+@pytest.mark.slow
 def test_speechbrain_imports_after_the_package_in_a_fresh_process():
     code = "import speechbrain_emofilm, speechbrain; print('imported')"
     result = subprocess.run(

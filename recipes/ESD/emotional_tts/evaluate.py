@@ -1,29 +1,34 @@
 #!/usr/bin/env python3
-"""Measures whether each word is spoken with the emotion it was given.
+"""Measure whether each word is spoken with the emotion it was given.
 
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD
 
-Needs what train.py leaves: manifests, speech tokens and a trained model. On
-held-out sentences it compares these systems:
+Needs the manifests, speech tokens and trained model of train.py. It compares
+these systems on held-out sentences:
 
 * `original`: the corpus's own speech;
-* `copy_synthesis`: its speech tokens made into speech again, the ceiling;
-* `backbone`: the language model as it was before training, the floor;
+* `copy_synthesis`: speech decoded from its speech tokens, the ceiling;
+* `backbone`: the language model before training, the floor;
 * `efilm`: the trained model, asked for the corpus's own word emotions.
 
-More trained models are compared in the same way if `compared_models` names
-them, such as those trained on other word labels:
+`compared_models` adds more trained models, such as those trained on other word
+labels:
 
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD \
     --compared_models "{efilm_sentence: results/sentence/1986}"
 
-It writes `summary.json`, `utterances.csv`, `words.csv` and the page
-`report.html`, with the speech beside them. An utterance whose words cannot be
-found in the sound counts as a failure in every figure. The same command does
-again only what has changed.
+It writes `summary.json`, the table `scores.md` and `scores.csv`,
+`utterances.csv`, `words.csv` and the page `report.html`, along with the speech.
+An utterance whose words cannot be found in the sound counts as a failure in
+every score. The same command repeats only what has changed.
+
+The hparam `scores` adds scores against the speaker's own reading of each
+sentence; `speechbrain_emofilm/evaluation/scores.py` explains them:
+
+> python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD \
+    --scores "[emo_sim, dtw, wer, mos, transitions, leakage]"
 """
 
-import csv
 import random
 import sys
 from dataclasses import replace
@@ -36,8 +41,23 @@ from speechbrain_emofilm.dataio.labels import (
     read_word_labels,
 )
 from speechbrain_emofilm.dataio.text import split_words
-from speechbrain_emofilm.evaluation.diagnosis import f0_figures, name_failures
-from speechbrain_emofilm.evaluation.measuring import MeasuringPool, Reading
+from speechbrain_emofilm.evaluation.diagnosis import f0_scores, name_failures
+from speechbrain_emofilm.evaluation.judge import (
+    WordEmotionJudge,
+    choose_training,
+    measure_natural_readings,
+    train_judge,
+)
+from speechbrain_emofilm.evaluation.measuring import (
+    MeasuringPool,
+    Reading,
+    make_tool,
+)
+from speechbrain_emofilm.evaluation.scores import (
+    FEATURE_SCORES,
+    check_names,
+    score_systems,
+)
 from speechbrain_emofilm.evaluation.systems import (
     Utterance,
     make_systems,
@@ -50,12 +70,9 @@ from speechbrain_emofilm.metrics.control import (
     WordProsodyControl,
 )
 from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
+from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
-from speechbrain_emofilm.utils.files import (
-    atomic_path,
-    read_json,
-    write_json,
-)
+from speechbrain_emofilm.utils.files import read_json, write_json
 
 import numpy as np
 import speechbrain as sb
@@ -64,7 +81,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import infer_device
 
-#: What correlations are reported for; `asked_file` gives each of them.
+#: Dimensions of the asked changes in `asked_file`, each with a correlation.
 DIMENSIONS = ("f0", "energy", "duration")
 
 
@@ -72,25 +89,8 @@ DIMENSIONS = ("f0", "energy", "duration")
 
 
 def load_utterances(manifests, hparams):
-    """Reads manifests and the truth about their words.
-
-    Arguments
-    ---------
-    manifests : list of str
-        JSON manifests.
-    hparams : dict
-        The hyperparameters.
-
-    Returns
-    -------
-    dict
-        Utterance id to Utterance.
-
-    Raises
-    ------
-    ValueError
-        If an utterance has no word labels or asked changes, or those of
-        other words.
+    """Read manifests into Utterances by id, with their word labels and asked
+    changes.
     """
     labels = read_word_labels(hparams["truth_file"], hparams["emotions"])
     asked = read_json(hparams["asked_file"])
@@ -123,20 +123,7 @@ def load_utterances(manifests, hparams):
 
 
 def neutral_readings(utterances, emotion):
-    """Finds the readings that others are compared with.
-
-    Arguments
-    ---------
-    utterances : dict
-        From `load_utterances`.
-    emotion : str
-        The emotion of the baseline.
-
-    Returns
-    -------
-    dict
-        (speaker, text) to Utterance.
-    """
+    """Find the neutral readings: (speaker, text) to Utterance."""
     return {
         (u.speaker, u.text): u
         for u in utterances.values()
@@ -145,23 +132,8 @@ def neutral_readings(utterances, emotion):
 
 
 def choose_mixed(utterances, neutral, n):
-    """Chooses sentences whose emotion switches, the speakers taking turns.
-
-    Arguments
-    ---------
-    utterances : dict
-        From `load_utterances`.
-    neutral : dict
-        From `neutral_readings`; an utterance needs one.
-    n : int
-        How many at most.
-
-    Returns
-    -------
-    list of Utterance
-        Sentence i by speaker i modulo their number, or, if that speaker
-        lacks it, by the next who has it; after the last sentence, the first
-        by the next speaker, and so on.
+    """Choose at most n sentences whose emotion changes, the speakers taking
+    turns.
     """
     by_text = {}
     for u in utterances.values():
@@ -183,24 +155,12 @@ def choose_mixed(utterances, neutral, n):
 
 
 def choose_single(utterances, neutral, n, baseline_emotion):
-    """Chooses sentences of one emotion; speakers and emotions take turns.
-
-    The baseline's own emotion is left out: its readings would be compared
-    with themselves.
-
-    Arguments
-    ---------
-    utterances : dict
-        From `load_utterances`.
-    neutral : dict
-        From `neutral_readings`; an utterance needs one.
-    n : int
-        How many at most.
-    baseline_emotion : str
-        The emotion of the baseline.
+    """Choose at most n sentences of one emotion; speakers and emotions take
+    turns.
     """
     groups = {}
     for u in utterances.values():
+        # A neutral reading would be compared with itself.
         if u.emotion in (None, baseline_emotion):
             continue
         if (u.speaker, u.text) in neutral:
@@ -216,24 +176,7 @@ def choose_single(utterances, neutral, n, baseline_emotion):
 
 
 def choose_for_classifier(utterances, neutral, n, baseline_emotion):
-    """Chooses natural utterances to train the classifier of words on.
-
-    Arguments
-    ---------
-    utterances : dict
-        Of the training sentences.
-    neutral : dict
-        From `neutral_readings`; an utterance needs one.
-    n : int
-        How many at most.
-    baseline_emotion : str
-        The emotion of the baseline; its words are found in the others.
-
-    Returns
-    -------
-    list of Utterance
-        A random choice, always the same.
-    """
+    """Choose at most n natural utterances at random, always the same."""
     usable = [
         u
         for u in utterances.values()
@@ -243,66 +186,41 @@ def choose_for_classifier(utterances, neutral, n, baseline_emotion):
 
 
 def systems_from_hparams(hparams, device):
-    """Make the systems that hyperparameters describe.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-    device : str
-        Where the models run.
-
-    Returns
-    -------
-    tuple
-        From `make_systems`.
-    """
+    """Make the systems that the hparams describe."""
     names = set(signature(make_systems).parameters) - {"device"}
     return make_systems(**{n: hparams[n] for n in names}, device=device)
 
 
-# --- The measures ---------------------------------------------------------
+# --- Scores ---------------------------------------------------------------
 
 
-def as_reading(utterance, wav, neutral, prosody_only=False):
-    """What `MeasuringPool` takes.
+def measuring_tools(hparams):
+    """Select the measuring tools that the hparams ask for."""
+    scores = set(hparams["scores"])
+    wanted = {
+        "aligner": True,
+        "asr": True,
+        "mos": hparams["predict_mos"] or "mos" in scores,
+        "emotion_features": scores & set(FEATURE_SCORES),
+        "speaker_encoder": "speaker_similarity" in scores,
+    }
+    return {name: hparams[name] for name, needed in wanted.items() if needed}
 
-    Arguments
-    ---------
-    utterance : Utterance
-        What is said.
-    wav : str
-        The sound.
-    neutral : dict
-        From `neutral_readings`.
-    prosody_only : bool
-        Whether words need not be recognised.
-    """
+
+def as_reading(utterance, wav, neutral, only=()):
+    """Build the request to measure an utterance against its neutral reading."""
     baseline = neutral[utterance.speaker, utterance.text]
     return Reading(
         wav,
         utterance.text,
         baseline.wav,
         tuple(baseline.labels.alignment()),
-        prosody_only,
+        only,
     )
 
 
 def train_classifier(pool, hparams):
-    """Trains the classifier of words on natural training sentences.
-
-    Arguments
-    ---------
-    pool : MeasuringPool
-        What measures.
-    hparams : dict
-        The hyperparameters.
-
-    Returns
-    -------
-    WordEmotionClassifier
-        Also written to `reference_folder`.
-    """
+    """Train the classifier of word prosody on natural training sentences."""
     emotion = hparams["baseline_emotion"]
     utterances = load_utterances(hparams["train_manifests"], hparams)
     neutral = neutral_readings(utterances, emotion)
@@ -312,8 +230,8 @@ def train_classifier(pool, hparams):
     chosen.sort(key=lambda u: (u.speaker, u.text))  # to share the baselines
     folder = Path(hparams["reference_folder"]) / "classifier"
     measured = pool.measure(
-        {u.id: as_reading(u, u.wav, neutral, True) for u in chosen},
-        folder / "measurements.json",
+        {u.id: as_reading(u, u.wav, neutral, ("change",)) for u in chosen},
+        folder / "measurements",
         "Measuring, natural training words",
     )
     changes, emotions = [], []
@@ -333,15 +251,7 @@ def train_classifier(pool, hparams):
 
 
 def word_errors(utterances, measured):
-    """What a recogniser misunderstands of one system.
-
-    Arguments
-    ---------
-    utterances : list of Utterance
-        What was spoken.
-    measured : dict
-        Utterance id to Measurement.
-    """
+    """Compute the word error rate of one system."""
     wer = WordErrorRate()
     wer.append(
         [u.id for u in utterances],
@@ -352,27 +262,7 @@ def word_errors(utterances, measured):
 
 
 def summarise(utterances, measured, classifier, emotions):
-    """Figures of one system.
-
-    Arguments
-    ---------
-    utterances : list of Utterance
-        What was spoken.
-    measured : dict
-        Utterance id to Measurement.
-    classifier : WordEmotionClassifier
-        Of the words' emotions.
-    emotions : list of str
-        The taxonomy.
-
-    Returns
-    -------
-    dict
-        Each figure with its 95 % interval: `wer`, `word_emotion_accuracy`
-        (all utterances), `within_utterance_correlation` and
-        `transitions_as_asked` (mixed ones), `mos` if predicted, and the ids
-        of utterances whose words were not found.
-    """
+    """Compute the standard scores of one system with 95 % intervals."""
     accuracy = WordEmotionAccuracy(emotions)
     control = WordProsodyControl()
     for u in utterances:
@@ -404,24 +294,7 @@ def summarise(utterances, measured, classifier, emotions):
 
 
 def write_tables(folder, utterances, measured, classifier):
-    """Writes one row per utterance and system, and one per word.
-
-    Arguments
-    ---------
-    folder : Path
-        Where `utterances.csv` and `words.csv` go.
-    utterances : list of Utterance
-        What was spoken.
-    measured : dict
-        System to utterance id to Measurement.
-    classifier : WordEmotionClassifier
-        Of the words' emotions.
-
-    Returns
-    -------
-    list of dict
-        The rows of `words.csv`.
-    """
+    """Write `utterances.csv` and `words.csv`; return the rows of the latter."""
     utterance_rows, word_rows = [], []
     for system, measurements in measured.items():
         for u in utterances:
@@ -442,19 +315,13 @@ def write_tables(folder, utterances, measured, classifier):
                 }
             )
             word_rows += _word_rows(system, u, m, classifier)
-    for name, rows in (("utterances", utterance_rows), ("words", word_rows)):
-        with (
-            atomic_path(folder / f"{name}.csv") as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(folder / "utterances.csv", utterance_rows)
+    write_csv(folder / "words.csv", word_rows)
     return word_rows
 
 
 def _word_rows(system, utterance, measurement, classifier):
-    """Rows of `words.csv`; what was not measured is empty."""
+    """Make the rows of `words.csv`; what was not measured is empty."""
     n_words = len(utterance.labels.words)
     changes = measurement.change or [[""] * len(PROSODY_CHANGES)] * n_words
     recognised = [""] * n_words
@@ -479,13 +346,44 @@ def _word_rows(system, utterance, measurement, classifier):
     ]
 
 
+def further_scores(pool, measured, chosen, utterances, hparams):
+    """Compute the scores that the hparams add: system to SystemScores.
+
+    References are the corpus's own recordings, `measured["original"]`; a judge
+    that needs natural speech learns from training sentences.
+    """
+    names = hparams["scores"]
+    judge, readings = None, {}
+    if set(names) & set(FEATURE_SCORES):
+        folder = Path(hparams["reference_folder"]) / "natural_speech"
+        training = load_utterances(hparams["train_manifests"], hparams)
+        training = [u for u in training.values() if u.part == "single"]
+        judge = WordEmotionJudge(
+            make_tool(hparams["emotion_features"]),
+            hparams["emotions"],
+            hparams["window"],
+        )
+        training = choose_training(training, hparams["n_classifier"])
+        train_judge(judge, training, pool, folder)
+        sentences = {(u.speaker, u.text): {} for u in chosen}
+        for u in utterances.values():
+            if u.part == "single" and (u.speaker, u.text) in sentences:
+                sentences[u.speaker, u.text][u.emotion] = u
+        found = measure_natural_readings(sentences, judge, pool, folder)
+        readings = {u.id: found.get((u.speaker, u.text), {}) for u in chosen}
+    return score_systems(
+        measured.items(), names, {u.id: u for u in chosen}, judge, readings
+    )
+
+
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     output_folder = Path(hparams["output_folder"])
+    check_names(hparams["scores"])
 
-    # What is spoken: held-out sentences
+    # Held-out sentences to speak
     emotion = hparams["baseline_emotion"]
     utterances = load_utterances(hparams["test_manifests"], hparams)
     neutral = neutral_readings(utterances, emotion)
@@ -498,7 +396,7 @@ if __name__ == "__main__":
         )
     chosen += choose_single(utterances, neutral, hparams["n_single"], emotion)
 
-    # Who speaks it
+    # Systems that speak them
     systems, synthesizer = systems_from_hparams(
         hparams, run_opts.get("device") or infer_device()
     )
@@ -519,11 +417,9 @@ if __name__ == "__main__":
         (u.speaker, u.text): replace(u, wav=copies[u.id]) for u in needed
     }
 
-    # Measures
-    tools = {"aligner": hparams["aligner"], "asr": hparams["asr"]}
-    if hparams["predict_mos"]:
-        tools["mos"] = hparams["mos"]
-    measured, figures = {}, {}
+    # Measurements and scores
+    measured, scores, added = {}, {}, {}
+    tools = measuring_tools(hparams)
     with MeasuringPool(tools, hparams["workers"]) as pool:
         classifier = train_classifier(pool, hparams)
         for name, files in wavs.items():
@@ -533,30 +429,42 @@ if __name__ == "__main__":
                 folder, baselines = systems[name].folder, decoded_neutral
             measured[name] = pool.measure(
                 {u.id: as_reading(u, files[u.id], baselines) for u in chosen},
-                folder / "measurements.json",
+                folder / "measurements",
                 f"Measuring, {name}",
             )
-            figures[name] = summarise(
+            scores[name] = summarise(
                 chosen, measured[name], classifier, hparams["emotions"]
             )
 
+        if hparams["scores"]:
+            added = further_scores(pool, measured, chosen, utterances, hparams)
+
     # Results
     floor = word_errors(chosen, measured["backbone"])
-    for name, entry in figures.items():
+    for name, entry in scores.items():
         entry["wer_above_backbone"] = word_errors(chosen, measured[name]).above(
             floor
         )
-        entry.update(f0_figures(chosen, measured[name], measured["original"]))
-    name_failures(figures)
+        entry.update(f0_scores(chosen, measured[name], measured["original"]))
+        if name in added:
+            entry["scores"] = added[name].summarize()
+    name_failures(scores)
     word_rows = write_tables(output_folder, chosen, measured, classifier)
-    write_json(output_folder / "summary.json", figures)
+    if added:
+        rows = [
+            {"system": system, **row}
+            for system, own in added.items()
+            for row in own.utterance_rows()
+        ]
+        write_csv(output_folder / "utterance_scores.csv", rows)
+    write_json(output_folder / "summary.json", scores)
     report = write_evaluation_report(
         output_folder / "report.html",
-        figures,
+        scores,
         chosen,
         wavs,
         word_rows,
         synthesizer,
         hparams,
     )
-    print(f"Figures: {output_folder / 'summary.json'}\nReport: {report}")
+    print(f"Scores: {output_folder / 'summary.json'}\nReport: {report}")

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""Measures whether a mixture of two emotions sounds between the two.
+"""Measure whether a mixture of two emotions sounds between the two.
 
 > python evaluate_mixtures.py hparams/evaluate_mini.yaml \
     --data_folder /path/to/MiniESD \
     --model_folder results/emotional_tts/mini/1986
 
 Every word of a held-out sentence is asked for one emotion, for another, and
-for mixtures of both (`<happy=0.5 sad=0.5>`). MiniESD has no such word, so that
-mixtures are new to a model trained on its truth; those of the training labels
-are counted. What is measured is the mean change of the words' prosody against
-the neutral reading, in standard deviations over the readings of one emotion.
-The position of a mixture on the way from the one emotion to the other is 0 at
-the one and 1 at the other.
+for mixtures of both (`<happy=0.5 sad=0.5>`). MiniESD has no such word, so
+mixtures are new to a model trained on its truth; those in the training labels
+are counted. The mean change of the words' prosody against the neutral reading
+is measured, in standard deviations over the readings of one emotion. The
+position of a mixture is 0 at its first emotion and 1 at its second.
 
 It writes to `<output_folder>/mixtures`: `summary.json`, `mixtures.md` with a
 row for each mixture, `utterances.csv`, and the speech. An utterance whose
@@ -49,27 +48,19 @@ from speechbrain.utils.distributed import infer_device
 
 @dataclass(frozen=True)
 class Request:
-    """A sentence with an emotion or a mixture.
-
-    Arguments
-    ---------
-    neutral : Utterance
-        The neutral reading of the sentence.
-    weights : dict
-        Emotion to its share; they sum to 1.
-    """
+    """A neutral reading, and the emotion or mixture asked of its sentence."""
 
     neutral: Utterance
     weights: Mapping[str, float]
 
     @property
     def name(self) -> str:
-        """Such as ``"happy=0.5 sad=0.5"``."""
+        """Name of the emotion or mixture, such as ``"happy=0.5 sad=0.5"``."""
         return " ".join(f"{k}={v:g}" for k, v in self.weights.items())
 
     @property
     def utterance(self) -> Utterance:
-        """What is spoken, with an id and labels of its own."""
+        """Utterance to speak, with its own id and labels."""
         name = self.name.replace(" ", "_").replace("=", "")
         words = [
             replace(word, probs=self.weights, intensity=None)
@@ -83,13 +74,7 @@ class Request:
 
 
 def count_mixed_words(labels: Mapping[str, UtteranceLabels]) -> int:
-    """Counts words that have more than one emotion.
-
-    Arguments
-    ---------
-    labels : dict
-        Utterance id to its labels.
-    """
+    """Count the words that have more than one emotion."""
     return sum(
         sum(share > 0 for share in (word.probs or {}).values()) > 1
         for utterance in labels.values()
@@ -100,19 +85,8 @@ def count_mixed_words(labels: Mapping[str, UtteranceLabels]) -> int:
 def choose_sentences(
     neutral: Mapping[tuple[str, str], Utterance], n: int
 ) -> list[Utterance]:
-    """Chooses neutral readings, the speakers taking turns.
-
-    Arguments
-    ---------
-    neutral : dict
-        (speaker, text) to Utterance.
-    n : int
-        How many sentences at most.
-
-    Returns
-    -------
-    list of Utterance
-        Each of another sentence.
+    """Choose neutral readings of n different sentences, the speakers taking
+    turns.
     """
     by_text = {}
     for (speaker, text), utterance in neutral.items():
@@ -132,31 +106,10 @@ def list_requests(
     emotions: Sequence[str],
     weights: Sequence[float],
 ) -> list[Request]:
-    """Lists what is to be spoken.
-
-    Arguments
-    ---------
-    sentences : list of Utterance
-        Neutral readings.
-    emotions : list of str
-        Those to mix.
-    weights : list of float
-        Of the second emotion in a mixture, each between 0 and 1.
-
-    Returns
-    -------
-    list of Request
-        For every sentence each emotion, and each mixture of two.
-
-    Raises
-    ------
-    ValueError
-        If a weight is not between 0 and 1, or there are less than two
-        emotions.
-    """
+    """List every sentence in every emotion, and in every mixture of two."""
     if len(emotions) < 2:
         raise ValueError(
-            f"There are {len(emotions)} emotions beside the baseline: a "
+            f"There are {len(emotions)} emotions besides the baseline: a "
             "mixture needs two."
         )
     for weight in weights:
@@ -175,25 +128,7 @@ def list_requests(
 def compare(
     requests: Sequence[Request], changes: Mapping[str, np.ndarray | None]
 ) -> list[dict]:
-    """Places every mixture between its two emotions.
-
-    Arguments
-    ---------
-    requests : list of Request
-        What was spoken.
-    changes : dict
-        Id of an utterance to the mean change of its words (6,), None where
-        they were not found.
-
-    Returns
-    -------
-    list of dict
-        A row for each mixture: `mixture`, `sentences` in which it and its
-        two emotions were found and, if there are any, `position` with its
-        95 % interval over these sentences, `distance` from the line through
-        the two in units of their distance, and of F0, energy and duration
-        the means of the first emotion, the mixture and the second one.
-    """
+    """Place every mixture between its two emotions, a row for each."""
     found = {
         (request.name, request.neutral.id): changes[request.utterance.id]
         for request in requests
@@ -225,7 +160,9 @@ def compare(
 
 
 def _place(triples: np.ndarray, scale: np.ndarray) -> dict:
-    """Figures of one mixture; triples (N, 3, 6): one, mixture, other."""
+    """Score one mixture; triples (N, 3, 6) are one emotion, mixture, other
+    emotion.
+    """
     means = triples.mean(0)
     line = (means[2] - means[0]) / scale
     moved = (triples[:, 1] - triples[:, 0]) / scale
@@ -245,13 +182,7 @@ def _place(triples: np.ndarray, scale: np.ndarray) -> dict:
 
 
 def table(rows: Sequence[Mapping]) -> str:
-    """Writes the figures as Markdown.
-
-    Arguments
-    ---------
-    rows : list of dict
-        From `compare`.
-    """
+    """Format the rows of `compare` as a Markdown table."""
     headings = [
         "mixture", "sentences", "position", "off the line",
         "F0 (log)", "energy (dB)", "duration (log)",
@@ -285,21 +216,7 @@ def table(rows: Sequence[Mapping]) -> str:
 
 
 def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict]:
-    """Reads the command line.
-
-    Arguments
-    ---------
-    arguments : list of str
-        Options of this script, then those of any recipe: the hparams file
-        and what overrides it.
-
-    Returns
-    -------
-    options : argparse.Namespace
-        `n_sentences`, `weights`, `device`.
-    hparams : dict
-        Those of evaluate_mini.yaml.
-    """
+    """Read the command line: options of this script, and hparams."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], allow_abbrev=False
     )
@@ -325,26 +242,7 @@ def speak(
     options: argparse.Namespace,
     hparams: Mapping,
 ) -> tuple[dict, dict]:
-    """Speaks the mixtures, and decodes the neutral readings.
-
-    Arguments
-    ---------
-    requests : list of Request
-        What to speak.
-    folder : Path
-        Where the speech goes.
-    options : argparse.Namespace
-        From `read_options`.
-    hparams : dict
-        Likewise.
-
-    Returns
-    -------
-    wavs : dict
-        Id of an utterance to its wav file.
-    neutral : dict
-        (speaker, text) to the neutral reading decoded from its tokens.
-    """
+    """Speak the mixtures, and decode the neutral readings from their tokens."""
     systems, _ = systems_from_hparams(hparams, options.device)
     work = hparams["batch_size"], hparams["sample_rate"]
     # A mixture has no voice of its own.
@@ -370,19 +268,8 @@ def speak(
 
 
 def utterance_row(request: Request, change: np.ndarray | None) -> dict:
-    """What was measured of an utterance.
-
-    Arguments
-    ---------
-    request : Request
-        What was asked.
-    change : numpy.ndarray or None
-        Mean change of its words (6,).
-
-    Returns
-    -------
-    dict
-        A row of utterances.csv; without figures where there is no change.
+    """Make a row of utterances.csv; without changes if the words were not
+    found.
     """
     row = {
         "utterance": request.utterance.id,
@@ -395,13 +282,7 @@ def utterance_row(request: Request, change: np.ndarray | None) -> dict:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Speaks, measures and tabulates.
-
-    Arguments
-    ---------
-    arguments : list of str
-        The command line.
-    """
+    """Speak, measure and tabulate the mixtures."""
     options, hparams = read_options(arguments)
     folder = Path(hparams["output_folder"]) / "mixtures"
     baseline = hparams["baseline_emotion"]
@@ -417,13 +298,13 @@ def main(arguments: Sequence[str]) -> None:
     )
     wavs, neutral = speak(requests, folder, options, hparams)
     readings = {
-        u.id: as_reading(u, wavs[u.id], neutral, prosody_only=True)
+        u.id: as_reading(u, wavs[u.id], neutral, only=("change",))
         for u in (request.utterance for request in requests)
     }
     tools = {"aligner": hparams["aligner"]}
     with MeasuringPool(tools, hparams["workers"]) as pool:
         measured = pool.measure(
-            readings, folder / "measurements.json", "Measuring, mixtures"
+            readings, folder / "measurements", "Measuring, mixtures"
         )
     changes = {
         name: None if m.change is None else np.mean(m.change, 0)
@@ -449,7 +330,7 @@ def main(arguments: Sequence[str]) -> None:
     print(
         f"{text}\n{n_mixed} words of the training are mixtures. The words of "
         f"{len(missing)} of {len(requests)} utterances were not found.\n"
-        f"Figures: {folder / 'summary.json'}"
+        f"Scores: {folder / 'summary.json'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The page that shows what evaluate.py measured."""
+"""HTML page and table of the scores that evaluate.py computed."""
 
 import platform
 import re
@@ -11,16 +11,18 @@ from speechbrain_emofilm.evaluation.report import (
     INK,
     AskedWord,
     Estimate,
-    Figure,
     Finding,
     Picture,
     Report,
     Sample,
+    Score,
     Take,
     emotion_colors,
     figure_png,
     write_report,
+    write_score_table,
 )
+from speechbrain_emofilm.evaluation.scores import score_rows
 from speechbrain_emofilm.processing.mel import SAMPLE_RATE
 
 import numpy as np
@@ -37,33 +39,33 @@ SYSTEMS = {
 TITLE = "Words that change emotion: E-FiLM on held-out sentences"
 INTRODUCTION = (
     "Each word is given an emotion, and E-FiLM makes a frozen speech language "
-    "model speak it so. All sentences on this page are held out: neither the "
-    "backbone nor E-FiLM has been trained on them.",
+    "model speak it that way. All sentences on this page are held out: neither "
+    "the backbone nor E-FiLM has been trained on them.",
     "Original: the corpus's own speech. Copy synthesis: its speech tokens "
-    "made into speech again, the best that the tokens allow. Frozen "
+    "decoded into speech, the best that the tokens allow. Frozen "
     "backbone: the same text without emotions, the floor. Further trainings "
     "of E-FiLM, if there are any, are asked for the same.",
 )
-FIGURES_NOTE = (
+SCORES_NOTE = (
     "Small print: 95 % intervals, by resampling the utterances. Changes are "
     "measured against the same speaker's neutral reading of the sentence; "
     "within-utterance correlations have the mean of each utterance removed. "
     "An utterance whose words cannot be found in the sound counts as a "
-    "failure in every figure, but is left out of the spread and the distance "
-    "of F0; how many there are stands at the end of the page."
+    "failure in every score, but is left out of the spread and the distance "
+    "of F0; their number is given at the end of the page."
 )
 FINDINGS_NOTE = (
     "Four failures that trainings of this kind are known for, each with the "
-    "figures that tell it beside their limits; what to turn is said where one "
-    "is found. Limits are relative to copy synthesis and, for the word error "
-    "rate and f0_distance, to the frozen backbone. transition_accuracy: "
-    "transitions as asked; f0_control: control of F0 within a sentence; "
-    "f0_spread and f0_distance: spread of F0 and its distance from the "
-    "original."
+    "scores that reveal it and their limits; the hyperparameters to change are "
+    "named where one is found. Limits are relative to copy synthesis and, for "
+    "the word error rate and f0_distance, to the frozen backbone. "
+    "transition_accuracy: transitions as asked; f0_control: control of F0 "
+    "within a sentence; f0_spread and f0_distance: spread of F0 and its "
+    "distance from the original."
 )
 SAMPLES_NOTE = (
     "Chosen by their place in the test set, not by how they sound: first "
-    "sentences whose emotion switches, then sentences of one emotion."
+    "sentences whose emotion changes, then sentences of one emotion."
 )
 DIMENSIONS = {"f0": "F0", "energy": "energy", "duration": "duration"}
 #: Curves of the training, by the panel that shows them: names in the log.
@@ -78,46 +80,25 @@ UNITS = {"f0": "log F0", "energy": "dB", "duration": "log duration"}
 
 
 def write_evaluation_report(
-    path, figures, utterances, wavs, word_rows, synthesizer, hparams
+    path, scores, utterances, wavs, word_rows, synthesizer, hparams
 ):
-    """Writes the page.
-
-    Arguments
-    ---------
-    path : str or Path
-        The HTML file.
-    figures : dict
-        System to its figures, as `evaluate.summarise` gives them.
-    utterances : list of Utterance
-        What was spoken.
-    wavs : dict
-        System to utterance id to wav file.
-    word_rows : list of dict
-        One for each word and system.
-    synthesizer : EmoFiLMSynthesizer
-        The trained one, for the first sentence of the page.
-    hparams : dict
-        Those of evaluate_mini.yaml.
-
-    Returns
-    -------
-    Path
-        `path`.
-    """
+    """Write the HTML page and the table of scores."""
     emotions = hparams["emotions"]
-    systems = name_systems(figures, hparams["captions"])
+    systems = name_systems(scores, hparams["captions"])
     shown = choose_shown(utterances, hparams["n_shown"])
     aligner = hparams["aligner"]()
     samples = [demo_sample(synthesizer, hparams)]
     samples += [make_sample(u, wavs, aligner) for u in shown]
     model_folder = Path(hparams["model_folder"])
     curves = read_train_log(model_folder / "train_log.txt")
+    rows = table(scores)
+    write_score_table(Path(path).parent, rows, systems)
     report = Report(
         title=TITLE,
         introduction=INTRODUCTION,
         systems=systems,
         emotions=emotions,
-        figures=table(figures),
+        scores=rows,
         samples=samples,
         pictures=[
             Picture(
@@ -130,7 +111,7 @@ def write_evaluation_report(
             ),
             Picture(
                 "Which emotion each word is heard as",
-                confusion_png(figures, systems),
+                confusion_png(scores, systems),
                 "Rows: the emotion asked of a word; columns: the emotion "
                 "that a classifier hears, which was trained on natural words "
                 "of training sentences; last: the word was not found.",
@@ -146,57 +127,37 @@ def write_evaluation_report(
             ),
             *modulation_picture(Path(hparams["modulation_picture"])),
         ],
-        findings=findings(figures, systems),
+        findings=findings(scores, systems),
         findings_note=FINDINGS_NOTE,
-        details=details(figures, utterances, hparams, systems),
+        details=details(scores, utterances, hparams, systems),
         note=hparams["corpus_note"],
-        figures_note=FIGURES_NOTE,
+        scores_note=SCORES_NOTE,
         samples_note=SAMPLES_NOTE,
     )
     return write_report(path, report)
 
 
 def name_systems(names, captions):
-    """What the page calls the systems.
-
-    Arguments
-    ---------
-    names : iterable of str
-        The systems, in the page's order.
-    captions : dict
-        System to its caption; the others have those of `SYSTEMS`, or none
-        but their names.
-
-    Returns
-    -------
-    dict
-        System to its caption.
-    """
+    """Name the systems by `captions`, `SYSTEMS` or themselves."""
     known = {**SYSTEMS, **captions}
     return {name: known.get(name, name) for name in names}
 
 
-# --- Figures --------------------------------------------------------------
+# --- Scores ---------------------------------------------------------------
 
 
-def table(figures):
-    """Rows of the report's table.
-
-    Arguments
-    ---------
-    figures : dict
-        System to its figures.
-    """
+def table(scores):
+    """Make the rows of the table of scores."""
 
     def row(name, meaning, find, value, **options):
         values = {}
-        for system, entry in figures.items():
+        for system, entry in scores.items():
             found = find(entry)
             if found is not None and found[value] is not None:
                 values[system] = Estimate(
                     found[value], found["low"], found["high"]
                 )
-        return Figure(name, meaning, values, **options)
+        return Score(name, meaning, values, **options)
 
     percent = {"format": "{:.1%}"}
     semitones = {"format": "{:.2f} st", "highest": 12.0}
@@ -252,38 +213,24 @@ def table(figures):
             **semitones,
         ),
     ]
-    if any("mos" in entry for entry in figures.values()):
+    if any("mos" in entry for entry in scores.values()):
         rows.append(
             row(
-                "Predicted naturalness",
+                "Predicted MOS",
                 "DistillMOS, 1 to 5.",
                 lambda e: e.get("mos"),
                 "mos",
                 highest=5.0,
             )
         )
+    names = {row.name for row in rows}
+    added = {system: e.get("scores", {}) for system, e in scores.items()}
+    rows += [row for row in score_rows(added) if row.name not in names]
     return [row for row in rows if row.values]
 
 
-def details(figures, utterances, hparams, systems=SYSTEMS):
-    """What the page was made with.
-
-    Arguments
-    ---------
-    figures : dict
-        System to its figures.
-    utterances : list of Utterance
-        What was spoken.
-    hparams : dict
-        The hyperparameters.
-    systems : dict
-        System to its caption.
-
-    Returns
-    -------
-    dict
-        Heading to dict.
-    """
+def details(scores, utterances, hparams, systems=SYSTEMS):
+    """Collect the options and package versions shown at the end of the page."""
     n_mixed = sum(u.part == "mixed" for u in utterances)
     options = (
         "data_folder", "model_folder", "backbone_folder", "guidance",
@@ -297,7 +244,7 @@ def details(figures, utterances, hparams, systems=SYSTEMS):
             "speakers": len({u.speaker for u in utterances}),
             **{
                 f"not aligned, {systems[name]}": len(entry["not_aligned"])
-                for name, entry in figures.items()
+                for name, entry in scores.items()
             },
         },
         "Options": {name: hparams[name] for name in options},
@@ -312,47 +259,23 @@ def details(figures, utterances, hparams, systems=SYSTEMS):
     }
 
 
-def findings(figures, systems=SYSTEMS):
-    """What the figures show to be wrong, and what to turn.
-
-    Arguments
-    ---------
-    figures : dict
-        System to its figures; a trained one's have a `diagnosis`.
-    systems : dict
-        System to its caption.
-
-    Returns
-    -------
-    list of Finding
-        One for each trained system and failure.
-    """
+def findings(scores, systems=SYSTEMS):
+    """List the verdicts on known failures of the trained systems."""
     return [
         Finding(
             system=systems.get(system, system),
             failure=judged["name"],
             verdict=judged["verdict"],
-            figures=judged["figures"],
+            scores=judged["figures"],
             remedies=judged["hparams"] if judged["verdict"] == "found" else (),
         )
-        for system, entry in figures.items()
+        for system, entry in scores.items()
         for judged in entry.get("diagnosis", ())
     ]
 
 
 def read_config(folder):
-    """The hyperparameters of a training.
-
-    Arguments
-    ---------
-    folder : Path
-        Its output folder.
-
-    Returns
-    -------
-    str
-        Text of `hyperparams.yaml`, or that there is none.
-    """
+    """Read the hyperparameters of a training as text."""
     path = folder / "hyperparams.yaml"
     if not path.is_file():
         return f"{path} does not exist."
@@ -363,15 +286,7 @@ def read_config(folder):
 
 
 def choose_shown(utterances, n):
-    """Chooses evenly: three quarters switch emotion, the rest does not.
-
-    Arguments
-    ---------
-    utterances : list of Utterance
-        All that were spoken.
-    n : int
-        How many at most.
-    """
+    """Choose at most n utterances evenly, three quarters of them mixed."""
     mixed = [u for u in utterances if u.part == "mixed"]
     single = [u for u in utterances if u.part == "single"]
     n_single = min(n // 4, len(single))
@@ -383,17 +298,7 @@ def choose_shown(utterances, n):
 
 
 def make_sample(utterance, wavs, aligner):
-    """A sentence in every system.
-
-    Arguments
-    ---------
-    utterance : Utterance
-        The sentence.
-    wavs : dict
-        System to utterance id to wav file.
-    aligner : object
-        Finds the words where their times are not known.
-    """
+    """Collect an utterance as spoken by every system."""
     takes = []
     for system, files in wavs.items():
         wav = load_audio(files[utterance.id])
@@ -416,20 +321,7 @@ def make_sample(utterance, wavs, aligner):
 
 
 def demo_sample(synthesizer, hparams):
-    """The marked-up sentence of the hparams, spoken by the first speaker.
-
-    Arguments
-    ---------
-    synthesizer : EmoFiLMSynthesizer
-        The trained one.
-    hparams : dict
-        The hyperparameters.
-
-    Returns
-    -------
-    Sample
-        With each word neutral, and as marked.
-    """
+    """Speak the marked-up sentence of the hparams, neutral and as marked."""
     text = hparams["demo_text"]
     marked = parse_markup(text, hparams["emotions"])
     options = {
@@ -463,20 +355,7 @@ def demo_sample(synthesizer, hparams):
 
 
 def asked_words(marked, emotions):
-    """What a marked-up text asks for.
-
-    Arguments
-    ---------
-    marked : MarkedText
-        The text.
-    emotions : list of str
-        The taxonomy.
-
-    Returns
-    -------
-    list of AskedWord
-        With the strongest emotion of a mixture.
-    """
+    """List the words of a marked text with their strongest emotions."""
     asked = []
     weights, intensities = marked.tensors()
     for word, row, intensity in zip(marked.words, weights, intensities):
@@ -489,22 +368,7 @@ def asked_words(marked, emotions):
 
 
 def scatter_png(word_rows, emotions, systems=SYSTEMS):
-    """Asked against measured change, by system and dimension.
-
-    Arguments
-    ---------
-    word_rows : list of dict
-        One for each word and system.
-    emotions : list of str
-        The taxonomy.
-    systems : dict
-        System to its caption.
-
-    Returns
-    -------
-    bytes
-        PNG.
-    """
+    """Plot asked against measured change, by system and dimension."""
     from matplotlib.figure import Figure as Canvas
 
     size = (PANEL_WIDTH * len(systems), 7)
@@ -524,7 +388,7 @@ def scatter_png(word_rows, emotions, systems=SYSTEMS):
 
 
 def _scatter(panels, rows, key, colors):
-    """One dimension in every system, to one scale."""
+    """Plot one dimension of every system on the same scale."""
     measured = {}
     for system in panels:
         own = [row for row in rows if row["system"] == system]
@@ -549,7 +413,7 @@ def _scatter(panels, rows, key, colors):
 
 
 def _centred(rows, key):
-    """A column without the mean of each utterance."""
+    """Return a column without the mean of each utterance."""
     if not rows:
         return np.zeros(0)
     values = np.array([row[key] for row in rows], dtype=float)
@@ -560,18 +424,8 @@ def _centred(rows, key):
 
 
 def read_train_log(path):
-    """Reads the curves of a training.
-
-    Arguments
-    ---------
-    path : Path
-        What `FileTrainLogger` wrote.
-
-    Returns
-    -------
-    dict
-        Name, such as ``"valid loss"``, to its values (E,); `step` to the
-        updates before each. Empty if there is no such file.
+    """Read the curves of a training: name, such as "valid loss", to values
+    (E,).
     """
     curves = {}
     lines = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -584,18 +438,7 @@ def read_train_log(path):
 
 
 def last_diagnosis(path):
-    """What the training's log says of its last validation.
-
-    Arguments
-    ---------
-    path : Path
-        What train.py wrote.
-
-    Returns
-    -------
-    str
-        A sentence; empty if failures were not looked for.
-    """
+    """Quote the last validation's diagnosis from the training log, if any."""
     lines = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = re.findall(
         r"^diagnosis of (epoch \d+: .*?) - ", lines, re.MULTILINE
@@ -604,23 +447,14 @@ def last_diagnosis(path):
 
 
 def modulation_picture(path):
-    """The picture of gamma and beta, if analyze_modulation.py has left one.
-
-    Arguments
-    ---------
-    path : Path
-        It may be missing.
-
-    Returns
-    -------
-    list of Picture
-        One, or none.
+    """Read the picture of gamma and beta, if analyze_modulation.py has drawn
+    it.
     """
     if not path.is_file():
         return []
     return [
         Picture(
-            "What the emotions do to the text",
+            "Modulation of the text by the emotions",
             path.read_bytes(),
             "Gamma and beta of every emotion at ten intensities, and of "
             "mixtures of two; made by analyze_modulation.py.",
@@ -629,18 +463,7 @@ def modulation_picture(path):
 
 
 def curves_png(curves):
-    """Losses and statistics of the training, by step.
-
-    Arguments
-    ---------
-    curves : dict
-        From `read_train_log`.
-
-    Returns
-    -------
-    bytes
-        PNG.
-    """
+    """Plot losses and statistics of the training by step."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(11, 2.6), layout="constrained")
@@ -665,27 +488,14 @@ def curves_png(curves):
     return figure_png(canvas)
 
 
-def confusion_png(figures, systems=SYSTEMS):
-    """Asked against heard emotions, by system.
-
-    Arguments
-    ---------
-    figures : dict
-        System to its figures.
-    systems : dict
-        System to its caption.
-
-    Returns
-    -------
-    bytes
-        PNG.
-    """
+def confusion_png(scores, systems=SYSTEMS):
+    """Plot asked against recognised emotions, by system."""
     from matplotlib.figure import Figure as Canvas
 
-    size = (PANEL_WIDTH * len(figures), 3.1)
+    size = (PANEL_WIDTH * len(scores), 3.1)
     canvas = Canvas(figsize=size, layout="constrained")
-    grid = canvas.subplots(1, len(figures), sharey=True, squeeze=False)[0]
-    for axes, (system, entry) in zip(grid, figures.items()):
+    grid = canvas.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, (system, entry) in zip(grid, scores.items()):
         accuracy = entry["word_emotion_accuracy"]
         counts = np.array(accuracy["confusion"])
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

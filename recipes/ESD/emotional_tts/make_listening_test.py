@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes a listening test as one web page that works without a server.
+"""Write a listening test as one web page that works without a server.
 
 > python make_listening_test.py results/listening_test \
       --items results/emotional_tts/mini/1986/evaluation/utterances.csv \
@@ -42,27 +42,7 @@ PAGE, KEY = "listening_test.html", "key.json"
 def read_items(
     path: str | Path, emotions: Sequence[str]
 ) -> dict[str, list[tuple[str, str]]]:
-    """Reads what was asked of each utterance.
-
-    Arguments
-    ---------
-    path : str or Path
-        A CSV file with `id` or `utterance`, and `asked`.
-    emotions : sequence of str
-        The taxonomy.
-
-    Returns
-    -------
-    dict
-        Utterance id to its words, each with its emotion ("" for none).
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it lacks a column, or a text cannot be understood.
-    """
+    """Read the items: id to words, each with its emotion ("" for none)."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such list of items.")
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -86,7 +66,7 @@ def read_items(
 
 
 def _words(marked, emotions):
-    """Words with the punctuation around them, and their emotions."""
+    """List the words with adjacent punctuation, and their emotions."""
     words = []
     starts = [word.start for word in marked.words] + [len(marked.text)]
     for word, start, end in zip(marked.words, starts, starts[1:]):
@@ -99,25 +79,7 @@ def _words(marked, emotions):
 def find_recordings(
     names: Sequence[str], systems: Mapping[str, str | Path]
 ) -> dict[str, dict[str, Path]]:
-    """Finds each utterance in every system.
-
-    Arguments
-    ---------
-    names : sequence of str
-        Utterance ids.
-    systems : dict
-        System to its folder.
-
-    Returns
-    -------
-    dict
-        Utterance id to system to file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a recording is missing: systems are compared on the same items.
-    """
+    """Find each utterance in every system: id to system to file."""
     found = {
         name: {s: Path(folder) / f"{name}.wav" for s, folder in systems.items()}
         for name in names
@@ -137,13 +99,7 @@ def find_recordings(
 
 
 def as_audio_url(path: str | Path) -> str:
-    """A recording as a URL that holds it, losslessly compressed.
-
-    Arguments
-    ---------
-    path : str or Path
-        Any sound file.
-    """
+    """Encode a recording losslessly as a data URL."""
     content = io.BytesIO()
     wav = load_audio(path, SAMPLE_RATE).numpy()
     soundfile.write(content, wav, SAMPLE_RATE, "PCM_16", format="FLAC")
@@ -159,35 +115,7 @@ def make_listening_test(
     n_checks: int = 3,
     seed: int = 0,
 ) -> Path:
-    """Writes the page and its key.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where they go.
-    items : dict
-        From :func:`read_items`.
-    systems : dict
-        System to its folder of wavs.
-    n_items : int
-        Items at most, each in every system.
-    n_checks : int
-        Attention checks.
-    seed : int
-        Of the choice of items and checks.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a recording is missing.
-    ValueError
-        If there are fewer than two systems.
-    """
+    """Write the page and its key; return the page's path."""
     if len(systems) < 2:
         raise ValueError(
             f"{len(systems)} system(s): a test compares two at least."
@@ -223,12 +151,12 @@ def make_listening_test(
 
 
 def _code(trials, rng):
-    """A name for the next trial that tells nothing."""
+    """Make a name for the next trial that reveals nothing."""
     return f"{len(trials):04d}{rng.getrandbits(32):08x}"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", help="where the page and its key go")
     parser.add_argument("--items", required=True, help="CSV: id, asked")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Scores the answers of a listening test.
+"""Score the answers of a listening test.
 
 > python score_listening_test.py results/listening_test/key.json \
       answers/*.csv --output_folder results/listening_test
@@ -34,28 +34,7 @@ COLUMNS = ("listener", "test", "trial", *SCALES)
 def read_answers(
     paths: Sequence[str | Path], key: Mapping
 ) -> dict[str, dict[str, dict[str, int]]]:
-    """Reads the files that listeners saved.
-
-    Arguments
-    ---------
-    paths : sequence of str or Path
-        CSV files.
-    key : dict
-        Content of key.json.
-
-    Returns
-    -------
-    dict
-        Listener to trial to scale to rating.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If a file is not of this test, a rating is not 1 to 5, or a listener
-        rated a trial twice.
-    """
+    """Read the answer files: listener to trial to scale to rating."""
     answers = {}
     for path in paths:
         if not Path(path).is_file():
@@ -70,7 +49,7 @@ def read_answers(
 
 
 def _add_answer(answers, row, place, key):
-    """Checks and adds one row."""
+    """Check and add one row."""
     missing = [name for name in COLUMNS if not row.get(name)]
     if missing:
         raise ValueError(
@@ -101,24 +80,7 @@ def _add_answer(answers, row, place, key):
 def attentive_listeners(
     answers: Mapping, key: Mapping, allowed_failures: int = 0
 ) -> tuple[list[str], dict[str, str]]:
-    """Separates listeners who pass the checks from those who do not.
-
-    Arguments
-    ---------
-    answers : dict
-        From :func:`read_answers`.
-    key : dict
-        Content of key.json.
-    allowed_failures : int
-        Checks that may be failed.
-
-    Returns
-    -------
-    list of str
-        Those to count.
-    dict
-        The others, with the reason.
-    """
+    """Separate the listeners who pass the checks from those who do not."""
     checks = {
         trial: entry["check"]
         for trial, entry in key["trials"].items()
@@ -137,30 +99,8 @@ def attentive_listeners(
 def score(
     answers: Mapping, key: Mapping, allowed_failures: int = 0
 ) -> tuple[dict, list[dict]]:
-    """Means, intervals and paired tests.
-
-    Arguments
-    ---------
-    answers : dict
-        From :func:`read_answers`.
-    key : dict
-        Content of key.json.
-    allowed_failures : int
-        Checks that a listener may fail.
-
-    Returns
-    -------
-    dict
-        ``systems``: system to scale to its mean and interval; ``comparisons``:
-        one entry for two systems and a scale; ``listeners``, ``excluded``,
-        and ``unrated``, how many trials nobody rated.
-    list of dict
-        The ratings that count, one row each.
-
-    Raises
-    ------
-    ValueError
-        If no listener passes the checks.
+    """Compute means, intervals and paired tests; return them and the ratings
+    used.
     """
     kept, excluded = attentive_listeners(answers, key, allowed_failures)
     if not kept:
@@ -202,7 +142,7 @@ def score(
 
 
 def _item_means(rows, scale):
-    """(system, item) to the mean over listeners."""
+    """Average over listeners: (system, item) to the mean."""
     ratings = {}
     for row in rows:
         place = (row["system"], row["item"])
@@ -211,7 +151,7 @@ def _item_means(rows, scale):
 
 
 def _system_mean(means, system):
-    """Mean over items with its interval; None of no rated item."""
+    """Average over items, with an interval; None without a rated item."""
     values = [
         [v, 1.0] for (name, _), v in sorted(means.items()) if name == system
     ]
@@ -221,7 +161,7 @@ def _system_mean(means, system):
 
 
 def _compare(means, systems, scale):
-    """Paired tests of every two systems, p-values after Holm."""
+    """Test every two systems on the same items, p-values after Holm."""
     comparisons = []
     for first, second in combinations(systems, 2):
         items = sorted({item for _, item in means})
@@ -254,7 +194,7 @@ def _compare(means, systems, scale):
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("key", help="key.json of make_listening_test.py")
     parser.add_argument("answers", nargs="+", help="CSV files of listeners")

@@ -254,7 +254,7 @@ def dataio_prepare(hparams):
         if not kept:
             raise ValueError(
                 f"{' and '.join(corpus_manifests(hparams, [split]))} have no "
-                " utterance to use: check the corpus and the options of its "
+                "utterance to use: check the corpus and the options of its "
                 "preparation."
             )
         datasets[split] = DynamicItemDataset(kept, pipelines)

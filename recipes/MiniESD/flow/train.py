@@ -3,12 +3,13 @@
 
 python train.py hparams/train.yaml --data_folder CORPUS
 
-The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). Beside
-the flow's own loss, the encoder's mean is pulled to the mel (the prior loss
-of Grad-TTS), without which a model this small needs many times the steps.
+The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). In
+addition to the flow's loss, the encoder's mean is pulled towards the mel (the
+prior loss of Grad-TTS), without which a model this small needs many times as
+many steps.
 
-Interrupted training goes on from the last epoch when it is started again.
-Writes ``flow.safetensors`` (moving average of the weights, float16) and
+An interrupted training is resumed from its last epoch. Writes
+``flow.safetensors`` (moving average of the weights, float16) and
 ``speakers.safetensors`` (one vector for each speaker) to the output folder.
 """
 
@@ -17,30 +18,26 @@ from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 
-import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
+from speechbrain.core import Stage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
-from pretraining_data import (  # noqa: E402
-    PretrainingCorpus,
-    TokenSegments,
-)
+import pretraining_brain as pretraining  # noqa: E402
+from pretraining_data import TokenSegments  # noqa: E402
 
 
-class FlowBrain(PretrainingBrain):
-    """The flow's loss and the prior loss; validates the averaged weights."""
+class FlowBrain(pretraining.PretrainingBrain):
+    """Train with flow and prior loss; validate the averaged weights."""
 
     def on_fit_start(self):
-        """Put the averaged weights beside the others."""
+        """Move the averaged weights to the device."""
         super().on_fit_start()
         self.hparams.average.to(self.device)
 
     def flow(self, stage):
-        """The weights that train, or their average."""
-        if stage == sb.Stage.TRAIN:
+        """Return the trained flow, or its average for validation."""
+        if stage == Stage.TRAIN:
             return self.modules.flow
         return self.hparams.average.module.eval()
 
@@ -51,13 +48,13 @@ class FlowBrain(PretrainingBrain):
         return self.flow(stage).encode(tokens, n_tokens)
 
     def compute_losses(self, predictions, batch, stage):
-        """Both losses as a dictionary."""
+        """Compute flow and prior loss."""
         mu, n_frames = predictions
         flow = self.flow(stage)
         mel = batch["mel"]
         mel = (mel - flow.mel_mean) / flow.mel_std
         generator = None
-        if stage != sb.Stage.TRAIN:
+        if stage != Stage.TRAIN:
             generator = torch.Generator().manual_seed(self.hparams.seed)
         draws = flow.draw(n_frames, generator)
         speaker = flow.project_speaker(batch["x_vector"])
@@ -71,31 +68,24 @@ class FlowBrain(PretrainingBrain):
         return losses
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Average the weights after each step of the optimizer."""
+        """Update the average after each step of the optimizer."""
         if should_step:
             self.hparams.average.update_parameters(self.modules.flow)
 
 
 def main():
-    """Command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
+    """Train with the options of the command line."""
+    hparams, run_opts, corpus = pretraining.start()
+    segments = pretraining.draw_segments(
+        TokenSegments, corpus, hparams, hparams["segment_tokens"]
     )
-    corpus = PretrainingCorpus(hparams["data_folder"])
-    n_items = hparams["steps_per_epoch"] * hparams["batch_size"]
-    size = hparams["segment_tokens"]
-    train = TokenSegments(corpus, corpus.train, n_items, size)
-    valid = TokenSegments(
-        corpus, corpus.valid, 4 * hparams["batch_size"], size, fixed=True
-    )
-    fit(FlowBrain, hparams, run_opts, train, valid)
+    pretraining.fit(FlowBrain, hparams, run_opts, *segments)
     folder = Path(hparams["output_folder"])
     average = hparams["average"].module.state_dict()
-    save_weights(average, folder / "flow.safetensors")
-    save_weights(corpus.x_vectors(), folder / "speakers.safetensors")
+    pretraining.save_weights(average, folder / "flow.safetensors")
+    pretraining.save_weights(
+        corpus.x_vectors(), folder / "speakers.safetensors"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Text embedding of the mini LLM while it is pretrained."""
+"""Text embedding of the mini LLM during pretraining."""
 
 from speechbrain_emofilm.integrations.hibari import (
     CUE_AXES,
@@ -14,18 +14,12 @@ from torch import nn
 
 
 class CuedUnitEmbedding(nn.Module):
-    """A row per unit and written cue, made as a sum.
+    """Embedding of a text unit with its written cues, as a sum.
 
-    ``row(unit, cues) = unit + sum over axes of cue(axis, level)``, with
-    nothing added where the text says nothing, and a vector of its own for
-    the cue that asks for plain speech. A large model finds such regularities in
-    its vocabulary by itself; a small one is given them, and the finished
-    table is stored as the plain ``embed_tokens`` of the LLM.
-
-    Arguments
-    ---------
-    dim : int
-        Width of a row.
+    ``row(unit, cues) = unit + sum over axes of cue(axis, level)``. Nothing is
+    added for an axis without a cue; the cue for plain speech has a vector of
+    its own. A large model learns such structure from its data, a small one
+    does not. The trained table becomes the LLM's ``embed_tokens``.
 
     Example
     -------
@@ -55,12 +49,12 @@ class CuedUnitEmbedding(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The whole table (82 units + instruction words, dim)."""
+        """Return the whole table (82 units + instruction words, dim)."""
         cues = torch.einsum("cal,ald->cd", self.present, self.cue)
         cues = torch.cat([cues, self.plain])
         rows = (cues[:, None] + self.unit).flatten(0, 1)
         return torch.cat([rows, self.instruction])
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, T) ids to (B, T, dim)."""
+        """Embed ids (B, T) as (B, T, dim)."""
         return nn.functional.embedding(ids, self.weight)

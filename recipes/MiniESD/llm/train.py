@@ -3,13 +3,13 @@
 
 python train.py hparams/train.yaml --data_folder CORPUS
 
-The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). What
-the model learns about prosody it learns from text: cues in the spelling of
-words, instructions and emotive words (see ``make_pretraining_corpus.py``).
+The corpus must hold ``tokens.npy`` (recipes/MiniESD/speech_tokenizer). The
+model learns prosody from text alone: cues in the spelling of words,
+instructions and emotive words (see ``make_pretraining_corpus.py``).
 
-Two auxiliary losses make a small model find the text in little time: some
-heads attend to the unit being spoken, and the phoneme of the next token is
-predicted beside the token.
+Two auxiliary losses speed up the training of a small model: some heads are
+guided to attend to the unit being spoken, and the phoneme of the next token is
+predicted in addition to the token.
 
 Writes ``llm.safetensors`` (float16) to the output folder.
 """
@@ -26,23 +26,21 @@ import numpy as np
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, save_weights  # noqa: E402
-from pretraining_data import PretrainingCorpus  # noqa: E402
+import pretraining_brain as pretraining  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
 
 def text_units(corpus, frontend):
-    """Unit ids of every utterance, cached beside the corpus.
+    """Return the unit ids of every utterance, cached in the corpus folder.
 
-    An utterance whose text is read with other symbols than were spoken gets
-    an empty list.
+    The list is empty where the front end reads the text with other symbols
+    than were spoken.
     """
     path = corpus.folder / "text_units.json"
     if path.exists():
@@ -60,7 +58,7 @@ def text_units(corpus, frontend):
 
 
 class Utterances(torch.utils.data.Dataset):
-    """Whole utterances: text units, tokens, and the unit of each token."""
+    """Utterances: text units, speech tokens, and the unit of each token."""
 
     def __init__(self, corpus, units, indices, max_tokens):
         self.corpus, self.units = corpus, units
@@ -69,27 +67,16 @@ class Utterances(torch.utils.data.Dataset):
             for i in indices
             if units[i] and corpus.n_frames(i) // 2 <= max_tokens
         ]
-        tokens = np.load(corpus.folder / "tokens.npy")
-        edges = np.cumsum(
-            [0] + [corpus.n_frames(i) // 2 for i in range(len(corpus.rows))]
-        )
-        if edges[-1] != len(tokens):
-            raise ValueError(
-                f"{corpus.folder}/tokens.npy is not of this corpus: tokenise "
-                "it again with recipes/MiniESD/speech_tokenizer."
-            )
-        self.items = [self._item(i, tokens, edges) for i in self.indices]
+        self.items = [self._item(index) for index in self.indices]
         self.lengths = [len(item["speech"]) for item in self.items]
 
-    def _item(self, index, tokens, edges):
+    def _item(self, index):
         spoken = torch.from_numpy(self.corpus.token_units(index))
         text = torch.tensor(self.units[index])
         shift = len(text) - len(self.corpus.rows[index]["units"])
         return {
             "text": text,
-            "speech": torch.from_numpy(
-                tokens[edges[index] : edges[index + 1]].astype(np.int64)
-            ),
+            "speech": torch.from_numpy(self.corpus.tokens(index)),
             "unit": torch.where(spoken >= 0, spoken + shift, -1),
             "phoneme": torch.from_numpy(self.corpus.token_phonemes(index)),
         }
@@ -102,7 +89,7 @@ class Utterances(torch.utils.data.Dataset):
 
 
 class LengthBatches(torch.utils.data.Sampler):
-    """Batches of utterances of similar length, drawn at random."""
+    """Random batches of utterances of similar length."""
 
     def __init__(self, lengths, batch_size, n_batches):
         self.order = np.argsort(lengths, kind="stable")
@@ -125,7 +112,7 @@ class LengthBatches(torch.utils.data.Sampler):
 
 
 def collate(items):
-    """Pad; lengths are relative, as everywhere in SpeechBrain."""
+    """Pad a batch; its lengths are relative, as in SpeechBrain."""
     batch = {
         name: pad_sequence(
             [item[name] for item in items],
@@ -140,11 +127,11 @@ def collate(items):
     return batch
 
 
-class LLMBrain(PretrainingBrain):
-    """Cross-entropy of the speech tokens, and the two auxiliary losses."""
+class LLMBrain(pretraining.PretrainingBrain):
+    """Train with the speech tokens' cross-entropy and auxiliary losses."""
 
     def compute_forward(self, batch, stage):
-        """Teacher forcing, with some of the history replaced."""
+        """Predict with teacher forcing and a partly corrupted history."""
         history = batch["speech"]
         if stage == sb.Stage.TRAIN:
             replace = torch.rand(history.shape, device=history.device)
@@ -162,7 +149,7 @@ class LLMBrain(PretrainingBrain):
         )
 
     def compute_losses(self, predictions, batch, stage):
-        """All losses as a dictionary."""
+        """Compute all losses and accuracies."""
         out = predictions
         hidden = out.hidden[out.supervised]
         unit = F.pad(batch["unit"], (0, 1), value=-1)
@@ -186,8 +173,8 @@ class LLMBrain(PretrainingBrain):
         return losses
 
     def attention_loss(self, out, unit):
-        """- log of the attention that guided heads give the spoken unit and
-        its two neighbours.
+        """Compute the negative log of the guided heads' attention to the
+        spoken unit and its two neighbours.
         """
         mask = out.supervised & (unit >= 0)
         n_text = out.text_positions.shape[1]
@@ -210,7 +197,7 @@ class LLMBrain(PretrainingBrain):
 
 
 def init_from(hparams, folder):
-    """Start from the weights of an earlier training, whatever its tokens."""
+    """Initialise with the weights of an earlier training."""
     Checkpointer(
         folder,
         {name: hparams[name] for name in ("llm", "embedding", "phoneme_head")},
@@ -219,35 +206,23 @@ def init_from(hparams, folder):
 
 
 def main():
-    """Command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
-    )
-    corpus = PretrainingCorpus(hparams["data_folder"])
+    """Train with the options of the command line."""
+    hparams, run_opts, corpus = pretraining.start()
     units = text_units(corpus, hparams["frontend"])
     train, valid = (
         Utterances(corpus, units, indices, hparams["max_tokens"])
         for indices in (corpus.train, corpus.valid)
     )
     logger.info("%d utterances for training", len(train))
-    brain = LLMBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts={**run_opts, "max_grad_norm": hparams["max_grad_norm"]},
-        checkpointer=hparams["checkpointer"],
-    )
-    if hparams["init_from"]:
-        # Weights only: the schedule starts anew.
+    if hparams["init_from"]:  # weights only: the schedule starts anew
         init_from(hparams, Path(hparams["init_from"]) / "save")
     batches = LengthBatches(
         train.lengths, hparams["batch_size"], hparams["steps_per_epoch"]
     )
-    brain.fit(
-        hparams["epoch_counter"],
+    pretraining.fit(
+        LLMBrain,
+        hparams,
+        run_opts,
         train,
         valid,
         train_loader_kwargs={"batch_sampler": batches, "collate_fn": collate},
@@ -258,7 +233,7 @@ def main():
         table = hparams["embedding"].weight
         llm.llm.get_input_embeddings().weight.copy_(table)
     path = Path(hparams["output_folder"]) / "llm.safetensors"
-    save_weights(llm.state_dict(), path)
+    pretraining.save_weights(llm.state_dict(), path)
 
 
 if __name__ == "__main__":

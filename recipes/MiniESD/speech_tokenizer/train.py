@@ -3,14 +3,13 @@
 
 python train.py hparams/train.yaml --data_folder CORPUS
 
-The encoder is trained through its quantiser by what its tokens must carry:
-the phoneme, voicing, F0 relative to the speaker and level of each token
-(training-only heads), and the mel spectrogram given the speaker (a direct
-decoder). No emotion labels are used.
+Heads that are used in training only predict the phoneme, voicing, F0 relative
+to the speaker and level of each quantised token, and a decoder predicts the
+mel spectrogram from tokens and speaker. No emotion labels are used.
 
 Writes ``speech_tokenizer.safetensors`` (inference part, float16) to the
-output folder and ``tokens.npy`` (int16, all utterances one after the other)
-to the corpus.
+output folder and ``tokens.npy`` (int16, all utterances in order) to the
+corpus.
 """
 
 import logging
@@ -21,38 +20,27 @@ from speechbrain_emofilm.lobes.mini.speech_tokenizer import pool_prosody
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np
-import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
-from pretraining_data import PretrainingCorpus  # noqa: E402
+import pretraining_brain as pretraining  # noqa: E402
+from pretraining_data import RandomSegments  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
 
-class Segments(torch.utils.data.Dataset):
-    """Random segments of the corpus, drawn anew each time unless `fixed`."""
+class Segments(RandomSegments):
+    """Segments with mel, phonemes, relative F0 and speaker."""
 
-    def __init__(self, corpus, indices, n_items, n_tokens, fixed=False):
-        self.corpus, self.fixed = corpus, fixed
-        self.indices = corpus.with_length(indices, 2 * n_tokens)
-        self.n_items, self.n_tokens = n_items, n_tokens
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self._cache = {}
 
-    def __len__(self):
-        return self.n_items
-
-    def __getitem__(self, item):
-        generator = torch.Generator().manual_seed(item) if self.fixed else None
-        draw = torch.randint(0, 2**31 - 1, (2,), generator=generator).tolist()
-        index = self.indices[draw[0] % len(self.indices)]
-        n_positions = self.corpus.n_frames(index) // 2 - self.n_tokens + 1
-        first = draw[1] % n_positions
-        frames = slice(2 * first, 2 * (first + self.n_tokens))
+    def segment(self, index, first, generator):
+        """Return mel, phonemes, relative F0 and speaker."""
+        frames = slice(2 * first, 2 * (first + self.size))
         if index not in self._cache:
             self._cache[index] = (
                 self.corpus.frame_phonemes(index),
@@ -67,8 +55,8 @@ class Segments(torch.utils.data.Dataset):
         }
 
 
-class TokenizerBrain(PretrainingBrain):
-    """Trains tokenizer and direct decoder together."""
+class TokenizerBrain(pretraining.PretrainingBrain):
+    """Train the tokenizer and a direct decoder together."""
 
     def compute_forward(self, batch, stage):
         """Quantise and decode."""
@@ -76,7 +64,7 @@ class TokenizerBrain(PretrainingBrain):
         return out, self.modules.decoder(out.codes, batch["speaker"])
 
     def compute_losses(self, predictions, batch, stage):
-        """Reconstruction, phonemes, F0, voicing and level."""
+        """Compute losses of mel, phonemes, F0, voicing and level."""
         out, decoded = predictions
         tokenizer = self.modules.tokenizer
         mel = (batch["mel"] - tokenizer.mean) / tokenizer.std
@@ -132,31 +120,22 @@ def tokenise_corpus(tokenizer, corpus):
 
 
 def main():
-    """Command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
-    )
-    corpus = PretrainingCorpus(hparams["data_folder"])
+    """Train with the options of the command line."""
+    hparams, run_opts, corpus = pretraining.start()
     if hparams["n_speakers"] < len(corpus.speakers):
         raise ValueError(
             f"{corpus.folder} has {len(corpus.speakers)} speakers: set "
-            f"n_speakers, which is {hparams['n_speakers']}, to that number."
+            f"n_speakers to that number (it is {hparams['n_speakers']})."
         )
     hparams["tokenizer"].load_state_dict(corpus.normalisation(), strict=False)
-    n_items = hparams["steps_per_epoch"] * hparams["batch_size"]
-    size = hparams["segment_tokens"]
-    train = Segments(corpus, corpus.train, n_items, size)
-    valid = Segments(
-        corpus, corpus.valid, 4 * hparams["batch_size"], size, fixed=True
+    segments = pretraining.draw_segments(
+        Segments, corpus, hparams, hparams["segment_tokens"]
     )
-    fit(TokenizerBrain, hparams, run_opts, train, valid)
+    pretraining.fit(TokenizerBrain, hparams, run_opts, *segments)
     state = hparams["tokenizer"].state_dict()
     inference = {k: v for k, v in state.items() if not k.startswith("heads")}
     path = Path(hparams["output_folder"]) / "speech_tokenizer.safetensors"
-    save_weights(inference, path)
+    pretraining.save_weights(inference, path)
     tokenise_corpus(hparams["tokenizer"].cpu(), corpus)
 
 

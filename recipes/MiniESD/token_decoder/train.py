@@ -14,29 +14,24 @@ from pathlib import Path
 from speechbrain_emofilm.utils.files import atomic_path
 
 import numpy as np
-import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
-from pretraining_data import (  # noqa: E402
-    PretrainingCorpus,
-    TokenSegments,
-)
+import pretraining_brain as pretraining  # noqa: E402
+from pretraining_data import TokenSegments  # noqa: E402
 
 
-class DecoderBrain(PretrainingBrain):
-    """L1 error of the log-mel and of its changes."""
+class DecoderBrain(pretraining.PretrainingBrain):
+    """Train with the L1 error of the log-mel and of its differences."""
 
     def compute_forward(self, batch, stage):
         """Decode."""
         return self.modules.decoder(batch["tokens"], batch["x_vector"])
 
     def compute_losses(self, predictions, batch, stage):
-        """Both errors as a dictionary."""
+        """Compute both errors."""
         scale = self.hparams.decoder.mel_std
         mel = batch["mel"]
         losses = {
@@ -51,10 +46,10 @@ class DecoderBrain(PretrainingBrain):
 
 
 def init_from_tokenizer(decoder, folder, corpus):
-    """Start from the decoder that was trained with the tokenizer.
+    """Initialise from the decoder that was trained with the tokenizer.
 
-    That one knows its speakers by number and normalises every mel channel on
-    its own; both are folded into this decoder's linear layers.
+    That decoder has a speaker embedding and normalises each mel channel
+    separately; both are folded into this decoder's linear layers.
     """
     checkpoint = sorted(Path(folder).glob("CKPT*"))[-1]
     state = torch.load(checkpoint / "decoder.ckpt", weights_only=True)
@@ -74,46 +69,38 @@ def init_from_tokenizer(decoder, folder, corpus):
 
 
 def decode_corpus(decoder, corpus):
-    """Write the decoder's mel of every utterance, for the vocoder to learn
-    what it will be given.
-    """
+    """Write the predicted mel of every utterance for the vocoder's training."""
     decoder.eval()
-    tokens = TokenSegments(corpus, corpus.train, 1, 2)
-    vectors = tokens.x_vectors
-    size = (int(tokens.edges[-1]) * 2, 80)
+    vectors = list(corpus.x_vectors().values())
+    indices = range(len(corpus.rows))
+    size = (sum(map(corpus.n_frames, indices)), 80)
     with atomic_path(corpus.folder / "decoded_mel.npy") as temporary:
         out = np.lib.format.open_memmap(temporary, "w+", np.float16, size)
-        for index in tqdm(range(len(corpus.rows)), desc="Decoding"):
-            first, last = tokens.edges[index : index + 2]
-            item = torch.from_numpy(tokens.tokens[first:last].astype(np.int64))[
-                None
-            ]
-            vector = vectors[corpus.speaker(index)][None]
+        first = 0
+        for index in tqdm(indices, desc="Decoding"):
+            tokens = torch.from_numpy(corpus.tokens(index))[None]
             with torch.no_grad():
-                out[2 * first : 2 * last] = decoder(item, vector)[0].numpy()
+                mel = decoder(tokens, vectors[corpus.speaker(index)][None])[0]
+            out[first : first + len(mel)] = mel.numpy()
+            first += len(mel)
         out.flush()
 
 
 def main():
-    """Command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
-    )
-    corpus = PretrainingCorpus(hparams["data_folder"])
+    """Train with the options of the command line."""
+    hparams, run_opts, corpus = pretraining.start()
     if hparams["init_from"]:
         init_from_tokenizer(hparams["decoder"], hparams["init_from"], corpus)
-    size, batch_size = hparams["segment_tokens"], hparams["batch_size"]
-    n_items = hparams["steps_per_epoch"] * batch_size
-    train = TokenSegments(corpus, corpus.train, n_items, size)
-    valid = TokenSegments(corpus, corpus.valid, 4 * batch_size, size, True)
-    fit(DecoderBrain, hparams, run_opts, train, valid)
+    segments = pretraining.draw_segments(
+        TokenSegments, corpus, hparams, hparams["segment_tokens"]
+    )
+    pretraining.fit(DecoderBrain, hparams, run_opts, *segments)
     folder = Path(hparams["output_folder"])
     state = hparams["decoder"].state_dict()
-    save_weights(state, folder / "token_decoder.safetensors")
-    save_weights(corpus.x_vectors(), folder / "speakers.safetensors")
+    pretraining.save_weights(state, folder / "token_decoder.safetensors")
+    pretraining.save_weights(
+        corpus.x_vectors(), folder / "speakers.safetensors"
+    )
     decode_corpus(hparams["decoder"].cpu(), corpus)
 
 

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-r"""Train the mini token decoder and vocoder together, by the sound they make.
+r"""Train the mini token decoder and vocoder jointly, on the waveform.
 
 python train.py hparams/train.yaml --data_folder CORPUS \
     --token_decoder_file ... --vocoder_file ... --recognizer_file ...
 
-Both have been trained apart (recipes/MiniESD/token_decoder, vocoder): the
-decoder made the mean mel of its tokens, the vocoder spoke it. Here the wave is
-judged: its spectra, and what a frozen recogniser of phonemes
-(train_recognizer.py) hears in it. The mel between them is still held near the
-true one.
+Both have been trained separately before (recipes/MiniESD/token_decoder and
+vocoder). Here the losses compare the waveform's spectra and the output of a
+frozen phoneme recogniser (train_recognizer.py) with those of the recording.
+The mel between the two is still kept near the true one.
 
-Interrupted training goes on from the last epoch when it is started again.
-Writes ``token_decoder.safetensors`` and ``vocoder.safetensors``.
+An interrupted training is resumed from its last epoch. Writes
+``token_decoder.safetensors`` and ``vocoder.safetensors``.
 """
 
 import sys
@@ -21,18 +20,17 @@ from speechbrain_emofilm.utils.assets import load_safetensors
 
 import speechbrain as sb
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
-from pretraining_data import PretrainingCorpus, SpeechSegments  # noqa: E402
+import pretraining_brain as pretraining  # noqa: E402
+from pretraining_data import SpeechSegments  # noqa: E402
 
 
-class TokenToWavBrain(PretrainingBrain):
-    """From tokens to waves, with the true F0 behind the source."""
+class TokenToWavBrain(pretraining.PretrainingBrain):
+    """Synthesise from tokens; the source gets the true F0."""
 
     def compute_forward(self, batch, stage):
-        """Mel and wave of the tokens, and the error of F0."""
+        """Return mel and waveform of the tokens, and the F0 loss."""
         mel = self.modules.token_decoder(batch["tokens"], batch["x_vector"])
         vocoder = self.modules.vocoder
         seed = None if stage == sb.Stage.TRAIN else 0
@@ -40,7 +38,7 @@ class TokenToWavBrain(PretrainingBrain):
         return mel, wav, vocoder.f0_loss(mel, batch["f0"])
 
     def compute_losses(self, predictions, batch, stage):
-        """Spectra and phonemes of the wave, F0, mel and its changes."""
+        """Compute the losses of waveform, F0 and mel."""
         mel, wav, f0_loss = predictions
         target, scale = batch["mel"], self.modules.token_decoder.mel_std
         heard = self.modules.phonetic_loss(wav, batch["wav"], batch["phonemes"])
@@ -59,25 +57,24 @@ class TokenToWavBrain(PretrainingBrain):
 
 
 def main():
-    """Command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
-    )
-    corpus = PretrainingCorpus(hparams["data_folder"])
+    """Train with the options of the command line."""
+    hparams, run_opts, corpus = pretraining.start()
     load_safetensors(hparams["token_decoder"], hparams["token_decoder_file"])
     load_safetensors(hparams["vocoder"], hparams["vocoder_file"])
     load_safetensors(hparams["recognizer"], hparams["recognizer_file"])
-    size, batch_size = hparams["segment_tokens"], hparams["batch_size"]
-    n_items = hparams["steps_per_epoch"] * batch_size
-    train = SpeechSegments(corpus, corpus.train, n_items, size)
-    valid = SpeechSegments(corpus, corpus.valid, 8 * batch_size, size, True)
-    fit(TokenToWavBrain, hparams, run_opts, train, valid)
+    segments = pretraining.draw_segments(
+        SpeechSegments,
+        corpus,
+        hparams,
+        hparams["segment_tokens"],
+        n_valid=8 * hparams["batch_size"],
+    )
+    pretraining.fit(TokenToWavBrain, hparams, run_opts, *segments)
     folder = Path(hparams["output_folder"])
     for name in ("token_decoder", "vocoder"):
-        save_weights(hparams[name].state_dict(), folder / f"{name}.safetensors")
+        pretraining.save_weights(
+            hparams[name].state_dict(), folder / f"{name}.safetensors"
+        )
 
 
 if __name__ == "__main__":

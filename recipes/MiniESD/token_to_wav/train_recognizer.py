@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Train a recogniser of phonemes on the MiniESD pretraining corpus.
+"""Train a phoneme recogniser on the MiniESD pretraining corpus.
 
 python train_recognizer.py hparams/train_recognizer.yaml --data_folder CORPUS
 
-It listens to what train.py synthesises and is no part of the backbone. Writes
-``recognizer.safetensors`` to the output folder.
+train.py uses it as a loss on synthesised speech; it is not part of the
+backbone. Writes ``recognizer.safetensors`` to the output folder.
 """
 
 import sys
@@ -15,18 +15,17 @@ import speechbrain_emofilm  # noqa: F401  first: torchaudio on CPU
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
-from pretraining_data import PretrainingCorpus, SpeechSegments  # noqa: E402
+import pretraining_brain as pretraining  # noqa: E402
+from pretraining_data import SpeechSegments  # noqa: E402
 
 
-class RecognizerBrain(PretrainingBrain):
-    """Cross-entropy of the phoneme of each frame."""
+class RecognizerBrain(pretraining.PretrainingBrain):
+    """Train with the cross-entropy of each frame's phoneme."""
 
     def compute_forward(self, batch, stage):
-        """Recognise; in training, at levels that say nothing."""
+        """Recognise phonemes, in training at random levels."""
         wav = batch["wav"]
         if stage == sb.Stage.TRAIN:
             decibels = self.hparams.level_range * (
@@ -36,7 +35,7 @@ class RecognizerBrain(PretrainingBrain):
         return self.modules.recognizer(wav)[0]
 
     def compute_losses(self, predictions, batch, stage):
-        """Loss and accuracy."""
+        """Compute loss and accuracy."""
         phonemes = batch["phonemes"]
         hits = predictions.argmax(-1) == phonemes
         return {
@@ -46,21 +45,14 @@ class RecognizerBrain(PretrainingBrain):
 
 
 def main():
-    """Command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
+    """Train with the options of the command line."""
+    hparams, run_opts, corpus = pretraining.start()
+    segments = pretraining.draw_segments(
+        SpeechSegments, corpus, hparams, hparams["segment_tokens"]
     )
-    corpus = PretrainingCorpus(hparams["data_folder"])
-    size, batch_size = hparams["segment_tokens"], hparams["batch_size"]
-    n_items = hparams["steps_per_epoch"] * batch_size
-    train = SpeechSegments(corpus, corpus.train, n_items, size)
-    valid = SpeechSegments(corpus, corpus.valid, 4 * batch_size, size, True)
-    fit(RecognizerBrain, hparams, run_opts, train, valid)
+    pretraining.fit(RecognizerBrain, hparams, run_opts, *segments)
     path = Path(hparams["output_folder"]) / "recognizer.safetensors"
-    save_weights(hparams["recognizer"].state_dict(), path)
+    pretraining.save_weights(hparams["recognizer"].state_dict(), path)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@
 python train.py hparams/train_hift.yaml --data_folder CORPUS
 python train.py hparams/train_harmonic_noise.yaml --data_folder CORPUS
 
-The vocoder decodes random segments of true mel spectrograms, some of them
-made noisy, since the flow's will not be perfect; its source gets the true F0,
-while its F0 predictor learns that F0 beside it. From ``adversarial_start``
-steps on, a discriminator judges the waves as well.
+The vocoder decodes random segments of true mel spectrograms. Some of them get
+noise, since predicted mels have errors. Its source gets the true F0, which its
+F0 predictor learns at the same time. From step ``adversarial_start`` on, an
+adversarial loss is added.
 
-Interrupted training goes on from the last epoch when it is started again.
-Writes ``vocoder.safetensors`` (float16) to the output folder.
+An interrupted training is resumed from its last epoch. Writes
+``vocoder.safetensors`` (float16) to the output folder.
 """
 
+import functools
 import sys
 from pathlib import Path
 
@@ -20,59 +21,27 @@ from speechbrain_emofilm.utils.assets import load_safetensors
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pretraining_brain import PretrainingBrain, fit, save_weights  # noqa: E402
-from pretraining_data import PretrainingCorpus  # noqa: E402
+import pretraining_brain as pretraining  # noqa: E402
+from pretraining_data import RandomSegments  # noqa: E402
 
 
-class WavSegments(torch.utils.data.Dataset):
-    """Random segments of utterances with their waves.
+class WavSegments(RandomSegments):
+    """Segments with mel, F0 and waveform; some mels are the token decoder's."""
 
-    Arguments
-    ---------
-    corpus : PretrainingCorpus
-    indices : iterable of int
-        The utterances to draw from.
-    n_items : int
-        Length of the data set: segments per epoch.
-    n_frames : int
-        Mel frames of a segment.
-    fixed : bool
-        Whether item i is always the same segment.
-    decoded_share : float
-        Share of the segments whose mel comes from the token decoder.
-    """
+    frames_per_position = 1
 
-    def __init__(
-        self, corpus, indices, n_items, n_frames, fixed=False, decoded_share=0.0
-    ):
-        self.corpus = corpus
-        self.indices = [i for i in indices if corpus.n_frames(i) >= n_frames]
-        self.n_items, self.n_frames, self.fixed = n_items, n_frames, fixed
+    def __init__(self, *args, decoded_share=0.0, **kwargs):
+        super().__init__(*args, **kwargs)
         self.decoded_share = decoded_share
-        if not self.indices:
-            raise ValueError(
-                f"{corpus.folder}: no utterance has the {n_frames} frames of "
-                "a training segment; make the corpus larger, or segment_frames "
-                "smaller."
-            )
 
-    def __len__(self):
-        return self.n_items
-
-    def __getitem__(self, item):
-        generator = torch.Generator().manual_seed(item) if self.fixed else None
-        index, first = torch.randint(
-            0, 2**31 - 1, (2,), generator=generator
-        ).tolist()
-        index = self.indices[index % len(self.indices)]
-        first %= self.corpus.n_frames(index) - self.n_frames + 1
-        frames = slice(first, first + self.n_frames)
-        wav = self.corpus.wav(index, first, self.n_frames)
+    def segment(self, index, first, generator):
+        """Return mel, F0 and waveform."""
+        frames = slice(first, first + self.size)
         decoded = torch.rand((), generator=generator) < self.decoded_share
         mel = self.corpus.decoded_mel if decoded else self.corpus.mel
+        wav = self.corpus.wav(index, first, self.size)
         return {
             "mel": torch.from_numpy(mel(index)[frames]),
             "f0": torch.from_numpy(self.corpus.f0(index)[frames]),
@@ -80,11 +49,11 @@ class WavSegments(torch.utils.data.Dataset):
         }
 
 
-class VocoderBrain(PretrainingBrain):
-    """Trains a vocoder and, if it is asked for, a discriminator."""
+class VocoderBrain(pretraining.PretrainingBrain):
+    """Train a vocoder, optionally with a discriminator."""
 
     def init_optimizers(self):
-        """One optimizer for the vocoder, one for the discriminator."""
+        """Create one optimizer each for vocoder and discriminator."""
         self.optimizer = self.opt_class(self.modules.vocoder.parameters())
         self.discriminator_optimizer = self.hparams.discriminator_opt_class(
             self.modules.discriminator.parameters()
@@ -99,12 +68,12 @@ class VocoderBrain(PretrainingBrain):
 
     @property
     def adversarial(self):
-        """Whether the discriminator takes part by now."""
+        """Whether adversarial training has started."""
         start = self.hparams.adversarial_start
         return start is not None and self.optimizer_step >= start
 
     def compute_forward(self, batch, stage):
-        """Decode with the true F0; in training from mels that vary."""
+        """Decode with the true F0, in training from noisy mels."""
         mel, f0 = batch["mel"], batch["f0"]
         if stage == sb.Stage.TRAIN:
             mel = self.add_noise(mel)
@@ -114,14 +83,14 @@ class VocoderBrain(PretrainingBrain):
         return wav, vocoder.f0_loss(mel, f0)
 
     def add_noise(self, mel):
-        """Adds noise of random strength to a share of the items."""
+        """Add noise of random strength to a share of the items."""
         shape = (len(mel), 1, 1)
         noisy = torch.rand(shape) < self.hparams.mel_noise_share
         strength = self.hparams.mel_noise * torch.rand(shape) * noisy
         return mel + strength.to(mel) * torch.randn_like(mel)
 
     def compute_losses(self, predictions, batch, stage):
-        """STFT loss, F0 loss and, late in training, the adversarial one."""
+        """Compute STFT and F0 loss and, once started, adversarial losses."""
         wav, f0_loss = predictions
         losses = {"stft": self.hparams.stft_loss(wav, batch["wav"])}
         losses["f0"] = f0_loss
@@ -133,7 +102,7 @@ class VocoderBrain(PretrainingBrain):
         return losses
 
     def train_discriminator(self, wav, batch):
-        """One step of the discriminator; returns its loss."""
+        """Make one step of the discriminator; return its loss."""
         discriminator = self.modules.discriminator
         scores_real, _ = discriminator(batch["wav"].unsqueeze(1))
         scores_fake, _ = discriminator(wav.detach().unsqueeze(1))
@@ -144,7 +113,7 @@ class VocoderBrain(PretrainingBrain):
         return loss["D_loss"].detach()
 
     def adversarial_loss(self, wav, batch):
-        """How well the discriminator tells the waves from natural ones."""
+        """Compute the generator's adversarial loss."""
         discriminator = self.modules.discriminator
         with torch.no_grad():
             _, features_real = discriminator(batch["wav"].unsqueeze(1))
@@ -158,24 +127,19 @@ class VocoderBrain(PretrainingBrain):
 
 
 def main():
-    """Command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
+    """Train with the options of the command line."""
+    hparams, run_opts, corpus = pretraining.start()
+    kind = functools.partial(
+        WavSegments, decoded_share=hparams["decoded_share"]
     )
-    corpus = PretrainingCorpus(hparams["data_folder"])
-    batch_size, size = hparams["batch_size"], hparams["segment_frames"]
-    n_items = hparams["steps_per_epoch"] * batch_size
-    share = hparams["decoded_share"]
-    train = WavSegments(corpus, corpus.train, n_items, size, False, share)
-    valid = WavSegments(corpus, corpus.valid, 64, size, True, share)
+    segments = pretraining.draw_segments(
+        kind, corpus, hparams, hparams["segment_frames"], n_valid=64
+    )
     if hparams["init_from"]:
         load_safetensors(module=hparams["vocoder"], path=hparams["init_from"])
-    fit(VocoderBrain, hparams, run_opts, train, valid)
+    pretraining.fit(VocoderBrain, hparams, run_opts, *segments)
     path = Path(hparams["output_folder"]) / "vocoder.safetensors"
-    save_weights(hparams["vocoder"].state_dict(), path)
+    pretraining.save_weights(hparams["vocoder"].state_dict(), path)
 
 
 if __name__ == "__main__":

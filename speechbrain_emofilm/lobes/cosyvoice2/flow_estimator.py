@@ -2,13 +2,10 @@
 
 import math
 
+from speechbrain_emofilm.lobes.cosyvoice2 import flow_cache
 from speechbrain_emofilm.lobes.cosyvoice2.flow_attention import (
     attention_mask,
     split_heads,
-)
-from speechbrain_emofilm.lobes.cosyvoice2.flow_cache import (
-    StreamingCache,
-    left_context,
 )
 
 import torch
@@ -31,10 +28,12 @@ class CausalConv1d(nn.Conv1d):
     torch.Size([2, 8, 5])
     """
 
-    def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: flow_cache.StreamingCache | None = None
+    ) -> Tensor:
         """Map (B, C, N) to (B, C', N)."""
         size = self.kernel_size[0] - 1
-        return super().forward(left_context(self, x, size, cache))
+        return super().forward(flow_cache.left_context(self, x, size, cache))
 
 
 class CausalBlock(nn.Module):
@@ -64,7 +63,10 @@ class CausalBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, valid: Tensor, cache: StreamingCache | None = None
+        self,
+        x: Tensor,
+        valid: Tensor,
+        cache: flow_cache.StreamingCache | None = None,
     ) -> Tensor:
         """Map (B, C, N) and the mask (B, 1, N) to (B, C', N)."""
         y = self.block["0"](x * valid, cache).transpose(1, 2)
@@ -103,7 +105,7 @@ class ResidualBlock(nn.Module):
         x: Tensor,
         valid: Tensor,
         time: Tensor,
-        cache: StreamingCache | None = None,
+        cache: flow_cache.StreamingCache | None = None,
     ) -> Tensor:
         """Map (B, C, N), (B, 1, N), (B, time_dim) to (B, C', N)."""
         y = self.block1(x, valid, cache) + self.mlp(time)[:, :, None]
@@ -141,7 +143,7 @@ class SelfAttention(nn.Module):
         self,
         x: Tensor,
         mask: Tensor | None = None,
-        cache: StreamingCache | None = None,
+        cache: flow_cache.StreamingCache | None = None,
     ) -> Tensor:
         """Transform (B, N, C) to (B, N, C)."""
         query, key, value = (
@@ -208,7 +210,7 @@ class TransformerBlock(nn.Module):
         self,
         x: Tensor,
         mask: Tensor | None = None,
-        cache: StreamingCache | None = None,
+        cache: flow_cache.StreamingCache | None = None,
     ) -> Tensor:
         """Transform (B, N, C) to (B, N, C)."""
         x = x + self.attn1(self.norm1(x), mask, cache)
@@ -322,7 +324,7 @@ class FlowEstimator(nn.Module):
         speaker: Tensor,
         condition: Tensor,
         streaming: bool = False,
-        cache: StreamingCache | None = None,
+        cache: flow_cache.StreamingCache | None = None,
     ) -> Tensor:
         """Predict the velocity.
 
