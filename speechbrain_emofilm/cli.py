@@ -1,6 +1,10 @@
 """Command line of ``emofilm``: speech from marked-up text.
 
 ``emofilm say "<happy>We won!</happy> <sad>but he left.</sad>" -o out.wav``
+
+``emofilm voice add NAME FILE`` adds the voice of a recording to a CosyVoice2
+model, ``emofilm voice list`` lists a model's voices, and ``emofilm tags`` its
+tags, such as ``[laughter]``.
 """
 
 import argparse
@@ -23,6 +27,8 @@ RESULTS = "results"
 #: Exit code for invalid input, the same as that of argparse.
 BAD_INPUT = 2
 _HPARAMS_FILE = "synthesizer.yaml"
+#: Speech tokens of a voice's recording.
+TOKENS_PER_SECOND = 25
 #: Model shipped in the package.
 SHIPPED_MODEL = f"speechbrain_emofilm/assets/mini/{_HPARAMS_FILE}"
 
@@ -46,10 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        if options.list_speakers:
-            _list_speakers(options)
-        else:
-            _say(options)
+        options.run(options)
     except (ValueError, OSError, ImportError) as error:
         print(f"emofilm: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
@@ -93,6 +96,22 @@ def _list_speakers(options: argparse.Namespace) -> None:
     """Print the names of the model's speakers, the default first."""
     synthesizer = _load(_model_folder(options))
     print("\n".join(synthesizer.speakers))
+
+
+def _list_tags(options: argparse.Namespace) -> None:
+    """Print the tags that the model's text may hold."""
+    synthesizer = _load(_model_folder(options))
+    print("\n".join(synthesizer.tags) or "This model knows no tags.")
+
+
+def _add_voice(options: argparse.Namespace) -> None:
+    """Add the voice of a recording to the model's folder."""
+    synthesizer = _load(_model_folder(options))
+    voice = synthesizer.add_voice(
+        options.name, options.recording, options.text, save=True
+    )
+    seconds = len(voice.prompt_tokens) / TOKENS_PER_SECOND
+    print(f"{options.name}: {seconds:.1f} s, {voice.transcript!r}")
 
 
 def _model_folder(options: argparse.Namespace) -> Path:
@@ -139,6 +158,9 @@ def _unwritable(output: Path, error: Exception) -> OSError:
 
 def _say(options: argparse.Namespace) -> None:
     """Synthesize a text to a file and print the times of its words."""
+    if options.list_speakers:
+        _list_speakers(options)
+        return
     if options.text is None or options.output is None:
         raise ValueError(
             "Give a text and the file to write: emofilm say TEXT -o FILE."
@@ -155,13 +177,20 @@ def _say(options: argparse.Namespace) -> None:
     _check_writable(output)
     import soundfile
 
-    result = _load(model).synthesize(
+    synthesizer = _load(model)
+    speaker = options.speaker
+    if speaker not in (None, *synthesizer.speakers) and Path(speaker).is_file():
+        recording, speaker = speaker, Path(speaker).stem
+        synthesizer.add_voice(speaker, recording, options.voice_text)
+    result = synthesizer.synthesize(
         text,
-        speaker=options.speaker,
+        speaker=speaker,
         seed=options.seed,
         guidance=options.guidance,
         unmarked=options.unmarked,
         intensity=options.intensity,
+        instruction=options.instruction,
+        prompting=options.prompting,
     )
     try:
         with atomic_path(output) as temporary:
@@ -199,14 +228,29 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="wav file to write",
     )
+    say.set_defaults(run=_say)
     say.add_argument(
-        "--model",
-        metavar="FOLDER",
-        help="output folder of a training (default: the newest below "
-        f"./{RESULTS}, else the one shipped in the package)",
+        "--speaker",
+        "--voice",
+        metavar="NAME|FILE",
+        help="name of a speaker, or a recording of 3 to 30 s of the voice "
+        "(default: the model's first speaker)",
     )
     say.add_argument(
-        "--speaker", help="speaker name (default: the model's first)"
+        "--voice-text",
+        metavar="TEXT",
+        help="what is said in that recording (default: recognised)",
+    )
+    say.add_argument(
+        "--instruction",
+        metavar="TEXT",
+        help='how to speak, such as "Speak softly."',
+    )
+    say.add_argument(
+        "--prompting",
+        metavar="WAY",
+        help="what the language model hears of the voice: zero_shot, "
+        "cross_lingual or instruct (default: the model's)",
     )
     say.add_argument(
         "--list-speakers",
@@ -232,6 +276,24 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help="intensity of marks that give none, 0 to 1 (default: 1)",
     )
+    voice = commands.add_parser("voice", help="add or list voices")
+    actions = voice.add_subparsers(required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="add the voice of a recording")
+    add.set_defaults(run=_add_voice)
+    add.add_argument("name", help="name of the new speaker")
+    add.add_argument("recording", help="3 to 30 s of speech by one speaker")
+    add.add_argument("--text", help="what is said in it (default: recognised)")
+    listing = actions.add_parser("list", help="list the voices of a model")
+    listing.set_defaults(run=_list_speakers)
+    tags = commands.add_parser("tags", help="list the tags a model knows")
+    tags.set_defaults(run=_list_tags)
+    for command in (say, add, listing, tags):
+        command.add_argument(
+            "--model",
+            metavar="FOLDER",
+            help="output folder of a training (default: the newest below "
+            f"./{RESULTS}, else the one shipped in the package)",
+        )
     return parser
 
 

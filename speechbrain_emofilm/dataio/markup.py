@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from html import escape
 
 from speechbrain_emofilm.dataio.labels import WordLabel, full_intensity
-from speechbrain_emofilm.dataio.text import split_words
+from speechbrain_emofilm.dataio.text import blank_tags, split_words
 
 import torch
 
@@ -138,6 +138,7 @@ def parse_markup(
     emotions: Sequence[str],
     unmarked: str | Mapping[str, float] = "unlabelled",
     max_words: int = MAX_WORDS,
+    tags: Sequence[str] = (),
 ) -> MarkedText:
     """Parse a text with emotion marks.
 
@@ -152,6 +153,9 @@ def parse_markup(
         as ``"neutral"``, or a mixture (name to weight).
     max_words : int
         Maximum number of words.
+    tags : list of str
+        Tags that the model knows, such as ``"[laughter]"`` or ``"<strong>"``.
+        They stay in the text and are no words.
 
     Raises
     ------
@@ -175,8 +179,9 @@ def parse_markup(
     """
     outside = _probs_outside(emotions, unmarked)
     _refuse_brackets(text, emotions)
-    clean, marks, sources = _strip_marks(text, emotions)
-    words = split_words(clean)
+    _refuse_unknown_tags(text, tags)
+    clean, marks, sources = _strip_marks(text, emotions, tags)
+    words = split_words(blank_tags(clean, tags))
     if not words:
         raise MarkupError(
             "the text has no word to speak. Give at least one word.", 0
@@ -220,6 +225,21 @@ def _refuse_brackets(text: str, emotions: Sequence[str]) -> None:
             f"brackets: <{name}>...</{name}>.",
             bracket.start(),
         )
+
+
+def _refuse_unknown_tags(text: str, tags: Sequence[str]) -> None:
+    """Refuse what looks like a tag but is none of the model's."""
+    if not tags:
+        return
+    for tag in re.finditer(r"\[[\w-]+\]", text):
+        if tag[0] not in tags:
+            close = difflib.get_close_matches(tag[0], tags, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise MarkupError(
+                f"the tag {tag[0]} is not known: {hint}This model has "
+                f"{', '.join(tags)}.",
+                tag.start(),
+            )
 
 
 def _refuse_marks_without_words(
@@ -350,17 +370,26 @@ def _probs_outside(
 
 
 def _strip_marks(
-    text: str, emotions: Sequence[str]
+    text: str, emotions: Sequence[str], tags: Sequence[str]
 ) -> tuple[str, list[_Mark | None], list[int]]:
     """Remove the marks from a text.
 
     Return the clean text and, for each of its characters, the mark around it
     and its position in the marked text.
     """
-    clean, marks, sources = [], [], []
+    clean: list[str] = []
+    marks: list[_Mark | None] = []
+    sources: list[int] = []
     mark, position = None, 0
     while position < len(text):
         piece = _PIECE.match(text, position).group()
+        tag = next((t for t in tags if text.startswith(t, position)), None)
+        if tag is not None:
+            clean += tag
+            marks += [mark] * len(tag)
+            sources += range(position, position + len(tag))
+            position += len(tag)
+            continue
         if piece == "<":
             end = _end_of_mark(text, position)
             body = text[position + 1 : end]
@@ -376,7 +405,7 @@ def _strip_marks(
                         "<happy=0.7 sad=0.3>.",
                         position,
                     )
-                mark = _read_mark(body, position, emotions)
+                mark = _read_mark(body, position, emotions, tags)
             position = end + 1
             continue
         # Spaces at the start, and behind other spaces, are left out.
@@ -441,7 +470,9 @@ def _no_text(mark: _Mark) -> MarkupError:
     )
 
 
-def _read_mark(body: str, position: int, emotions: Sequence[str]) -> _Mark:
+def _read_mark(
+    body: str, position: int, emotions: Sequence[str], tags: Sequence[str]
+) -> _Mark:
     """Parse the text between ``<`` and ``>``."""
     lowered = [emotion.lower() for emotion in emotions]
     weights, intensity = {}, None
@@ -465,7 +496,7 @@ def _read_mark(body: str, position: int, emotions: Sequence[str]) -> _Mark:
             continue
         if name not in lowered:
             plain = not body[:1].isalpha()  # as in "3 < 4, but 5 > 4"
-            raise _unknown_emotion(name, emotions, position, plain)
+            raise _unknown_emotion(name, emotions, tags, position, plain)
         if name in weights:
             raise MarkupError(
                 f"<{body}> names {name} twice. Name each emotion once.",
@@ -525,14 +556,20 @@ def _read_number(name: str, value: str, position: int) -> float:
 
 
 def _unknown_emotion(
-    name: str, emotions: Sequence[str], position: int, plain: bool
+    name: str,
+    emotions: Sequence[str],
+    tags: Sequence[str],
+    position: int,
+    plain: bool,
 ) -> MarkupError:
     """Build the error for a name outside of the taxonomy."""
-    close = difflib.get_close_matches(name, emotions, n=1)
+    in_angles = [tag[1:-1] for tag in tags if re.fullmatch("<[^/]+>", tag)]
+    known = [*emotions, *in_angles]
+    close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return MarkupError(
         f"the emotion {name!r} is not known: {hint}This model has "
-        f"{', '.join(emotions)}."
+        f"{', '.join(known)}."
         + (" Write &lt; for a plain '<'." if plain else ""),
         position,
     )

@@ -150,6 +150,11 @@ class EmoFiLMSynthesizer(TrainedModel):
         """Names of the speakers; the first is the default."""
         return self.mods.token_to_wav.speakers
 
+    @property
+    def tags(self) -> list[str]:
+        """Tags that a text may hold, such as ``[laughter]``."""
+        return list(getattr(self.text_frontend, "tags", ()))
+
     def add_voice(
         self,
         name: str,
@@ -366,7 +371,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     ) -> "_Request":
         """Convert a text to units and word emotions; refuse invalid ones."""
         instruction, _, text = text.rpartition(END_OF_INSTRUCTION)
-        marked = parse_markup(text, self.emotions, unmarked)
+        marked = parse_markup(text, self.emotions, unmarked, tags=self.tags)
         if self._normalizer is not None:
             marked = self._normalizer.normalize_words(marked)
         units = self.text_frontend.encode(marked.text)
@@ -464,7 +469,8 @@ class EmoFiLMSynthesizer(TrainedModel):
             ),
             guidance=guidance,
             seeds=seeds,
-            n_target_text=[len(u.ids) for u in units],
+            # Tags belong to no word and make no text to speak.
+            n_target_text=[sum(w >= 0 for w in u.word_of_unit) for u in units],
             **options,
         )
 

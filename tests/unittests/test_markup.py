@@ -289,3 +289,35 @@ def test_punctuation_stays_with_its_word_and_joints_between_marks():
 def test_labels_of_other_words_are_refused():
     with pytest.raises(ValueError, match="1 labels cannot mark the 2 words"):
         write_markup("We won", [label("We")])
+
+
+TAGS = ["[laughter]", "[breath]", "<strong>", "</strong>", "<laughter>"]
+
+
+def test_tags_stay_in_the_text_and_are_no_words():
+    marked = parse_markup(
+        "[breath]We <happy><strong>won</strong> [laughter] today</happy>",
+        ["happy", "sad"],
+        tags=TAGS,
+    )
+    assert marked.text == "[breath]We <strong>won</strong> [laughter] today"
+    assert [word.word for word in marked.words] == ["We", "won", "today"]
+    assert [sum(word.probs) for word in marked.words] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("We [laugh] won", r"\[laugh\] is not known: did you mean \[laughter\]"),
+        ("We <stron>won</stron>", "did you mean 'strong'"),
+        ("<happy>[breath]</happy> We won", "has no text"),
+        ("[breath]", "no word to speak"),
+    ],
+)
+def test_unknown_tags_and_marks_around_tags_only_are_refused(text, message):
+    with pytest.raises(MarkupError, match=message):
+        parse_markup(text, ["happy", "sad"], tags=TAGS)
+
+
+def test_a_model_without_tags_reads_brackets_as_before():
+    assert parse_markup("[We] won", ["happy"]).text == "[We] won"

@@ -150,7 +150,7 @@ def test_a_word_that_becomes_five_passes_its_place_on(qwen2_folder):
     frontend = Qwen2TextFrontend(qwen2_folder, TextNormalizer())
     pairs, words = words_of_tokens(frontend, "[breath]He paid $5.21 now")
     assert words == ["He", "paid", "5.21", "now"]
-    text = "[breath]He paid five dollars and twenty one cents now."
+    text = "[breath]He paid five point two one dollars now."
     assert (
         frontend.encode(text).ids
         == frontend.encode("[breath]He paid $5.21 now").ids
