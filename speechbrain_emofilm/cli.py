@@ -13,14 +13,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from speechbrain_emofilm import __version__
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import atomic_path
-
-if TYPE_CHECKING:
-    from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 
 #: Default output folder of trainings, relative to the current folder.
 RESULTS = "results"
@@ -124,7 +121,7 @@ def _model_folder(options: argparse.Namespace) -> Path:
     return model
 
 
-def _load(model: Path) -> "EmoFiLMSynthesizer":
+def _load(model: Path) -> Any:
     """Load a model.
 
     The import is late so that --help and errors do not wait for SpeechBrain.

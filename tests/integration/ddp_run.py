@@ -10,8 +10,9 @@ from unittest import mock
 import torch
 from tiny_world import run_script
 
-if __name__ == "__main__":
-    output, *flags = sys.argv[1:]
+
+def train(output, flags):
+    """Trains in this process, and writes what is asked for."""
     adamw_step = torch.optim.AdamW.step
     gradients = []
 
@@ -27,3 +28,7 @@ if __name__ == "__main__":
     rank = os.environ.get("RANK", "0")
     result = {"gradients": gradients, "loss": torch.tensor(loss)}
     torch.save(result, f"{output}.{rank}")
+
+
+if __name__ == "__main__":
+    train(sys.argv[1], sys.argv[2:])

@@ -21,6 +21,7 @@ import soundfile
 import speechbrain as sb
 import torch
 import yaml
+from ddp_run import train
 from hyperpyyaml import load_hyperpyyaml
 from tiny_world import (
     HPARAMS,
@@ -523,32 +524,25 @@ def test_two_processes_train_as_one(pristine_world, tmp_path):
     options = dict(
         history_corruption=0.0, condition_dropout=0.0, number_of_steps=2
     )
-    results = []
-    for n, launcher in {
-        1: (),
-        2: (
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node=2",
-        ),
-    }.items():
-        # 16 utterances: the global batch is the whole corpus.
-        flags = recipe_flags(
+    # 16 utterances: the global batch is the whole corpus.
+    alone_flags, both_flags = (
+        recipe_flags(
             pristine_world, tmp_path / str(n), batch_size=16 // n, **options
         )
-        run = start(
-            "ddp_run.py",
-            tmp_path / f"result{n}",
-            *flags,
-            "--distributed_backend=gloo",
-            launcher=launcher,
-        )
-        assert run.returncode == 0, run.stderr
-        results.append(
-            [torch.load(tmp_path / f"result{n}.{rank}") for rank in range(n)]
-        )
-    (alone,), both = results
+        for n in (1, 2)
+    )
+    train(tmp_path / "result1", alone_flags)
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node=2"
+    run = start(
+        "ddp_run.py",
+        tmp_path / "result2",
+        *both_flags,
+        "--distributed_backend=gloo",
+        launcher=launcher.split(),
+    )
+    assert run.returncode == 0, run.stderr
+    alone = torch.load(tmp_path / "result1.0")
+    both = [torch.load(tmp_path / f"result2.{rank}") for rank in range(2)]
     assert len(alone["gradients"]) > 0
     for one in both:
         torch.testing.assert_close(
