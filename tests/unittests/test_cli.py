@@ -9,6 +9,7 @@ import speechbrain_emofilm.inference.synthesizer as synthesizer_module
 from speechbrain_emofilm import __version__, cli
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.voices import Voice
 
 import pytest
 import soundfile
@@ -21,11 +22,21 @@ class RecordingSynthesizer:
     """Stands for a loaded model: remembers what it is asked for."""
 
     asked = []
-    speakers = ["0011", "0012"]
+    tags = ["[breath]", "[laughter]"]
+
+    def __init__(self):
+        self.speakers = ["0011", "0012"]
 
     @classmethod
     def from_hparams(cls, source):
         return cls()
+
+    def add_voice(self, name, recording, text=None, save=False):
+        self.asked.append(("voice", name, recording, text, save))
+        self.speakers.append(name)
+        tokens = torch.zeros(100).long()
+        mel = torch.zeros(200, 80)
+        return Voice(torch.zeros(192), tokens, mel, transcript=text)
 
     def synthesize(self, text, **options):
         marked = parse_markup(text, EMOTIONS, options["unmarked"])
@@ -73,6 +84,8 @@ def test_say_writes_a_wav_and_prints_word_times(model, tmp_path, capsys):
                 "guidance": 1.5,
                 "unmarked": "neutral",
                 "intensity": 0.5,
+                "instruction": None,
+                "prompting": None,
             },
         )
     ]
@@ -195,3 +208,32 @@ def test_the_package_is_a_command(capsys, monkeypatch):
         runpy.run_module("speechbrain_emofilm", run_name="__main__")
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"emofilm {__version__}\n"
+
+
+def test_voices_are_added_and_listed(model, capsys):
+    place = ["--model", str(model)]
+    added = ["voice", "add", "me", "ref.wav", "--text", "We won."]
+    assert cli.main([*added, *place]) == 0
+    assert RecordingSynthesizer.asked == [
+        ("voice", "me", "ref.wav", "We won.", True)
+    ]
+    assert capsys.readouterr().out == "me: 4.0 s, 'We won.'\n"
+    assert cli.main(["voice", "list", *place]) == 0
+    assert capsys.readouterr().out == "0011\n0012\n"
+    assert cli.main(["tags", *place]) == 0
+    assert capsys.readouterr().out == "[breath]\n[laughter]\n"
+
+
+def test_a_recording_is_spoken_with_at_once(model, tmp_path):
+    recording = tmp_path / "me.wav"
+    recording.touch()
+    command = ["say", "We won", "-o", str(tmp_path / "out.wav")]
+    code = cli.main(
+        [*command, "--model", str(model), "--voice", str(recording)]
+        + ["--voice-text", "He left.", "--instruction", "Softly."]
+    )
+    assert code == 0
+    voice, (_, options) = RecordingSynthesizer.asked
+    assert voice == ("voice", "me", str(recording), "He left.", False)
+    assert options["speaker"] == "me"
+    assert options["instruction"] == "Softly."
