@@ -129,7 +129,7 @@ def test_missing_recordings_and_bad_lists_are_refused(material):
     with pytest.raises(ValueError, match="the list is empty"):
         make.read_items(bad, EMOTIONS)
     bad.write_text("id,text\nu0,a\n")
-    with pytest.raises(ValueError, match="asked are needed"):
+    with pytest.raises(ValueError, match="add asked"):
         make.read_items(bad, EMOTIONS)
     with pytest.raises(ValueError, match="compares two"):
         make.make_listening_test(material, {}, {"one": material})
