@@ -15,7 +15,6 @@ evaluate both.
 """
 
 import argparse
-import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from speechbrain_emofilm.dataio.labels import (
     write_word_labels,
 )
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.tables import read_table
 from speechbrain_emofilm.utils.files import write_json
 
 from fedd_prepare import EMOTIONS, SAMPLE_RATE, write_items
@@ -75,15 +75,12 @@ def prepare_own_set(
     if skip_prep:
         return
     list_file, save_folder = Path(list_file), Path(save_folder)
-    if not list_file.is_file():
-        raise FileNotFoundError(f"{list_file}: no such list; check the path.")
-    with open(list_file, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(list_file, COLUMNS)
     if not rows:
         raise ValueError(f"{list_file}: the list is empty; add one item.")
     aligner = make_aligner() if make_aligner else None
     manifest, labels = {}, {}
-    for number, row in enumerate(tqdm(rows, "Reading items"), start=2):
+    for number, row in tqdm(rows, "Reading items"):
         place = f"{list_file} line {number}"
         _check_commas(row, place)
         missing = [name for name in COLUMNS if not row.get(name)]

@@ -17,7 +17,6 @@ The same command resumes an interrupted one, and repeats what another model or
 other options change.
 """
 
-import csv
 import sys
 from dataclasses import replace
 from operator import attrgetter
@@ -26,6 +25,7 @@ from pathlib import Path
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.labels import UtteranceLabels, WordLabel
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.tables import read_table
 from speechbrain_emofilm.evaluation.systems import (
     Utterance,
     before_training,
@@ -49,8 +49,7 @@ def read_items(hparams):
         raise FileNotFoundError(
             f"{path}: no set there; make it with fedd_prepare.py first."
         )
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+    return {row["id"]: row for _, row in read_table(path, ["id", "asked"])}
 
 
 def as_utterance(name, row, emotions):

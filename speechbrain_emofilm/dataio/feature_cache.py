@@ -133,7 +133,8 @@ class EmotionFeatureCache:
         """Return the datasets; the file is opened at first use."""
         if self._file is None:
             self._file = _open(self.path)
-        return self._file["features"]
+        with _intact(self.path):
+            return self._file["features"]
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None}
@@ -154,21 +155,24 @@ class EmotionFeatureCache:
         return len(self._features)
 
     def __contains__(self, utterance):
-        return utterance in self._features
+        with _intact(self.path):
+            return utterance in self._features
 
     def __iter__(self):
-        return iter(self._features)
+        with _intact(self.path):
+            return iter(list(self._features))
 
     def __getitem__(self, utterance: str) -> torch.Tensor:
         """Read the frames (F, D) of an utterance, float32."""
-        frames = torch.from_numpy(self._dataset(utterance)[:]).float()
+        with _intact(self.path):
+            frames = torch.from_numpy(self._dataset(utterance)[:]).float()
         if self._statistics:
             mean, std = self._statistics[self._speaker(utterance)]
             frames = (frames - mean) / std
         return frames
 
     def _dataset(self, utterance):
-        if utterance not in self._features:
+        if utterance not in self:
             reason = self.skipped.get(utterance, f"{REMEDY} again.")
             raise ValueError(
                 f"{self.path} has no features of {utterance}: {reason}"
@@ -202,10 +206,11 @@ class EmotionFeatureCache:
         """
         sums = {}
         for utterance, speaker in speakers.items():
-            if utterance not in self._features:
+            if utterance not in self:
                 continue
-            data = self._features[utterance]
-            mean, std = data.attrs["mean"], data.attrs["std"]
+            with _intact(self.path):
+                data = self._features[utterance]
+                mean, std = data.attrs["mean"], data.attrs["std"]
             moments = np.stack([np.ones_like(mean), mean, std**2 + mean**2])
             sums[speaker] = sums.get(speaker, 0) + len(data) * moments
         statistics = {}
@@ -220,10 +225,11 @@ class EmotionFeatureCache:
 
     def wav_bytes(self) -> dict[str, int]:
         """Return the size in bytes of each utterance's wav."""
-        return {
-            utterance: int(data.attrs["wav_bytes"])
-            for utterance, data in self._features.items()
-        }
+        with _intact(self.path):
+            return {
+                utterance: int(data.attrs["wav_bytes"])
+                for utterance, data in self._features.items()
+            }
 
 
 def write_part(
@@ -386,7 +392,7 @@ def read_header(path: PathLike) -> tuple[dict[str, Any], dict[str, str]]:
     ValueError
         If the file is damaged or not a cache.
     """
-    with _open(path) as file:
+    with _open(path) as file, _intact(path):
         if "identity" not in file.attrs or "features" not in file:
             raise ValueError(
                 f"{path} is not a cache of emotion features: give another "
@@ -435,6 +441,17 @@ def _open(path):
         raise ValueError(
             f"{path} is truncated or no HDF5 file ({error}): delete it and "
             f"{REMEDY}."
+        ) from error
+
+
+@contextmanager
+def _intact(path):
+    """Raise ValueError for what h5py and JSON raise if a file is damaged."""
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it and {REMEDY}."
         ) from error
 
 

@@ -102,7 +102,11 @@ def read_speech_tokens(
             tokens = {
                 name: file.get_tensor(name).long() for name in file.keys()
             }
-    except safetensors.SafetensorError as error:
+        wav_bytes, skipped = (
+            json.loads(header.get(name, "{}"))
+            for name in ("wav_bytes", "skipped")
+        )
+    except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): delete it and {REMEDY}."
         ) from error
@@ -113,12 +117,7 @@ def read_speech_tokens(
         )
     if tokenizer is not None:
         _check_tokenizer(path, header["tokenizer"], tokenizer)
-    return SpeechTokenCache(
-        header["tokenizer"],
-        tokens,
-        json.loads(header["wav_bytes"]),
-        json.loads(header["skipped"]),
-    )
+    return SpeechTokenCache(header["tokenizer"], tokens, wav_bytes, skipped)
 
 
 def write_part(path: PathLike, cache: SpeechTokenCache) -> None:

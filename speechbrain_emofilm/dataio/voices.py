@@ -175,8 +175,14 @@ def read_voices(path: PathLike) -> dict[str, Voice]:
         )
     with safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
-    sources = json.loads(header.get("sources", "{}"))
-    transcripts = json.loads(header.get("transcripts", "{}"))
+    try:
+        sources = json.loads(header.get("sources", "{}"))
+        transcripts = json.loads(header.get("transcripts", "{}"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} has a damaged header ({error}): make it with "
+            "extract_speaker_embeddings.py."
+        ) from error
     return {
         name: Voice(
             **{part: tensors[f"{name}.{part}"] for part in _PARTS},

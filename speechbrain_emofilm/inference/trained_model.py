@@ -6,6 +6,7 @@ from pathlib import Path
 from speechbrain_emofilm.utils.assets import find_file
 
 import torch
+import yaml
 from speechbrain.inference.interfaces import Pretrained
 
 
@@ -85,6 +86,7 @@ class TrainedModel(Pretrained):
                 f"{folder} has no {hparams_file}: give the output folder of "
                 "a finished training."
             )
+        _check_hparams(folder / hparams_file)
         try:
             model = super().from_hparams(str(source), hparams_file, **kwargs)
         except RuntimeError as error:  # from load_state_dict
@@ -125,3 +127,19 @@ def _check_device(device: str | None) -> None:
             f"The device {str(device)!r} cannot be used ({reason}): choose "
             "one that this machine has, for example 'cpu'."
         ) from error
+
+
+def _check_hparams(path: Path) -> None:
+    """Raise ValueError if a local hyperparameter file is damaged."""
+    if not path.is_file():
+        return
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"))
+        problem = "it names no hyperparameters"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        root, problem = None, " ".join(str(error).split())
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(
+            f"{path} is not a file of hyperparameters ({problem}): copy it "
+            "again, or train again."
+        )

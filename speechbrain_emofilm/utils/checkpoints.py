@@ -159,7 +159,15 @@ def load_strictly(module: torch.nn.Module, path: str | Path) -> None:
     ...
     ValueError: ...layer.ckpt does not fit Linear (... "bias"...
     """
-    state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises many types
+        raise ValueError(
+            f"{path} is damaged or holds more than tensors "
+            f"({type(error).__name__}): copy it again, or train again."
+        ) from error
     try:
         module.load_state_dict(state_dict)
     except RuntimeError as error:

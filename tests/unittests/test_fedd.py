@@ -530,7 +530,7 @@ def test_empty_lists_doubles_and_unaligned_items_are_refused(tmp_path, own):
         own_set_prepare.prepare_own_set(
             write_list(tmp_path, own), tmp_path / "set", EMOTIONS
         )
-    with pytest.raises(FileNotFoundError, match="no such list"):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         own_set_prepare.prepare_own_set(tmp_path / "no.csv", tmp_path / "set")
 
 

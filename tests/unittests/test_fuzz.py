@@ -289,7 +289,7 @@ TIERS = st.dictionaries(
 )
 
 
-@given(TIERS, st.floats())
+@given(TIERS, st.floats(0, 1e6))
 def test_tiers_are_written_so_that_they_can_be_read_or_refused(
     path, tiers, duration
 ):

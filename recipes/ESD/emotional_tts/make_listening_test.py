@@ -18,7 +18,6 @@ evaluate.py writes it. A system is a folder of `<id>.wav`.
 
 import argparse
 import base64
-import csv
 import hashlib
 import io
 import json
@@ -28,6 +27,7 @@ from pathlib import Path
 
 from speechbrain_emofilm.dataio.audio import load_audio
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.tables import read_table
 from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 import soundfile
@@ -43,12 +43,8 @@ def read_items(
     path: str | Path, emotions: Sequence[str]
 ) -> dict[str, list[tuple[str, str]]]:
     """Read the items: id to words, each with its emotion ("" for none)."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such list of items.")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
     items = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in read_table(path, ["asked"]):
         name = row.get("id") or row.get("utterance")
         if not name or not row.get("asked"):
             raise ValueError(

@@ -14,12 +14,12 @@ items, not the single ratings, are the independent observations.
 """
 
 import argparse
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from speechbrain_emofilm.dataio.tables import read_table
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
 from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.utils.files import read_json, write_json
@@ -37,13 +37,10 @@ def read_answers(
     """Read the answer files: listener to trial to scale to rating."""
     answers = {}
     for path in paths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file of answers.")
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_table(path, COLUMNS)
         if not rows:
             raise ValueError(f"{path}: no answers in it; ask for it again.")
-        for number, row in enumerate(rows, start=2):
+        for number, row in rows:
             _add_answer(answers, row, f"{path} line {number}", key)
     return answers
 

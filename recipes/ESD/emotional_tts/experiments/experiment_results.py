@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from speechbrain_emofilm.dataio.tables import read_table
 from speechbrain_emofilm.utils.files import atomic_path, read_json
 
 import numpy as np
@@ -115,8 +116,7 @@ def update_rows(
 
 
 def _read_rows(path: Path) -> list[dict]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return [row for _, row in read_table(path, KEYS)]
 
 
 def _key(row: Mapping) -> tuple[str, ...]:
