@@ -39,7 +39,7 @@ from tqdm import tqdm
 #: Systems that are always compared, and folders next to theirs.
 RESERVED = (
     "original", "copy_synthesis", "backbone", "efilm", "classifier",
-    "neutral_copy",
+    "neutral_copy", "per_span",
 )  # fmt: skip
 
 
@@ -176,7 +176,8 @@ def make_systems(
     Returns
     -------
     systems : dict
-        Name to System.
+        Name to System. ``per_span`` is added where the trained model has
+        voices for each emotion.
     synthesizer : EmoFiLMSynthesizer
         The trained one of `model_folder`.
     """
@@ -220,6 +221,14 @@ def make_systems(
             synthesis_seed,
             guidance,
             voice=voice_in(model),
+        )
+    if any("/" in name for name in synthesizer.speakers):
+        systems["per_span"] = spoken_system(
+            Path(output_folder) / "per_span",
+            synthesizer,
+            synthesis_seed,
+            guidance,
+            reference="per_span",
         )
     return systems, synthesizer
 
@@ -274,7 +283,9 @@ def copy_system(folder, token_to_wav, tokens, tokens_version, voice, **paths):
     return System(folder, version, copy, voice, attrgetter("text"), **paths)
 
 
-def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
+def spoken_system(
+    folder, synthesizer, seed, guidance=1.0, reference=None, **options
+):
     """Make the system that speaks text with a synthesizer.
 
     Arguments
@@ -287,6 +298,8 @@ def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
         Seed of the sampling of speech tokens.
     guidance : float
         Strength of the emotions; above 1 exaggerates them.
+    reference : str, optional
+        As in `synthesize` of the synthesizer.
     **options : callable or Path
         `voice`, `request` and `wav_folder` of `System`.
     """
@@ -298,6 +311,7 @@ def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
             seed=seed,
             guidance=guidance,
             batch_size=len(texts),
+            reference=reference,
         )
         return [result.wav for result in results]
 
@@ -306,7 +320,11 @@ def spoken_system(folder, synthesizer, seed, guidance=1.0, **options):
         default=lambda part: [type(part).__name__, vars(part)],
     )
     steps = synthesizer.mods.token_to_wav.n_timesteps
-    version = fingerprint(synthesizer.mods, steps, sampling, seed, guidance)
+    changes = [steps, sampling, seed, guidance]
+    if reference is not None:
+        # The aligner's word times decide where the voice changes.
+        changes += [reference, type(synthesizer.aligner).__name__]
+    version = fingerprint(synthesizer.mods, *changes)
     return System(folder, version, speak, **options)
 
 

@@ -22,7 +22,8 @@ class PromptedTokenToWav(TokenToWavBase):
     The voices are read on first use, because training does not need them.
     The emotion of the recording is audible in the speech, whatever emotion
     the words are given. Use one voice per emotion (``0011/happy``) to prompt
-    the flow with a recording that agrees with the words.
+    the flow with a recording that agrees with the words; :meth:`decode_voices`
+    is for sentences whose emotion changes.
 
     Arguments
     ---------
@@ -73,6 +74,44 @@ class PromptedTokenToWav(TokenToWavBase):
         """Return a voice; see the base class."""
         return self.voices[speaker]
 
+    def emotion_voices(self, speaker: str) -> dict[str, str]:
+        """Look up the voices of a speaker: emotion to the voice's name.
+
+        Arguments
+        ---------
+        speaker : str
+            Name of the speaker (``0011``) or of one of its voices
+            (``0011/happy``).
+
+        Returns
+        -------
+        dict
+            Emotion to the name of its voice. A voice without an emotion in
+            its name is the neutral one if there is no other.
+
+        Raises
+        ------
+        ValueError
+            If the speaker is unknown, or has no neutral voice or no other.
+        """
+        speaker = speaker.partition("/")[0]
+        names = [n for n in self.voices if n.partition("/")[0] == speaker]
+        found = {n.partition("/")[2] or "neutral": n for n in sorted(names)}
+        if not found:
+            known = dict.fromkeys(n.partition("/")[0] for n in self.speakers)
+            raise ValueError(
+                f"The speaker {speaker!r} is not known: this model has "
+                f"{', '.join(known)}."
+            )
+        if "neutral" not in found or len(found) == 1:
+            raise ValueError(
+                f"The speaker {speaker!r} has only the voices "
+                f"{', '.join(names)}: reference='per_span' needs a neutral "
+                "one and one of another emotion (extract_speaker_embeddings.py "
+                "--reference matched)."
+            )
+        return found
+
     def check_new_voice(self, name: str) -> None:
         """Refuse an empty name; see the base class."""
         if not name.strip():
@@ -112,6 +151,51 @@ class PromptedTokenToWav(TokenToWavBase):
             seed=seed,
             prompt_lens=prompt_lens,
         )
+
+    @torch.no_grad()
+    def decode_voices(
+        self,
+        tokens: Sequence[torch.Tensor],
+        voices: Sequence[Sequence[str]],
+        seed: int = 0,
+    ) -> list[torch.Tensor]:
+        """Generate the mel spectrograms of each item in several voices.
+
+        All are one batch with the same noise. The voices of an item thus
+        speak in time with each other: a frame of one may follow one of
+        another.
+
+        Arguments
+        ---------
+        tokens : list of torch.Tensor
+            Speech tokens of each item, long, shape (T_i,).
+        voices : list of list of str
+            Names of each item's voices, V_i.
+        seed : int
+            Seed of the noise.
+
+        Returns
+        -------
+        list of torch.Tensor
+            Log-mels of each item, shape (V_i, N_i, 80).
+
+        Raises
+        ------
+        ValueError
+            If a voice is unknown or an item has no tokens.
+        """
+        rows = [item for item, own in zip(tokens, voices) for _ in own]
+        names = [name for own in voices for name in own]
+        mels, lens = self.decode_mels(
+            rows, self.speaker_ids(names, len(rows)), seed
+        )
+        n_frames = torch.round(lens * mels.size(1)).long().tolist()
+        decoded, start = [], 0
+        for own in voices:
+            end = start + len(own)
+            decoded.append(mels[start:end, : n_frames[start]])
+            start = end
+        return decoded
 
     def stream(self, speaker: str | None = None, seed: int = 0) -> "WavStream":
         """Start an utterance whose tokens arrive later.

@@ -21,6 +21,12 @@ from speechbrain_emofilm.dataio.voices import (
     write_voices,
 )
 from speechbrain_emofilm.inference.prompting import LMPrompt, make_prompt
+from speechbrain_emofilm.inference.spans import (
+    blend_mels,
+    voice_spans,
+    word_voices,
+)
+from speechbrain_emofilm.inference.token_to_wav import pad_items
 from speechbrain_emofilm.inference.trained_model import TrainedModel
 
 import torch
@@ -155,6 +161,11 @@ class EmoFiLMSynthesizer(TrainedModel):
         """Tags that a text may hold, such as ``[laughter]``."""
         return list(getattr(self.text_frontend, "tags", ()))
 
+    @property
+    def aligner(self) -> Any:
+        """Aligner of the words; None where times are proportional."""
+        return self._aligner
+
     def add_voice(
         self,
         name: str,
@@ -232,6 +243,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         batch_size: int = 16,
         instruction: str | None = None,
         prompting: str | None = None,
+        reference: str | None = None,
     ) -> SynthesisResult | list[SynthesisResult]:
         """Synthesize one text or several.
 
@@ -268,6 +280,12 @@ class EmoFiLMSynthesizer(TrainedModel):
             How the language model is prompted, one of
             :data:`~speechbrain_emofilm.inference.prompting.PROMPTING`; the
             model's default if None, and ``"instruct"`` with an instruction.
+        reference : str, optional
+            ``"per_span"`` prompts the flow with the speaker's voice of each
+            word's emotion (``0011/happy``), and the language model with the
+            neutral voice; that voice also speaks unlabelled words, words of
+            intensity 0 and emotions without a voice. The speaker may then be
+            named without an emotion (``0011``). None: one voice for all words.
 
         Returns
         -------
@@ -280,8 +298,8 @@ class EmoFiLMSynthesizer(TrainedModel):
             If a text is empty or too long, or its marks are invalid.
         ValueError
             If the front end cannot read a text (an emoji, another language),
-            or a speaker, seed, emotion, intensity, guidance or batch size is
-            invalid.
+            or a speaker, seed, emotion, intensity, guidance, batch size or
+            reference is invalid.
         """
         texts = _strings("text", text)
         n = len(texts)
@@ -298,6 +316,8 @@ class EmoFiLMSynthesizer(TrainedModel):
             )
         if speaker is not None and not isinstance(speaker, str):
             speaker = _strings("speaker", speaker)
+        if reference is not None:
+            speaker = self._neutral_voices(reference, speaker)
         speakers = [
             self.speakers[index]
             for index in self.mods.token_to_wav.speaker_ids(speaker, n)
@@ -324,6 +344,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                 speakers[part],
                 seeds[part],
                 guidance,
+                reference,
             )
         return results[0] if isinstance(text, str) else results
 
@@ -332,6 +353,22 @@ class EmoFiLMSynthesizer(TrainedModel):
     ) -> SynthesisResult | list[SynthesisResult]:
         """Synthesize one text or several, as :meth:`synthesize` does."""
         return self.synthesize(text, **kwargs)
+
+    def _neutral_voices(
+        self, reference: str, speaker: str | list[str] | None
+    ) -> str | list[str]:
+        """Replace names of speakers by those of their neutral voices."""
+        if reference != "per_span":
+            raise ValueError(
+                f"reference is {reference!r}: give 'per_span' or None."
+            )
+
+        def find(name: str) -> str:
+            return self.mods.token_to_wav.emotion_voices(name)["neutral"]
+
+        if isinstance(speaker, list):
+            return [find(name) for name in speaker]
+        return find(self.speakers[0] if speaker is None else speaker)
 
     def _prompt(
         self, speaker: str, prompting: str | None, instruction: str | None
@@ -394,13 +431,17 @@ class EmoFiLMSynthesizer(TrainedModel):
         speakers: list[str],
         seeds: list[int],
         guidance: float,
+        reference: str | None,
     ) -> list[SynthesisResult]:
         """Generate speech tokens, waves and word times of a batch."""
         with self.inference_ctx:
             tokens = self._generate(batch, prompts, seeds, guidance)
             # Flow and vocoder have fixed noise, as in CosyVoice2: the seed
             # changes the reading only.
-            wavs = self.mods.token_to_wav(tokens, speakers)
+            if reference is None:
+                wavs = self.mods.token_to_wav(tokens, speakers)
+        if reference is not None:
+            wavs = self._speak_in_spans(batch, tokens, speakers)
         sample_rate = self.mods.token_to_wav.sample_rate
         results = []
         for request, wav, spoken in zip(batch, wavs, tokens):
@@ -419,6 +460,51 @@ class EmoFiLMSynthesizer(TrainedModel):
                 )
             )
         return results
+
+    def _speak_in_spans(
+        self,
+        batch: "list[_Request]",
+        tokens: list[torch.Tensor],
+        neutral_voices: list[str],
+    ) -> list[torch.Tensor]:
+        """Generate waves in which the voice follows the words' emotions."""
+        token_to_wav = self.mods.token_to_wav
+        asked = [
+            word_voices(
+                request.word_emotions,
+                request.word_intensity,
+                self.emotions,
+                token_to_wav.emotion_voices(neutral),
+            )
+            for request, neutral in zip(batch, neutral_voices)
+        ]
+        voices = [list(dict.fromkeys(of_words)) for of_words in asked]
+        changing = [i for i, own in enumerate(voices) if len(own) > 1]
+        for i in changing:
+            # The words are found in neutral speech, which aligners know best.
+            voices[i] = list(dict.fromkeys([neutral_voices[i], *voices[i]]))
+        with self.inference_ctx:
+            decoded = token_to_wav.decode_voices(tokens, voices)
+        mels = [own[0] for own in decoded]
+
+        def vocode(mels: list[torch.Tensor]) -> list[torch.Tensor]:
+            with self.inference_ctx:
+                return token_to_wav.vocode(*pad_items(mels, mels[0].device))
+
+        sample_rate = token_to_wav.sample_rate
+        neutral = vocode([mels[i] for i in changing]) if changing else []
+        for i, wav in zip(changing, neutral):
+            words, _ = self._word_times(
+                batch[i], wav.float().cpu(), sample_rate
+            )
+            spans = voice_spans(
+                words,
+                [voices[i].index(name) for name in asked[i]],
+                len(wav) / sample_rate,
+                len(mels[i]),
+            )
+            mels[i] = blend_mels(decoded[i], spans)
+        return vocode(mels)
 
     def _generate(
         self,
@@ -580,9 +666,10 @@ def proportional_times(
 
 def _installed_aligner(text_frontend):
     """Create the PocketSphinx aligner, for English and if installed."""
-    if text_frontend.language == "zh" or not importlib.util.find_spec(
-        "pocketsphinx"
-    ):
+    if text_frontend.language not in (
+        "en",
+        "both",
+    ) or not importlib.util.find_spec("pocketsphinx"):
         return None
     from speechbrain_emofilm.integrations.aligner.pocketsphinx import (
         PocketsphinxAligner,

@@ -99,13 +99,49 @@ class TokenToWavBase(nn.Module, ABC):
         """
         speakers = self.speaker_ids(speaker, len(tokens))
         mel, mel_lens = self.decode_mels(tokens, speakers, seed)
-        wavs = self.vocoder(mel, mel_lens, seed=seed)
-        n_samples = torch.round(mel_lens * wavs.shape[1]).long().tolist()
+        return self.vocode(mel, mel_lens, seed)
+
+    @torch.no_grad()
+    def vocode(
+        self, mel: torch.Tensor, lens: torch.Tensor, seed: int = 0
+    ) -> list[torch.Tensor]:
+        """Turn the mel spectrograms of a batch into waves.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Shape (B, N, 80).
+        lens : torch.Tensor
+            Relative lengths of the spectrograms, shape (B,).
+        seed : int
+            Seed of the noise.
+
+        Returns
+        -------
+        list of torch.Tensor
+            Waves, shape (samples_i,).
+        """
+        wavs = self.vocoder(mel, lens, seed=seed)
+        n_samples = torch.round(lens * wavs.shape[1]).long().tolist()
         return [wav[:end] for wav, end in zip(wavs, n_samples)]
 
     def voice_of(self, speaker: str) -> Voice | None:
         """Return the recorded voice of a speaker; None without recordings."""
         return None
+
+    def emotion_voices(self, speaker: str) -> dict[str, str]:
+        """Look up the voices of a speaker: emotion to the voice's name.
+
+        Raises
+        ------
+        ValueError
+            If the speaker has no voices of several emotions.
+        """
+        raise ValueError(
+            f"This model has fixed speakers ({', '.join(self.speakers)}) "
+            "without a voice for each emotion: use reference=None, or a "
+            "CosyVoice2 model."
+        )
 
     def check_new_voice(self, name: str) -> None:
         """Check that a voice of this name can be added.

@@ -331,6 +331,7 @@ def test_evaluation_speaks_with_the_voices_of_any_reference(
     utterances = functions["load_utterances"](manifests, hparams).values()
     assert {u.emotion for u in utterances} == {"neutral", "angry", None}
     systems, _ = functions["systems_from_hparams"](hparams, "cpu")
+    assert ("per_span" in systems) == (reference == "matched")
     for name, system in systems.items():
         wavs = functions["synthesise"](name, system, utterances, 4, 24000)
         assert len(wavs) == 3

@@ -324,8 +324,9 @@ class Synthesizer:
         self.hparams = SimpleNamespace(generation={"temperature": temperature})
         self.spoken = 0
 
-    def synthesize(self, texts, **_):
+    def synthesize(self, texts, **options):
         self.spoken += len(texts)
+        self.asked = options
         return [SimpleNamespace(wav=torch.zeros(2400)) for _ in texts]
 
 
@@ -345,6 +346,23 @@ def test_changed_sampling_seed_or_guidance_speaks_again(
         system = systems.spoken_system(tmp_path, model, *options[1:])
         systems.synthesise("efilm", system, some, *WORK)
         assert model.spoken == expected
+
+
+def test_a_reference_is_spoken_with_and_speaks_again(tmp_path, corpus):
+    some = list(corpus.values())[:2]
+    keys = set()
+    for reference, aligner in (
+        (None, None),
+        ("per_span", None),
+        ("per_span", Hearing()),
+    ):
+        model = Synthesizer(1.0)
+        model.aligner = aligner
+        system = systems.spoken_system(tmp_path, model, 0, reference=reference)
+        systems.synthesise("per_span", system, some, *WORK)
+        assert (model.spoken, model.asked["reference"]) == (2, reference)
+        keys.add(system.key(some[0]))
+    assert len(keys) == 3
 
 
 # --- The scores -----------------------------------------------------------

@@ -11,6 +11,7 @@ from speechbrain_emofilm.inference.synthesizer import (
     proportional_times,
 )
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
+from speechbrain_emofilm.inference.trained_model import TrainedModel
 from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import EFiLM, EmotionEncoder, FiLM
@@ -396,10 +397,17 @@ def test_a_missing_folder_is_not_sought_elsewhere(
 
 def test_the_shipped_model_is_found_from_any_folder(tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr(Pretrained, "from_hparams", lambda *a: found.append(a))
+
+    def load(*arguments):
+        found.append(arguments)
+        return TrainedModel.__new__(TrainedModel)
+
+    monkeypatch.setattr(Pretrained, "from_hparams", load)
     monkeypatch.chdir(tmp_path)
-    EmoFiLMSynthesizer.from_hparams("speechbrain_emofilm/assets/mini")
-    EmoFiLMSynthesizer.from_hparams("speechbrain/hub-model")
+    TrainedModel.from_hparams(
+        "speechbrain_emofilm/assets/mini", "synthesizer.yaml"
+    )
+    TrainedModel.from_hparams("speechbrain/hub-model", "synthesizer.yaml")
     assert Path(found[0][0]).is_absolute() and Path(found[0][0]).is_dir()
     assert found[1][0] == "speechbrain/hub-model"
 

@@ -9,7 +9,9 @@ these systems on held-out sentences:
 * `original`: the corpus's own speech;
 * `copy_synthesis`: speech decoded from its speech tokens, the ceiling;
 * `backbone`: the language model before training, the floor;
-* `efilm`: the trained model, asked for the corpus's own word emotions.
+* `efilm`: the trained model, asked for the corpus's own word emotions;
+* `per_span`: the same with a voice that follows the emotion within the
+  sentence, where the model has voices for each emotion (`0011/happy`).
 
 `compared_models` adds more trained models, such as those trained on other word
 labels:
