@@ -565,13 +565,16 @@ class EmoFiLMSynthesizer(TrainedModel):
     ) -> tuple[list[Word], str]:
         """Find the time of each word, and name the source of the times."""
         names = [word.word for word in request.marked.words]
+        language = self.text_frontend.language
+        if language == "both":
+            language = language_of(request.marked.text)
         if self._aligner is not None:
             try:
                 found = self._aligner.align(
                     wav,
                     sample_rate,
                     " ".join(names),
-                    language_of(request.marked.text),
+                    language,
                 )
             except ValueError as error:  # an unreadable word or sound
                 logger.warning("Word times are proportional: %s", error)
