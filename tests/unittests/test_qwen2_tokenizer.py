@@ -4,9 +4,11 @@ import random
 import shutil
 import unicodedata
 
+from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.dataio.normalization import TextNormalizer
 from speechbrain_emofilm.dataio.text import (
     blank_tags,
+    is_ideograph,
     map_tokens_to_words,
     split_words,
     word_of_characters,
@@ -216,3 +218,51 @@ def test_decomposed_letters_are_read_like_composed_ones(frontend):
     decomposed = frontend.encode("e\u0301te\u0301 won")
     assert decomposed.ids == composed.ids
     assert decomposed.word_of_unit == composed.word_of_unit
+
+
+def test_a_chinese_character_has_tokens_of_its_own(qwen2_folder, frontend):
+    whole = Qwen2TextFrontend(qwen2_folder, split_characters=False)
+    text = "我们赢了,但是he走了。"
+    assert max(b - a for a, b in whole._tokenize(text)[1]) > 2
+    assert set(whole.encode(text).word_of_unit) != set(range(9))
+    ids, spans = frontend._tokenize(text)
+    for start, end in spans:
+        assert sum(map(is_ideograph, text[start:end])) <= 1
+    assert set(frontend.encode(text).word_of_unit) == set(range(9))
+    assert frontend._tokenizer.decode(ids) == text
+
+
+def test_tokens_without_several_characters_stay(qwen2_folder, frontend):
+    whole = Qwen2TextFrontend(qwen2_folder, split_characters=False)
+    for text in ("We won the game, but he left!", "饕餮 🎉 (won)", "[breath]é"):
+        assert frontend._tokenize(text) == whole._tokenize(text)
+    for text in random_texts():
+        ids, _ = frontend._tokenize(text)
+        assert frontend._tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    "text, emotions",
+    [
+        ("我<happy>们赢</happy>了", "nhhn"),
+        ("<sad>我们</sad>赢了,<angry>但</angry>是他走了。", "ssnnannnn"),
+        ("他say<happy>今天很</happy>好!", "nnhhhn"),
+    ],
+)
+def test_a_mark_covers_any_characters(frontend, text, emotions):
+    known = ["neutral", "happy", "sad", "angry"]
+    marked = parse_markup(text, known)
+    names = [
+        known[max(range(4), key=w.probs.__getitem__)][0] for w in marked.words
+    ]
+    assert "".join(names) == emotions
+    units = frontend.encode(marked.text)
+    assert units.words == [word.text for word in marked.words]
+    _, spans = frontend._tokenize(marked.text)
+    owner = word_of_characters(marked.text)
+    heard = {}
+    for word, (start, end) in zip(units.word_of_unit, spans):
+        for place in range(start, end):
+            if owner[place] >= 0:
+                heard.setdefault(owner[place], set()).add(names[word])
+    assert heard == {index: {name} for index, name in enumerate(names)}

@@ -8,6 +8,7 @@ from speechbrain_emofilm.dataio.text import (
     END_OF_INSTRUCTION,
     TextUnits,
     blank_tags,
+    is_ideograph,
     map_tokens_to_words,
     split_words,
 )
@@ -50,6 +51,11 @@ class Qwen2TextFrontend:
     differ; each token is assigned to the word whose letters it holds. An
     instruction (``"Speak softly.<|endofprompt|>We won."``) belongs to no word.
 
+    Qwen2 has tokens of several Chinese characters. Each character is a word
+    with an emotion of its own, so such a token is replaced by those of its
+    characters, as the paper on CosyVoice2 describes its tokenizer
+    (https://arxiv.org/abs/2412.10117).
+
     Arguments
     ---------
     folder : str or Path
@@ -62,6 +68,9 @@ class Qwen2TextFrontend:
     language : str
         Language for aligners, ``"en"`` or ``"zh"``. The tokenizer reads both,
         also mixed.
+    split_characters : bool
+        Whether to replace tokens of several Chinese characters. If False, a
+        token keeps the emotion of its first character only.
 
     Raises
     ------
@@ -85,8 +94,10 @@ class Qwen2TextFrontend:
         folder: str | Path,
         normalizer: TextNormalizer | None = None,
         language: str = "en",
+        split_characters: bool = True,
     ):
         self.language = language
+        self._split_characters = split_characters
         self.tags = TAGS
         self._normalizer = normalizer
         self._tokenizer = _load(Path(folder))
@@ -163,10 +174,53 @@ class Qwen2TextFrontend:
 
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return token ids and the span of characters of each."""
+        ids, spans = self._tokenize_whole(text)
+        if not self._split_characters:
+            return ids, spans
+        new_ids: list[int] = []
+        new_spans: list[tuple[int, int]] = []
+        for first, last in _groups(spans):
+            start, end = spans[first][0], max(e for _, e in spans[first:last])
+            borders = _borders(text, start, end)
+            if all(
+                len(_borders(text, *span)) == 1 for span in spans[first:last]
+            ):
+                new_ids += ids[first:last]
+                new_spans += spans[first:last]
+                continue
+            for place, following in zip(borders, [*borders[1:], end]):
+                part_ids, part = self._tokenize_whole(text[place:following])
+                new_ids += part_ids
+                new_spans += [(a + place, b + place) for a, b in part]
+        return new_ids, new_spans
+
+    def _tokenize_whole(
+        self, text: str
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Do the same with Qwen2's own tokens."""
         tokens = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )
         return tokens["input_ids"], tokens["offset_mapping"]
+
+
+def _groups(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Find the runs of tokens that share characters, by their bytes."""
+    groups: list[tuple[int, int]] = []
+    reached = 0
+    for index, (start, end) in enumerate(spans):
+        if groups and start < reached:
+            groups[-1] = (groups[-1][0], index + 1)
+        else:
+            groups.append((index, index + 1))
+        reached = max(reached, end)
+    return groups
+
+
+def _borders(text: str, start: int, end: int) -> list[int]:
+    """Return the starts of the parts with one Chinese character each."""
+    places = [i for i in range(start, end) if is_ideograph(text[i])]
+    return [start, *places[1:]]
 
 
 def _load(folder: Path):
