@@ -1,5 +1,6 @@
 """Word error rate."""
 
+from speechbrain_emofilm.evaluation.scores import score_rows
 from speechbrain_emofilm.metrics.intelligibility import (
     WordErrorRate,
     normalize_english,
@@ -168,3 +169,23 @@ def test_a_summary_of_english_alone_is_as_before():
 def test_english_heard_for_mandarin_is_all_wrong():
     summary = measure(["we won"], ["我们赢了"])
     assert rate_of_language(summary, "zh")["cer"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "texts, names",
+    [
+        (["We won."], ["Word error rate"]),
+        (["我们赢了"], ["Character error rate, Mandarin"]),
+        (
+            ["We won.", "我们赢了"],
+            ["Word error rate", "Character error rate, Mandarin"],
+        ),
+    ],
+)
+def test_a_table_has_a_row_for_each_language(texts, names):
+    summary = measure(["won"] * len(texts), texts)
+    rows = score_rows({"efilm": {"wer": summary}})
+    assert [row.name for row in rows] == names
+    expected = {"Word": 0.5, "Character": 1.0}
+    for row in rows:
+        assert row.values["efilm"].value == expected[row.name.split()[0]]
