@@ -43,6 +43,7 @@ OFFICIAL_VALID, OFFICIAL_TEST, OFFICIAL_TOTAL = 20, 30, 350
 #: Speakers up to this number speak Mandarin, the others English.
 LAST_MANDARIN_SPEAKER = 10
 LANGUAGES = {"en": ("en",), "zh": ("zh",), "both": ("en", "zh")}
+LANGUAGE_NAMES = {"en": "English", "zh": "Mandarin"}
 #: How folders and transcripts spell the emotions, in lower case.
 EMOTION_WORDS = {
     "neutral": "neutral",
@@ -147,8 +148,9 @@ def prepare_esd(
     ...})``; braces in a text are doubled, as that function requires.
 
     Utterances that cannot be used (bad line or audio file) are left out,
-    counted and listed in ``skipped.json``. Nothing is done when the manifests
-    were made with the same options from the same files.
+    counted and listed in ``skipped.json``. Speakers that ``language`` leaves
+    out are counted in the log. Nothing is done when the manifests were made
+    with the same options from the same files.
 
     Arguments
     ---------
@@ -228,7 +230,10 @@ def prepare_esd(
     chosen = _choose_speakers(data_folder, save_folder, options)
 
     files = {speaker: _list_files(data_folder, speaker) for speaker in chosen}
-    state = {"version": VERSION, "options": options}
+    # The language only chooses the speakers: a corpus of one language has the
+    # same manifests with "both", and is not prepared again.
+    fixed = {k: value for k, value in options.items() if k != "language"}
+    state = {"version": VERSION, "options": fixed}
     state["files"] = _fingerprint(files)
     if _is_prepared(save_folder, state):
         logger.info("%s is up to date, nothing to prepare.", save_folder)
@@ -320,6 +325,8 @@ def _choose_speakers(data_folder, save_folder, options):
     if options["speakers"]:
         _check_known("speakers", options["speakers"], known)
         chosen = options["speakers"]
+    elif len(known) < len(found):
+        _report_left_out(data_folder, sorted({*found} - {*known}), options)
     for speaker in chosen:
         problem = _broken_link(data_folder / speaker)
         if problem:
@@ -331,6 +338,20 @@ def _choose_speakers(data_folder, save_folder, options):
         _check_known("valid_speakers", options["valid_speakers"], chosen)
         _check_known("test_speakers", options["test_speakers"], chosen)
     return chosen
+
+
+def _report_left_out(data_folder, speakers, options):
+    """Say in one line whom the language leaves out."""
+    logger.warning(
+        "%s: %d %s speakers (%s to %s) are left out by language: %s; set "
+        "language to both to include them.",
+        data_folder,
+        len(speakers),
+        LANGUAGE_NAMES[_language(speakers[0])],
+        speakers[0],
+        speakers[-1],
+        options["language"],
+    )
 
 
 def _find_speakers(data_folder):

@@ -15,7 +15,11 @@ from itertools import accumulate
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.tables import read_text
-from speechbrain_emofilm.dataio.text import letters, split_words
+from speechbrain_emofilm.dataio.text import (
+    is_ideograph,
+    letters,
+    split_words,
+)
 from speechbrain_emofilm.utils.files import atomic_path
 
 import torch
@@ -29,7 +33,7 @@ UNKNOWN_WORDS = frozenset(
 )
 #: Labels of noise, such as ``[laugh]``, ``{LG}`` and ``<noise>``.
 _NOISE = re.compile(r"\[.*\]|\{.*\}|<.*>|spn")
-#: English words that numbers are spoken with.
+#: English words and Chinese characters that numbers are spoken with.
 _NUMBER_WORDS = frozenset(
     """a and oh point zero nought one two three four five six seven eight nine
     ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
@@ -38,8 +42,11 @@ _NUMBER_WORDS = frozenset(
     eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth
     sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth
     fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth
+    零 〇 一 二 两 三 四 五 六 七 八 九 十 百 千 万 亿 点
     """.split()
 )
+#: Most Chinese characters that one unknown word of an aligner may be.
+_LONGEST_UNKNOWN = 8
 CONFIDENCE_TIER = "confidence"
 #: Factor of the confidence of words whose border had to be guessed.
 DIVIDED_CONFIDENCE = 0.5
@@ -210,7 +217,9 @@ def match_words(
 
     An interval may hold several words of the text ("well-kept",
     "years'result", "21" for "twenty one") or a part of one ("we" and "'re").
-    Boundaries inside an interval are guessed from the letters. Punctuation
+    Aligners of Mandarin write words of several characters ("我们"), each of
+    which is a word here. Boundaries inside an interval are guessed from the
+    letters, so that characters get equal parts. Punctuation
     and noise such as ``[laugh]``, ``{LG}`` or ``<noise>`` are skipped.
 
     Arguments
@@ -238,6 +247,9 @@ def match_words(
     >>> match_words([Word("well-kept", 0.0, 0.8)], "Well-kept!", "a.TextGrid")
     [Word(text='Well', start=0.0, end=0.4, confidence=0.5),
      Word(text='kept', start=0.4, end=0.8, confidence=0.5)]
+    >>> match_words([Word("我们", 0.0, 0.4)], "我们。", "a.TextGrid")
+    [Word(text='我', start=0.0, end=0.2, confidence=0.5),
+     Word(text='们', start=0.2, end=0.4, confidence=0.5)]
     """
     names = [word.text for word in split_words(text)]
     # Cost of the best match up to each pair of places, and its steps.
@@ -283,6 +295,12 @@ def _matches(
         yield 1, 0, 0
     if names and label.lower() in UNKNOWN_WORDS:
         yield 1, 1, 3
+        # An unknown word of Mandarin may have several characters.
+        for n_names, name in enumerate(names[:_LONGEST_UNKNOWN], start=1):
+            if not is_ideograph(name[0]):
+                break
+            if n_names > 1:
+                yield 1, n_names, 2 + n_names
     n_found, n_names, left, right = 0, 0, "", ""
     while not left or left != right:
         shorter = len(left) <= len(right)

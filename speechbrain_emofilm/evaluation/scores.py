@@ -29,7 +29,10 @@ from speechbrain_emofilm.metrics.emotion_similarity import (
     EmotionDiscrimination,
     EmotionSimilarity,
 )
-from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
+from speechbrain_emofilm.metrics.intelligibility import (
+    WordErrorRate,
+    rate_of_language,
+)
 from speechbrain_emofilm.metrics.monotonicity import IntensityMonotonicity
 from speechbrain_emofilm.metrics.naturalness import PredictedMOS
 from speechbrain_emofilm.metrics.prosody_statistics import ProsodyStatistics
@@ -110,7 +113,12 @@ _ROWS = (
         "Spread of F0 within the utterance",
         ("f0_spread", "f0_spread"), "", "{:.2f} st", 12.0,
     ),
-    ("wer", "Word error rate", ("wer",), "", "{:.1%}", 1.0),
+    ("wer", "Word error rate", ("en", "wer"), "", "{:.1%}", 1.0),
+    (
+        "wer",
+        "Character error rate, Mandarin",
+        ("zh", "cer"), "", "{:.1%}", 1.0,
+    ),
     (
         "speaker_similarity",
         "Speaker similarity",
@@ -541,6 +549,8 @@ def score_rows(
         values = {}
         for system, summary in summaries.items():
             found = summary.get(name)
+            if name == "wer" and found:
+                found = {k: rate_of_language(found, k) for k in ("en", "zh")}
             for key in keys[:-1]:
                 found = found and found.get(key)
             if found and found[keys[-1]] is not None:

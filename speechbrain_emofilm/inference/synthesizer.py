@@ -411,7 +411,18 @@ class EmoFiLMSynthesizer(TrainedModel):
         marked = parse_markup(text, self.emotions, unmarked, tags=self.tags)
         if self._normalizer is not None:
             marked = self._normalizer.normalize_words(marked)
-        units = self.text_frontend.encode(marked.text)
+        options = {}
+        if language_of(marked.text) == "zh":
+            # A token may hold several characters, each of them a word.
+            options["borders"] = [
+                index
+                for index, (before, word) in enumerate(
+                    zip(marked.words, marked.words[1:]), start=1
+                )
+                if (before.probs, before.intensity)
+                != (word.probs, word.intensity)
+            ]
+        units = self.text_frontend.encode(marked.text, **options)
         if len(units.words) != len(marked.words):
             raise ValueError(
                 f"The text front end reads {len(units.words)} words "

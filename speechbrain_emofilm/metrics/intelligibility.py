@@ -1,8 +1,10 @@
 """Word and character error rates, repeats and truncations of speech."""
 
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+from speechbrain_emofilm.dataio.text import language_of, split_words
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
 from speechbrain_emofilm.metrics.row_stats import SummaryFiles
 
@@ -37,6 +39,58 @@ def normalize_english(text: str) -> list[str]:
     """
     words = _whisper_normalizer()(text).split()
     return [word for word in words if any(map(str.isalnum, word))]
+
+
+def normalize_mandarin(text: str) -> list[str]:
+    """Split a text into Chinese characters, without punctuation.
+
+    Words in Latin letters and numbers in digits stay whole, in lower case.
+
+    Arguments
+    ---------
+    text : str
+        Mandarin text, in the same script (simplified or traditional) as the
+        one that it is compared with.
+
+    Example
+    -------
+    >>> normalize_mandarin("我们赢了，OK！")
+    ['我', '们', '赢', '了', 'ok']
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return [word.text for word in split_words(text)]
+
+
+def rate_of_language(summary: Mapping, language: str) -> Mapping | None:
+    """Take the error rate of one language from a summary.
+
+    Arguments
+    ---------
+    summary : mapping
+        Result of :meth:`WordErrorRate.summarize`.
+    language : str
+        ``"en"`` for the word error rate, under ``wer``, or ``"zh"`` for the
+        character error rate, under ``cer``.
+
+    Returns
+    -------
+    mapping or None
+        The rate with its bounds ``low`` and ``high``; None if no utterance
+        was in that language.
+
+    Example
+    -------
+    >>> wer = WordErrorRate()
+    >>> wer.append(["a", "b"], ["we", "我们"], ["we won", "我们"])
+    >>> summary = wer.summarize()
+    >>> rate_of_language(summary, "en")["wer"]
+    0.5
+    >>> rate_of_language(summary, "zh")["cer"]
+    0.0
+    """
+    if "languages" in summary:
+        return summary["languages"].get(language)
+    return summary if language == "en" else None
 
 
 def repeated_words(words: Sequence[str], longest: int = 4) -> int:
@@ -95,6 +149,9 @@ class WordErrorRate(SummaryFiles):
     truncations, to which speech language models are prone, are counted in
     words and utterances.
 
+    A reference with Chinese characters is Mandarin. Its characters count as
+    words, so that its rate is the character error rate.
+
     Arguments
     ---------
     normalize : callable
@@ -103,6 +160,9 @@ class WordErrorRate(SummaryFiles):
         Number of bootstrap samples.
     seed : int
         Seed of the bootstrap.
+    normalize_chinese : callable
+        Function like `normalize`, for Mandarin references and what was
+        recognised of them.
 
     Example
     -------
@@ -118,12 +178,14 @@ class WordErrorRate(SummaryFiles):
         normalize: Callable[[str], Sequence[str]] = normalize_english,
         n_samples: int = 1000,
         seed: int = 0,
+        normalize_chinese: Callable[[str], Sequence[str]] = normalize_mandarin,
     ):
-        self.normalize = normalize
+        self.normalizers = {"en": normalize, "zh": normalize_chinese}
         self.bootstrap = {"n_samples": n_samples, "seed": seed}
         self.stats = ErrorRateStats()
         self.character_stats = ErrorRateStats()
         self.rows = []
+        self._languages: list[str] = []
 
     def append(
         self,
@@ -153,7 +215,14 @@ class WordErrorRate(SummaryFiles):
                 f"{len(ids)} ids, {len(recognised)} recognised texts and "
                 f"{len(references)} references: give one of each."
             )
-        words = [list(self.normalize(text)) for text in references]
+        languages = [language_of(text) for text in references]
+        words, hypotheses = (
+            [
+                list(self.normalizers[language](text or ""))
+                for language, text in zip(languages, texts)
+            ]
+            for texts in (references, recognised)
+        )
         for utterance, reference, text in zip(ids, words, recognised):
             if text is None:
                 raise ValueError(
@@ -165,12 +234,14 @@ class WordErrorRate(SummaryFiles):
                     f"Utterance {utterance} has no word in its reference: "
                     "leave it out."
                 )
-        hypotheses = [list(self.normalize(text)) for text in recognised]
+        self._languages += languages
         self.stats.append(list(ids), hypotheses, words)
+        # Spaces count as characters of English; Mandarin has none.
+        spaces = ["" if language == "zh" else " " for language in languages]
         self.character_stats.append(
             list(ids),
-            [list(" ".join(hypothesis)) for hypothesis in hypotheses],
-            [list(" ".join(reference)) for reference in words],
+            [list(s.join(heard)) for s, heard in zip(spaces, hypotheses)],
+            [list(s.join(said)) for s, said in zip(spaces, words)],
         )
         done = len(self.rows)
         for score, characters in zip(
@@ -253,7 +324,11 @@ class WordErrorRate(SummaryFiles):
             which add up to it; ``cer``, the character error rate; ``repeats``
             and ``truncations``: the numbers of ``words`` repeated or missing
             at the end, and of ``utterances`` with any; the numbers of
-            ``words`` and ``utterances``.
+            ``words`` and ``utterances``. If any is in Mandarin, its
+            characters count as words, and ``languages`` holds the rates of
+            each: ``en`` with ``wer``, its bounds and the numbers of ``words``
+            and ``utterances``; ``zh`` with ``cer`` and the number of
+            ``characters`` instead.
 
         Raises
         ------
@@ -282,7 +357,25 @@ class WordErrorRate(SummaryFiles):
             "words": words,
             "utterances": len(scores),
         }
+        if "zh" in self._languages:
+            summary["languages"] = self._rates_of_languages(edits)
         return summary if field is None else summary[field]
+
+    def _rates_of_languages(self, edits: np.ndarray) -> dict[str, dict]:
+        """Estimate the rate of each language from all edits (N, 2)."""
+        rates = {}
+        for language, rate, unit in (
+            ("en", "wer", "words"),
+            ("zh", "cer", "characters"),
+        ):
+            own = edits[np.array(self._languages) == language]
+            if len(own):
+                rates[language] = {
+                    **estimate(rate, share, own, **self.bootstrap),
+                    unit: int(own[:, 1].sum()),
+                    "utterances": len(own),
+                }
+        return rates
 
 
 def _occurrences(rows: Sequence[dict], column: str) -> dict[str, int]:

@@ -17,9 +17,11 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from speechbrain_emofilm.dataio.alignments import Word, write_alignment
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,
+    read_word_labels,
     write_label_textgrid,
     write_word_labels,
 )
@@ -27,6 +29,7 @@ from speechbrain_emofilm.dataio.speech_tokens import (
     SpeechTokenCache,
     write_speech_tokens,
 )
+from speechbrain_emofilm.dataio.text import is_ideograph
 from speechbrain_emofilm.utils.files import file_fingerprint, write_json
 
 import numpy as np
@@ -41,6 +44,9 @@ RECIPE = REPOSITORY / "recipes" / "ESD" / "emotional_tts"
 HPARAMS = RECIPE / "hparams" / "mini.yaml"
 EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
 SENTENCES = ["We won the game.", "But he left.", "Come and see it now."]
+#: How ESD spells the emotions of its Mandarin speakers, and what they say.
+CHINESE_EMOTIONS = ["中立", "生气", "快乐", "伤心", "惊喜"]
+MANDARIN = ["我们赢了。", "但是他走了。", "今天天气很好！"]
 SPLITS = {"train": "train", "valid": "evaluation", "test": "test"}
 SAMPLE_RATE = 24000
 SECONDS_PER_WORD = 0.2
@@ -98,14 +104,48 @@ def make_corpus(root):
     return manifests
 
 
-def _plan():
+def add_mandarin_speaker(root):
+    """Adds the speaker 0001 to a corpus, as ESD has its Mandarin half.
+
+    The TextGrids are like MFA's, with two characters in an interval.
+    """
+    root = Path(root)
+    labels = read_word_labels(root / "word_labels.json", EMOTIONS)
+    lines, number = [], 0
+    for split, emotion, sentence in _plan(MANDARIN):
+        if emotion is None:
+            continue
+        number += 1
+        utterance = f"0001_{number:06d}"
+        characters = "".join(filter(is_ideograph, sentence))
+        labels[utterance] = label = _label(" ".join(characters), emotion)
+        duration = label.words[-1].end + 0.1
+        folder = root / "0001" / emotion.capitalize() / SPLITS[split]
+        _write_tone(folder / f"{utterance}.wav", duration, 20 * number + 200)
+        spelled = CHINESE_EMOTIONS[EMOTIONS.index(emotion)]
+        lines.append(f"{utterance}\t{sentence}\t{spelled}\r\n")
+        pairs = [label.words[i : i + 2] for i in range(0, len(characters), 2)]
+        write_alignment(
+            root / "textgrids" / "0001" / f"{utterance}.TextGrid",
+            [
+                Word("".join(w.word for w in p), p[0].start, p[-1].end)
+                for p in pairs
+            ],
+            duration,
+        )
+    transcript = root / "0001" / "0001.txt"
+    transcript.write_text("".join(lines), encoding="utf-8", newline="")
+    write_word_labels(root / "word_labels.json", labels, EMOTIONS)
+
+
+def _plan(sentences=SENTENCES):
     """(split, emotion, sentence) of each utterance; None for a transition."""
     for split in SPLITS:
         everything = split == "train"
         for emotion in EMOTIONS[: 5 if everything else 2]:
-            for sentence in SENTENCES[: 3 if everything else 1]:
+            for sentence in sentences[: 3 if everything else 1]:
                 yield split, emotion, sentence
-        yield split, None, SENTENCES[0]
+        yield split, None, sentences[0]
 
 
 def _label(sentence, emotion):

@@ -96,14 +96,16 @@ def make_corpus(folder, texts=TEXTS):
     }
 
 
-def run(hparams, make_aligner=even_aligner):
+def run(hparams, make_aligner=even_aligner, **others):
     """What the script does after it has prepared the corpus."""
     utterances = align.read_utterances(
         [hparams["manifest"]], hparams["data_folder"]
     )
-    aligner = align.open_folder(hparams["alignment_folder"], make_aligner)
-    bad = align.align_corpus(make_aligner, utterances, hparams)
-    align.report_bad(aligner, utterances, *bad, hparams)
+    aligners = {"en": make_aligner, **others}
+    aligners = align.choose_aligners(aligners, utterances)
+    described = align.open_folder(hparams["alignment_folder"], aligners)
+    bad = align.align_corpus(aligners, utterances, hparams)
+    align.report_bad(described, utterances, *bad, hparams)
     return contents(hparams["alignment_folder"])
 
 
@@ -229,7 +231,7 @@ def run_to_death():
         [corpus["manifest"]], corpus["data_folder"]
     )
     make_aligner = functools.partial(EvenAligner, die_at="Come")
-    align.align_corpus(make_aligner, utterances, corpus)
+    align.align_corpus({"en": make_aligner}, utterances, corpus)
 
 
 @pytest.mark.slow
@@ -277,6 +279,45 @@ def test_a_folder_is_of_one_aligner(corpus):
         run(corpus, other)
 
 
+def test_a_folder_of_an_earlier_version_is_of_one_aligner(corpus):
+    path = Path(corpus["alignment_folder"], "alignment.json")
+    report = {"aligner": {"name": "earlier.Aligner"}, "n_utterances": 4}
+    write_json(path, report)
+    with pytest.raises(ValueError, match="'en'.*earlier.Aligner.*, not by"):
+        run(corpus)
+
+
+def change_language(hparams, name, text):
+    manifest = read_json(hparams["manifest"])
+    manifest[name] |= {"text": text, "language": "zh"}
+    write_json(hparams["manifest"], manifest)
+
+
+def test_each_language_has_its_aligner(corpus):
+    change_language(corpus, "0011_000001", "我们赢了。")
+    mandarin = functools.partial(EvenAligner, confidence=0.7)
+    for _ in range(2):  # the second run accepts the first one's folder
+        run(corpus, zh=mandarin, fr=None)
+    folder = Path(corpus["alignment_folder"])
+    words = read_alignment(folder / "0011" / "0011_000001.TextGrid")
+    assert [word.text for word in words] == list("我们赢了")
+    assert {word.confidence for word in words} == {0.7}
+    words = read_alignment(folder / "0011" / "0011_000002.TextGrid")
+    assert {word.confidence for word in words} == {0.9}
+    described = read_json(folder / "alignment.json")["aligners"]
+    assert described["zh"]["confidence"] == 0.7
+    assert set(described) == {"en", "zh"}
+    with pytest.raises(ValueError, match="'zh' in this folder .* 0.7"):
+        run(corpus, zh=even_aligner)
+
+
+def test_a_language_without_aligner_is_named_before_work(corpus):
+    change_language(corpus, "0011_000001", "我们赢了。")
+    with pytest.raises(ValueError, match="'zh' of 0011_000001, only of en"):
+        run(corpus)
+    assert not Path(corpus["alignment_folder"]).exists()
+
+
 def test_an_aligner_of_corpora_gets_all_utterances(corpus, tmp_path):
     for name, text in list(TEXTS.items())[:3]:
         words = [word.text.lower() for word in split_words(text)]
@@ -304,6 +345,10 @@ def test_an_aligner_is_swapped_by_one_line(name):
     hparams = load_hyperpyyaml(text, {"data_folder": "unused"})
     described = align.describe(hparams["aligner"])
     assert described["name"].split(".")[3] == name
+    assert hparams["aligners"]["en"] is hparams["aligner"]
+    mandarin = align.describe(hparams["aligners"]["zh"])
+    assert mandarin["name"].endswith("ctc.CTCAligner")
+    assert mandarin["language"] == "zh"
 
 
 def test_times_are_moved_into_the_utterance():

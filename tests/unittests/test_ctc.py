@@ -6,6 +6,9 @@ from speechbrain_emofilm.integrations.aligner.base import (
     AlignmentError,
     UnusableInputError,
 )
+from speechbrain_emofilm.integrations.aligner.by_language import (
+    AlignerByLanguage,
+)
 from speechbrain_emofilm.integrations.aligner.ctc import (
     CTCAligner,
     SpeechBrainCTC,
@@ -117,6 +120,27 @@ def test_another_language_and_unknown_text_are_refused():
         aligner(SENTENCE).align(NOISE, RATE, "We won.", "en")
     with pytest.raises(UnusableInputError, match="no character of '123'"):
         aligner(SENTENCE).align(NOISE, RATE, "123")
+
+
+def test_a_text_goes_to_the_aligner_of_its_language():
+    made = []
+
+    class English:
+        def __init__(self):
+            made.append(self)
+
+        def align(self, wav, sample_rate, text, language):
+            return [language, text]
+
+    both = AlignerByLanguage(
+        {"en": English, "zh": lambda: aligner(SENTENCE, max_extension=0)}
+    )
+    words = both.align(NOISE, RATE, "我们赢了")
+    assert [word.text for word in words] == list("我们赢了")
+    assert not made
+    assert both.align(NOISE, RATE, "We won") == ["en", "We won"]
+    assert both.align(NOISE, RATE, "我们", language="en") == ["en", "我们"]
+    assert len(made) == 1
 
 
 def test_a_torchaudio_without_its_library_is_one_clear_error(monkeypatch):

@@ -229,6 +229,31 @@ def test_the_language_chooses_the_speakers(tmp_path, language, speakers):
     assert {item["speaker"] for item in items} == speakers
 
 
+def test_speakers_left_out_by_language_are_counted(tmp_path, caplog):
+    speakers = ("0001", "0009", "0011")
+    root = write_corpus(tmp_path / "ESD", speakers)
+    prepare(root)
+    (line,) = [r.getMessage() for r in caplog.records if "left" in r.msg]
+    assert "2 Mandarin speakers (0001 to 0009) are left out" in line
+    assert line.endswith("language: en; set language to both to include them.")
+    caplog.clear()
+    prepare(root, language="zh")
+    assert "1 English speakers (0011 to 0011) are left out" in caplog.text
+    caplog.clear()
+    prepare(root, language="both")
+    prepare(root, language="both", speakers=["0011"])
+    assert "left out" not in caplog.text
+
+
+def test_both_languages_of_an_english_corpus_are_english(corpus, caplog):
+    prepare(corpus)
+    path = corpus.parent / "save" / "train.json"
+    before = path.stat().st_mtime_ns
+    prepare(corpus, language="both")
+    assert path.stat().st_mtime_ns == before
+    assert "left out" not in caplog.text
+
+
 def test_mandarin_utterances_have_text_emotion_and_language(tmp_path):
     root = write_corpus(tmp_path / "ESD", ("0001",))
     item = prepare_all(root, language="zh")["0001_000352"]

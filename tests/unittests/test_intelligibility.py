@@ -1,8 +1,10 @@
 """Word error rate."""
 
+from speechbrain_emofilm.evaluation.scores import score_rows
 from speechbrain_emofilm.metrics.intelligibility import (
     WordErrorRate,
     normalize_english,
+    rate_of_language,
 )
 
 import pytest
@@ -130,3 +132,60 @@ def test_systems_are_compared_on_the_same_sentences():
     fewer.append(ids[:9], heard[:9], said[:9])
     with pytest.raises(ValueError, match="1 utterances were measured of one"):
         fewer.above(theirs)
+
+
+def test_mandarin_is_measured_by_characters():
+    summary = measure(["我们赢了!", "今天"], ["我们，输了。", "今天好"])
+    assert summary["wer"] == pytest.approx(2 / 7)
+    assert summary["substitutions"] == summary["deletions"] == 1 / 7
+    assert summary["cer"]["cer"] == summary["wer"]
+    rate = rate_of_language(summary, "zh")
+    assert rate["cer"] == summary["wer"]
+    assert rate["low"] <= rate["cer"] <= rate["high"]
+    assert (rate["characters"], rate["utterances"]) == (7, 2)
+    assert rate_of_language(summary, "en") is None
+
+
+def test_each_language_has_its_own_rate():
+    texts = ["We won it all.", "我们赢了OK", "But he left."]
+    summary = measure(["we won", "Ｏｋ我们赢", "but he left"], texts)
+    english = rate_of_language(summary, "en")
+    assert english["wer"] == pytest.approx(2 / 7)
+    assert (english["words"], english["utterances"]) == (7, 2)
+    mandarin = rate_of_language(summary, "zh")
+    assert mandarin["cer"] == pytest.approx(3 / 5)
+    assert "wer" not in mandarin and "cer" not in english
+    assert summary["words"] == 12
+    assert summary["wer"] == pytest.approx(5 / 12)
+
+
+def test_a_summary_of_english_alone_is_as_before():
+    summary = measure(["we won"], ["We won!"])
+    assert "languages" not in summary
+    assert rate_of_language(summary, "en") is summary
+    assert rate_of_language(summary, "zh") is None
+
+
+def test_english_heard_for_mandarin_is_all_wrong():
+    summary = measure(["we won"], ["我们赢了"])
+    assert rate_of_language(summary, "zh")["cer"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "texts, names",
+    [
+        (["We won."], ["Word error rate"]),
+        (["我们赢了"], ["Character error rate, Mandarin"]),
+        (
+            ["We won.", "我们赢了"],
+            ["Word error rate", "Character error rate, Mandarin"],
+        ),
+    ],
+)
+def test_a_table_has_a_row_for_each_language(texts, names):
+    summary = measure(["won"] * len(texts), texts)
+    rows = score_rows({"efilm": {"wer": summary}})
+    assert [row.name for row in rows] == names
+    expected = {"Word": 0.5, "Character": 1.0}
+    for row in rows:
+        assert row.values["efilm"].value == expected[row.name.split()[0]]

@@ -4,6 +4,7 @@ import random
 import shutil
 import unicodedata
 
+from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.dataio.normalization import TextNormalizer
 from speechbrain_emofilm.dataio.text import (
     blank_tags,
@@ -216,3 +217,49 @@ def test_decomposed_letters_are_read_like_composed_ones(frontend):
     decomposed = frontend.encode("e\u0301te\u0301 won")
     assert decomposed.ids == composed.ids
     assert decomposed.word_of_unit == composed.word_of_unit
+
+
+def test_tokens_are_split_only_where_the_emotion_changes(frontend):
+    text = "我们赢了,但是he走了。"
+    whole = frontend.encode(text)
+    _, spans = frontend._tokenize(text)
+    assert max(b - a for a, b in spans) > 2
+    assert set(whole.word_of_unit) != set(range(9))  # some are swallowed
+    split = frontend.encode(text, borders=range(1, 9))
+    assert set(split.word_of_unit) == set(range(9))
+    assert frontend._tokenizer.decode(split.ids) == text
+    assert frontend.encode(text, borders=[]) == whole
+    for text in random_texts():
+        places = list(range(len(text)))
+        ids, _ = frontend._tokenize(text, places)
+        assert frontend._tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    "text, emotions",
+    [
+        ("我<happy>们赢</happy>了", "nhhn"),
+        ("<sad>我们</sad>赢了,<angry>但</angry>是他走了。", "ssnnannnn"),
+        ("他say<happy>今天很</happy>好!", "nnhhhn"),
+    ],
+)
+def test_a_mark_covers_any_characters(frontend, text, emotions):
+    known = ["neutral", "happy", "sad", "angry"]
+    marked = parse_markup(text, known)
+    names = [
+        known[max(range(4), key=w.probs.__getitem__)][0] for w in marked.words
+    ]
+    assert "".join(names) == emotions
+    borders = [i for i in range(1, len(names)) if names[i - 1] != names[i]]
+    units = frontend.encode(marked.text, borders)
+    words = split_words(marked.text)
+    assert units.words == [word.text for word in words]
+    starts = [words[border].start for border in borders]
+    _, spans = frontend._tokenize(marked.text, starts)
+    owner = word_of_characters(marked.text)
+    heard = {}
+    for word, (start, end) in zip(units.word_of_unit, spans):
+        for place in range(start, end):
+            if owner[place] >= 0:
+                heard.setdefault(owner[place], set()).add(names[word])
+    assert heard == {index: {name} for index, name in enumerate(names)}

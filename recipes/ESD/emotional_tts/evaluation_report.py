@@ -23,6 +23,7 @@ from speechbrain_emofilm.evaluation.report import (
     write_score_table,
 )
 from speechbrain_emofilm.evaluation.scores import score_rows
+from speechbrain_emofilm.metrics.intelligibility import rate_of_language
 from speechbrain_emofilm.processing.mel import SAMPLE_RATE
 
 import numpy as np
@@ -165,8 +166,15 @@ def table(scores):
         row(
             "Word error rate",
             "Words that Whisper misunderstands; lower is better.",
-            lambda e: e["wer"],
+            lambda e: rate_of_language(e["wer"], "en"),
             "wer",
+            **percent,
+        ),
+        row(
+            "Character error rate, Mandarin",
+            "Chinese characters that Whisper misunderstands; lower is better.",
+            lambda e: rate_of_language(e["wer"], "zh"),
+            "cer",
             **percent,
         ),
         row(

@@ -26,6 +26,7 @@ from pathlib import Path
 from speechbrain_emofilm.core import ResumableBrain, train_and_export
 from speechbrain_emofilm.dataio.alignments import (
     find_textgrid,
+    match_words,
     read_alignment,
     word_of_speech,
 )
@@ -223,10 +224,10 @@ def dataio_prepare(hparams):
         return speech_tokens
 
     # 3. Emotion of each word, and the word spoken at each speech token.
-    @takes("id", "speaker", "emotion", "units", "speech_tokens")
+    @takes("id", "speaker", "emotion", "text", "units", "speech_tokens")
     @provides("word_emotions", "word_intensity", "word_of_speech")
-    def word_pipeline(utterance, speaker, emotion, units, speech_tokens):
-        labels, place = labels_of(utterance, speaker, emotion)
+    def word_pipeline(utterance, speaker, emotion, text, units, speech_tokens):
+        labels, place = labels_of(utterance, speaker, emotion, text)
         check_labels(labels, emotions, str(place))
         check_words(labels, units.words, f"{utterance} in {place}")
         word_emotions, word_intensity = words_to_tensors(labels, emotions)
@@ -328,23 +329,25 @@ def check_speech_tokens(cache, n_tokens, path):
 def label_reader(hparams):
     """Return a function that finds an utterance's word labels.
 
-    It maps (utterance, speaker, emotion) to the labels and their file.
+    It maps (utterance, speaker, emotion, text) to the labels and their file.
     """
     source = hparams["label_source"]
     files = {"truth": "truth_file", "labels": "label_file"}
     if source == "sentence":
 
-        def labels_of(utterance, speaker, emotion):
+        def labels_of(utterance, speaker, emotion, text):
             path = find_textgrid(
                 hparams["alignment_folder"], utterance, speaker
             )
-            return sentence_labels(read_alignment(path), emotion), path
+            # An aligner of Mandarin writes several characters in an interval.
+            words = match_words(read_alignment(path), text, path)
+            return sentence_labels(words, emotion), path
 
     elif source in files:
         path = hparams[files[source]]
         labels = read_word_labels(path, hparams["emotions"])
 
-        def labels_of(utterance, speaker, emotion):
+        def labels_of(utterance, speaker, emotion, text):
             if utterance not in labels:
                 raise ValueError(
                     f"{path} has no word labels of it: label it, or take it "

@@ -3,14 +3,16 @@
 
 > python align.py hparams/align.yaml --data_folder /path/to/ESD
 
-Each utterance gets ``<alignment_folder>/<speaker>/<utterance>.TextGrid`` with
-the tiers ``words`` and ``confidence`` (0 to 1). The same command resumes
-an interrupted alignment. An utterance that the aligner cannot align gets times
-in proportion to its letters, with confidence 0; one whose audio or text cannot
-be used gets no TextGrid. Both are listed with the reason in
+Each utterance is aligned by the aligner of its language; in Mandarin every
+character is a word. The result is
+``<alignment_folder>/<speaker>/<utterance>.TextGrid`` with the tiers ``words``
+and ``confidence`` (0 to 1). The same command resumes an interrupted alignment.
+An utterance that the aligner cannot align gets times in proportion to its
+letters, with confidence 0; one whose audio or text cannot be used gets no
+TextGrid. Both are listed with the reason in
 ``<alignment_folder>/skipped.json`` and tried again by the next run; if there
 are more than `max_bad_share`, the script fails. ``alignment.json`` describes
-the aligner and counts its results.
+the aligners and counts their results.
 """
 
 import functools
@@ -93,21 +95,45 @@ def describe(value):
     return value
 
 
-def open_folder(folder, make_aligner):
-    """Describe the aligner; refuse a folder with alignments of another one."""
-    aligner = describe(make_aligner)
-    path = Path(folder) / REPORT_FILE
-    if path.is_file():
-        known = read_json(path).get("aligner")
-        if known != aligner:
+def choose_aligners(aligners, utterances):
+    """Choose the aligners of the corpus's languages, by language."""
+    first = {}
+    for utterance in utterances:
+        first.setdefault(utterance.language, utterance.id)
+    for language, name in first.items():
+        if aligners.get(language) is None:
             raise ValueError(
-                f"{path}: the alignments in this folder were made by {known}, "
-                f"not by {aligner}; give another alignment_folder, or remove "
-                "this one."
+                f"aligners: there is none of the language {language!r} of "
+                f"{name}, only of {', '.join(sorted(aligners))}; add one, or "
+                "set `language` to leave these utterances out."
             )
-    else:
-        write_json(path, {"aligner": aligner})
-    return aligner
+    return {language: aligners[language] for language in sorted(first)}
+
+
+def open_folder(folder, aligners):
+    """Describe the aligners; refuse a folder with alignments of other ones.
+
+    Returns the descriptions by language, with those of earlier runs.
+    """
+    described = {name: describe(maker) for name, maker in aligners.items()}
+    path = Path(folder) / REPORT_FILE
+    known = {}
+    if path.is_file():
+        report = read_json(path)
+        # Folders of earlier versions name one aligner for all languages.
+        one_for_all = dict.fromkeys(described, report.get("aligner"))
+        known = report.get("aligners", one_for_all)
+    for language, aligner in described.items():
+        if known.get(language, aligner) != aligner:
+            raise ValueError(
+                f"{path}: the alignments of the language {language!r} in this "
+                f"folder were made by {known[language]}, not by {aligner}; "
+                "give another alignment_folder, or remove this one."
+            )
+    described = {**known, **described}
+    if not path.is_file():
+        write_json(path, {"aligners": described})
+    return described
 
 
 def align_utterance(aligner, utterance):
@@ -136,8 +162,16 @@ def align_in_worker(utterance):
     return align_utterance(_worker["aligner"], utterance)
 
 
-def align_utterances(make_aligner, utterances, folder, n_workers):
-    """Yield the id of each utterance with its words or with an error.
+def align_utterances(aligners, utterances, folder, n_workers):
+    """Yield the id of each utterance with its words or with an error."""
+    for language, make_aligner in aligners.items():
+        spoken = [u for u in utterances if u.language == language]
+        if spoken:
+            yield from align_language(make_aligner, spoken, folder, n_workers)
+
+
+def align_language(make_aligner, utterances, folder, n_workers):
+    """Do the same for utterances of one language.
 
     An aligner with `align_corpus` gets all utterances at once, and may put its
     files into `folder`; any other aligner is made in each process.
@@ -167,8 +201,8 @@ def too_long(utterance, max_duration):
     )
 
 
-def align_corpus(make_aligner, utterances, hparams):
-    """Write the missing TextGrids.
+def align_corpus(aligners, utterances, hparams):
+    """Write the missing TextGrids, with the aligner of each language.
 
     Returns
     -------
@@ -187,7 +221,7 @@ def align_corpus(make_aligner, utterances, hparams):
     }
     guessed = {}
     outcomes = align_utterances(
-        make_aligner, list(pending.values()), folder, hparams["n_workers"]
+        aligners, list(pending.values()), folder, hparams["n_workers"]
     )
     for name, words in tqdm(outcomes, "Alignment", len(pending), unit="utt"):
         path = textgrid_path(folder, pending[name])
@@ -207,11 +241,11 @@ def align_corpus(make_aligner, utterances, hparams):
     return guessed, skipped
 
 
-def report_bad(aligner, utterances, guessed, skipped, hparams):
+def report_bad(aligners, utterances, guessed, skipped, hparams):
     """Describe the run, list bad utterances, and fail if they are too many."""
     folder = Path(hparams["alignment_folder"])
     report = {
-        "aligner": aligner,
+        "aligners": aligners,
         "n_utterances": len(utterances),
         "n_aligned": len(utterances) - len(guessed) - len(skipped),
         "n_guessed": len(guessed),
@@ -238,9 +272,10 @@ if __name__ == "__main__":
     utterances = read_utterances(
         corpus_manifests(hparams), hparams["data_folder"]
     )
-    aligner = open_folder(hparams["alignment_folder"], hparams["aligner"])
-    guessed, skipped = align_corpus(hparams["aligner"], utterances, hparams)
-    report_bad(aligner, utterances, guessed, skipped, hparams)
+    aligners = choose_aligners(hparams["aligners"], utterances)
+    described = open_folder(hparams["alignment_folder"], aligners)
+    guessed, skipped = align_corpus(aligners, utterances, hparams)
+    report_bad(described, utterances, guessed, skipped, hparams)
     print(
         f"{hparams['alignment_folder']}: alignments of "
         f"{len(utterances) - len(guessed) - len(skipped)} utterances"

@@ -117,13 +117,16 @@ def choose_items(hparams):
     """Read the items of the utterances to label."""
     manifests = corpus_manifests(hparams)
     items = read_manifests(manifests, hparams["data_folder"])
-    speakers = hparams["speakers"]
+    speakers, language = hparams["speakers"], hparams["language"]
     if speakers is not None:
         items = {u: i for u, i in items.items() if i["speaker"] in speakers}
+    if language != "both":
+        items = {u: i for u, i in items.items() if i["language"] == language}
     if not items:
         raise ValueError(
             f"{', '.join(manifests)}: no utterance of the chosen speakers "
-            f"({speakers or 'all'}); prepare the corpus again or change them."
+            f"({speakers or 'all'}) and language ({language}); prepare the "
+            "corpus again or change them."
         )
     return items
 

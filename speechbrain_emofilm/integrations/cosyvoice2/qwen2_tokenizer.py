@@ -1,6 +1,7 @@
 """CosyVoice2's text front end: Qwen2's tokenizer with additional tokens."""
 
 import unicodedata
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.normalization import TextNormalizer
@@ -50,6 +51,9 @@ class Qwen2TextFrontend:
     differ; each token is assigned to the word whose letters it holds. An
     instruction (``"Speak softly.<|endofprompt|>We won."``) belongs to no word.
 
+    Qwen2 has tokens of several Chinese characters. Where the emotion changes
+    inside such a token, it is replaced by those of its parts, see ``encode``.
+
     Arguments
     ---------
     folder : str or Path
@@ -96,7 +100,7 @@ class Qwen2TextFrontend:
         """Number of different token ids, including the additional ones."""
         return len(self._tokenizer)
 
-    def encode(self, text: str) -> TextUnits:
+    def encode(self, text: str, borders: Collection[int] = ()) -> TextUnits:
         """Convert text to tokens.
 
         Arguments
@@ -104,6 +108,10 @@ class Qwen2TextFrontend:
         text : str
             English, Mandarin or both, optionally with an instruction and
             special tokens.
+        borders : collection of int
+            Words at which no token continues, because their emotion differs
+            from that of the word before. Without them the tokens are those of
+            the original.
 
         Returns
         -------
@@ -128,8 +136,15 @@ class Qwen2TextFrontend:
         ids, _ = self._tokenize(instruction + mark)
         word_of_unit = [-1] * len(ids)
         rewritten, origin = self._normalize(spoken)
-        new_ids, offsets = self._tokenize(rewritten)
         plain = blank_tags(rewritten, TAGS)
+        starts = [
+            word.start
+            for word, before, own in zip(
+                split_words(plain)[1:], origin, origin[1:]
+            )
+            if any(before < border <= own for border in borders)
+        ]
+        new_ids, offsets = self._tokenize(rewritten, starts)
         for word in map_tokens_to_words(offsets, plain):
             word_of_unit.append(-1 if word < 0 else origin[word])
         return TextUnits(ids + new_ids, word_of_unit, list(words.values()))
@@ -161,12 +176,51 @@ class Qwen2TextFrontend:
             place.get(origin[number], -1) for number in self._words(rewritten)
         ]
 
-    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return token ids and the span of characters of each."""
+    def _tokenize(
+        self, text: str, borders: Sequence[int] = ()
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return token ids and the span of characters of each.
+
+        A token that reaches over one of the borders is replaced by the tokens
+        of its parts.
+        """
+        ids, spans = self._tokenize_whole(text)
+        new_ids: list[int] = []
+        new_spans: list[tuple[int, int]] = []
+        for first, last in _groups(spans):
+            start, end = spans[first][0], max(e for _, e in spans[first:last])
+            inside = [place for place in borders if start < place < end]
+            if not inside:
+                new_ids += ids[first:last]
+                new_spans += spans[first:last]
+                continue
+            for place, following in zip([start, *inside], [*inside, end]):
+                part_ids, part = self._tokenize_whole(text[place:following])
+                new_ids += part_ids
+                new_spans += [(a + place, b + place) for a, b in part]
+        return new_ids, new_spans
+
+    def _tokenize_whole(
+        self, text: str
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Do the same with Qwen2's own tokens."""
         tokens = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )
         return tokens["input_ids"], tokens["offset_mapping"]
+
+
+def _groups(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Find the runs of tokens that share characters, by their bytes."""
+    groups: list[tuple[int, int]] = []
+    reached = 0
+    for index, (start, end) in enumerate(spans):
+        if groups and start < reached:
+            groups[-1] = (groups[-1][0], index + 1)
+        else:
+            groups.append((index, index + 1))
+        reached = max(reached, end)
+    return groups
 
 
 def _load(folder: Path):
