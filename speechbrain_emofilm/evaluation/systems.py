@@ -24,6 +24,7 @@ from speechbrain_emofilm.inference.prompted_token_to_wav import (
     PromptedTokenToWav,
 )
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.lobes.efilm import NoFusion
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import (
     atomic_path,
@@ -42,6 +43,8 @@ RESERVED = (
     "neutral_copy", "neutral_reading", "natural_speech",
 )  # fmt: skip
 
+#: Module of a language model that only its training uses.
+UNHEARD = "emotion_loss"
 #: Recordings that can prompt a model, as extract_speaker_embeddings.py of the
 #: ESD recipe makes voices of them.
 REFERENCE_KINDS = ("neutral", "matched", "same")
@@ -391,6 +394,11 @@ def before_training(synthesizer, backbone_emofilm, device):
     device : str
         Device of the model.
     """
+    if isinstance(backbone_emofilm.efilm.fusion, NoFusion):
+        # Nothing hears the untrained encoder, but its random values would
+        # make every run a system of its own, which speaks everything again.
+        for parameter in backbone_emofilm.efilm.encoder.parameters():
+            parameter.data.zero_()
     return EmoFiLMSynthesizer(
         modules={
             "emofilm": backbone_emofilm,
@@ -555,6 +563,8 @@ def choose_voice(utterance, voices, baseline_emotion):
 def fingerprint(modules, *options):
     """Hash the weights and voices of modules, and options.
 
+    Parts that only training uses do not count.
+
     Arguments
     ---------
     modules : torch.nn.Module
@@ -572,6 +582,10 @@ def fingerprint(modules, *options):
     )
     tensors = [*modules.named_parameters(), *modules.named_buffers()]
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        # The classifier of the training is not saved with the model, so that
+        # its values are random; nothing in the speech depends on it.
+        if UNHEARD in name.split("."):
+            continue
         digest.update(name.encode())
         digest.update(
             tensor.detach().float().cpu().contiguous().numpy().tobytes()
