@@ -20,10 +20,12 @@ explained in `speechbrain_emofilm/evaluation/scores.py`:
   higher intensity sounds more intense;
 * without a reference: word errors, predicted naturalness.
 
-It writes `summary.json`, the table `scores.md` and `scores.csv`, and
-`utterances.csv`, `words.csv`, `transitions.csv` and `intensities.csv` into
-`output_folder`. Every score counts the items that could not be measured. The
-same command measures only what has changed.
+It writes into `output_folder`: `summary.json`, also with the scores of each
+part of the set; the table `scores.md` and `scores.csv`; `table_strong.md` and
+`table_mild.md`, in the form in which papers compare systems; and
+`utterances.csv`, `words.csv`, `transitions.csv` and `intensities.csv`. Every
+score counts the items that could not be measured. The same command measures
+only what has changed.
 """
 
 import sys
@@ -50,10 +52,11 @@ from speechbrain_emofilm.evaluation.scores import (
     intensity_monotonicity,
     score_rows,
     score_systems,
+    system_table,
 )
 from speechbrain_emofilm.evaluation.systems import Utterance
 from speechbrain_emofilm.metrics.row_stats import write_csv
-from speechbrain_emofilm.utils.files import write_json
+from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 import speechbrain as sb
 from esd_prepare import sentence_key
@@ -63,6 +66,16 @@ from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import run_on_main
 
 REFERENCE = "reference"
+
+
+def load_parts(hparams):
+    """Read which items each part of the set has: name to list of ids."""
+    return {
+        Path(manifest).stem: list(
+            load_data_json(manifest, {"data_root": hparams["set_folder"]})
+        )
+        for manifest in hparams["manifests"]
+    }
 
 
 def load_items(hparams):
@@ -175,26 +188,39 @@ def evaluate(hparams):
         judge, readings = hear_natural_speech(
             pool, measures, items.values(), hparams
         )
-        scored = score_systems(
-            (
+        by_item = {
+            name: readings.get((item.speaker, sentence_key(item.text)), {})
+            for name, item in items.items()
+        }
+
+        def score(names):
+            """Score the systems on some items; what was measured is read."""
+            return score_systems(
                 (
-                    system,
-                    pool.measure(
-                        {n: Reading(w, items[n].text) for n, w in wavs.items()},
-                        measures,
-                        f"Measuring, {system}",
-                    ),
-                )
-                for system, wavs in files.items()
-            ),
-            hparams["scores"],
-            items,
-            judge,
-            {
-                name: readings.get((item.speaker, sentence_key(item.text)), {})
-                for name, item in items.items()
-            },
-        )
+                    (
+                        system,
+                        pool.measure(
+                            {n: Reading(wavs[n], items[n].text) for n in names},
+                            measures,
+                            f"Measuring, {system}",
+                        ),
+                    )
+                    for system, wavs in files.items()
+                ),
+                hparams["scores"],
+                {name: items[name] for name in names},
+                judge,
+                by_item,
+            )
+
+        scored = score(items)
+        parts = {
+            part: {
+                system: own.summarize() for system, own in score(names).items()
+            }
+            for part, names in load_parts(hparams).items()
+            if names and len(names) < len(items)
+        }
         if intensities:
             monotonicity = intensity_monotonicity(
                 intensities, items, spoken_emotion, judge, pool, measures
@@ -204,6 +230,7 @@ def evaluate(hparams):
     summaries = {name: own.summarize() for name, own in scored.items()}
     result = {
         "systems": summaries,
+        "parts": parts,
         "natural_words": natural_word_accuracy(readings, judge).summarize(),
         **result,
         "diagnosis": diagnose_systems(
@@ -232,6 +259,10 @@ def write_table(result, folder):
     text = write_score_table(
         folder, score_rows(summaries), {name: name for name in summaries}
     )
+    for part, own in (result["parts"] or {"all": summaries}).items():
+        with atomic_path(Path(folder) / f"table_{part}.md") as temporary:
+            table = system_table(own, {name: name for name in own})
+            temporary.write_text(table + "\n", encoding="utf-8")
     failures = [
         f"{system}: {failure['name']}, see summary.json"
         for system, found in result["diagnosis"].items()

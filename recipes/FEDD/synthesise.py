@@ -13,10 +13,15 @@ for evaluate.py into folders of `output_folder`:
 * `intensity_0.2` and so on: whole sentences in the last emotion of an item,
   at rising intensities.
 
+With `voices`, a backbone that is prompted with recordings speaks in those of
+this file (extract_speaker_embeddings.py of the ESD recipe), else in the
+model's own.
+
 The same command resumes an interrupted one, and repeats what another model or
 other options change.
 """
 
+import functools
 import sys
 from dataclasses import replace
 from operator import attrgetter
@@ -29,9 +34,11 @@ from speechbrain_emofilm.dataio.tables import read_table
 from speechbrain_emofilm.evaluation.systems import (
     Utterance,
     before_training,
+    choose_voice,
     copy_system,
     spoken_system,
     synthesise,
+    with_voices,
 )
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.utils.assets import find_file
@@ -95,11 +102,19 @@ def synthesise_set(hparams, device):
     trained = EmoFiLMSynthesizer.from_hparams(
         hparams["model_folder"], run_opts={"device": device}
     )
+    trained = with_voices(trained, hparams.get("voices"), device)
     backbone = before_training(trained, hparams["backbone_emofilm"], device)
     tokenizer = hparams["speech_tokenizer"].to(device).eval()
+    voice = functools.partial(
+        choose_voice,
+        voices=trained.speakers,
+        baseline_emotion=hparams["unmarked_emotion"],
+    )
+    # The speech tokenizer may read another rate than that of the speech.
+    rate = hparams.get("tokenizer_sample_rate", hparams["sample_rate"])
 
     def tokens(utterance):
-        wav = load_audio(set_folder / utterance.wav, hparams["sample_rate"])
+        wav = load_audio(set_folder / utterance.wav, rate)
         return tokenizer.tokenize(wav[None].to(device))[0]
 
     def speak(system, utterances):
@@ -122,11 +137,15 @@ def synthesise_set(hparams, device):
         trained.mods.token_to_wav,
         tokens,
         tokens_version,
-        attrgetter("speaker"),
+        voice,
     )
     plain = attrgetter("text")
-    floor = spoken_system(output / "backbone", backbone, seed, request=plain)
-    efilm = spoken_system(output / "efilm", trained, seed, guidance)
+    floor = spoken_system(
+        output / "backbone", backbone, seed, voice=voice, request=plain
+    )
+    efilm = spoken_system(
+        output / "efilm", trained, seed, guidance, voice=voice
+    )
     for system in (copier, floor, efilm):
         speak(system, items)
     rising = [

@@ -32,7 +32,8 @@ class NaturalReading:
     frames : torch.Tensor
         Frames in the scale of their speaker (F, D).
     words : torch.Tensor
-        Mean frames of the words (W, D).
+        Mean frames of the words (W, D); empty (0, D) if the times of the
+        words are unknown.
     emotions : list of str
         Emotion of each word (W,).
     """
@@ -306,7 +307,8 @@ def measure_natural_readings(
     Arguments
     ---------
     sentences : dict
-        Sentence of a speaker to emotion to the natural reading.
+        Sentence of a speaker to emotion to the natural reading, without
+        labels if the times of its words are unknown.
     judge : WordEmotionJudge
         Judge that scales the frames; it learns the scales of new speakers.
     pool : MeasuringPool
@@ -338,8 +340,11 @@ def measure_natural_readings(
         m = measured[key, emotion]
         if not m.failure:
             frames = judge.scaled(m.features, u.speaker)
+            words = frames[:0]
+            if u.labels is not None:
+                words = judge.words(frames, u.labels.words)
             readings.setdefault(key, {})[emotion] = NaturalReading(
-                frames, judge.words(frames, u.labels.words), u.emotions
+                frames, words, u.emotions
             )
     return readings
 

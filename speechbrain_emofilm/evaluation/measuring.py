@@ -6,6 +6,7 @@ by a hash of the sounds, the text, the tools' options and the source code that
 measures, so that nothing outdated is reused and nothing is measured twice.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -237,7 +238,8 @@ class Measurer:
         if "mos" in wanted:
             (found["mos"],) = self.tools["mos"].predict([wav], SAMPLE_RATE)
         if "speaker" in wanted and not failure:
-            found["speaker"] = self._speaker(reading.wav)
+            with contextlib.suppress(ValueError):  # too short
+                found["speaker"] = self._speaker(reading.wav)
         return Measurement(**found, failure=failure)
 
     def _words(self, reading, wav, track, with_change):

@@ -147,6 +147,24 @@ class Score:
     format: str = "{:.2f}"
     highest: float = 1.0
 
+    def written(self, estimate: Estimate) -> str:
+        """Write a value with its interval.
+
+        Arguments
+        ---------
+        estimate : Estimate
+            The value.
+
+        Returns
+        -------
+        str
+            Such as ``"3.00 [2.50, 3.50]"``.
+        """
+        low, high = map(self.format.format, (estimate.low, estimate.high))
+        # The unit stands behind the value only.
+        low, high = (re.sub(r" \w+$", "", end) for end in (low, high))
+        return f"{self.format.format(estimate.value)} [{low}, {high}]"
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -324,7 +342,7 @@ def write_score_table(
     >>> (folder / "scores.csv").read_text().splitlines()[1]
     'MOS,efilm,3.0,2.5,3.5'
     """
-    lines = [["", *systems.values()], ["---"] * (1 + len(systems))]
+    lines = [["", *systems.values()]]
     rows = []
     for score in scores:
         cells = [score.name]
@@ -332,21 +350,42 @@ def write_score_table(
             e = score.values.get(system)
             if e is not None:
                 rows.append({"score": score.name, "system": system, **vars(e)})
-                low, high = map(score.format.format, (e.low, e.high))
-                # The unit stands behind the value only.
-                low, high = (re.sub(r" \w+$", "", end) for end in (low, high))
-                cells.append(f"{score.format.format(e.value)} [{low}, {high}]")
+                cells.append(score.written(e))
             else:
                 cells.append("")
         lines.append(cells)
-    text = "\n".join(
-        "|" + "|".join(f" {c} ".replace("  ", " ") for c in cells) + "|"
-        for cells in lines
-    ).replace(" --- ", "---")
+    text = markdown_table(lines)
     write_csv(Path(folder) / "scores.csv", rows)
     with atomic_path(Path(folder) / "scores.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return text
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown.
+
+    Arguments
+    ---------
+    lines : sequence of sequence of str
+        Cells of each line, the headings first.
+
+    Returns
+    -------
+    str
+        The table.
+
+    Example
+    -------
+    >>> print(markdown_table([["", "a"], ["b", "1"]]))
+    | | a |
+    |---|---|
+    | b | 1 |
+    """
+    head, *rows = (
+        "|" + "|".join(f" {c} ".replace("  ", " ") for c in cells) + "|"
+        for cells in lines
+    )
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *rows])
 
 
 def emotion_colors(emotions: Sequence[str]) -> dict[str, str]:

@@ -21,7 +21,11 @@ from speechbrain_emofilm.evaluation.measuring import (
     MeasuringPool,
     Reading,
 )
-from speechbrain_emofilm.evaluation.report import Estimate, Score
+from speechbrain_emofilm.evaluation.report import (
+    Estimate,
+    Score,
+    markdown_table,
+)
 from speechbrain_emofilm.evaluation.systems import Utterance
 from speechbrain_emofilm.metrics.control import WordEmotionAccuracy
 from speechbrain_emofilm.metrics.dtw import DynamicTimeWarping, contours
@@ -71,6 +75,19 @@ FEATURE_SCORES = (
     "emo_sim", "utterance_discrimination", "word_discrimination", "dtw",
     "word_emotion_accuracy", "transitions", "leakage",
 )  # fmt: skip
+#: Scores that need the times of the words.
+WORD_SCORES = (
+    "word_discrimination", "word_emotion_accuracy", "transitions", "leakage",
+)  # fmt: skip
+#: Columns of the papers' table: heading of a row of `score_rows`, to the
+#: column's.
+_COLUMNS = {
+    "Emo SIM": "Emo SIM ↑",
+    "DTW, cosine": "DTW ↓",
+    "Word error rate": "WER ↓",
+    "Speaker similarity": "SpkSIM ↑",
+    "Predicted MOS": "MOS ↑",
+}
 #: Rows of the table: name of a score; heading; keys of the estimate, the last
 #: one that of its value; names of its bounds; format; where a bar ends.
 _ROWS = (
@@ -196,6 +213,7 @@ class SystemScores:
             name: makers[name]() for name in SCORES if name in names
         }
         self._word_rows: list[dict] = []
+        self._added: set[str] = set()
 
     def add(self, name: str, measurement: Measurement) -> None:
         """Add one utterance as the system spoke it.
@@ -207,6 +225,7 @@ class SystemScores:
         measurement : Measurement
             Measurement of the system's speech.
         """
+        self._added.add(name)
         reference = self.references[name]
         if measurement.failure:
             measurement = Measurement(failure=measurement.failure)
@@ -253,7 +272,8 @@ class SystemScores:
         for metric in self._chosen("emo_sim"):
             asked = filter(None, self.utterances[name].emotions)
             course = " to ".join(dict.fromkeys(asked)) or "none"
-            metric.append([name], frames, target, emotions=[course])
+            emotion = self.utterances[name].emotion or course
+            metric.append([name], frames, target, emotions=[emotion])
         for metric in self._chosen("dtw"):
             metric.append([name], frames, target)
         ours, theirs = measurement.track(), reference.track()
@@ -298,7 +318,8 @@ class SystemScores:
                 candidates = {
                     emotion: reading.words[index]
                     for emotion, reading in readings.items()
-                    if reading.emotions[index] == emotion
+                    # Without word times a reading has frames only.
+                    if len(reading.words) and reading.emotions[index] == emotion
                 }
                 metric.append(
                     [word],
@@ -373,12 +394,21 @@ class SystemScores:
         Returns
         -------
         dict
-            Name of the score to its summary; None if its tool is missing.
+            Name of the score to its summary; None if its tool is missing, or
+            no utterance has what it tests: without a switch of emotion there
+            are no transitions and no leakage.
         """
-        return {
-            name: None if name in self.unmeasured else metric.summarize()
-            for name, metric in self.metrics.items()
-        }
+        summaries: dict[str, dict | None] = {}
+        for name, metric in self.metrics.items():
+            summary = None
+            if name not in self.unmeasured:
+                summary = metric.summarize()
+                if summary.get("switches") == 0 or (
+                    name == "leakage" and summary["near"] is None
+                ):
+                    summary = None
+            summaries[name] = summary
+        return summaries
 
     def word_rows(self) -> list[dict]:
         """Return one row for each labelled word that was judged.
@@ -407,6 +437,7 @@ class SystemScores:
         rows = {
             name: {"id": name, "asked": " ".join(map(str, u.emotions))}
             for name, u in self.utterances.items()
+            if name in self._added
         }
         for key, metric in self.metrics.items():
             # word_discrimination has rows for words.
@@ -559,6 +590,47 @@ def score_rows(
         if values:
             rows.append(Score(heading, SCORES[name], values, form, highest))
     return rows
+
+
+def system_table(
+    summaries: Mapping[str, Mapping[str, dict | None]],
+    systems: Mapping[str, str],
+) -> str:
+    """Make the table in which papers compare systems, one in each row.
+
+    Arguments
+    ---------
+    summaries : dict
+        System to the result of :meth:`SystemScores.summarize`.
+    systems : dict
+        Name of each system to its heading, in the order of the rows.
+
+    Returns
+    -------
+    str
+        A Markdown table; a cell without a value is empty.
+
+    Example
+    -------
+    >>> mos = {"mos": 3.0, "low": 2.5, "high": 3.5}
+    >>> print(system_table({"efilm": {"mos": mos}}, {"efilm": "E-FiLM"}))
+    | system | Emo SIM ↑ | DTW ↓ | WER ↓ | SpkSIM ↑ | MOS ↑ |
+    |---|---|---|---|---|---|
+    | E-FiLM | | | | | 3.00 [2.50, 3.50] |
+    """
+    rows = {row.name: row for row in score_rows(summaries)}
+    cells = [["system", *_COLUMNS.values()]]
+    cells += [
+        [heading, *(_cell(rows.get(name), system) for name in _COLUMNS)]
+        for system, heading in systems.items()
+    ]
+    return markdown_table(cells)
+
+
+def _cell(score: Score | None, system: str) -> str:
+    """Write a value with its interval; empty without a value."""
+    estimate = score and score.values.get(system)
+    return score.written(estimate) if score and estimate else ""
 
 
 def intensity_monotonicity(

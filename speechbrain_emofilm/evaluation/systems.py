@@ -24,6 +24,7 @@ from speechbrain_emofilm.inference.prompted_token_to_wav import (
     PromptedTokenToWav,
 )
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.lobes.efilm import NoFusion
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import (
     atomic_path,
@@ -39,8 +40,14 @@ from tqdm import tqdm
 #: Systems that are always compared, and folders next to theirs.
 RESERVED = (
     "original", "copy_synthesis", "backbone", "efilm", "classifier",
-    "neutral_copy", "per_span",
+    "neutral_copy", "neutral_reading", "natural_speech", "per_span",
 )  # fmt: skip
+
+#: Module of a language model that only its training uses.
+UNHEARD = "emotion_loss"
+#: Recordings that can prompt a model, as extract_speaker_embeddings.py of the
+#: ESD recipe makes voices of them.
+REFERENCE_KINDS = ("neutral", "matched", "same")
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,8 @@ def make_systems(
     synthesis_seed,
     guidance,
     device,
+    references=(),
+    voices_folder=None,
 ):
     """Make the systems that are compared on a corpus.
 
@@ -172,6 +181,16 @@ def make_systems(
         Strength of the emotions; above 1 exaggerates them.
     device : str
         Device of the models.
+    references : sequence of str
+        Kinds of reference recordings that prompt the models, some of
+        :data:`REFERENCE_KINDS`. Each system is made with the voices of each
+        of them, and named by it: ``efilm_matched``; with the utterance itself
+        as the reference (``same``) there is only copy synthesis, since it
+        would tell a language model what to say. If empty, models speak
+        with their own voices.
+    voices_folder : str or Path, optional
+        Folder with the voices of each kind, ``voices_matched.safetensors``
+        and so on.
 
     Returns
     -------
@@ -181,6 +200,7 @@ def make_systems(
     synthesizer : EmoFiLMSynthesizer
         The trained one of `model_folder`.
     """
+    files = find_voices(references, voices_folder)
     compared = load_compared(compared_models, device)
     synthesizer = EmoFiLMSynthesizer.from_hparams(
         model_folder, run_opts={"device": device}
@@ -189,7 +209,11 @@ def make_systems(
     cache = read_speech_tokens(
         speech_tokens, file_fingerprint(find_file(speech_tokenizer_file))
     )
-    references = Path(reference_folder)
+    shared = Path(reference_folder)
+    tokens_version = file_fingerprint(speech_tokens)
+
+    def tokens_of(utterance):
+        return cache.tokens[utterance.id].to(device)
 
     def voice_in(model):
         return functools.partial(
@@ -198,39 +222,174 @@ def make_systems(
             baseline_emotion=baseline_emotion,
         )
 
-    systems = {
-        "copy_synthesis": copy_system(
-            references / "copy_synthesis",
-            synthesizer.mods.token_to_wav,
-            lambda u: cache.tokens[u.id].to(device),
-            file_fingerprint(speech_tokens),
-            voice_in(backbone),
-        ),
-        "backbone": spoken_system(
-            references / "backbone",
-            backbone,
-            synthesis_seed,
-            voice=voice_in(backbone),
-            request=attrgetter("text"),
-        ),
-    }
-    for name, model in {"efilm": synthesizer, **compared}.items():
+    systems = {}
+    for kind, file in files.items():
+        name = _name_with("copy_synthesis", kind)
+        floor = with_voices(backbone, file, device)
+        systems[name] = copy_system(
+            shared / name,
+            floor.mods.token_to_wav,
+            tokens_of,
+            tokens_version,
+            voice_in(floor),
+        )
+        if kind == "same":
+            continue
+        name = _name_with("backbone", kind)
         systems[name] = spoken_system(
-            Path(output_folder) / name,
-            model,
+            shared / name,
+            floor,
             synthesis_seed,
-            guidance,
-            voice=voice_in(model),
+            voice=voice_in(floor),
+            request=attrgetter("text"),
         )
-    if any("/" in name for name in synthesizer.speakers):
-        systems["per_span"] = spoken_system(
-            Path(output_folder) / "per_span",
-            synthesizer,
-            synthesis_seed,
-            guidance,
-            reference="per_span",
-        )
+        for name, model in {"efilm": synthesizer, **compared}.items():
+            name = _name_with(name, kind)
+            model = with_voices(model, file, device)
+            systems[name] = spoken_system(
+                Path(output_folder) / name,
+                model,
+                synthesis_seed,
+                guidance,
+                voice=voice_in(model),
+            )
+        speaking = with_voices(synthesizer, file, device)
+        if any("/" in speaker for speaker in speaking.speakers):
+            systems["per_span"] = spoken_system(
+                Path(output_folder) / "per_span",
+                speaking,
+                synthesis_seed,
+                guidance,
+                reference="per_span",
+            )
     return systems, synthesizer
+
+
+def _name_with(system, kind):
+    """Name a system by the kind of its voices, if there are several."""
+    return f"{system}_{kind}" if kind else system
+
+
+def split_kind(name):
+    """Split the name of a system from the kind of its voices.
+
+    Arguments
+    ---------
+    name : str
+        Name as `make_systems` gives it.
+
+    Returns
+    -------
+    system : str
+        Name without the kind.
+    kind : str
+        One of :data:`REFERENCE_KINDS`; empty without one.
+
+    Example
+    -------
+    >>> split_kind("efilm_matched"), split_kind("efilm")
+    (('efilm', 'matched'), ('efilm', ''))
+    """
+    system, _, kind = name.rpartition("_")
+    return (system, kind) if kind in REFERENCE_KINDS else (name, "")
+
+
+def counterpart(name, system):
+    """Name another system with the same kind of voices.
+
+    Arguments
+    ---------
+    name : str
+        Name of a system.
+    system : str
+        Name of the other system without the kind.
+
+    Example
+    -------
+    >>> counterpart("efilm_matched", "backbone")
+    'backbone_matched'
+    """
+    return _name_with(system, split_kind(name)[1])
+
+
+def find_voices(references, voices_folder):
+    """Find the voices of each kind of reference recordings.
+
+    Arguments
+    ---------
+    references : sequence of str
+        Some of :data:`REFERENCE_KINDS`.
+    voices_folder : str or Path
+        Folder of the voices.
+
+    Returns
+    -------
+    dict
+        Kind to file; ``{"": None}``, the models' own voices, without any.
+
+    Raises
+    ------
+    ValueError
+        If a kind is unknown.
+    FileNotFoundError
+        If a file is missing.
+    """
+    files = {}
+    for kind in references:
+        if kind not in REFERENCE_KINDS:
+            raise ValueError(
+                f"references: {kind!r} is unknown; choose from "
+                f"{', '.join(REFERENCE_KINDS)}."
+            )
+        files[kind] = Path(voices_folder) / f"voices_{kind}.safetensors"
+        if not files[kind].is_file():
+            raise FileNotFoundError(
+                f"{files[kind]} does not exist: make it with "
+                f"extract_speaker_embeddings.py --reference={kind}, or leave "
+                f"{kind} out of references."
+            )
+    return files or {"": None}
+
+
+def with_voices(synthesizer, voices, device):
+    """Make a synthesizer that differs only in its voices.
+
+    Arguments
+    ---------
+    synthesizer : EmoFiLMSynthesizer
+        A trained one, whose decoder is prompted with recordings.
+    voices : str or Path or None
+        File of the voices; None for the same synthesizer.
+    device : str
+        Device of the model.
+
+    Raises
+    ------
+    ValueError
+        If the voices of the model cannot be exchanged.
+    """
+    if voices is None:
+        return synthesizer
+    decoder = synthesizer.mods.token_to_wav
+    if not isinstance(decoder, PromptedTokenToWav):
+        raise ValueError(
+            f"{voices}: {type(decoder).__name__} has fixed voices, which no "
+            "recordings can replace; leave references empty."
+        )
+    return EmoFiLMSynthesizer(
+        modules={
+            "emofilm": synthesizer.mods.emofilm,
+            "token_to_wav": PromptedTokenToWav(
+                decoder.mel_decoder,
+                decoder.vocoder,
+                voices,
+                decoder.n_timesteps,
+                decoder.sample_rate,
+            ),
+        },
+        hparams=vars(synthesizer.hparams),
+        run_opts={"device": device},
+    )
 
 
 def before_training(synthesizer, backbone_emofilm, device):
@@ -245,6 +404,11 @@ def before_training(synthesizer, backbone_emofilm, device):
     device : str
         Device of the model.
     """
+    if isinstance(backbone_emofilm.efilm.fusion, NoFusion):
+        # Nothing hears the untrained encoder, but its random values would
+        # make every run a system of its own, which speaks everything again.
+        for parameter in backbone_emofilm.efilm.encoder.parameters():
+            parameter.data.zero_()
     return EmoFiLMSynthesizer(
         modules={
             "emofilm": backbone_emofilm,
@@ -321,10 +485,11 @@ def spoken_system(
     )
     steps = synthesizer.mods.token_to_wav.n_timesteps
     changes = [steps, sampling, seed, guidance]
+    if getattr(synthesizer, "prompting", "cross_lingual") != "cross_lingual":
+        changes.append(synthesizer.prompting)
     if reference is not None:
         # The aligner's word times decide where the voice changes.
         changes += [reference, type(synthesizer.aligner).__name__]
-    version = fingerprint(synthesizer.mods, *changes)
     return System(folder, version, speak, **options)
 
 
@@ -351,10 +516,12 @@ def load_compared(folders, device):
         If a name is reserved, or cannot be the name of a folder.
     """
     for name, folder in folders.items():
-        if name in RESERVED or not re.fullmatch(r"\w[\w.-]*", name):
+        reserved = name in RESERVED or split_kind(name)[1]
+        if reserved or not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(
                 f"compared_models cannot name a system {name!r}: take letters "
-                f"and digits, and none of {', '.join(RESERVED)}."
+                f"and digits, none of {', '.join(RESERVED)}, and no end such "
+                "as _matched, which stands for a kind of voices."
             )
         if not Path(folder).is_dir():
             raise FileNotFoundError(
@@ -413,6 +580,8 @@ def choose_voice(utterance, voices, baseline_emotion):
 def fingerprint(modules, *options):
     """Hash the weights and voices of modules, and options.
 
+    Parts that only training uses do not count.
+
     Arguments
     ---------
     modules : torch.nn.Module
@@ -430,6 +599,10 @@ def fingerprint(modules, *options):
     )
     tensors = [*modules.named_parameters(), *modules.named_buffers()]
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        # The classifier of the training is not saved with the model, so that
+        # its values are random; nothing in the speech depends on it.
+        if UNHEARD in name.split("."):
+            continue
         digest.update(name.encode())
         digest.update(
             tensor.detach().float().cpu().contiguous().numpy().tobytes()

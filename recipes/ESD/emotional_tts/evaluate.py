@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure whether each word is spoken with the emotion it was given.
+"""Measure how well speech has the emotions that were asked for.
 
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD
 
@@ -9,7 +9,7 @@ these systems on held-out sentences:
 * `original`: the corpus's own speech;
 * `copy_synthesis`: speech decoded from its speech tokens, the ceiling;
 * `backbone`: the language model before training, the floor;
-* `efilm`: the trained model, asked for the corpus's own word emotions;
+* `efilm`: the trained model, asked for the emotions of the corpus;
 * `per_span`: the same with a voice that follows the emotion within the
   sentence, where the model has voices for each emotion (`0011/happy`).
 
@@ -19,16 +19,35 @@ labels:
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD \
     --compared_models "{efilm_sentence: results/sentence/1986}"
 
-It writes `summary.json`, the table `scores.md` and `scores.csv`,
-`utterances.csv`, `words.csv` and the page `report.html`, along with the speech.
-An utterance whose words cannot be found in the sound counts as a failure in
-every score. The same command repeats only what has changed.
+Where the corpus tells the emotion of each word and the change of prosody that
+was asked of it (`truth_file`, `asked_file`), as MiniESD does, control of single
+words is measured. A corpus such as ESD tells neither:
 
-The hparam `scores` adds scores against the speaker's own reading of each
-sentence; `speechbrain_emofilm/evaluation/scores.py` explains them:
+> python evaluate.py hparams/evaluate_cosyvoice2.yaml \
+    --data_folder /path/to/ESD \
+    --model_folder results/emotional_tts/cosyvoice2/1986
+
+Then every word is asked for the emotion of its sentence, or for that of a
+`label_file`; `max_utterances` shortens a trial. Scores that need the truth are
+left out, and the entry `left_out` of the summary says why. With `references`,
+every system speaks with each kind of reference recordings.
+
+The hparam `scores` chooses scores against the speaker's own reading of each
+sentence in the emotion asked for; `speechbrain_emofilm/evaluation/scores.py`
+explains them:
 
 > python evaluate.py hparams/evaluate_mini.yaml --data_folder /path/to/MiniESD \
     --scores "[emo_sim, dtw, wer, mos, transitions, leakage]"
+
+Their table has two more rows: the speaker's own neutral reading in place of
+each emotional one, natural (`neutral_reading`) and decoded from its speech
+tokens (`neutral_copy`). What these reach is not emotion.
+
+It writes `summary.json`; the table `scores.md` and `scores.csv`; with `scores`,
+`table.md`, in the form in which papers compare systems; `utterances.csv`,
+`words.csv` and the page `report.html`, along with the speech. An utterance
+whose words cannot be found in the sound counts as a failure in every score
+of words. The same command repeats only what has changed.
 """
 
 import random
@@ -38,15 +57,19 @@ from inspect import signature
 from pathlib import Path
 
 import speechbrain_emofilm  # noqa: F401  first: makes torchaudio importable on CPU
+from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
     check_words,
     read_word_labels,
+    sentence_labels,
 )
 from speechbrain_emofilm.dataio.text import split_words
 from speechbrain_emofilm.evaluation.diagnosis import f0_scores, name_failures
 from speechbrain_emofilm.evaluation.judge import (
     WordEmotionJudge,
     choose_training,
+    features_only,
     measure_natural_readings,
     train_judge,
 )
@@ -57,12 +80,16 @@ from speechbrain_emofilm.evaluation.measuring import (
 )
 from speechbrain_emofilm.evaluation.scores import (
     FEATURE_SCORES,
+    WORD_SCORES,
     check_names,
     score_systems,
+    system_table,
 )
 from speechbrain_emofilm.evaluation.systems import (
     Utterance,
+    counterpart,
     make_systems,
+    split_kind,
     synthesise,
 )
 from speechbrain_emofilm.metrics.bootstrap import estimate, share
@@ -74,53 +101,89 @@ from speechbrain_emofilm.metrics.control import (
 from speechbrain_emofilm.metrics.intelligibility import WordErrorRate
 from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
-from speechbrain_emofilm.utils.files import read_json, write_json
+from speechbrain_emofilm.utils.files import (
+    atomic_path,
+    read_json,
+    write_json,
+)
 
 import numpy as np
 import speechbrain as sb
-from evaluation_report import write_evaluation_report
+from evaluation_report import name_systems, write_evaluation_report
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.utils.distributed import infer_device
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
 
 #: Dimensions of the asked changes in `asked_file`, each with a correlation.
 DIMENSIONS = ("f0", "energy", "duration")
+#: Scores that need the truth of the words.
+CONTROL_SCORES = (
+    "word_emotion_accuracy", "within_utterance_correlation",
+    "transitions_as_asked", "f0_spread", "f0_distance",
+)  # fmt: skip
 
 
 # --- The utterances -------------------------------------------------------
 
 
-def load_utterances(manifests, hparams):
-    """Read manifests into Utterances by id, with their word labels and asked
-    changes.
+def knows_words(hparams):
+    """Tell whether the corpus has the truth and the asked change of words."""
+    return bool(hparams.get("truth_file") and hparams.get("asked_file"))
+
+
+def load_utterances(manifests, hparams, learned=True):
+    """Read manifests into Utterances by id, with the labels of their words.
+
+    These are of `truth_file`, of `label_file` unless `learned` is false, or
+    the emotion of the sentence, then without times; sentences that cannot be
+    labelled are left out. Changes asked of words are of `asked_file`.
     """
-    labels = read_word_labels(hparams["truth_file"], hparams["emotions"])
-    asked = read_json(hparams["asked_file"])
-    utterances = {}
+    truth, asked = hparams.get("truth_file"), hparams.get("asked_file")
+    label_file = truth or (hparams.get("label_file") if learned else None)
+    labels = label_file and read_word_labels(label_file, hparams["emotions"])
+    asked = asked and read_json(asked)
+    utterances, unlabelled = {}, []
     for manifest in manifests:
         items = load_data_json(manifest, {"data_root": hparams["data_folder"]})
         for name, item in items.items():
             for file, content in (
-                ("truth_file", labels),
-                ("asked_file", asked),
+                (truth, labels if truth else None),
+                (hparams.get("asked_file"), asked),
             ):
-                if name not in content:
+                if content is not None and name not in content:
                     raise ValueError(
-                        f"{hparams[file]} has nothing about {name} of "
+                        f"{file} has nothing about {name} of "
                         f"{manifest}: make the corpus and its manifests again."
                     )
             words = [word.text for word in split_words(item["text"])]
-            place = f"{name} in {hparams['truth_file']}"
-            check_words(labels[name], words, place)
+            if labels is not None and name in labels:
+                own = labels[name]
+                check_words(own, words, f"{name} in {label_file}")
+            elif labels is None and item["emotion"] is not None:
+                own = sentence_labels(
+                    [Word(word, 0.0, 0.0) for word in words], item["emotion"]
+                )
+            else:
+                unlabelled.append(name)
+                continue
             utterances[name] = Utterance(
                 name,
                 item["wav"],
                 item["speaker"],
                 item["text"],
                 item["emotion"],
-                labels[name],
-                asked[name],
+                own,
+                asked[name] if asked else (),
             )
+    if unlabelled:
+        logger.warning(
+            f"{len(unlabelled)} utterances have no emotion to ask for, "
+            f"neither of the sentence nor in {label_file or 'a label_file'}, "
+            f"and are left out; the first is {unlabelled[0]}."
+        )
     return utterances
 
 
@@ -177,6 +240,21 @@ def choose_single(utterances, neutral, n, baseline_emotion):
     return list({u.id: u for u in chosen}.values())
 
 
+def choose_sentences(utterances, n):
+    """Choose at most n utterances; emotions, speakers and sentences take
+    turns.
+    """
+    groups = {}
+    for u in utterances:
+        groups.setdefault((u.emotion, u.speaker), []).append(u)
+    rotated = []
+    for index, group in enumerate(groups.values()):
+        # Each group begins at another sentence.
+        start = index * len(group) // len(groups)
+        rotated += group[start:] + group[:start]
+    return choose_training(rotated, n)
+
+
 def choose_for_classifier(utterances, neutral, n, baseline_emotion):
     """Choose at most n natural utterances at random, always the same."""
     usable = [
@@ -187,10 +265,44 @@ def choose_for_classifier(utterances, neutral, n, baseline_emotion):
     return random.Random(0).sample(usable, min(n, len(usable)))
 
 
+def choose_utterances(utterances, neutral, hparams):
+    """Choose the utterances to speak.
+
+    With the truth of the words: sentences whose emotion changes, and some of
+    one emotion. Without it: all, or `max_utterances`, the emotions and
+    speakers taking turns.
+    """
+    most = hparams.get("max_utterances")
+    if not knows_words(hparams):
+        chosen = choose_sentences(utterances.values(), most or len(utterances))
+    else:
+        emotion = hparams["baseline_emotion"]
+        chosen = choose_mixed(utterances, neutral, hparams["n_mixed"])
+        chosen += choose_single(
+            utterances, neutral, hparams["n_single"], emotion
+        )
+        chosen = chosen[:most]
+    if not chosen:
+        raise ValueError(
+            f"{', '.join(map(str, hparams['test_manifests']))} have no "
+            "sentence to speak. With truth_file and asked_file, a sentence "
+            f"needs a {hparams['baseline_emotion']} reading by the same "
+            "speaker: check the manifests and the numbers of utterances."
+        )
+    return chosen
+
+
 def systems_from_hparams(hparams, device):
     """Make the systems that the hparams describe."""
-    names = set(signature(make_systems).parameters) - {"device"}
-    return make_systems(**{n: hparams[n] for n in names}, device=device)
+    options = signature(make_systems).parameters.values()
+    chosen = {
+        option.name: hparams[option.name]
+        for option in options
+        if option.name != "device"
+        # Some hparams have no references.
+        and (option.default is option.empty or option.name in hparams)
+    }
+    return make_systems(**chosen, device=device)
 
 
 # --- Scores ---------------------------------------------------------------
@@ -200,7 +312,7 @@ def measuring_tools(hparams):
     """Select the measuring tools that the hparams ask for."""
     scores = set(hparams["scores"])
     wanted = {
-        "aligner": True,
+        "aligner": knows_words(hparams) or scores & set(WORD_SCORES),
         "asr": True,
         "mos": hparams["predict_mos"] or "mos" in scores,
         "emotion_features": scores & set(FEATURE_SCORES),
@@ -209,8 +321,12 @@ def measuring_tools(hparams):
     return {name: hparams[name] for name, needed in wanted.items() if needed}
 
 
-def as_reading(utterance, wav, neutral, only=()):
-    """Build the request to measure an utterance against its neutral reading."""
+def as_reading(utterance, wav, neutral=None, only=()):
+    """Build the request to measure an utterance, with `neutral` readings
+    against its own.
+    """
+    if neutral is None:
+        return Reading(wav, utterance.text, only=only)
     baseline = neutral[utterance.speaker, utterance.text]
     return Reading(
         wav,
@@ -263,6 +379,41 @@ def word_errors(utterances, measured):
     return wer
 
 
+def mean_mos(measured):
+    """Average the predicted MOS of one system; nothing without one."""
+    scores = np.array(
+        [[m.mos, 1] for m in measured.values() if m.mos is not None]
+    )
+    return {"mos": estimate("mos", share, scores)} if len(scores) else {}
+
+
+def summarise_sentences(utterances, measured, hparams):
+    """Compute the scores of one system that need no truth of the words."""
+    missing = [n for n in ("truth_file", "asked_file") if not hparams.get(n)]
+    reason = f"no {' and no '.join(missing)}"
+    if not missing:
+        reason = "no sentence whose emotion changes"
+    lost = [u.id for u in utterances if measured[u.id].words is None]
+    aligned = "aligner" in measuring_tools(hparams)
+    return {
+        "wer": word_errors(utterances, measured).summarize(),
+        **mean_mos(measured),
+        **({"not_aligned": lost} if aligned else {}),
+        "left_out": dict.fromkeys(CONTROL_SCORES, reason),
+    }
+
+
+def explain_gaps(entry):
+    """Add the reasons why scores of a system are null to `left_out`."""
+    for name, summary in entry["scores"].items():
+        if summary is None:
+            entry.setdefault("left_out", {})[name] = (
+                "no switch of emotion to measure"
+                if name in ("transitions", "leakage")
+                else "no measuring tool"
+            )
+
+
 def summarise(utterances, measured, classifier, emotions):
     """Compute the standard scores of one system with 95 % intervals."""
     accuracy = WordEmotionAccuracy(emotions)
@@ -280,23 +431,22 @@ def summarise(utterances, measured, classifier, emotions):
             ]
             control.append(u.id, words, change)
     within = control.summarize()
-    scores = np.array(
-        [[m.mos, 1] for m in measured.values() if m.mos is not None]
-    )
     return {
         "wer": word_errors(utterances, measured).summarize(),
         "word_emotion_accuracy": accuracy.summarize(),
         "within_utterance_correlation": {k: within[k] for k in DIMENSIONS},
         "transitions_as_asked": within["transitions_as_asked"],
-        **({"mos": estimate("mos", share, scores)} if len(scores) else {}),
+        **mean_mos(measured),
         "not_aligned": [
             u.id for u in utterances if measured[u.id].change is None
         ],
     }
 
 
-def write_tables(folder, utterances, measured, classifier):
-    """Write `utterances.csv` and `words.csv`; return the rows of the latter."""
+def write_tables(folder, utterances, measured, classifier=None):
+    """Write `utterances.csv` and, with a classifier of words, `words.csv`;
+    return the rows of the latter.
+    """
     utterance_rows, word_rows = [], []
     for system, measurements in measured.items():
         for u in utterances:
@@ -312,13 +462,15 @@ def write_tables(folder, utterances, measured, classifier):
                     "asked": u.marked_text,
                     "recognised": m.recognised,
                     "wer": round(wer.summarize()["wer"], 4),
-                    "aligned": int(m.change is not None),
+                    "aligned": int((m.change or m.words) is not None),
                     "mos": "" if m.mos is None else round(m.mos, 3),
                 }
             )
-            word_rows += _word_rows(system, u, m, classifier)
+            if classifier is not None:
+                word_rows += _word_rows(system, u, m, classifier)
     write_csv(folder / "utterances.csv", utterance_rows)
-    write_csv(folder / "words.csv", word_rows)
+    if classifier is not None:
+        write_csv(folder / "words.csv", word_rows)
     return word_rows
 
 
@@ -348,6 +500,78 @@ def _word_rows(system, utterance, measurement, classifier):
     ]
 
 
+def find_times(utterances, pool, folder):
+    """Give each Utterance the times of its words.
+
+    Those that the labels lack are found in the sound; labels whose words are
+    not found there are None.
+    """
+    untimed = [u for u in utterances if not any(w.end for w in u.labels.words)]
+    measured = pool.measure(
+        {u.id: as_reading(u, u.wav, only=("words",)) for u in untimed},
+        folder,
+        "Finding the words of natural speech",
+    )
+    timed = {}
+    for u in untimed:
+        found, labels = measured[u.id].words, None
+        if found is not None and len(found) == len(u.labels.words):
+            labels = UtteranceLabels(
+                [
+                    replace(label, start=word.start, end=word.end)
+                    for label, word in zip(u.labels.words, found)
+                ]
+            )
+        timed[u.id] = replace(u, labels=labels)
+    return [timed.get(u.id, u) for u in utterances]
+
+
+def hear_natural_speech(pool, chosen, utterances, hparams):
+    """Train a judge, and measure the readings of the chosen sentences.
+
+    Returns the judge, and utterance id to emotion to NaturalReading. The judge
+    never learns labels of a labeler, which may have heard the same features.
+    """
+    folder = Path(hparams["reference_folder"]) / "natural_speech"
+    training = load_utterances(hparams["train_manifests"], hparams, False)
+    training = [u for u in training.values() if u.part == "single"]
+    training = choose_training(training, hparams["n_classifier"])
+    sentences = {(u.speaker, u.text): {} for u in chosen}
+    for u in utterances.values():
+        if u.part == "single" and (u.speaker, u.text) in sentences:
+            sentences[u.speaker, u.text][u.emotion] = u
+    judge = WordEmotionJudge(
+        make_tool(hparams["emotion_features"]),
+        hparams["emotions"],
+        hparams["window"],
+    )
+    if set(hparams["scores"]) & set(WORD_SCORES):
+        training = [u for u in find_times(training, pool, folder) if u.labels]
+        read = [
+            u for by_emotion in sentences.values() for u in by_emotion.values()
+        ]
+        for u in find_times(read, pool, folder):
+            sentences[u.speaker, u.text][u.emotion] = u
+        train_judge(judge, training, pool, folder)
+    else:  # the times of the words are not needed
+        measured = pool.measure(
+            {u.id: features_only(u) for u in training},
+            folder,
+            "Measuring, natural training speech",
+        )
+        judge.learn_scales(
+            (u.speaker, measured[u.id].features) for u in training
+        )
+        sentences = {
+            key: {
+                emotion: replace(u, labels=None) for emotion, u in own.items()
+            }
+            for key, own in sentences.items()
+        }
+    found = measure_natural_readings(sentences, judge, pool, folder)
+    return judge, {u.id: found.get((u.speaker, u.text), {}) for u in chosen}
+
+
 def further_scores(pool, measured, chosen, utterances, hparams):
     """Compute the scores that the hparams add: system to SystemScores.
 
@@ -357,25 +581,74 @@ def further_scores(pool, measured, chosen, utterances, hparams):
     names = hparams["scores"]
     judge, readings = None, {}
     if set(names) & set(FEATURE_SCORES):
-        folder = Path(hparams["reference_folder"]) / "natural_speech"
-        training = load_utterances(hparams["train_manifests"], hparams)
-        training = [u for u in training.values() if u.part == "single"]
-        judge = WordEmotionJudge(
-            make_tool(hparams["emotion_features"]),
-            hparams["emotions"],
-            hparams["window"],
-        )
-        training = choose_training(training, hparams["n_classifier"])
-        train_judge(judge, training, pool, folder)
-        sentences = {(u.speaker, u.text): {} for u in chosen}
-        for u in utterances.values():
-            if u.part == "single" and (u.speaker, u.text) in sentences:
-                sentences[u.speaker, u.text][u.emotion] = u
-        found = measure_natural_readings(sentences, judge, pool, folder)
-        readings = {u.id: found.get((u.speaker, u.text), {}) for u in chosen}
+        judge, readings = hear_natural_speech(pool, chosen, utterances, hparams)
     return score_systems(
         measured.items(), names, {u.id: u for u in chosen}, judge, readings
     )
+
+
+def measure_neutral(pool, chosen, neutral, hparams):
+    """Measure the neutral readings of the sentences that are not neutral.
+
+    `neutral` holds natural ones by the name of a system, and decoded ones.
+    Returns the same with measurements by the utterances' ids.
+    """
+    emotional = [u for u in chosen if u.emotion != hparams["baseline_emotion"]]
+    measured = {}
+    for name, readings in neutral.items():
+        found = {
+            u.id: readings[u.speaker, u.text]
+            for u in emotional
+            if (u.speaker, u.text) in readings
+        }
+        if found:
+            measured[name] = pool.measure(
+                {n: as_reading(u, u.wav) for n, u in found.items()},
+                Path(hparams["reference_folder"]) / name / "measurements",
+                f"Measuring, {name}",
+            )
+    return measured
+
+
+def decode_neutral(systems, chosen, neutral, hparams):
+    """Decode the neutral readings of sentences from their speech tokens.
+
+    Decoding colours a voice, whatever is said: synthetic speech is compared
+    with the neutral reading decoded from its tokens. Returns (speaker, text)
+    to Utterance.
+    """
+    needed = sorted({(u.speaker, u.text) for u in chosen} & neutral.keys())
+    needed = [neutral[key] for key in needed]
+    copier = next(iter(systems.values()))
+    copier = replace(
+        copier, folder=Path(hparams["reference_folder"]) / "neutral_copy"
+    )
+    copies = synthesise(
+        "neutral readings",
+        copier,
+        needed,
+        hparams["batch_size"],
+        hparams["sample_rate"],
+    )
+    return {(u.speaker, u.text): replace(u, wav=copies[u.id]) for u in needed}
+
+
+def write_paper_table(folder, added, captions):
+    """Write `table.md`: a row for each system, and how many it spoke."""
+    summaries = {name: own.summarize() for name, own in added.items()}
+    headings = name_systems(summaries, captions)
+    text = system_table(summaries, headings)
+    numbers = [
+        f"{headings[name]}: {len(own.utterance_rows())}"
+        for name, own in added.items()
+    ]
+    note = (
+        "95 % intervals over utterances in brackets. Number of utterances: "
+        f"{'; '.join(numbers)}."
+    )
+    with atomic_path(folder / "table.md") as temporary:
+        temporary.write_text(f"{text}\n\n{note}\n", encoding="utf-8")
+    return text
 
 
 if __name__ == "__main__":
@@ -389,14 +662,7 @@ if __name__ == "__main__":
     emotion = hparams["baseline_emotion"]
     utterances = load_utterances(hparams["test_manifests"], hparams)
     neutral = neutral_readings(utterances, emotion)
-    chosen = choose_mixed(utterances, neutral, hparams["n_mixed"])
-    if not chosen:
-        raise ValueError(
-            f"{hparams['test_manifests']} have no sentence whose emotion "
-            f"switches with a {emotion} reading of the same sentence and "
-            "speaker: give a corpus with a transitions part, such as MiniESD."
-        )
-    chosen += choose_single(utterances, neutral, hparams["n_single"], emotion)
+    chosen = choose_utterances(utterances, neutral, hparams)
 
     # Systems that speak them
     systems, synthesizer = systems_from_hparams(
@@ -406,50 +672,68 @@ if __name__ == "__main__":
     wavs = {"original": {u.id: u.wav for u in chosen}}
     for name, system in systems.items():
         wavs[name] = synthesise(name, system, chosen, *work)
-    # Decoding colours a voice, whatever is said: synthetic speech is compared
-    # with the neutral reading decoded from its tokens.
-    needed = sorted({(u.speaker, u.text) for u in chosen})
-    needed = [neutral[key] for key in needed]
-    copier = replace(
-        systems["copy_synthesis"],
-        folder=Path(hparams["reference_folder"]) / "neutral_copy",
-    )
-    copies = synthesise("neutral readings", copier, needed, *work)
-    decoded_neutral = {
-        (u.speaker, u.text): replace(u, wav=copies[u.id]) for u in needed
-    }
+    control = knows_words(hparams) and any(u.part == "mixed" for u in chosen)
+    if control or hparams["scores"]:
+        decoded_neutral = decode_neutral(systems, chosen, neutral, hparams)
 
     # Measurements and scores
-    measured, scores, added = {}, {}, {}
+    measured, scores, added, classifier = {}, {}, {}, None
     tools = measuring_tools(hparams)
     with MeasuringPool(tools, hparams["workers"]) as pool:
-        classifier = train_classifier(pool, hparams)
+        if control:
+            classifier = train_classifier(pool, hparams)
         for name, files in wavs.items():
             folder = Path(hparams["reference_folder"]) / name
-            baselines = neutral
+            baselines = neutral if control else None
             if name in systems:
-                folder, baselines = systems[name].folder, decoded_neutral
+                folder = systems[name].folder
+                baselines = decoded_neutral if control else None
             measured[name] = pool.measure(
                 {u.id: as_reading(u, files[u.id], baselines) for u in chosen},
                 folder / "measurements",
                 f"Measuring, {name}",
             )
-            scores[name] = summarise(
-                chosen, measured[name], classifier, hparams["emotions"]
+            scores[name] = (
+                summarise(
+                    chosen, measured[name], classifier, hparams["emotions"]
+                )
+                if control
+                else summarise_sentences(chosen, measured[name], hparams)
             )
 
         if hparams["scores"]:
-            added = further_scores(pool, measured, chosen, utterances, hparams)
+            readings = {
+                "neutral_reading": neutral,
+                "neutral_copy": decoded_neutral,
+            }
+            readings = measure_neutral(pool, chosen, readings, hparams)
+            added = further_scores(
+                pool, {**measured, **readings}, chosen, utterances, hparams
+            )
 
     # Results
-    floor = word_errors(chosen, measured["backbone"])
     for name, entry in scores.items():
-        entry["wer_above_backbone"] = word_errors(chosen, measured[name]).above(
-            floor
-        )
-        entry.update(f0_scores(chosen, measured[name], measured["original"]))
+        floor = measured.get(counterpart(name, "backbone"))
+        if name == "original":  # any kind of voices will do
+            floor = next(
+                (
+                    m
+                    for n, m in measured.items()
+                    if split_kind(n)[0] == "backbone"
+                ),
+                None,
+            )
+        if floor is not None:
+            entry["wer_above_backbone"] = word_errors(
+                chosen, measured[name]
+            ).above(word_errors(chosen, floor))
+        if control:
+            entry.update(
+                f0_scores(chosen, measured[name], measured["original"])
+            )
         if name in added:
             entry["scores"] = added[name].summarize()
+            explain_gaps(entry)
     name_failures(scores)
     word_rows = write_tables(output_folder, chosen, measured, classifier)
     if added:
@@ -459,7 +743,7 @@ if __name__ == "__main__":
             for row in own.utterance_rows()
         ]
         write_csv(output_folder / "utterance_scores.csv", rows)
-    write_json(output_folder / "summary.json", scores)
+        print(write_paper_table(output_folder, added, hparams["captions"]))
     report = write_evaluation_report(
         output_folder / "report.html",
         scores,
@@ -469,4 +753,10 @@ if __name__ == "__main__":
         synthesizer,
         hparams,
     )
+    others = {
+        name: {"scores": own.summarize()}
+        for name, own in added.items()
+        if name not in scores
+    }
+    write_json(output_folder / "summary.json", {**scores, **others})
     print(f"Scores: {output_folder / 'summary.json'}\nReport: {report}")
