@@ -8,11 +8,6 @@ import base64
 import json
 from pathlib import Path
 
-from transformers.models.qwen2.tokenization_qwen2 import (
-    PRETOKENIZE_REGEX,
-    bytes_to_unicode,
-)
-
 #: File of the ranks in the package ``dashscope``.
 RANKS = Path("dashscope", "resources", "qwen.tiktoken")
 
@@ -39,9 +34,23 @@ def find_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     return parts[0], parts[1]
 
 
+def byte_letters() -> list[str]:
+    """Return the letter that stands for each byte in the tokenizer's files.
+
+    Bytes that are visible characters stand for themselves, the others, in their
+    order, for the characters from 256 on.
+    """
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return [
+        chr(byte if byte in visible else 256 + hidden.index(byte))
+        for byte in range(256)
+    ]
+
+
 def write_vocabulary(folder: Path, ranks: dict[bytes, int]) -> None:
     """Write ``vocab.json`` and ``merges.txt``."""
-    letters = bytes_to_unicode()
+    letters = byte_letters()
 
     def spell(token):
         return "".join(letters[byte] for byte in token)
@@ -68,6 +77,7 @@ def check_vocabulary(
     """Compare the tokenizer that the files make with ``tiktoken``."""
     import tiktoken
     from transformers import AutoTokenizer
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
     reference = tiktoken.Encoding(
         "qwen2",

@@ -140,7 +140,7 @@ def changes_state(line: str) -> bool:
 def name_of(line: str) -> str:
     """Name a command by its program and first arguments."""
     words = [word for word in line.split() if word != "python"]
-    ends = [i for i, word in enumerate(words) if word[0] in "-$"]
+    ends = [i for i, word in enumerate(words) if word[0] in "-$\"'"]
     return " ".join(words[: min([*ends, 3])])[:60]
 
 

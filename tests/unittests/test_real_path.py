@@ -82,6 +82,7 @@ def test_the_commands_are_those_of_the_readme():
     assert lines == ["x=1", "python a.py b --c=1"]
     assert [changes_state(line) for line in lines] == [True, False]
     assert name_of(lines[1]) == "a.py b"
+    assert name_of('emofilm say "We won." -o out.wav') == "emofilm say"
     with pytest.raises(ValueError, match="no commands below 'B'"):
         list(readme_commands("B", text))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
