@@ -81,6 +81,9 @@ class Runner:
         # No other copy of the package, and no environment but the one asked.
         for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
             self.env.pop(name, None)
+        # The commands are many processes: what they import is compiled once.
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.env["PYTHONPYCACHEPREFIX"] = str(work / "pycache")
         self.state = ["set -eo pipefail"]
         self.number = 0
 
