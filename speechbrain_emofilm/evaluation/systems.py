@@ -490,6 +490,7 @@ def spoken_system(
     if reference is not None:
         # The aligner's word times decide where the voice changes.
         changes += [reference, type(synthesizer.aligner).__name__]
+    version = fingerprint(synthesizer.mods, *changes)
     return System(folder, version, speak, **options)
 
 
