@@ -296,11 +296,12 @@ class SystemScores:
                 if emotion != utterance.emotion  # that is the reference itself
             }
             target = self._scaled(name, self.references[name]).mean(0)
+            asked = utterance.emotion or "asked"
             metric.append(
                 [name],
                 self._scaled(name, measurement)[None],
-                [{**candidates, "asked": target}],
-                ["asked"],
+                [{**candidates, asked: target}],
+                [asked],
             )
         for metric in self._chosen("word_discrimination"):
             asked = utterance.emotions

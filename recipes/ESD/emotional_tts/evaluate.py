@@ -119,9 +119,9 @@ logger = get_logger(__name__)
 
 #: Dimensions of the asked changes in `asked_file`, each with a correlation.
 DIMENSIONS = ("f0", "energy", "duration")
-#: Scores that need the truth of the words.
+#: Scores that need the truth of the words; the first is by their prosody.
 CONTROL_SCORES = (
-    "word_emotion_accuracy", "within_utterance_correlation",
+    "word_emotion_accuracy_by_prosody", "within_utterance_correlation",
     "transitions_as_asked", "f0_spread", "f0_distance",
 )  # fmt: skip
 
