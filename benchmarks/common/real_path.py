@@ -77,7 +77,9 @@ class Runner:
         self.work = work
         self.logs = work / "logs"
         self.logs.mkdir(parents=True)
-        self.env = {**os.environ, "OMP_NUM_THREADS": "2"}
+        # As in the Makefile, unless the caller sets them.
+        settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        self.env = {**settings, **os.environ}
         # No other copy of the package, and no environment but the one asked.
         for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
             self.env.pop(name, None)
