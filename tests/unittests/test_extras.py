@@ -43,9 +43,11 @@ COMMANDS = {
                 "extract_speech_tokens",
                 "extract_speaker_embeddings",
                 "train",
+                "evaluate",
             )
         ),
         f"{TTS}/hparams/cosyvoice2.yaml",
+        f"{TTS}/hparams/evaluate_cosyvoice2.yaml",
         f"{TTS}/hparams/cosyvoice2_robust.yaml",
     ],
     "emotion2vec": [
