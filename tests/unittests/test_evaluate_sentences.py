@@ -6,7 +6,7 @@ from pathlib import Path
 from speechbrain_emofilm.evaluation import systems
 from speechbrain_emofilm.evaluation.measuring import Measurement
 from speechbrain_emofilm.evaluation.scores import SystemScores
-from speechbrain_emofilm.utils.files import write_json
+from speechbrain_emofilm.utils.files import read_json, write_json
 
 import pytest
 import torch
@@ -156,3 +156,24 @@ def test_voices_of_a_fixed_speaker_cannot_be_exchanged():
 def test_a_compared_model_cannot_end_like_a_kind_of_voices(tmp_path):
     with pytest.raises(ValueError, match="such as _matched"):
         systems.load_compared({"efilm_matched": tmp_path}, "cpu")
+
+
+def test_readings_of_a_sentence_may_be_written_differently(hparams, tmp_path):
+    manifest = read_json(tmp_path / "test.json")
+    manifest["0011_neutral_0"]["text"] = "we won it"
+    write_json(tmp_path / "test.json", manifest)
+    utterances = load(hparams)
+    neutral = evaluate.neutral_readings(utterances, "neutral")
+
+    class Pool:
+        def measure(self, readings, folder, description):
+            return {name: reading.wav for name, reading in readings.items()}
+
+    measured = evaluate.measure_neutral(
+        Pool(),
+        list(utterances.values()),
+        {"neutral_reading": neutral},
+        {**hparams, "reference_folder": tmp_path},
+    )["neutral_reading"]
+    assert len(measured) == 6
+    assert measured["0011_angry_0"] == f"{tmp_path}/0011_neutral_0.wav"

@@ -109,6 +109,7 @@ from speechbrain_emofilm.utils.files import (
 
 import numpy as np
 import speechbrain as sb
+from esd_prepare import sentence_key
 from evaluation_report import name_systems, write_evaluation_report
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
@@ -185,6 +186,13 @@ def load_utterances(manifests, hparams, learned=True):
             f"and are left out; the first is {unlabelled[0]}."
         )
     return utterances
+
+
+def place_of(utterance):
+    """Name the speaker and the sentence, whose case and punctuation may differ
+    between readings.
+    """
+    return utterance.speaker, sentence_key(utterance.text)
 
 
 def neutral_readings(utterances, emotion):
@@ -536,10 +544,10 @@ def hear_natural_speech(pool, chosen, utterances, hparams):
     training = load_utterances(hparams["train_manifests"], hparams, False)
     training = [u for u in training.values() if u.part == "single"]
     training = choose_training(training, hparams["n_classifier"])
-    sentences = {(u.speaker, u.text): {} for u in chosen}
+    sentences = {place_of(u): {} for u in chosen}
     for u in utterances.values():
-        if u.part == "single" and (u.speaker, u.text) in sentences:
-            sentences[u.speaker, u.text][u.emotion] = u
+        if u.part == "single" and place_of(u) in sentences:
+            sentences[place_of(u)][u.emotion] = u
     judge = WordEmotionJudge(
         make_tool(hparams["emotion_features"]),
         hparams["emotions"],
@@ -551,7 +559,7 @@ def hear_natural_speech(pool, chosen, utterances, hparams):
             u for by_emotion in sentences.values() for u in by_emotion.values()
         ]
         for u in find_times(read, pool, folder):
-            sentences[u.speaker, u.text][u.emotion] = u
+            sentences[place_of(u)][u.emotion] = u
         train_judge(judge, training, pool, folder)
     else:  # the times of the words are not needed
         measured = pool.measure(
@@ -569,7 +577,7 @@ def hear_natural_speech(pool, chosen, utterances, hparams):
             for key, own in sentences.items()
         }
     found = measure_natural_readings(sentences, judge, pool, folder)
-    return judge, {u.id: found.get((u.speaker, u.text), {}) for u in chosen}
+    return judge, {u.id: found.get(place_of(u), {}) for u in chosen}
 
 
 def further_scores(pool, measured, chosen, utterances, hparams):
@@ -596,10 +604,11 @@ def measure_neutral(pool, chosen, neutral, hparams):
     emotional = [u for u in chosen if u.emotion != hparams["baseline_emotion"]]
     measured = {}
     for name, readings in neutral.items():
+        by_place = {place_of(u): u for u in readings.values()}
         found = {
-            u.id: readings[u.speaker, u.text]
+            u.id: by_place[place_of(u)]
             for u in emotional
-            if (u.speaker, u.text) in readings
+            if place_of(u) in by_place
         }
         if found:
             measured[name] = pool.measure(
@@ -617,8 +626,8 @@ def decode_neutral(systems, chosen, neutral, hparams):
     with the neutral reading decoded from its tokens. Returns (speaker, text)
     to Utterance.
     """
-    needed = sorted({(u.speaker, u.text) for u in chosen} & neutral.keys())
-    needed = [neutral[key] for key in needed]
+    spoken = set(map(place_of, chosen))
+    needed = [u for _, u in sorted(neutral.items()) if place_of(u) in spoken]
     copier = next(iter(systems.values()))
     copier = replace(
         copier, folder=Path(hparams["reference_folder"]) / "neutral_copy"
