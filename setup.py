@@ -93,6 +93,7 @@ setup(
             "tokenizers>=0.21",  # makes small tokenizers, for tests
             "librosa>=0.10",  # what the warping is compared with
             "inflect>=7",  # what spelt numbers are compared with
+            "tiktoken>=0.7",  # what a vocabulary is compared with
         ],
     },
     entry_points={
