@@ -319,8 +319,10 @@ class SystemScores:
                 candidates = {
                     emotion: reading.words[index]
                     for emotion, reading in readings.items()
-                    # Without word times a reading has frames only.
-                    if len(reading.words) and reading.emotions[index] == emotion
+                    # Without word times a reading has frames only; another
+                    # may write its words in another way.
+                    if len(reading.words) == len(asked)
+                    and reading.emotions[index] == emotion
                 }
                 metric.append(
                     [word],
