@@ -26,7 +26,7 @@ LABELLING_PACKAGES = ("pocketsphinx", "hibari", "faster_whisper", "pyworld")
 SHORT = "--backbone='{generation: {min_ratio: 2.0, max_ratio: 3.0}}'"
 #: A short evaluation with tools of the extra `demo`, which download nothing.
 SHORT_EVALUATION = (
-    " --max_utterances=4 --n_classifier=0 --batch_size=4"
+    f" {SHORT} --max_utterances=2 --n_classifier=0 --batch_size=2"
     " --scores='[emo_sim, dtw, f0_dtw, energy_dtw]'"
     " --emotion_features='!name:speechbrain_emofilm.integrations"
     ".emotion_features.whisper_prosody.WhisperProsody []'"
