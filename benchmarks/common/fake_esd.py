@@ -2,10 +2,9 @@
 
     python benchmarks/common/fake_esd.py CORPUS ALIGNMENTS LABELS REFERENCE
 
-writes the corpus, TextGrids of its words as an aligner writes them, the word
-labels that label.py writes of its English part, and a longer recording of
-another voice. Vowels are pulses in three formants, consonants noise; pitch and
-tempo depend on the emotion.
+writes the corpus, TextGrids of its words as an aligner writes them, word labels
+as label.py writes them, and a longer recording of another voice. Vowels are
+pulses in three formants, consonants noise; emotions change pitch and tempo.
 """
 
 import argparse
@@ -131,7 +130,7 @@ def write_corpus(
     n_sentences: int,
     speakers: dict[str, int] = SPEAKERS,
 ) -> dict[str, UtteranceLabels]:
-    """Write wavs, transcripts and TextGrids; return labels of English words."""
+    """Write wavs, transcripts and TextGrids; return labels of the words."""
     labels = {}
     for speaker, hertz in speakers.items():
         generator = np.random.default_rng(int(speaker))
@@ -154,8 +153,7 @@ def write_corpus(
                     words,
                     len(wav) / SAMPLE_RATE,
                 )
-                if language == "en":
-                    labels[utterance] = label(words, emotion.lower(), generator)
+                labels[utterance] = label(words, emotion.lower(), generator)
         transcript = folder / speaker / f"{speaker}.txt"
         transcript.write_text("".join(lines), encoding="utf-8")
     return labels

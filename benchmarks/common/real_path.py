@@ -24,9 +24,15 @@ VOCABULARY = ("dashscope==2.0.2", "tiktoken>=0.7")
 LABELLING_PACKAGES = ("pocketsphinx", "hibari", "faster_whisper", "pyworld")
 #: Short speech: random weights never end an utterance themselves.
 SHORT = "--backbone='{generation: {min_ratio: 2.0, max_ratio: 3.0}}'"
+#: A short evaluation with tools of the extra `demo`, which download nothing.
+SHORT_EVALUATION = (
+    f" {SHORT} --max_utterances=2 --n_classifier=0 --batch_size=2"
+    " --scores='[emo_sim, dtw, f0_dtw, energy_dtw]'"
+    " --emotion_features='!name:speechbrain_emofilm.integrations"
+    ".emotion_features.whisper_prosody.WhisperProsody []'"
+)
 N_LINES = 30  # of the output of a command that failed
 RESULTS = "results/emotional_tts"
-ROBUST = f"{RESULTS}/cosyvoice2_robust/1986"
 PAPER = f"{RESULTS}/cosyvoice2/1986"
 #: What emofilm speaks: name, arguments.
 SPOKEN = {
@@ -224,14 +230,19 @@ def label(runner: Runner, readme: str, wanted: bool) -> None:
     runner.state = before
 
 
-def train(runner: Runner, readme: str, fresh: bool, steps: int) -> None:
-    """Run the README's commands from the corpus to a trained model."""
+def train(
+    runner: Runner, readme: str, fresh: bool, labelling: bool, steps: int
+) -> None:
+    """Run the README's commands from the corpus to speech and its scores."""
     source = f" --backbone_source={runner.work}/CosyVoice2-0.5B"
     added = {
         "extract_speech_tokens.py": source,
         "extract_speaker_embeddings.py": source,
         "train.py": f"{source} --number_of_steps={steps} {SHORT}",
+        "evaluate.py": source + SHORT_EVALUATION,
     }
+    recipe = runner.work / "checkout/recipes/ESD/emotional_tts"
+    shutil.copy(runner.work / "reference.wav", recipe / "ref.wav")
     for line in readme_commands("With CosyVoice2-0.5B", readme):
         line = line.replace("/data/", f"{runner.work}/")
         script = next((name for name in added if f" {name} " in line), None)
@@ -239,13 +250,15 @@ def train(runner: Runner, readme: str, fresh: bool, steps: int) -> None:
             runner.remember(line)
         elif "fetch_files" in line:
             runner.skip("fetch_files", "the random snapshot takes its place")
+        elif script == "evaluate.py" and not labelling:
+            runner.skip(name_of(line), "needs the extra demo (--labelling)")
         elif line.startswith("pip ") and not fresh:
             runner.skip("pip install", "the environment was given")
         elif line.startswith("pip "):
             runner.run(name_of(line), line.replace("pip", "python -m pip", 1))
         else:
-            wav = re.search(r"\S+\.wav", line)
-            expect = f"{wav[0]}: " if wav else ""
+            wav = re.search(r"-o (\S+)", line)
+            expect = f"{wav[1]}: " if wav else ""
             runner.run(name_of(line), line + added.get(script, ""), expect)
     options = f"hparams/cosyvoice2.yaml $options{source}"
     runner.run(
@@ -314,21 +327,6 @@ def speak(runner: Runner, text: str) -> None:
     runner.run("add_voice in Python", f"python -c {shlex.quote(code)}")
 
 
-def evaluate(runner: Runner) -> None:
-    """Evaluate the recommended model, where the recipe has hparams for it."""
-    hparams = "hparams/evaluate_cosyvoice2.yaml"
-    name = "evaluate.py evaluate_cosyvoice2.yaml"
-    recipe = runner.work / "checkout/recipes/ESD/emotional_tts"
-    if not (recipe / hparams).is_file():
-        runner.skip(name, "no such hparams")
-        return
-    runner.run(
-        name,
-        f"python evaluate.py {hparams} $options --model_folder={ROBUST}"
-        f" --backbone_source={runner.work}/CosyVoice2-0.5B",
-    )
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run all commands; return 1 if one has failed."""
     parser = argparse.ArgumentParser(
@@ -359,7 +357,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--labelling",
         action="store_true",
-        help="also run the commands that label the words; needs --python with "
+        help="also run the commands that label the words, and the evaluation "
+        "if the README has one; needs --python with "
         f"the extra demo ({', '.join(LABELLING_PACKAGES)})",
     )
     options = parser.parse_args(arguments)
@@ -385,9 +384,14 @@ def main(arguments: list[str] | None = None) -> int:
             runner, options.layers, f"--sentences={options.sentences}{held_out}"
         )
         label(runner, readme, options.labelling)
-        train(runner, readme, options.python is None, options.steps)
+        train(
+            runner,
+            readme,
+            options.python is None,
+            options.labelling,
+            options.steps,
+        )
         speak(runner, " ".join(SENTENCES["en"][:2]))
-        evaluate(runner)
     except FailedCommand:
         return 1
     print(f"{'':6} {time.perf_counter() - start:7.1f} s  everything")
