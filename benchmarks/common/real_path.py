@@ -30,6 +30,8 @@ SHORT_EVALUATION = (
     " --scores='[emo_sim, dtw, f0_dtw, energy_dtw]'"
     " --emotion_features='!name:speechbrain_emofilm.integrations"
     ".emotion_features.whisper_prosody.WhisperProsody []'"
+    " --asr='!name:speechbrain_emofilm.integrations"
+    ".whisper.FasterWhisperASR []'"
 )
 N_LINES = 30  # of the output of a command that failed
 RESULTS = "results/emotional_tts"
