@@ -110,7 +110,7 @@ def test_a_corpus_without_word_truth_has_the_papers_table(evaluated):
         for system in ("copy_synthesis", "backbone", "efilm")
     ]
     assert [*summary] == [
-        "original", *spoken, "copy_synthesis_same",
+        "original", *spoken, "per_span", "copy_synthesis_same",
         "neutral_reading", "neutral_copy",
     ]  # fmt: skip
     entry = summary["efilm_matched"]

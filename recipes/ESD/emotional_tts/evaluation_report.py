@@ -34,6 +34,7 @@ import transformers
 
 SYSTEMS = {
     "original": "Original",
+    "per_span": "E-FiLM, voice of each span's emotion",
     "copy_synthesis": "Copy synthesis (ceiling)",
     "backbone": "Frozen backbone (floor)",
     "efilm": "E-FiLM",
