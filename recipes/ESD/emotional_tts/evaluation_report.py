@@ -34,13 +34,13 @@ import transformers
 
 SYSTEMS = {
     "original": "Original",
-    "per_span": "E-FiLM, voice of each span's emotion",
     "copy_synthesis": "Copy synthesis (ceiling)",
     "backbone": "Frozen backbone (floor)",
     "efilm": "E-FiLM",
 }
 CAPTIONS = {
     **SYSTEMS,
+    "per_span": "E-FiLM, voice of each span's emotion",
     "neutral_reading": "Neutral reading, natural",
     "neutral_copy": "Neutral reading, copy synthesis",
 }
