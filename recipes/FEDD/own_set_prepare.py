@@ -109,7 +109,7 @@ def prepare_own_set(
 def _check_commas(row, place):
     """Raise ValueError where a comma of an unquoted text splits the row."""
     language = row.get("language") or "en"
-    if None in row or not re.fullmatch(r"[A-Za-z]{2,3}(-\w+)?", language):
+    if not re.fullmatch(r"[A-Za-z]{2,3}(-\w+)?", language):
         raise ValueError(
             f"{place}: a comma splits the text {row.get('text')!r} from what "
             'follows it; quote a text with commas: "We won, friend."'

@@ -192,7 +192,7 @@ def test_the_floor_of_a_larger_taxonomy_is_built_for_it(pristine_world):
         "[1]": "must be a mapping",
         "{variants: {a: {trains: {}}}}": "variant a must be a mapping.*train",
         "{variants: {a: {train: {lrr: 1}}}}": "variant a: .*yaml has no lrr",
-        "{variants: {backbone: }}": "variant backbone: a reference has this name",
+        "{variants: {backbone: }}": "backbone: a reference has this name",
     }.items(),
 )
 def test_a_bad_experiment_is_named(tmp_path, content, words):

@@ -512,7 +512,8 @@ def test_a_text_cut_by_its_comma_is_refused(tmp_path, own, header, row):
     options = (tmp_path / "set", EMOTIONS, None, EvenAligner)
     with pytest.raises(ValueError, match="line 2: .*quote a text with commas"):
         own_set_prepare.prepare_own_set(listing, *options)
-    listing.write_text(f'{header}\na,a.wav,s1,"We won, again!"\n')
+    language = ",en" if "language" in header else ""
+    listing.write_text(f'{header}\na,a.wav,s1,"We won, again!"{language}\n')
     own_set_prepare.prepare_own_set(listing, *options)
     item = read_json(tmp_path / "set" / "own.json")["a"]
     assert item["text"] == "We won, again!"
