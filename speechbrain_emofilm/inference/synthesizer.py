@@ -87,7 +87,9 @@ class EmoFiLMSynthesizer(TrainedModel):
       :mod:`speechbrain_emofilm.lobes.conditioned_lm`), and ``token_to_wav``, a
       :class:`~speechbrain_emofilm.inference.token_to_wav.TokenToWav`;
     * ``emotions``: list of the emotions in the taxonomy;
-    * ``text_frontend``: ``encode(text) -> TextUnits``, with ``language``;
+    * ``text_frontend``: ``encode(text) -> TextUnits``, with ``language``; one
+      for ``"zh"`` or ``"both"`` has ``encode(text, borders=)``, see
+      :class:`~speechbrain_emofilm.integrations.cosyvoice2.qwen2_tokenizer.Qwen2TextFrontend`;
     * ``text_normalizer`` (optional): a
       :class:`~speechbrain_emofilm.dataio.normalization.TextNormalizer`, for a
       front end that does not normalise text itself;
@@ -412,7 +414,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         if self._normalizer is not None:
             marked = self._normalizer.normalize_words(marked)
         options = {}
-        if language_of(marked.text) == "zh":
+        if self.text_frontend.language in ("zh", "both"):
             # A token may hold several characters, each of them a word.
             options["borders"] = [
                 index
