@@ -46,9 +46,8 @@ export PYTHONPYCACHEPREFIX ?= $(VENV)/pycache
 demo: $(INSTALLED)
 	$(PY) recipes/MiniESD/run_demo.py
 
-# Tests of one file, or of one table of recipes, share a process; the longest
-# come first.
-PYTEST := $(PY) -m pytest -n auto --maxprocesses=8 --dist=loadgroup \
+# Tests of one file share a process; the longest file comes first.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses=8 --dist=loadfile \
 	--no-loadscope-reorder
 
 test: $(TESTABLE)

@@ -26,19 +26,13 @@ SLOW_FIXTURES = {
 }
 
 
-# First, as pytest-xdist reads the groups at the end of the collection.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """The longest file comes first: no process waits for it at the end.
 
-    With ``--dist=loadgroup`` one process runs all tests of a file, which
-    share its fixtures, unless the test names another group. Tests that use a
-    slow fixture are slow.
+    Tests that use a slow fixture are slow.
     """
     items.sort(key=lambda item: item.path.name != "test_recipes.py")
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
         slow = SLOW_FIXTURES.get(item.path.name, "").split()
         if not set(slow).isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

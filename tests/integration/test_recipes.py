@@ -174,8 +174,6 @@ def table_run(table, table_runs, tmp_path_factory, request):
             table,
             number,
             id=f"{table.stem}-{number}-{Path(row['Hparam_file']).stem}",
-            # One process runs all rows of a table.
-            marks=pytest.mark.xdist_group(table.stem),
         )
         for table in TABLES
         for number, row in enumerate(read_table(table))
