@@ -223,9 +223,10 @@ def label(runner: Runner, readme: str, wanted: bool) -> None:
         if changes_state(line):
             runner.remember(line)
         elif wanted:
-            short = (
-                " --number_of_epochs=2" if " train.py " in f" {line}" else ""
-            )
+            # No model that aligns Mandarin is at hand.
+            short = " --language=en"
+            if " train.py " in f" {line}":
+                short += " --number_of_epochs=2"
             runner.run(name_of(line), line + short)
         else:
             runner.skip(name_of(line), "needs the extra demo (--labelling)")

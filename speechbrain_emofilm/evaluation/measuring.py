@@ -491,17 +491,20 @@ def _make_measurer(tools, skip_unusable) -> Measurer:
     return Measurer(tools, skip_unusable)
 
 
-_worker: dict[str, Measurer] = {}
+_worker: dict[str, Callable[[], Measurer]] = {}
 
 
 def _start_worker(tools, skip_unusable) -> None:
+    """Prepare this process. An error here would start it again for ever."""
     torch.set_num_threads(1)  # one for each process
-    _worker["measurer"] = _make_measurer(tools, skip_unusable)
+    _worker["measurer"] = functools.cache(
+        functools.partial(_make_measurer, tools, skip_unusable)
+    )
 
 
 def _measure_in_worker(item: tuple[Path, Reading]) -> None:
     path, reading = item
-    _write(path, _worker["measurer"].measure(reading))
+    _write(path, _worker["measurer"]().measure(reading))
 
 
 def _version(tool) -> list[str]:

@@ -370,3 +370,12 @@ def test_times_inside_the_utterance_stay():
 def test_channels_are_not_taken_for_one_long_sound():
     with pytest.raises(AlignmentError, match="'We won' has the shape"):
         check_alignment_input(np.ones((2, RATE)), RATE, "We won")
+
+
+def broken_aligner():
+    raise ImportError("Alignment needs the package x.")
+
+
+def test_an_aligner_that_cannot_be_made_ends_the_run(corpus):
+    with pytest.raises(ImportError, match="needs the package x"):
+        run({**corpus, "n_workers": 2}, broken_aligner)

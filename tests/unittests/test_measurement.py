@@ -214,3 +214,15 @@ def test_only_prosody_is_measured_where_that_is_enough(measure, readings):
     done, _ = measure(tools)
     assert done["high"].change is not None
     assert done["high"].recognised is None and done["high"].mos is None
+
+
+def broken_tool():
+    raise ImportError("Measuring needs the package x.")
+
+
+def test_a_tool_that_cannot_be_made_ends_the_run(tmp_path):
+    wav = tmp_path / "a.wav"
+    soundfile.write(wav, np.full(24000, 0.1), 24000)
+    with MeasuringPool({"mos": broken_tool}, workers=2) as pool:
+        with pytest.raises(ImportError, match="needs the package x"):
+            pool.measure({"a": Reading(str(wav), "We won.")}, tmp_path / "kept")

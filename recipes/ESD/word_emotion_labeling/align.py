@@ -152,14 +152,14 @@ _worker = {}
 
 
 def start_worker(make_aligner):
-    """Make the aligner of this process."""
+    """Prepare this process. An error here would start it again for ever."""
     torch.set_num_threads(1)  # one for each process
-    _worker["aligner"] = make_aligner()
+    _worker["aligner"] = functools.cache(make_aligner)
 
 
 def align_in_worker(utterance):
     """Align one utterance with the aligner of this process."""
-    return align_utterance(_worker["aligner"], utterance)
+    return align_utterance(_worker["aligner"](), utterance)
 
 
 def align_utterances(aligners, utterances, folder, n_workers):
