@@ -21,11 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 #: Packages that carry the vocabulary, and that tokenize with it.
 VOCABULARY = ("dashscope==2.0.2", "tiktoken>=0.7")
-#: Packages of the extra `demo` that the labelling commands need.
-LABELLING_PACKAGES = ("pocketsphinx", "hibari", "faster_whisper", "pyworld")
 #: Short speech: random weights never end an utterance themselves.
 SHORT = "--backbone='{generation: {min_ratio: 2.0, max_ratio: 3.0}}'"
-#: A short evaluation with tools of the extra `demo`, which download nothing.
+#: A short evaluation with tools that download nothing.
 SHORT_EVALUATION = (
     f" {SHORT} --max_utterances=2 --n_classifier=0 --batch_size=2"
     " --scores='[emo_sim, dtw, f0_dtw, energy_dtw]'"
@@ -363,9 +361,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--labelling",
         action="store_true",
-        help="also run the commands that label the words, and the evaluation "
-        "if the README has one; needs --python with "
-        f"the extra demo ({', '.join(LABELLING_PACKAGES)})",
+        help="also run the commands that label the words, in English",
     )
     options = parser.parse_args(arguments)
     work = options.work or Path(tempfile.mkdtemp(prefix="real_path_"))
