@@ -17,16 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "recipes" / "ESD"), str(ROOT / "benchmarks")]
 
+from common.fake_esd import EMOTIONS  # noqa: E402
 from common.reporting import make_parser, print_result  # noqa: E402
 from esd_prepare import prepare_esd  # noqa: E402
 
-EMOTIONS = {
-    "Neutral": "中立",
-    "Angry": "生气",
-    "Happy": "快乐",
-    "Sad": "伤心",
-    "Surprise": "惊喜",
-}
 SAMPLE_RATE = 16000
 N_SENTENCES = 350
 

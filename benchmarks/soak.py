@@ -11,11 +11,11 @@ import argparse
 import itertools
 import os
 import sys
-from pathlib import Path
 
 from speechbrain_emofilm.cli import find_model
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 
+from common.reporting import resident_bytes
 from tqdm import tqdm
 
 WORDS = ("one", "dog", "ran", "home", "again", "and", "we", "won")
@@ -33,12 +33,6 @@ def marked_texts():
             WORDS[(number + i) % len(WORDS)] for i in range(n_words)
         )
         yield f"<{emotion}>{words}</{emotion}>"
-
-
-def memory_mb():
-    """Read the memory that the process occupies (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def soak(synthesizer, n_utterances, batch_size=8):
@@ -73,7 +67,7 @@ def soak(synthesizer, n_utterances, batch_size=8):
                 readings.append(
                     {
                         "utterances": spoken,
-                        "memory_mb": memory_mb(),
+                        "memory_mb": resident_bytes() / 2**20,
                         "open_files": len(os.listdir("/proc/self/fd")),
                     }
                 )

@@ -243,9 +243,12 @@ def make_systems(
             voice=voice_in(floor),
             request=attrgetter("text"),
         )
-        for name, model in {"efilm": synthesizer, **compared}.items():
+        models = {
+            name: with_voices(model, file, device)
+            for name, model in {"efilm": synthesizer, **compared}.items()
+        }
+        for name, model in models.items():
             name = _name_with(name, kind)
-            model = with_voices(model, file, device)
             systems[name] = spoken_system(
                 Path(output_folder) / name,
                 model,
@@ -253,11 +256,10 @@ def make_systems(
                 guidance,
                 voice=voice_in(model),
             )
-        speaking = with_voices(synthesizer, file, device)
-        if any("/" in speaker for speaker in speaking.speakers):
+        if any("/" in speaker for speaker in models["efilm"].speakers):
             systems["per_span"] = spoken_system(
                 Path(output_folder) / "per_span",
-                speaking,
+                models["efilm"],
                 synthesis_seed,
                 guidance,
                 reference="per_span",

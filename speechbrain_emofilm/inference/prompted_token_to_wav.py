@@ -133,8 +133,8 @@ class PromptedTokenToWav(TokenToWavBase):
         self, tokens: Sequence[torch.Tensor], speakers: list[int], seed: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Generate the mel spectrograms of a batch; see the base class."""
-        names = self.speakers
-        voices = [self.voices[names[speaker]] for speaker in speakers]
+        names, known = self.speakers, self.voices
+        voices = [known[names[speaker]] for speaker in speakers]
         device = next(self.mel_decoder.parameters()).device
         padded, lens = pad_items(tokens, device)
         prompts, prompt_lens = pad_items(

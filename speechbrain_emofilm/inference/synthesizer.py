@@ -137,9 +137,10 @@ class EmoFiLMSynthesizer(TrainedModel):
         self._normalizer = getattr(self.hparams, "text_normalizer", None)
         self.prompting = getattr(self.hparams, "prompting", "cross_lingual")
         self._generation = dict(getattr(self.hparams, "generation", {}))
-        self._aligner = getattr(self.hparams, "aligner", None)
-        if self._aligner is None:
-            self._aligner = _installed_aligner(self.text_frontend)
+        #: Aligner of the words; None where times are proportional.
+        self.aligner = getattr(self.hparams, "aligner", None)
+        if self.aligner is None:
+            self.aligner = _installed_aligner(self.text_frontend)
 
     @classmethod
     def from_hparams(cls, source, *args, **kwargs) -> "EmoFiLMSynthesizer":
@@ -162,11 +163,6 @@ class EmoFiLMSynthesizer(TrainedModel):
     def tags(self) -> list[str]:
         """Tags that a text may hold, such as ``[laughter]``."""
         return list(getattr(self.text_frontend, "tags", ()))
-
-    @property
-    def aligner(self) -> Any:
-        """Aligner of the words; None where times are proportional."""
-        return self._aligner
 
     def add_voice(
         self,
@@ -320,8 +316,9 @@ class EmoFiLMSynthesizer(TrainedModel):
             speaker = _strings("speaker", speaker)
         if reference is not None:
             speaker = self._neutral_voices(reference, speaker)
+        known = self.speakers
         speakers = [
-            self.speakers[index]
+            known[index]
             for index in self.mods.token_to_wav.speaker_ids(speaker, n)
         ]
         seeds = _seeds(seed, n)
@@ -581,9 +578,9 @@ class EmoFiLMSynthesizer(TrainedModel):
         language = self.text_frontend.language
         if language == "both":
             language = language_of(request.marked.text)
-        if self._aligner is not None:
+        if self.aligner is not None:
             try:
-                found = self._aligner.align(
+                found = self.aligner.align(
                     wav,
                     sample_rate,
                     " ".join(names),
@@ -597,7 +594,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                     Word(name, word.start, word.end, word.confidence)
                     for name, word in zip(names, found)
                 ]
-                return words, type(self._aligner).__name__
+                return words, type(self.aligner).__name__
         duration = len(wav) / sample_rate
         return proportional_times(names, request.units, duration), (
             "proportional"
@@ -682,10 +679,8 @@ def proportional_times(
 
 def _installed_aligner(text_frontend):
     """Create the PocketSphinx aligner, for English and if installed."""
-    if text_frontend.language not in (
-        "en",
-        "both",
-    ) or not importlib.util.find_spec("pocketsphinx"):
+    reads_english = text_frontend.language in ("en", "both")
+    if not reads_english or not importlib.util.find_spec("pocketsphinx"):
         return None
     from speechbrain_emofilm.integrations.aligner.pocketsphinx import (
         PocketsphinxAligner,

@@ -166,8 +166,9 @@ class TokenToWavBase(nn.Module, ABC):
         ValueError
             If a name is unknown, or the numbers of names and items differ.
         """
+        known = list(self.speakers)
         if speaker is None:
-            speaker = self.speakers[0]
+            speaker = known[0]
         names = [speaker] * n_items if isinstance(speaker, str) else speaker
         if len(names) != n_items:
             raise ValueError(
@@ -175,12 +176,12 @@ class TokenToWavBase(nn.Module, ABC):
                 "one name, or one for each item."
             )
         for name in names:
-            if name not in self.speakers:
+            if name not in known:
                 raise ValueError(
                     f"The speaker {name!r} is not known: this model has "
-                    f"{', '.join(self.speakers)}."
+                    f"{', '.join(known)}."
                 )
-        return [self.speakers.index(name) for name in names]
+        return [known.index(name) for name in names]
 
 
 class TokenToWav(TokenToWavBase):
