@@ -39,7 +39,8 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _ATTRIBUTE = re.compile(r"""([^\s=<>"']+)(?:\s*=\s*("[^"]*"|'[^']*'|\S*))?""")
 _BREAK = re.compile(r"\s*break\b", re.IGNORECASE)
 _BREAK_TIME = re.compile(
-    r"""break\s+time\s*=\s*(["']?)(\d+\.?\d*|\.\d+)\s*(ms|s)\1\s*/""",
+    r"""break\s+time\s*=\s*(["']?)"""
+    rf"({_NUMBER})\s*(ms|s)\1\s*/",
     re.IGNORECASE,
 )
 _ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
@@ -543,7 +544,7 @@ def _read_break(body: str, position: int) -> float:
     if match is not None:
         scale = 1000 if match[3].lower() == "ms" else 1
         seconds = float(match[2]) / scale
-    if seconds is None or seconds > MAX_BREAK:
+    if seconds is None or not 0 <= seconds <= MAX_BREAK:
         raise MarkupError(
             f"<{body}> is not a break of 0 to {MAX_BREAK:g} seconds. Write "
             'for example <break time="300ms"/> or <break time=0.3s/>.',
