@@ -347,8 +347,8 @@ def write_markup(
     ... ]
     >>> write_markup("We won & it!", labels)
     '<happy intensity=0.4>We won</> &amp; <sad=0.75 happy=0.25>it!</>'
-    >>> write_markup("We won it!", labels, [Break(2, 0.3)])
-    '<happy intensity=0.4>We won</> <sad=0.75 happy=0.25><break time=0.3s/>it!</>'
+    >>> write_markup("We won it!", labels, [Break(1, 0.3)])[:45]
+    '<happy intensity=0.4>We <break time=0.3s/>won'
     """
     text = f" {text} "  # so that every word has a space somewhere before it
     words = split_words(text)

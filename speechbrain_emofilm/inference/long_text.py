@@ -74,7 +74,8 @@ class Planner:
     ...     language = "en"
     ...     def encode(self, text):
     ...         words = text.split()
-    ...         return TextUnits([0] * len(words), list(range(len(words))), words)
+    ...         places = list(range(len(words)))
+    ...         return TextUnits(places, places, words)
     >>> splitter = TextSplitter(min_units=1, max_units=3, min_last_units=1)
     >>> planner = Planner(["happy", "sad"], Frontend(), splitter=splitter)
     >>> plan = planner.plan("<sad>He left. We <break time=1s/>stayed here.</>")
