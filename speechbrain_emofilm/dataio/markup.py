@@ -7,6 +7,9 @@
 * ``<happy=0.7 surprise=0.3>...</happy>`` is a mixture. Its weights sum to 1.
 * A mark is closed by ``</>`` or by its first emotion's name, ``</happy>``.
 * Marks hold whole words and do not contain other marks.
+* ``<break time="300ms"/>`` (or ``time=0.3s``; 0 to 10 s) is silence of that
+  length between two words, or before or after all. Several in a row add up;
+  a mark around a break goes on behind it.
 * Words outside of marks are, by the caller's choice, unlabelled (left to the
   model), neutral, or of any other emotion.
 * ``&lt;`` and ``&amp;`` write a plain ``<`` and ``&``.
@@ -15,7 +18,7 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from speechbrain_emofilm.dataio.labels import WordLabel, full_intensity
@@ -23,15 +26,23 @@ from speechbrain_emofilm.dataio.text import blank_tags, split_words
 
 import torch
 
-#: Maximum number of words: speech tokens of longer texts would exceed the
-#: memory and the training lengths of the language model.
+#: Maximum number of words of one utterance; longer ones would exceed the
+#: training lengths of the language model.
 MAX_WORDS = 400
+#: Longest silence of one break, in seconds.
+MAX_BREAK = 10.0
 #: Tolerance of the sum of a mixture's weights, so that three thirds can be
 #: written as 0.33.
 SUM_TOLERANCE = 0.02
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _ATTRIBUTE = re.compile(r"""([^\s=<>"']+)(?:\s*=\s*("[^"]*"|'[^']*'|\S*))?""")
+_BREAK = re.compile(r"\s*break\b", re.IGNORECASE)
+_BREAK_TIME = re.compile(
+    r"""break\s+time\s*=\s*(["']?)"""
+    rf"({_NUMBER})\s*(ms|s)\1\s*/",
+    re.IGNORECASE,
+)
 _ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
 _PIECE = re.compile("|".join([r"<", *_ENTITIES, r"\s+", r"."]), re.DOTALL)
 
@@ -79,8 +90,25 @@ class MarkedWord:
 
 
 @dataclass(frozen=True)
+class Break:
+    """Silence that a text asks for.
+
+    Arguments
+    ---------
+    word : int
+        Index of the word before which it comes; the number of words for a
+        break behind the last.
+    seconds : float
+        Its duration.
+    """
+
+    word: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class MarkedText:
-    """A text and the emotions of its words.
+    """A text, the emotions of its words and the breaks between them.
 
     Arguments
     ---------
@@ -90,11 +118,15 @@ class MarkedText:
         The words of :func:`~speechbrain_emofilm.dataio.text.split_words`.
     emotions : list of str
         The taxonomy, in the order of the words' weights.
+    breaks : list of Break
+        Breaks in their order. What speaks one utterance only may leave them
+        out.
     """
 
     text: str
     words: list[MarkedWord]
     emotions: list[str]
+    breaks: list[Break] = field(default_factory=list)
 
     def tensors(
         self, intensity: float = 1.0
@@ -137,7 +169,7 @@ def parse_markup(
     text: str,
     emotions: Sequence[str],
     unmarked: str | Mapping[str, float] = "unlabelled",
-    max_words: int = MAX_WORDS,
+    max_words: int | None = MAX_WORDS,
     tags: Sequence[str] = (),
 ) -> MarkedText:
     """Parse a text with emotion marks.
@@ -151,8 +183,8 @@ def parse_markup(
     unmarked : str or dict
         Emotion of words outside of marks: ``"unlabelled"``, an emotion such
         as ``"neutral"``, or a mixture (name to weight).
-    max_words : int
-        Maximum number of words.
+    max_words : int, optional
+        Maximum number of words; any number if None.
     tags : list of str
         Tags that the model knows, such as ``"[laughter]"`` or ``"<strong>"``.
         They stay in the text and are no words.
@@ -161,7 +193,8 @@ def parse_markup(
     ------
     MarkupError
         If the text is empty or too long, or a mark is not closed, is nested,
-        cuts a word, names an unknown emotion, or holds a number out of range.
+        cuts a word, names an unknown emotion, or holds a number out of range;
+        or if a break has no such time or cuts a word.
     ValueError
         If `unmarked` is not ``"unlabelled"`` and not of the taxonomy.
 
@@ -180,13 +213,13 @@ def parse_markup(
     outside = _probs_outside(emotions, unmarked)
     _refuse_brackets(text, emotions)
     _refuse_unknown_tags(text, tags)
-    clean, marks, sources = _strip_marks(text, emotions, tags)
+    clean, marks, sources, pauses = _strip_marks(text, emotions, tags)
     words = split_words(blank_tags(clean, tags))
     if not words:
         raise MarkupError(
             "the text has no word to speak. Give at least one word.", 0
         )
-    if len(words) > max_words:
+    if max_words is not None and len(words) > max_words:
         raise MarkupError(
             f"the text has {len(words)} words, more than the {max_words} of "
             "one utterance. Split it into sentences and give them one by one.",
@@ -211,7 +244,33 @@ def parse_markup(
             )
         )
     _refuse_marks_without_words(marks, words)
-    return MarkedText(clean, marked, list(emotions))
+    breaks = _place_breaks(pauses, words)
+    return MarkedText(clean, marked, list(emotions), breaks)
+
+
+@dataclass(frozen=True)
+class _Pause:
+    """A break, its place in the clean text and in the marked one."""
+
+    seconds: float
+    place: int
+    position: int
+
+
+def _place_breaks(pauses: Sequence[_Pause], words: Sequence) -> list[Break]:
+    """Find the word that each break comes before; refuse a cut word."""
+    breaks, index = [], 0
+    for pause in pauses:
+        while index < len(words) and words[index].end <= pause.place:
+            index += 1
+        if index < len(words) and words[index].start < pause.place:
+            raise MarkupError(
+                f"a break cuts the word {words[index].text!r} in two. Put a "
+                "space before or behind it.",
+                pause.position,
+            )
+        breaks.append(Break(index, pause.seconds))
+    return breaks
 
 
 def _refuse_brackets(text: str, emotions: Sequence[str]) -> None:
@@ -252,7 +311,9 @@ def _refuse_marks_without_words(
             raise _no_text(mark)
 
 
-def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
+def write_markup(
+    text: str, labels: Sequence[WordLabel], breaks: Sequence[Break] = ()
+) -> str:
     """Write word emotions as marks, the inverse of :func:`parse_markup`.
 
     Arguments
@@ -262,6 +323,8 @@ def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
     labels : list of WordLabel
         Emotion or mixture, and intensity, of each word of `text`. A word
         without an emotion stays outside of marks.
+    breaks : list of Break
+        Silence between the words.
 
     Returns
     -------
@@ -272,7 +335,8 @@ def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
     Raises
     ------
     ValueError
-        If there is not one label for each word.
+        If there is not one label for each word, or a break is not between
+        the words or not of 0 to 10 s.
 
     Example
     -------
@@ -283,6 +347,8 @@ def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
     ... ]
     >>> write_markup("We won & it!", labels)
     '<happy intensity=0.4>We won</> &amp; <sad=0.75 happy=0.25>it!</>'
+    >>> write_markup("We won it!", labels, [Break(1, 0.3)])[:45]
+    '<happy intensity=0.4>We <break time=0.3s/>won'
     """
     text = f" {text} "  # so that every word has a space somewhere before it
     words = split_words(text)
@@ -291,26 +357,68 @@ def write_markup(text: str, labels: Sequence[WordLabel]) -> str:
             f"{len(labels)} labels cannot mark the {len(words)} words of "
             f"{text.strip()!r}: give one label for each word."
         )
+    write = _BreakWriter(text, words, breaks)
     runs: list[tuple[str, int, int]] = []
     for word, label in zip(words, labels):
         opening, start = _write_opening(label), word.start
         if runs and runs[-1][0] == opening:
             start = runs.pop()[1]
         runs.append((opening, start, word.end))
-    marked, done = "", 0
+    marked, done = "", 1
     for (opening, start, end), (_, following, _) in zip(
         runs, [*runs[1:], ("", len(text), 0)]
     ):
         # Punctuation that touches the run belongs into its mark, unless it
         # joins two words, as a hyphen does.
-        between, before = _split_at_last_space(text[done:start])
+        start -= len(_split_at_last_space(text[done - 1 : start])[1])
         end += _length_before_space(text[end:following])
-        body = escape(before + text[start:end], quote=False)
+        body = write(start, end)
         if opening:
             body = f"<{opening}>{body}</>"
-        marked += escape(between, quote=False) + body
+        marked += write(done, start) + body
         done = end
-    return (marked + escape(text[done:], quote=False))[1:-1]
+    return marked + write(done, len(text))
+
+
+class _BreakWriter:
+    """Writes parts of a text with the breaks inside.
+
+    The text has a space more at both ends, which are left out.
+    """
+
+    def __init__(
+        self, text: str, words: Sequence, breaks: Sequence[Break]
+    ) -> None:
+        self._text = text
+        self._marks: dict[int, str] = {}
+        edges = [0, *(word.end for word in words)]
+        for pause in breaks:
+            inside = 0 <= pause.word <= len(words)
+            if not inside or not 0 <= pause.seconds <= MAX_BREAK:
+                raise ValueError(
+                    f"{pause} cannot be written: give a word from 0 to "
+                    f"{len(words)} and 0 to {MAX_BREAK:g} seconds."
+                )
+            place = len(text) - 1
+            if pause.word < len(words):
+                # Opening punctuation belongs to the word behind the break.
+                start = words[pause.word].start
+                gap = text[edges[pause.word] : start]
+                place = start - len(_split_at_last_space(gap)[1])
+            mark = f"<break time={_write_number(pause.seconds)}s/>"
+            self._marks[place] = self._marks.get(place, "") + mark
+
+    def __call__(self, start: int, end: int) -> str:
+        """Write the characters from start to end, and the breaks there."""
+        end = min(end, len(self._text) - 1)
+        last = end == len(self._text) - 1
+        out, done = "", start
+        for place in sorted(self._marks):
+            if start <= place < end + last:
+                out += escape(self._text[done:place], quote=False)
+                out += self._marks.pop(place)
+                done = place
+        return out + escape(self._text[done:end], quote=False)
 
 
 def _split_at_last_space(gap: str) -> tuple[str, str]:
@@ -371,15 +479,16 @@ def _probs_outside(
 
 def _strip_marks(
     text: str, emotions: Sequence[str], tags: Sequence[str]
-) -> tuple[str, list[_Mark | None], list[int]]:
+) -> tuple[str, list[_Mark | None], list[int], list[_Pause]]:
     """Remove the marks from a text.
 
-    Return the clean text and, for each of its characters, the mark around it
-    and its position in the marked text.
+    Return the clean text, for each of its characters the mark around it and
+    its position in the marked text, and the breaks.
     """
     clean: list[str] = []
     marks: list[_Mark | None] = []
     sources: list[int] = []
+    pauses: list[_Pause] = []
     mark, position = None, 0
     while position < len(text):
         piece = _PIECE.match(text, position).group()
@@ -396,6 +505,9 @@ def _strip_marks(
             if body.startswith("/"):
                 _check_closing(mark, body[1:].strip(), position, marks)
                 mark = None
+            elif _BREAK.match(body):
+                seconds = _read_break(body, position)
+                pauses.append(_Pause(seconds, len(clean), position))
             else:
                 if mark is not None:
                     raise MarkupError(
@@ -422,7 +534,23 @@ def _strip_marks(
             "its last word.",
             mark.position,
         )
-    return "".join(clean).rstrip(), marks, sources
+    return "".join(clean).rstrip(), marks, sources, pauses
+
+
+def _read_break(body: str, position: int) -> float:
+    """Parse the text between the ``<`` and ``>`` of a break, in seconds."""
+    match = _BREAK_TIME.fullmatch(body.strip())
+    seconds = None
+    if match is not None:
+        scale = 1000 if match[3].lower() == "ms" else 1
+        seconds = float(match[2]) / scale
+    if seconds is None or not 0 <= seconds <= MAX_BREAK:
+        raise MarkupError(
+            f"<{body}> is not a break of 0 to {MAX_BREAK:g} seconds. Write "
+            'for example <break time="300ms"/> or <break time=0.3s/>.',
+            position,
+        )
+    return seconds
 
 
 def _end_of_mark(text: str, position: int) -> int:
@@ -445,6 +573,12 @@ def _check_closing(
     marks: list[_Mark | None],
 ) -> None:
     """Raise MarkupError if a closing mark does not fit the open one."""
+    if _BREAK.fullmatch(name):
+        raise MarkupError(
+            f"</{name}> closes nothing: a break has no end. Write it as one "
+            "mark, <break time=0.3s/>.",
+            position,
+        )
     if mark is None:
         raise MarkupError(
             f"</{name}> closes a mark that was never opened. Remove it, or "

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from importlib.util import find_spec
 
-from speechbrain_emofilm.dataio.markup import MarkedText, MarkedWord
+from speechbrain_emofilm.dataio.markup import Break, MarkedText, MarkedWord
 from speechbrain_emofilm.dataio.text import (
     TextWord,
     map_rewritten_words,
@@ -214,7 +214,8 @@ class TextNormalizer:
         Returns
         -------
         MarkedText
-            The normalised text, the same as without emotions.
+            The normalised text, the same as without emotions. Breaks stay
+            between the readings of the same words.
 
         Example
         -------
@@ -227,7 +228,42 @@ class TextNormalizer:
         ['twenty', 'five', 'dollars']
         """
         traced = _Traced.of_marked(marked)
-        return _join(self._sentences(traced, marked.text)).marked(marked)
+        whole = _join(self._sentences(traced, marked.text))
+        return whole.marked(marked, marked.breaks)
+
+    def sentence_ends(self, marked: MarkedText) -> list[tuple[int, int]]:
+        """Find the sentences of the normalised text in the text itself.
+
+        Arguments
+        ---------
+        marked : MarkedText
+            A text; its emotions do not matter.
+
+        Returns
+        -------
+        list of (int, int)
+            For each sentence that :meth:`split` may cut behind, the index
+            after its last word of `marked`, and the number of characters of
+            its reading. Together they hold all words.
+
+        Example
+        -------
+        >>> from speechbrain_emofilm.dataio.markup import parse_markup
+        >>> marked = parse_markup("Dr. A paid $5. We won", ["happy"])
+        >>> TextNormalizer().sentence_ends(marked)
+        [(4, 27), (6, 8)]
+        """
+        traced = _Traced.of_marked(marked)
+        ends: list[tuple[int, int]] = []
+        for sentence in self._sentences(traced, marked.text):
+            before, size = ends[-1][0] if ends else 0, len(sentence.text)
+            end = max([before, *(owner + 1 for owner in sentence.owners)])
+            if ends and end == before:  # no word of its own
+                size += ends.pop()[1]
+            ends.append((end, size))
+        if ends:
+            ends[-1] = (len(marked.words), ends[-1][1])
+        return ends
 
     def split_words(
         self,
@@ -251,7 +287,14 @@ class TextNormalizer:
         """
         traced = _Traced.of_marked(marked)
         pieces = self._pieces(traced, marked.text, count_tokens)
-        return [piece.marked(marked) for piece in pieces]
+        spoken, first, left = [], 0, list(marked.breaks)
+        for piece in pieces:
+            first = max([first, *(owner + 1 for owner in piece.owners)])
+            last = piece is pieces[-1]
+            own = [b for b in left if last or b.word < first]
+            left = left[len(own) :]
+            spoken.append(piece.marked(marked, own))
+        return spoken
 
     def _language_of(self, text: str) -> str:
         if self.language != "both":
@@ -269,21 +312,14 @@ class TextNormalizer:
         length: Callable[[str], int] = count_tokens or _count_words
         if self._language_of(text) == "zh":
             length = len
-        pieces: list[_Traced] = []
-        current = _Traced("", [])
-        for sentence in sentences:
-            longer = current + sentence
-            if (
-                length(longer.text) > MAX_TOKENS
-                and length(current.text) > MIN_TOKENS
-            ):
-                pieces.append(current)
-                longer = sentence
-            current = longer
-        if current.text:
-            if pieces and length(current.text) < MIN_LAST_TOKENS:
-                current = pieces.pop() + current
-            pieces.append(current)
+        groups = pack_sentences(
+            len(sentences),
+            lambda start, end: length(_join(sentences[start:end]).text),
+            MIN_TOKENS,
+            MAX_TOKENS,
+            MIN_LAST_TOKENS,
+        )
+        pieces = [_join(sentences[start:end]) for start, end in groups]
         pieces = [_unescape(piece) for piece in pieces]
         return [p for p in pieces if not _is_punctuation(p.text)]
 
@@ -454,6 +490,53 @@ class TextNormalizer:
         return self._grammars[language]
 
 
+def pack_sentences(
+    n_sentences: int,
+    size: Callable[[int, int], int],
+    min_size: int,
+    max_size: int,
+    min_last: int,
+) -> list[tuple[int, int]]:
+    """Group the sentences of a long text into pieces, as CosyVoice2 does.
+
+    A piece ends where the following sentence would make it longer than the
+    maximum, unless it is not longer than the minimum yet.
+
+    Arguments
+    ---------
+    n_sentences : int
+        Number of sentences.
+    size : callable
+        Size of the sentences from an index up to another one.
+    min_size, max_size : int
+        Bounds of the size of a piece, if the sentences allow it.
+    min_last : int
+        A last piece below it is joined to the one before it.
+
+    Returns
+    -------
+    list of (int, int)
+        First sentence of each piece, and the one after its last.
+
+    Example
+    -------
+    >>> sizes = [50, 40, 30, 5]
+    >>> pack_sentences(4, lambda a, b: sum(sizes[a:b]), 60, 80, 20)
+    [(0, 2), (2, 4)]
+    """
+    groups: list[tuple[int, int]] = []
+    start = 0
+    for last in range(1, n_sentences):
+        if size(start, last + 1) > max_size and size(start, last) > min_size:
+            groups.append((start, last))
+            start = last
+    if start < n_sentences:
+        if groups and size(start, n_sentences) < min_last:
+            start, _ = groups.pop()
+        groups.append((start, n_sentences))
+    return groups
+
+
 def clean_text(text: str, language: str = "en") -> str:
     r"""Replace the characters of typesetting by what the grammars know.
 
@@ -604,7 +687,7 @@ class _Traced:
             for word in split_words(self.text)
         ]
 
-    def marked(self, source: MarkedText) -> MarkedText:
+    def marked(self, source: MarkedText, breaks: Sequence[Break]) -> MarkedText:
         """Give the words of the text the emotions of the source's words."""
         owners = self.word_owners()
         nothing = ([0.0] * len(source.emotions), None)
@@ -629,7 +712,18 @@ class _Traced:
                     word.text, list(probs), intensity, word.start, word.end
                 )
             )
-        return MarkedText(self.text, words, list(source.emotions))
+        # Behind everything that the words before a break have become.
+        moved = [
+            Break(
+                max(
+                    (p + 1 for p, o in enumerate(owners) if 0 <= o < b.word),
+                    default=0,
+                ),
+                b.seconds,
+            )
+            for b in breaks
+        ]
+        return MarkedText(self.text, words, list(source.emotions), moved)
 
 
 def _inside_words(words: Sequence[TextWord]) -> set[int]:

@@ -3,28 +3,35 @@
 import importlib.util
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
-from speechbrain_emofilm.dataio.text import (
-    END_OF_INSTRUCTION,
-    TextUnits,
-    language_of,
-)
+from speechbrain_emofilm.dataio.markup import Break
+from speechbrain_emofilm.dataio.text import language_of
 from speechbrain_emofilm.dataio.voices import (
     Voice,
     read_voices,
     write_voices,
+)
+from speechbrain_emofilm.inference.long_text import (
+    Piece,
+    Planner,
+    carry_history,
+    piece_seed,
+    pieces_and_gaps,
 )
 from speechbrain_emofilm.inference.prompting import LMPrompt, make_prompt
 from speechbrain_emofilm.inference.spans import (
     blend_mels,
     voice_spans,
     word_voices,
+)
+from speechbrain_emofilm.inference.speech import (
+    SpeechJoiner,
+    SynthesisResult,
+    proportional_times,
 )
 from speechbrain_emofilm.inference.token_to_wav import pad_items
 from speechbrain_emofilm.inference.trained_model import TrainedModel
@@ -39,45 +46,11 @@ logger = get_logger(__name__)
 ADDED_VOICES = "added_voices.safetensors"
 
 
-@dataclass(frozen=True)
-class SynthesisResult:
-    """Synthesized utterance.
-
-    Arguments
-    ---------
-    wav : torch.Tensor
-        Wave (T,), on the CPU.
-    sample_rate : int
-        Sampling rate of the wave in Hz.
-    words : list of Word
-        Words with their times. The confidence is the aligner's, or 0 if the
-        times are proportional.
-    word_times_source : str
-        Name of the aligner's class, or ``"proportional"``: the utterance's
-        duration, divided between the words by their numbers of text units.
-        That is a rough guess, used if no aligner is installed or it fails.
-    text : str
-        Spoken text, without marks.
-    word_emotions : torch.Tensor
-        Requested emotions (W, K); zeros for unlabelled words.
-    word_intensity : torch.Tensor
-        Requested intensities (W,).
-    speech_tokens : torch.Tensor
-        Tokens (S,) that the language model generated.
-    """
-
-    wav: torch.Tensor
-    sample_rate: int
-    words: list[Word]
-    word_times_source: str
-    text: str
-    word_emotions: torch.Tensor
-    word_intensity: torch.Tensor
-    speech_tokens: torch.Tensor
-
-
 class EmoFiLMSynthesizer(TrainedModel):
     """Synthesize text, each word with its marked emotion.
+
+    Text of any length is spoken in pieces, which are cut at sentence ends and
+    joined with natural pauses; see :meth:`plan`.
 
     Created by :meth:`from_hparams` from a folder with ``synthesizer.yaml``,
     which the training recipe writes. That file defines, besides SpeechBrain's
@@ -93,6 +66,11 @@ class EmoFiLMSynthesizer(TrainedModel):
     * ``text_normalizer`` (optional): a
       :class:`~speechbrain_emofilm.dataio.normalization.TextNormalizer`, for a
       front end that does not normalise text itself;
+    * ``text_splitter`` (optional): a
+      :class:`~speechbrain_emofilm.dataio.splitting.TextSplitter`, which says
+      where long text is cut; by default one of CosyVoice2's sizes;
+    * ``history`` (optional): whether each piece of a long text continues the
+      one before it, see :meth:`synthesize`; by default not, as in CosyVoice2;
     * ``generation`` (optional): arguments of ``CosyVoice2LM.generate``, such
       as ``sampler``, ``min_ratio`` and ``max_ratio``;
     * ``aligner`` (optional): ``align(wav, sample_rate, text, language) ->
@@ -134,7 +112,13 @@ class EmoFiLMSynthesizer(TrainedModel):
         super().__init__(*args, **kwargs)
         self.emotions = list(self.hparams.emotions)
         self.text_frontend = self.hparams.text_frontend
-        self._normalizer = getattr(self.hparams, "text_normalizer", None)
+        self._planner = Planner(
+            self.emotions,
+            self.text_frontend,
+            getattr(self.hparams, "text_normalizer", None),
+            getattr(self.hparams, "text_splitter", None),
+        )
+        self.history = bool(getattr(self.hparams, "history", False))
         self.prompting = getattr(self.hparams, "prompting", "cross_lingual")
         self._generation = dict(getattr(self.hparams, "generation", {}))
         #: Aligner of the words; None where times are proportional.
@@ -162,7 +146,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     @property
     def tags(self) -> list[str]:
         """Tags that a text may hold, such as ``[laughter]``."""
-        return list(getattr(self.text_frontend, "tags", ()))
+        return self._planner.tags
 
     def add_voice(
         self,
@@ -242,16 +226,18 @@ class EmoFiLMSynthesizer(TrainedModel):
         instruction: str | None = None,
         prompting: str | None = None,
         reference: str | None = None,
+        history: bool | None = None,
     ) -> SynthesisResult | list[SynthesisResult]:
-        """Synthesize one text or several.
+        """Synthesize one text or several, of any length.
 
         Every item has its own random generator: with the same seed, it sounds
-        the same alone and in any batch.
+        the same alone and in any batch. So has every piece of a long text;
+        the seed of the first is the text's.
 
         Arguments
         ---------
         text : str or list of str
-            Text with emotion marks, see
+            Text with emotion marks and breaks, see
             :mod:`speechbrain_emofilm.dataio.markup`.
         speaker : str or list of str, optional
             One name for all texts, or one for each; the first speaker if None.
@@ -270,7 +256,7 @@ class EmoFiLMSynthesizer(TrainedModel):
             Intensity, 0 to 1, of labelled words whose mark gives none; 1 if
             None.
         batch_size : int
-            Number of texts in a batch.
+            Number of texts, or pieces of long ones, in a batch.
         instruction : str, optional
             How to speak, such as ``"Speak softly."``. A text may instead begin
             with its own: ``"Speak softly.<|endofprompt|>We won."``.
@@ -284,6 +270,11 @@ class EmoFiLMSynthesizer(TrainedModel):
             neutral voice; that voice also speaks unlabelled words, words of
             intensity 0 and emotions without a voice. The speaker may then be
             named without an emotion (``0011``). None: one voice for all words.
+        history : bool, optional
+            Whether the language model is prompted with the text and speech of
+            the piece before, as with a recording in zero-shot synthesis, so
+            that timbre and mood go on. The pieces of a text are then made one
+            after the other. The model's default if None.
 
         Returns
         -------
@@ -293,12 +284,13 @@ class EmoFiLMSynthesizer(TrainedModel):
         Raises
         ------
         MarkupError
-            If a text is empty or too long, or its marks are invalid.
+            If a text is empty or its marks are invalid.
         ValueError
             If the front end cannot read a text (an emoji, another language),
             or a speaker, seed, emotion, intensity, guidance, batch size or
             reference is invalid.
         """
+        one_text = isinstance(text, str)
         texts = _strings("text", text)
         n = len(texts)
         if batch_size < 1:
@@ -327,25 +319,70 @@ class EmoFiLMSynthesizer(TrainedModel):
                 f"{len(seeds)} seeds were given for {n} texts: give one, or "
                 "one for each text."
             )
-        requests = self._read_all(
+        plans = self._plan_all(
             texts, unmarked if emotion is None else emotion, intensity
         )
+        parted = [pieces_and_gaps(plan) for plan in plans]
+        pieces = [own for own, _ in parted]
         prompts = [
-            self._prompt(speaker, prompting, request.instruction or instruction)
-            for speaker, request in zip(speakers, requests)
+            self._prompt(speaker, prompting, own[0].instruction or instruction)
+            for speaker, own in zip(speakers, pieces)
         ]
-        results = []
-        for start in range(0, n, batch_size):
-            part = slice(start, start + batch_size)
-            results += self._speak(
-                requests[part],
-                prompts[part],
-                speakers[part],
-                seeds[part],
+        current = list(prompts)
+        history = self.history if history is None else history
+        joiners = [SpeechJoiner(gaps) for _, gaps in parted]
+        for batch in _batches([len(p) for p in pieces], batch_size, history):
+            results = self._speak(
+                [pieces[text][index] for text, index in batch],
+                [current[text] for text, _ in batch],
+                [speakers[text] for text, _ in batch],
+                [piece_seed(seeds[text], index) for text, index in batch],
                 guidance,
                 reference,
             )
-        return results[0] if isinstance(text, str) else results
+            for (text, index), result in zip(batch, results):
+                joiners[text].add(result)
+                if history:
+                    current[text] = carry_history(
+                        prompts[text],
+                        pieces[text][index],
+                        result.speech_tokens,
+                    )
+        spoken = [joiner.finish() for joiner in joiners]
+        return spoken[0] if one_text else spoken
+
+    def plan(
+        self,
+        text: str,
+        unmarked: str = "unlabelled",
+        emotion: str | Mapping[str, float] | None = None,
+        intensity: float | None = None,
+    ) -> list[Piece | Break]:
+        """Divide a text into pieces and breaks, without speaking it.
+
+        Arguments
+        ---------
+        text, unmarked, emotion, intensity
+            As in :meth:`synthesize`.
+
+        Returns
+        -------
+        list of Piece or Break
+            What :meth:`synthesize` speaks, in order, see
+            :mod:`speechbrain_emofilm.inference.long_text`.
+
+        Raises
+        ------
+        MarkupError
+            If the text is empty or its marks are invalid.
+        ValueError
+            If the front end cannot read the text.
+        """
+        return self._planner.plan(
+            text,
+            unmarked if emotion is None else emotion,
+            1.0 if intensity is None else intensity,
+        )
 
     def forward(
         self, text: str | list[str] | tuple[str, ...], **kwargs
@@ -380,63 +417,29 @@ class EmoFiLMSynthesizer(TrainedModel):
             self.text_frontend, prompting, speaker, voice, instruction
         )
 
-    def _read_all(
+    def _plan_all(
         self,
         texts: list[str],
         unmarked: str | Mapping[str, float],
         intensity: float,
-    ) -> "list[_Request]":
+    ) -> list[list[Piece | Break]]:
         """Read every text before any is synthesized."""
-        requests = []
+        plans = []
         for index, text in enumerate(texts):
             try:
-                requests.append(self._read(text, unmarked, intensity))
+                plans.append(self._planner.plan(text, unmarked, intensity))
             except ValueError as error:
                 if len(texts) == 1:
                     raise
                 raise ValueError(
                     f"Text {index} of {len(texts)}: {error}"
                 ) from error
-        return requests
-
-    def _read(
-        self,
-        text: str,
-        unmarked: str | Mapping[str, float],
-        intensity: float,
-    ) -> "_Request":
-        """Convert a text to units and word emotions; refuse invalid ones."""
-        instruction, _, text = text.rpartition(END_OF_INSTRUCTION)
-        marked = parse_markup(text, self.emotions, unmarked, tags=self.tags)
-        if self._normalizer is not None:
-            marked = self._normalizer.normalize_words(marked)
-        options = {}
-        if self.text_frontend.language in ("zh", "both"):
-            # A token may hold several characters, each of them a word.
-            options["borders"] = [
-                index
-                for index, (before, word) in enumerate(
-                    zip(marked.words, marked.words[1:]), start=1
-                )
-                if (before.probs, before.intensity)
-                != (word.probs, word.intensity)
-            ]
-        units = self.text_frontend.encode(marked.text, **options)
-        if len(units.words) != len(marked.words):
-            raise ValueError(
-                f"The text front end reads {len(units.words)} words "
-                f"({' '.join(units.words)}) in {marked.text!r}, which has "
-                f"{len(marked.words)}: write numbers and abbreviations as "
-                "words, with spaces between them."
-            )
-        return _Request(
-            marked, units, *marked.tensors(intensity), instruction.strip()
-        )
+        return plans
 
     @torch.no_grad()
     def _speak(
         self,
-        batch: "list[_Request]",
+        batch: list[Piece],
         prompts: list[LMPrompt],
         speakers: list[str],
         seeds: list[int],
@@ -473,7 +476,7 @@ class EmoFiLMSynthesizer(TrainedModel):
 
     def _speak_in_spans(
         self,
-        batch: "list[_Request]",
+        batch: list[Piece],
         tokens: list[torch.Tensor],
         neutral_voices: list[str],
     ) -> list[torch.Tensor]:
@@ -518,7 +521,7 @@ class EmoFiLMSynthesizer(TrainedModel):
 
     def _generate(
         self,
-        batch: "list[_Request]",
+        batch: list[Piece],
         prompts: list[LMPrompt],
         seeds: list[int],
         guidance: float,
@@ -571,7 +574,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         )
 
     def _word_times(
-        self, request: "_Request", wav: torch.Tensor, sample_rate: int
+        self, request: Piece, wav: torch.Tensor, sample_rate: int
     ) -> tuple[list[Word], str]:
         """Find the time of each word, and name the source of the times."""
         names = [word.word for word in request.marked.words]
@@ -601,15 +604,22 @@ class EmoFiLMSynthesizer(TrainedModel):
         )
 
 
-@dataclass(frozen=True)
-class _Request:
-    """Text that is ready for synthesis."""
+def _batches(
+    n_pieces: Sequence[int], batch_size: int, history: bool
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield batches of pieces, each as the indices of its text and its own.
 
-    marked: MarkedText
-    units: TextUnits
-    word_emotions: torch.Tensor
-    word_intensity: torch.Tensor
-    instruction: str
+    With history, a batch holds at most one piece of each text.
+    """
+    if not history:
+        every = [(t, i) for t, n in enumerate(n_pieces) for i in range(n)]
+        for start in range(0, len(every), batch_size):
+            yield every[start : start + batch_size]
+        return
+    for start in range(0, len(n_pieces), batch_size):
+        texts = range(start, min(start + batch_size, len(n_pieces)))
+        for index in range(max(n_pieces[text] for text in texts)):
+            yield [(text, index) for text in texts if index < n_pieces[text]]
 
 
 def _strings(name: str, value: str | Sequence[str]) -> list[str]:
@@ -639,42 +649,6 @@ def _seeds(seed: Any, n: int) -> list[int]:
         raise ValueError(
             f"seed is {seed!r}: give an integer, or a list of integers."
         ) from None
-
-
-def proportional_times(
-    words: Sequence[str], units: TextUnits, duration: float
-) -> list[Word]:
-    """Divide a duration between words by their numbers of text units.
-
-    Arguments
-    ---------
-    words : list of str
-        Words of the utterance.
-    units : TextUnits
-        Units of the words, each of the same duration.
-    duration : float
-        Duration of the utterance, in seconds.
-
-    Returns
-    -------
-    list of Word
-        Words with times and confidence 0.
-
-    Example
-    -------
-    >>> units = TextUnits([5, 6, 7, 8], [0, -1, 1, 1], ["a", "be"])
-    >>> proportional_times(["a", "be"], units, 2.0)
-    [Word(text='a', start=0.0, end=0.5, confidence=0.0),
-     Word(text='be', start=1.0, end=2.0, confidence=0.0)]
-    """
-    step = duration / len(units.ids)
-    times, end = [], 0.0
-    for index, word in enumerate(words):
-        own = [u for u, w in enumerate(units.word_of_unit) if w == index]
-        start = own[0] * step if own else end
-        end = (own[-1] + 1) * step if own else end
-        times.append(Word(word, start, end, 0.0))
-    return times
 
 
 def _installed_aligner(text_frontend):

@@ -27,7 +27,8 @@ from speechbrain_emofilm.dataio.labels import (
     write_label_textgrid,
     write_word_labels,
 )
-from speechbrain_emofilm.dataio.markup import parse_markup, write_markup
+from speechbrain_emofilm.dataio.markup import Break, parse_markup, write_markup
+from speechbrain_emofilm.dataio.splitting import cut_marked
 from speechbrain_emofilm.dataio.text import (
     map_rewritten_words,
     map_tokens_to_words,
@@ -60,6 +61,7 @@ EMOTIONS = ["neutral", "happy", "sad"]
 PIECES = [
     *"<>/=&;\"'.,-()…’“”éß٣½İſ赢了𝟘 \t\n\r\0\x1c\u2028\u200b\ufeff\u0301",
     *("<happy>", "</happy>", "</>", "<sad intensity=", "intensity", "0.4>"),
+    *("<break time=", "<break time=0.3s/>", "/>", "300ms"),
     *("happy=0.7", "sad=.3", "&lt;", "&amp;", "1e999", "1,000.5", "don't"),
     *("We", "won", "nan", "-1", "HAPPY", "ⅷ", "ǅ", "क्ष", "\U0001f600"),
 ]
@@ -142,6 +144,10 @@ def test_marked_text_is_whole_or_refused(text):
         assert sum(word.probs) == pytest.approx(1) or not any(word.probs)
         assert all(0 <= share <= 1 for share in word.probs)
         assert word.intensity is None or 0 <= word.intensity <= 1
+    places = [pause.word for pause in marked.breaks]
+    assert places == sorted(places)
+    assert all(0 <= place <= len(marked.words) for place in places)
+    assert all(0 <= pause.seconds <= 10 for pause in marked.breaks)
     emotions, intensity = marked.tensors()
     assert emotions.shape == (len(marked.words), 3)
     assert emotions.isfinite().all() and intensity.isfinite().all()
@@ -171,12 +177,38 @@ def test_written_marks_are_read_back(text, data):
     ]
     if not 0 < len(labels) <= 400:
         return
-    marked = parse_markup(write_markup(text, labels), EMOTIONS)
+    places = st.integers(0, len(labels))
+    breaks = data.draw(st.lists(st.builds(Break, places, st.floats(0, 10))))
+    breaks.sort(key=lambda pause: pause.word)
+    marked = parse_markup(write_markup(text, labels, breaks), EMOTIONS)
+    assert marked.breaks == breaks
+    plain = parse_markup(write_markup(text, labels), EMOTIONS)
+    assert (marked.text, marked.words) == (plain.text, plain.words)
     assert [word.word for word in marked.words] == [w.word for w in labels]
     for word, label in zip(marked.words, labels):
         assert word.intensity == label.intensity
         expected = [float(name == label.emotion) for name in EMOTIONS]
         assert word.probs == expected
+
+
+@given(TEXTS, st.data())
+def test_parts_of_a_text_hold_all_its_words(text, data):
+    marked = attempt(parse_markup, text, EMOTIONS)
+    if marked is None:
+        return
+    n = len(marked.words)
+    ends = sorted({*data.draw(st.lists(st.integers(1, n))), n})
+    parts = cut_marked(marked, ends)
+    assert [len(part.words) for part in parts] == [
+        end - start for start, end in zip([0, *ends], ends)
+    ]
+    words = [word for part in parts for word in part.words]
+    assert [(w.word, w.probs) for w in words] == [
+        (w.word, w.probs) for w in marked.words
+    ]
+    for part in parts:
+        for word in part.words:
+            assert part.text[word.start : word.end] == word.word
 
 
 # --- JSON --------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import replace
 from speechbrain_emofilm.dataio.labels import WordLabel
 from speechbrain_emofilm.dataio.markup import (
     MAX_WORDS,
+    Break,
     MarkupError,
     parse_markup,
     write_markup,
@@ -321,3 +322,77 @@ def test_unknown_tags_and_marks_around_tags_only_are_refused(text, message):
 
 def test_a_model_without_tags_reads_brackets_as_before():
     assert parse_markup("[We] won", ["happy"]).text == "[We] won"
+
+
+@pytest.mark.parametrize(
+    "mark, seconds",
+    [
+        ('<break time="300ms"/>', 0.3),
+        ("<break time='300ms'/>", 0.3),
+        ("<break time=300ms/>", 0.3),
+        ("<Break  Time = 0.3s / >", 0.3),
+        ('<break time="10s"/>', 10.0),
+        ("<break time=0s/>", 0.0),
+        ("<break time=.25s />", 0.25),
+    ],
+)
+def test_a_break_comes_before_the_word_behind_it(mark, seconds):
+    marked = parse_markup(f"We won. {mark} But he left.", EMOTIONS)
+    assert marked.text == "We won. But he left."
+    assert marked.breaks == [Break(2, seconds)]
+
+
+def test_breaks_may_stand_anywhere_between_words():
+    marked = parse_markup(
+        "<break time=1s/><happy>We <break time=1s/><break time=2s/> won</>, "
+        "he left.<break time=3s/>",
+        EMOTIONS,
+    )
+    assert marked.text == "We won, he left."
+    words = [pause.word for pause in marked.breaks]
+    assert words == [0, 1, 1, 4]
+    assert [word.probs[2] for word in marked.words] == [1, 1, 0, 0]
+    assert parse_markup("我们<break time=1s/>赢了", EMOTIONS).breaks == [
+        Break(2, 1.0)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, position, message",
+    [
+        ("We <break/> won", 3, "not a break of 0 to 10 seconds"),
+        ("We <break time=300ms> won", 3, "not a break"),
+        ("We <break time=300/> won", 3, "not a break"),
+        ("We <break time=11s/> won", 3, "not a break"),
+        ("We <break time=-1s/> won", 3, "not a break"),
+        ("We <break time='1s/> won", 3, "not a break"),
+        ("We <break strength=weak/> won", 3, "not a break"),
+        ("We <break time=1s/> won</break>", 23, "a break has no end"),
+        ("We wo<break time=1s/>n", 5, "a break cuts the word 'won'"),
+        ("<break time=1s/>", 0, "no word to speak"),
+    ],
+)
+def test_bad_breaks_name_the_character(text, position, message):
+    with pytest.raises(MarkupError, match=message) as caught:
+        parse_markup(text, EMOTIONS)
+    assert caught.value.position == position
+
+
+def test_breaks_are_written_where_they_are():
+    text = 'We "won" (it), well-kept.'
+    labels = [label(w.text, "happy") for w in split_words(text)]
+    breaks = [Break(0, 0.0), Break(1, 10.0), Break(2, 0.3), Break(2, 0.1)]
+    breaks += [Break(4, 1.0), Break(5, 2.0)]
+    written = write_markup(text, labels, breaks)
+    assert written == (
+        '<happy><break time=0s/>We <break time=10s/>"won" <break time=0.3s/>'
+        "<break time=0.1s/>(it), well-<break time=1s/>kept.<break time=2s/></>"
+    )
+    assert parse_markup(written, EMOTIONS).breaks == breaks
+
+
+@pytest.mark.parametrize("wrong", [Break(3, 1.0), Break(-1, 1.0), Break(0, 11)])
+def test_breaks_that_cannot_be_written_are_refused(wrong):
+    labels = [label("We"), label("won")]
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_markup("We won", labels, [wrong])

@@ -466,3 +466,28 @@ def test_grammar_that_tells_no_parts_keeps_labels_too(monkeypatch, normalizer):
 def test_unknown_language_is_refused():
     with pytest.raises(ValueError, match="'fr'.*en, zh, both"):
         TextNormalizer("fr")
+
+
+def test_breaks_stay_between_the_readings_of_their_words():
+    marked = parse_markup(
+        "<break time=1s/>Dr. A paid $5 <break time=2s/>on March 3rd. "
+        "<break time=3s/>We won.<break time=4s/>",
+        ["sad"],
+    )
+    spoken = TextNormalizer().normalize_words(marked)
+    words = [word.word for word in spoken.words]
+    places = [pause.word for pause in spoken.breaks]
+    assert places[0] == 0
+    assert words[places[1] - 1] == "dollars"
+    assert words[places[2] :] == ["We", "won"]
+    assert places[3] == len(words)
+    assert [pause.seconds for pause in spoken.breaks] == [1, 2, 3, 4]
+    pieces = TextNormalizer().split_words(
+        marked, lambda part: 70 * part.count(".")
+    )
+    assert [pause.seconds for piece in pieces for pause in piece.breaks] == [
+        1,
+        2,
+        3,
+        4,
+    ]

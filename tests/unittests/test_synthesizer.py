@@ -6,10 +6,8 @@ from pathlib import Path
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkupError
 from speechbrain_emofilm.dataio.text import TextUnits, split_words
-from speechbrain_emofilm.inference.synthesizer import (
-    EmoFiLMSynthesizer,
-    proportional_times,
-)
+from speechbrain_emofilm.inference.speech import proportional_times
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
 from speechbrain_emofilm.inference.trained_model import TrainedModel
 from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
@@ -198,7 +196,6 @@ def test_no_texts_give_no_results(synthesizer):
     "text, options, error, message",
     [
         ("", {}, MarkupError, "no word to speak"),
-        ("word " * 2000, {}, MarkupError, "2000 words, more than the 400"),
         ("<joy>We</joy>", {}, MarkupError, "'joy' is not known"),
         ("We won 🎉", {}, ValueError, "write English"),
         ("我们赢了", {}, ValueError, "write English"),
@@ -290,8 +287,8 @@ def test_english_is_aligned_by_pocketsphinx_where_it_is_installed():
 
     sound = 0.01 * torch.randn(24000)
     synthesizer = make_synthesizer(English())
-    request = synthesizer._read("We won", "unlabelled", 1.0)
-    words, source = synthesizer._word_times(request, sound, 24000)
+    (piece,) = synthesizer.plan("We won")
+    words, source = synthesizer._word_times(piece, sound, 24000)
     assert source in ("PocketsphinxAligner", "proportional")
     assert [word.text for word in words] == ["We", "won"]
 

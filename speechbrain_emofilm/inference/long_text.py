@@ -1,0 +1,286 @@
+"""Plan of a text of any length: the pieces to speak and the breaks between.
+
+Nothing is spoken here: a plan says what the language model gets, piece by
+piece, and how long the pauses are. A caller that streams speech, or serves it,
+can follow the same plan.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from speechbrain_emofilm.dataio.markup import Break, MarkedText, parse_markup
+from speechbrain_emofilm.dataio.normalization import TextNormalizer
+from speechbrain_emofilm.dataio.splitting import TextSplitter, cut_marked
+from speechbrain_emofilm.dataio.text import END_OF_INSTRUCTION, TextUnits
+from speechbrain_emofilm.inference.prompting import LMPrompt
+
+import torch
+
+#: Largest number of speech tokens that are carried to the next piece (30 s).
+MAX_HISTORY_TOKENS = 750
+#: Distance between the seeds of two pieces of a text: far more than that
+#: between the seeds that people choose for several texts.
+_SEED_STEP = 1_000_003
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a text that is spoken as one utterance.
+
+    Arguments
+    ---------
+    marked : MarkedText
+        Its text and the emotions of its words.
+    units : TextUnits
+        Its text, as the front end reads it.
+    word_emotions : torch.Tensor
+        Weights of the emotions (W, K); zeros for unlabelled words.
+    word_intensity : torch.Tensor
+        Intensities (W,).
+    instruction : str
+        How to speak; empty if the text gives no instruction.
+    pause : float
+        Natural pause in seconds between its sound and that of the next piece;
+        0 before a break and at the end.
+    """
+
+    marked: MarkedText
+    units: TextUnits
+    word_emotions: torch.Tensor
+    word_intensity: torch.Tensor
+    instruction: str = ""
+    pause: float = 0.0
+
+
+class Planner:
+    """Divide texts into pieces and breaks.
+
+    Arguments
+    ---------
+    emotions : list of str
+        The taxonomy.
+    text_frontend : object
+        ``encode(text) -> TextUnits``, with ``language``; ``tags`` and, for
+        Mandarin, ``encode(text, borders=)`` as
+        :class:`~speechbrain_emofilm.integrations.cosyvoice2.qwen2_tokenizer.Qwen2TextFrontend`.
+    normalizer : TextNormalizer, optional
+        Normalises text before the front end reads it.
+    splitter : TextSplitter, optional
+        Chooses where long texts are cut; one of CosyVoice2's sizes if None.
+
+    Example
+    -------
+    >>> class Frontend:
+    ...     language = "en"
+    ...     def encode(self, text):
+    ...         words = text.split()
+    ...         places = list(range(len(words)))
+    ...         return TextUnits(places, places, words)
+    >>> splitter = TextSplitter(min_units=1, max_units=3, min_last_units=1)
+    >>> planner = Planner(["happy", "sad"], Frontend(), splitter=splitter)
+    >>> plan = planner.plan("<sad>He left. We <break time=1s/>stayed here.</>")
+    >>> [getattr(part, "marked", part) for part in plan][1]
+    Break(word=3, seconds=1.0)
+    >>> [part.marked.text for part in plan if isinstance(part, Piece)]
+    ['He left. We', 'stayed here.']
+    """
+
+    def __init__(
+        self,
+        emotions: Sequence[str],
+        text_frontend,
+        normalizer: TextNormalizer | None = None,
+        splitter: TextSplitter | None = None,
+    ):
+        self.emotions = list(emotions)
+        self.text_frontend = text_frontend
+        self.normalizer = normalizer
+        self.splitter = splitter or TextSplitter()
+        self.tags = list(getattr(text_frontend, "tags", ()))
+
+    def plan(
+        self,
+        text: str,
+        unmarked: str | Mapping[str, float] = "unlabelled",
+        intensity: float = 1.0,
+    ) -> list[Piece | Break]:
+        """Divide a text.
+
+        Arguments
+        ---------
+        text : str
+            Text with marks and breaks, see
+            :mod:`speechbrain_emofilm.dataio.markup`, of any length.
+        unmarked : str or dict
+            Emotion of words outside of marks, as in
+            :func:`~speechbrain_emofilm.dataio.markup.parse_markup`.
+        intensity : float
+            Intensity of labelled words whose mark gives none.
+
+        Returns
+        -------
+        list of Piece or Break
+            At least one piece. Neighbouring breaks are added up; the word of
+            a break is counted in the text as it was given.
+
+        Raises
+        ------
+        MarkupError
+            If the text is empty or its marks are invalid.
+        ValueError
+            If the front end cannot read the text.
+        """
+        instruction, _, text = text.rpartition(END_OF_INSTRUCTION)
+        marked = parse_markup(
+            text, self.emotions, unmarked, max_words=None, tags=self.tags
+        )
+        breaks: dict[int, float] = {}
+        for pause in marked.breaks:
+            breaks[pause.word] = breaks.get(pause.word, 0.0) + pause.seconds
+        n_words = len(marked.words)
+        ends = sorted({*breaks, n_words} - {0})
+        segments = [marked]
+        if len(ends) > 1:
+            # What cannot be read is told with its place in the whole text.
+            self._encode(self._normalize(marked))
+            segments = cut_marked(marked, ends, self.tags)
+        plan: list[Piece | Break] = []
+        for start, segment in zip([0, *ends], segments):
+            if start in breaks:
+                plan.append(Break(start, breaks[start]))
+            plan += self._pieces(segment, intensity, instruction.strip())
+        if n_words in breaks:
+            plan.append(Break(n_words, breaks[n_words]))
+        return plan
+
+    def _pieces(
+        self, segment: MarkedText, intensity: float, instruction: str
+    ) -> list[Piece]:
+        """Divide the text between two breaks."""
+        whole = self._normalize(segment)
+        units = self._encode(whole)
+        ends = self.splitter.split(whole, units)
+        if len(ends) == 1:
+            emotions = whole.tensors(intensity)
+            return [Piece(whole, units, *emotions, instruction)]
+        pauses = [self.splitter.pause(whole, end) for end in ends[:-1]]
+        return [
+            Piece(
+                part,
+                self._encode(part),
+                *part.tensors(intensity),
+                instruction,
+                pause,
+            )
+            for part, pause in zip(
+                cut_marked(whole, ends, self.tags), [*pauses, 0.0]
+            )
+        ]
+
+    def _normalize(self, marked: MarkedText) -> MarkedText:
+        """Write a text as it is spoken, without its breaks."""
+        marked = replace(marked, breaks=[])
+        if self.normalizer is None:
+            return marked
+        return self.normalizer.normalize_words(marked)
+
+    def _encode(self, marked: MarkedText) -> TextUnits:
+        """Convert a text to units; refuse one whose words are counted else."""
+        options = {}
+        if self.text_frontend.language in ("zh", "both"):
+            # A token may hold several characters, each of them a word.
+            options["borders"] = [
+                index
+                for index, (before, word) in enumerate(
+                    zip(marked.words, marked.words[1:]), start=1
+                )
+                if (before.probs, before.intensity)
+                != (word.probs, word.intensity)
+            ]
+        units = self.text_frontend.encode(marked.text, **options)
+        if len(units.words) != len(marked.words):
+            raise ValueError(
+                f"The text front end reads {len(units.words)} words "
+                f"({' '.join(units.words)}) in {marked.text!r}, which has "
+                f"{len(marked.words)}: write numbers and abbreviations as "
+                "words, with spaces between them."
+            )
+        return units
+
+
+def pieces_and_gaps(
+    plan: Sequence[Piece | Break],
+) -> tuple[list[Piece], list[float | None]]:
+    """Separate the pieces of a plan from the silence around them.
+
+    Arguments
+    ---------
+    plan : list of Piece or Break
+        A plan of :class:`Planner`.
+
+    Returns
+    -------
+    pieces : list of Piece
+        The N pieces.
+    gaps : list of float or None
+        N + 1 times in seconds: before each piece, and behind the last. At
+        both ends None, which leaves the piece's own silence, if there is no
+        break.
+    """
+    pieces: list[Piece] = []
+    gaps: list[float | None] = [None]
+    for part in plan:
+        if isinstance(part, Break):
+            gaps[-1] = part.seconds
+        else:
+            pieces.append(part)
+            gaps.append(part.pause)
+    if isinstance(plan[-1], Piece):
+        gaps[-1] = None
+    return pieces, gaps
+
+
+def piece_seed(seed: int, index: int) -> int:
+    """Derive the seed of a piece of a text; that of the first is the text's.
+
+    Arguments
+    ---------
+    seed : int
+        Seed of the text.
+    index : int
+        Number of the piece, from 0.
+
+    Example
+    -------
+    >>> piece_seed(7, 0), piece_seed(7, 2)
+    (7, 2000013)
+    """
+    return (seed + index * _SEED_STEP) % 2**63 if index else seed
+
+
+def carry_history(
+    prompt: LMPrompt, piece: Piece, speech_tokens: torch.Tensor
+) -> LMPrompt:
+    """Add a spoken piece to the prompt of the next one.
+
+    Arguments
+    ---------
+    prompt : LMPrompt
+        Prompt of the text.
+    piece : Piece
+        The piece before.
+    speech_tokens : torch.Tensor
+        Its speech tokens (S,). More than ``MAX_HISTORY_TOKENS`` are not
+        carried, nor their text.
+
+    Returns
+    -------
+    LMPrompt
+        Prompt that the next piece continues.
+    """
+    if len(speech_tokens) > MAX_HISTORY_TOKENS:
+        return prompt
+    return LMPrompt(
+        prompt.text_ids + piece.units.ids,
+        torch.cat([prompt.speech_tokens, speech_tokens.cpu()]),
+    )
