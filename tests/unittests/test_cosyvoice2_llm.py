@@ -337,9 +337,7 @@ def _generate_slowly(
         if len(tokens) < limits[0]:
             logits[:, lm.end_id] = -torch.inf
         history = torch.tensor([tokens], dtype=torch.long)
-        token = sampler(
-            logits.log_softmax(-1), history, noise(torch.tensor([0]))
-        ).item()
+        token = sampler(logits.log_softmax(-1), history, noise()).item()
         if token == lm.end_id:
             break
         tokens.append(token)
