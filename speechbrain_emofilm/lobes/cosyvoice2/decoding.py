@@ -142,7 +142,8 @@ class CachedQwen2:
         >>> from transformers import Qwen2Config, Qwen2Model
         >>> config = Qwen2Config(
         ...     vocab_size=40, hidden_size=16, intermediate_size=32,
-        ...     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4)
+        ...     num_hidden_layers=2, num_attention_heads=4,
+        ...     num_key_value_heads=2)
         >>> trunk = Qwen2Model(config).eval()
         >>> x, y = torch.randn(1, 7, 16), torch.randn(1, 4, 16)
         >>> with torch.no_grad():
