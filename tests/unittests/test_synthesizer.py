@@ -524,4 +524,4 @@ def test_impossible_ways_to_run_are_refused(options, message, model_folder):
 
 def test_a_model_without_a_language_model_has_no_precision_to_reduce():
     with pytest.raises(ValueError, match="no language model"):
-        TrainedModel(modules={})._reduce_weights("bf16")
+        TrainedModel(modules={}, hparams={})._reduce_weights("bf16")
