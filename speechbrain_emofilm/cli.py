@@ -2,9 +2,21 @@
 
 ``emofilm say "<happy>We won!</happy> <sad>but he left.</sad>" -o out.wav``
 
+``emofilm say --file FILE --output-folder FOLDER`` speaks every line of a text
+file, or every row of a CSV table, see
+:mod:`speechbrain_emofilm.inference.batch`. ``-`` reads the text or the lines
+from standard input.
+
 ``emofilm voice add NAME FILE`` adds the voice of a recording to a CosyVoice2
 model, ``emofilm voice list`` lists a model's voices, and ``emofilm tags`` its
 tags, such as ``[laughter]``.
+
+Every command that loads a model takes ``--device``, ``--precision`` and
+``--threads``, see
+:meth:`~speechbrain_emofilm.inference.trained_model.TrainedModel.from_hparams`.
+
+The exit code is 0, 1 if items of a list could not be spoken, or 2 for invalid
+input. Messages and progress go to standard error.
 """
 
 import argparse
@@ -12,6 +24,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +32,14 @@ from speechbrain_emofilm import __version__
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.files import atomic_path
 
+#: Precisions of the language model.
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 #: Default output folder of trainings, relative to the current folder.
 RESULTS = "results"
 #: Exit code for invalid input, the same as that of argparse.
 BAD_INPUT = 2
+#: Exit code if some items of a list could not be spoken.
+SOME_FAILED = 1
 _HPARAMS_FILE = "synthesizer.yaml"
 #: Speech tokens of a voice's recording.
 TOKENS_PER_SECOND = 25
@@ -41,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, or 2 with one line on stderr for invalid input.
+        Exit code: 0, 1 if items of a list failed, or 2 with one line on
+        stderr for invalid input.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal that lacks a character shows its number instead.
@@ -49,11 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"emofilm: {' '.join(str(error).split())}", file=sys.stderr)
+        # A list of items has one line for each that is invalid.
+        for problem in getattr(error, "problems", [str(error)]):
+            print(f"emofilm: {' '.join(problem.split())}", file=sys.stderr)
         return BAD_INPUT
-    return 0
 
 
 def find_model(results: str | Path = RESULTS) -> Path:
@@ -91,19 +110,19 @@ def find_model(results: str | Path = RESULTS) -> Path:
 
 def _list_speakers(options: argparse.Namespace) -> None:
     """Print the names of the model's speakers, the default first."""
-    synthesizer = _load(_model_folder(options))
+    synthesizer = _load(_model_folder(options), options)
     print("\n".join(synthesizer.speakers))
 
 
 def _list_tags(options: argparse.Namespace) -> None:
     """Print the tags that the model's text may hold."""
-    synthesizer = _load(_model_folder(options))
+    synthesizer = _load(_model_folder(options), options)
     print("\n".join(synthesizer.tags) or "This model knows no tags.")
 
 
 def _add_voice(options: argparse.Namespace) -> None:
     """Add the voice of a recording to the model's folder."""
-    synthesizer = _load(_model_folder(options))
+    synthesizer = _load(_model_folder(options), options)
     voice = synthesizer.add_voice(
         options.name, options.recording, options.text, save=True
     )
@@ -121,7 +140,7 @@ def _model_folder(options: argparse.Namespace) -> Path:
     return model
 
 
-def _load(model: Path) -> Any:
+def _load(model: Path, options: argparse.Namespace) -> Any:
     """Load a model.
 
     The import is late so that --help and errors do not wait for SpeechBrain.
@@ -129,7 +148,12 @@ def _load(model: Path) -> Any:
     from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 
     print(f"model: {model}", file=sys.stderr)
-    return EmoFiLMSynthesizer.from_hparams(model)
+    where = {
+        name: getattr(options, name)
+        for name in ("device", "precision", "threads")
+        if getattr(options, name) is not None
+    }
+    return EmoFiLMSynthesizer.from_hparams(model, **where)
 
 
 def _check_writable(output: Path) -> None:
@@ -153,15 +177,27 @@ def _unwritable(output: Path, error: Exception) -> OSError:
     )
 
 
-def _say(options: argparse.Namespace) -> None:
-    """Synthesize a text to a file and print the times of its words."""
+def _say(options: argparse.Namespace) -> int:
+    """Synthesize a text, or a list of texts; return the exit code."""
     if options.list_speakers:
         _list_speakers(options)
-        return
+        return 0
+    if options.file is not None or options.output_folder is not None:
+        return _say_list(options)
     if options.text is None or options.output is None:
         raise ValueError(
             "Give a text and the file to write: emofilm say TEXT -o FILE."
         )
+    if options.overwrite:
+        raise ValueError(
+            "--overwrite is for --file: -o always writes its file."
+        )
+    _say_one(options)
+    return 0
+
+
+def _say_one(options: argparse.Namespace) -> None:
+    """Synthesize a text to a file and print the times of its words."""
     output = Path(options.output)
     if output.suffix.lower() != ".wav":
         raise ValueError(
@@ -174,11 +210,10 @@ def _say(options: argparse.Namespace) -> None:
     _check_writable(output)
     import soundfile
 
-    synthesizer = _load(model)
-    speaker = options.speaker
-    if speaker not in (None, *synthesizer.speakers) and Path(speaker).is_file():
-        recording, speaker = speaker, Path(speaker).stem
-        synthesizer.add_voice(speaker, recording, options.voice_text)
+    synthesizer = _load(model, options)
+    speaker = _take_on_voice(synthesizer, options)
+    # Only passed on if given: a model of fixed speed need not know it.
+    others = {} if options.speed is None else {"speed": options.speed}
     result = synthesizer.synthesize(
         text,
         speaker=speaker,
@@ -188,6 +223,7 @@ def _say(options: argparse.Namespace) -> None:
         intensity=options.intensity,
         instruction=options.instruction,
         prompting=options.prompting,
+        **others,
     )
     try:
         with atomic_path(output) as temporary:
@@ -200,6 +236,126 @@ def _say(options: argparse.Namespace) -> None:
         print(f"{word.start:7.2f} {word.end:7.2f}  {word.text}")
     seconds = len(result.wav) / result.sample_rate
     print(f"{output}: {seconds:.2f} s, word times: {result.word_times_source}")
+
+
+def _say_list(options: argparse.Namespace) -> int:
+    """Synthesize the texts of a file to a folder; return the exit code."""
+    if options.file is None or options.output_folder is None:
+        raise ValueError(
+            "Give a list and the folder to fill: emofilm say --file FILE "
+            "--output-folder FOLDER."
+        )
+    if options.text is not None or options.output is not None:
+        raise ValueError(
+            "--file and --output-folder are for a list: leave out TEXT and -o."
+        )
+    if options.batch_size < 1:
+        raise ValueError(
+            f"--batch-size is {options.batch_size}: give 1 or more."
+        )
+    from speechbrain_emofilm.inference import batch
+
+    common = batch.Settings(
+        seed=options.seed,
+        guidance=options.guidance,
+        unmarked=options.unmarked,
+        intensity=options.intensity,
+        instruction=options.instruction,
+        prompting=options.prompting,
+        speed=options.speed,
+        speaker=options.speaker,
+    )
+    if options.file == "-":
+        items = batch.split_lines(sys.stdin.read(), common, "standard input")
+    else:
+        items = batch.read_items(options.file, common)
+    model = _model_folder(options)
+    folder = Path(options.output_folder)
+    _check_writable(folder / batch.ITEMS_FILE)
+    output = batch.OutputFolder(folder, str(model.resolve()), options.overwrite)
+    missing = output.missing(items)
+    print(
+        f"{len(items)} texts, {len(items) - len(missing)} of them exist",
+        file=sys.stderr,
+    )
+    failed = []
+    if missing:
+        synthesizer = _load(model, options)
+        voice = _take_on_voice(synthesizer, options)
+        # The name of a recording's voice is that of its file.
+        spoken = [
+            replace(item, settings=replace(item.settings, speaker=voice))
+            if item.settings.speaker == options.speaker
+            else item
+            for item in missing
+        ]
+        batch.check_items(synthesizer, spoken)
+        failed = _speak_list(options, synthesizer, output, missing, spoken)
+    output.finish(items)
+    for place, error in failed:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"emofilm: {place}: {reason}", file=sys.stderr)
+    print(f"{folder}: {len(items) - len(failed)} of {len(items)} texts")
+    return SOME_FAILED if failed else 0
+
+
+def _speak_list(
+    options: argparse.Namespace,
+    synthesizer: Any,
+    output: Any,
+    items: Sequence[Any],
+    spoken: Sequence[Any],
+) -> list[tuple[str, Exception]]:
+    """Write what a model speaks; return the place and error of failures."""
+    from speechbrain_emofilm.inference import batch
+
+    import soundfile
+    from tqdm import tqdm
+
+    of_id = {item.id: item for item in items}
+    results = batch.speak_items(synthesizer, spoken, options.batch_size)
+    failed = []
+    # No bar in a log file.
+    for item, result in tqdm(
+        results, total=len(items), unit="text", file=sys.stderr, disable=None
+    ):
+        if isinstance(result, Exception):
+            failed.append((item.place, result))
+            continue
+        try:
+            output.write(of_id[item.id], result)
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise _unwritable(output.wav(item), error) from error
+    return failed
+
+
+def _take_on_voice(synthesizer: Any, options: argparse.Namespace) -> str | None:
+    """Return the speaker's name; add the voice if it is a recording."""
+    speaker = options.speaker
+    if speaker not in (None, *synthesizer.speakers) and Path(speaker).is_file():
+        recording, speaker = speaker, Path(speaker).stem
+        synthesizer.add_voice(speaker, recording, options.voice_text)
+    return speaker
+
+
+def _speed(text: str) -> float:
+    """Read the speed of the speech."""
+    speed = float(text)
+    if not 0.5 <= speed <= 2:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not possible: give a number from 0.5 to 2"
+        )
+    return speed
+
+
+def _threads(text: str) -> int:
+    """Read a number of threads."""
+    threads = int(text)
+    if threads < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not possible: give an integer of 1 or more"
+        )
+    return threads
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -226,6 +382,31 @@ def _parser() -> argparse.ArgumentParser:
         help="wav file to write",
     )
     say.set_defaults(run=_say)
+    say.add_argument(
+        "--file",
+        metavar="FILE",
+        help="list of texts: a text file with one a line, or a CSV table with "
+        "the columns id, text and, for example, speaker, seed, emotion or "
+        "instruction; - reads lines from standard input",
+    )
+    say.add_argument(
+        "--output-folder",
+        metavar="FOLDER",
+        help="folder for the wav files of --file and items.jsonl, the word "
+        "times; what exists there is kept",
+    )
+    say.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="speak texts of --file again whose wav file exists",
+    )
+    say.add_argument(
+        "--batch-size",
+        type=int,
+        default=16,
+        metavar="N",
+        help="texts of --file that are spoken together (default: 16)",
+    )
     say.add_argument(
         "--speaker",
         "--voice",
@@ -273,6 +454,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help="intensity of marks that give none, 0 to 1 (default: 1)",
     )
+    say.add_argument(
+        "--speed",
+        type=_speed,
+        metavar="FACTOR",
+        help="speed of the speech, 0.5 (half) to 2 (double) of the model's",
+    )
     voice = commands.add_parser("voice", help="add or list voices")
     actions = voice.add_subparsers(required=True, metavar="ACTION")
     add = actions.add_parser("add", help="add the voice of a recording")
@@ -290,6 +477,24 @@ def _parser() -> argparse.ArgumentParser:
             metavar="FOLDER",
             help="output folder of a training (default: the newest below "
             f"./{RESULTS}, else the one shipped in the package)",
+        )
+        command.add_argument(
+            "--device",
+            help="where to compute, such as cpu or cuda:1 (default: the GPU "
+            "if there is one, else the CPU)",
+        )
+        command.add_argument(
+            "--precision",
+            choices=PRECISIONS,
+            help="precision of the language model: fp32, bf16, int8 (CPU "
+            "only) or fp16 (GPU only) (default: fp32)",
+        )
+        command.add_argument(
+            "--threads",
+            type=_threads,
+            metavar="N",
+            help="number of CPU threads (default: by the model's size, one "
+            "for a small one; OMP_NUM_THREADS if set)",
         )
     return parser
 

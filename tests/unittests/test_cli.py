@@ -1,8 +1,10 @@
 """The command `emofilm say`."""
 
 import io
+import json
 import os
 import runpy
+import subprocess
 import sys
 
 import speechbrain_emofilm.inference.synthesizer as synthesizer_module
@@ -22,13 +24,16 @@ class RecordingSynthesizer:
     """Stands for a loaded model: remembers what it is asked for."""
 
     asked = []
+    places = []
+    broken = ()
     tags = ["[breath]", "[laughter]"]
 
     def __init__(self):
         self.speakers = ["0011", "0012"]
 
     @classmethod
-    def from_hparams(cls, source):
+    def from_hparams(cls, source, **where):
+        cls.places.append(where)
         return cls()
 
     def add_voice(self, name, recording, text=None, save=False):
@@ -38,7 +43,23 @@ class RecordingSynthesizer:
         mel = torch.zeros(200, 80)
         return Voice(torch.zeros(192), tokens, mel, transcript=text)
 
+    def _read(self, text, unmarked, intensity):
+        parse_markup(text, EMOTIONS, unmarked)
+
     def synthesize(self, text, **options):
+        if not isinstance(text, str):
+            if self.broken and any(
+                word in t for t in text for word in self.broken
+            ):
+                raise RuntimeError("no memory")
+            size = options.pop("batch_size")
+            assert size == len(text)
+            return [
+                self.synthesize(t, **{**options, "speaker": name, "seed": seed})
+                for t, name, seed in zip(
+                    text, options["speaker"], options["seed"], strict=True
+                )
+            ]
         marked = parse_markup(text, EMOTIONS, options["unmarked"])
         self.asked.append((text, options))
         words = [Word(w.word, 0.0, 0.5) for w in marked.words]
@@ -59,6 +80,7 @@ def model(tmp_path, monkeypatch):
         synthesizer_module, "EmoFiLMSynthesizer", RecordingSynthesizer
     )
     monkeypatch.setattr(RecordingSynthesizer, "asked", [])
+    monkeypatch.setattr(RecordingSynthesizer, "places", [])
     folder = tmp_path / "model"
     folder.mkdir()
     return folder
@@ -237,3 +259,252 @@ def test_a_recording_is_spoken_with_at_once(model, tmp_path):
     assert voice == ("voice", "me", str(recording), "He left.", False)
     assert options["speaker"] == "me"
     assert options["instruction"] == "Softly."
+
+
+def test_where_a_model_runs_is_passed_on_only_if_given(model, tmp_path):
+    place = ["--model", str(model)]
+    assert cli.main(["tags", *place]) == 0
+    assert cli.main(["voice", "list", "--device", "cpu", *place]) == 0
+    command = ["say", "We", "-o", str(tmp_path / "a.wav"), *place]
+    where = ["--device", "cuda:1", "--precision", "bf16", "--threads", "3"]
+    assert cli.main([*command, *where]) == 0
+    assert RecordingSynthesizer.places == [
+        {},
+        {"device": "cpu"},
+        {"device": "cuda:1", "precision": "bf16", "threads": 3},
+    ]
+
+
+@pytest.mark.parametrize(
+    "option", [["--threads", "0"], ["--speed", "3"], ["--precision", "fp8"]]
+)
+def test_impossible_options_are_refused(option, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["say", "We", "-o", "a.wav", *option])
+    assert caught.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_the_speed_is_passed_on_only_if_given(model, tmp_path):
+    command = ["say", "We", "-o", str(tmp_path / "a.wav")]
+    assert cli.main([*command, "--model", str(model)]) == 0
+    assert "speed" not in RecordingSynthesizer.asked[0][1]
+    fast = ["--model", str(model), "--speed", "1.5"]
+    assert cli.main([*command, *fast]) == 0
+    assert RecordingSynthesizer.asked[1][1]["speed"] == 1.5
+
+
+def say_list(model, source, folder, *options):
+    """Speak a list; return the exit code."""
+    return cli.main(
+        ["say", "--file", str(source), "--output-folder", str(folder)]
+        + ["--model", str(model), *options]
+    )
+
+
+def items_of(folder):
+    """Read items.jsonl."""
+    lines = (folder / "items.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_every_line_of_a_file_is_spoken(model, tmp_path):
+    source, folder = tmp_path / "list.txt", tmp_path / "new" / "out"
+    source.write_text("We won\n\n<sad>he left</sad>\n", "utf-16")
+    assert say_list(model, source, folder, "--seed", "7") == 0
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "0001.wav",
+        "0002.wav",
+        "items.jsonl",
+    ]
+    assert [options["seed"] for _, options in RecordingSynthesizer.asked] == [
+        7,
+        7,
+    ]
+    first, second = items_of(folder)
+    assert (first["id"], first["text"], first["seconds"]) == (
+        "0001",
+        "We won",
+        0.5,
+    )
+    assert second["words"] == [
+        {"text": "he", "start": 0.0, "end": 0.5},
+        {"text": "left", "start": 0.0, "end": 0.5},
+    ]
+
+
+def test_a_row_of_a_table_has_its_own_settings(model, tmp_path):
+    source, folder = tmp_path / "list.csv", tmp_path / "out"
+    source.write_text(
+        "name;text;speaker;seed;emotion;guidance;speed\n"
+        "b;We won;0012;3;happy;2;1.5\n"
+        "a;he left;;;;;\n"
+    )
+    assert say_list(model, source, folder, "--guidance", "1.25") == 0
+    asked = dict(RecordingSynthesizer.asked)
+    assert asked["We won"]["speaker"] == "0012"
+    assert asked["We won"]["seed"] == 3
+    assert asked["We won"]["emotion"] == "happy"
+    assert asked["We won"]["speed"] == 1.5
+    assert (asked["We won"]["guidance"], asked["he left"]["guidance"]) == (
+        2,
+        1.25,
+    )
+    assert asked["he left"]["speaker"] == "0011"
+    assert "speed" not in asked["he left"]
+    assert [item["id"] for item in items_of(folder)] == ["b", "a"]
+
+
+def test_every_bad_row_is_named_and_nothing_is_spoken(model, tmp_path, capsys):
+    source, folder = tmp_path / "list.csv", tmp_path / "out"
+    source.write_text(
+        "id,text,seed,speed\na,We,1,\na,won,,\n../c,he,,\nd,,,\n"
+        "e,left,soon,\nf,left,,9\n"
+    )
+    assert say_list(model, source, folder) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("line ")[1][0] for line in lines] == list("45673")
+    assert RecordingSynthesizer.asked == []
+    source.write_text("id,text,speaker\na,We,nobody\nb,<joy>he</joy>,\n")
+    assert say_list(model, source, folder) == 2
+    printed = capsys.readouterr().err
+    assert "line 2: the speaker 'nobody'" in printed
+    assert "line 3: " in printed and "'joy' is not known" in printed
+    assert RecordingSynthesizer.asked == []
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("id,text,sped\na,We,1\n", "the column 'sped' is not known"),
+        ("id,name,text\na,b,We\n", "both name the files"),
+        ("id,words\na,We\n", "add text"),
+        ("id,text\n", "has no text"),
+    ],
+)
+def test_a_table_of_other_columns_is_refused(
+    content, message, model, tmp_path, capsys
+):
+    source = tmp_path / "list.csv"
+    source.write_text(content)
+    assert say_list(model, source, tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_list_goes_on_where_it_stopped(model, tmp_path, capsys):
+    source, folder = tmp_path / "list.txt", tmp_path / "out"
+    source.write_text("We\nwon\n")
+    assert say_list(model, source, folder) == 0
+    (folder / "0002.wav").unlink()
+    with open(folder / "items.jsonl", "a") as file:
+        file.write('{"id": "0003", "te')  # a line that was cut off
+    RecordingSynthesizer.asked.clear()
+    source.write_text("We\nwon\nhe\n")
+    assert say_list(model, source, folder) == 0
+    assert [text for text, _ in RecordingSynthesizer.asked] == ["won", "he"]
+    assert [item["id"] for item in items_of(folder)] == ["0001", "0002", "0003"]
+    RecordingSynthesizer.asked.clear()
+    assert say_list(model, source, folder) == 0
+    assert RecordingSynthesizer.asked == []
+    assert say_list(model, source, folder, "--overwrite") == 0
+    assert len(RecordingSynthesizer.asked) == 3
+
+
+def test_the_sound_of_another_text_is_not_replaced(model, tmp_path, capsys):
+    source, folder = tmp_path / "list.txt", tmp_path / "out"
+    source.write_text("We\n")
+    assert say_list(model, source, folder) == 0
+    source.write_text("won\n")
+    assert say_list(model, source, folder) == 2
+    assert "line 1" in capsys.readouterr().err
+    assert say_list(model, source, folder, "--overwrite") == 0
+    assert [item["text"] for item in items_of(folder)] == ["won"]
+
+
+def test_a_failing_item_does_not_lose_the_others(
+    model, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(RecordingSynthesizer, "broken", ("won",))
+    source, folder = tmp_path / "list.txt", tmp_path / "out"
+    source.write_text("We\nwon\nhe\n")
+    assert say_list(model, source, folder) == cli.SOME_FAILED
+    printed = capsys.readouterr()
+    assert "list.txt line 2: no memory" in printed.err
+    assert printed.out == f"{folder}: 2 of 3 texts\n"
+    assert [item["id"] for item in items_of(folder)] == ["0001", "0003"]
+
+
+def test_lines_can_come_from_standard_input(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("We\nwon\n"))
+    assert say_list(model, "-", tmp_path / "out", "--batch-size", "1") == 0
+    assert [text for text, _ in RecordingSynthesizer.asked] == ["We", "won"]
+
+
+def test_a_recording_is_the_voice_of_a_list(model, tmp_path):
+    recording = tmp_path / "me.wav"
+    recording.touch()
+    source = tmp_path / "list.txt"
+    source.write_text("We\n")
+    out = tmp_path / "out"
+    for _ in range(2):  # the second time, all exists
+        assert say_list(model, source, out, "--voice", str(recording)) == 0
+    _, (_, options) = RecordingSynthesizer.asked
+    assert options["speaker"] == "me"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--file", "a.txt"], "--file FILE --output-folder FOLDER"),
+        (["--output-folder", "a"], "--file FILE --output-folder FOLDER"),
+        (["We", "--file", "a.txt", "--output-folder", "a"], "leave out TEXT"),
+        (["--file", "no.txt", "--output-folder", "a"], "no such file"),
+        (["We", "-o", "a.wav", "--overwrite"], "--overwrite is for --file"),
+        (
+            ["--file", "a", "--output-folder", "b", "--batch-size", "0"],
+            "--batch-size is 0",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_told(arguments, message, capsys):
+    assert cli.main(["say", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+#: Packages that speaking a sentence does not need, each slow to import.
+UNUSED = (
+    "transformers",
+    "sklearn",
+    "sympy",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed.tensor",
+    "torch.onnx",
+    "onnxruntime",
+    "matplotlib",
+    "pandas",
+    "librosa",
+    "numba",
+    "wetext",
+)
+
+
+def test_a_sentence_is_spoken_without_unused_packages(tmp_path):
+    pytest.importorskip("hibari")
+    out = tmp_path / "a.wav"
+    script = (
+        "import sys; from speechbrain_emofilm import cli; "
+        f"code = cli.main(['say', 'We won!', '-o', {str(out)!r}]); "
+        f"print('loaded:', *(n for n in {UNUSED!r} if n in sys.modules)); "
+        "sys.exit(code)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1].strip() == "loaded:"
+    assert soundfile.info(out).duration > 0.5

@@ -6,6 +6,7 @@ from pathlib import Path
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import MarkupError
 from speechbrain_emofilm.dataio.text import TextUnits, split_words
+from speechbrain_emofilm.inference import trained_model
 from speechbrain_emofilm.inference.speech import proportional_times
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.inference.token_to_wav import TokenToWav
@@ -13,12 +14,18 @@ from speechbrain_emofilm.inference.trained_model import TrainedModel
 from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
 from speechbrain_emofilm.lobes.efilm import EFiLM, EmotionEncoder, FiLM
+from speechbrain_emofilm.utils.threads import (
+    PARAMETERS_PER_THREAD,
+    VARIABLES,
+    threads_for,
+)
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.run_opts import RunOptions
 
 EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
 GENERATION = {"min_ratio": 1.0, "max_ratio": 1.5}
@@ -412,3 +419,106 @@ def test_the_shipped_model_is_found_from_any_folder(tmp_path, monkeypatch):
 def test_a_folder_without_a_synthesizer_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no synthesizer.yaml"):
         EmoFiLMSynthesizer.from_hparams(tmp_path)
+
+
+@pytest.fixture
+def unset_threads(monkeypatch):
+    """No wish of the user; the number of torch's threads is restored."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_within(synthesizer):
+    """Numbers of threads while and after the model computes."""
+    with synthesizer.inference_ctx:
+        within = torch.get_num_threads()
+    return within, torch.get_num_threads()
+
+
+def test_a_small_model_decodes_with_one_thread(
+    unset_threads, model_folder, monkeypatch
+):
+    synthesizer = EmoFiLMSynthesizer.from_hparams(model_folder)
+    assert threads_within(synthesizer) == (1, 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads_within(synthesizer) == (2, 2)
+    given = EmoFiLMSynthesizer.from_hparams(model_folder, threads=3)
+    assert threads_within(given) == (3, 2)
+
+
+def test_an_error_restores_the_threads(unset_threads, synthesizer):
+    with pytest.raises(ValueError, match="stop"):
+        with synthesizer.inference_ctx:
+            assert torch.get_num_threads() == 1
+            raise ValueError("stop")
+    assert torch.get_num_threads() == 2
+
+
+def test_a_large_model_gets_more_threads_but_no_more_than_there_are(
+    unset_threads,
+):
+    assert threads_for(PARAMETERS_PER_THREAD) == 1
+    assert threads_for(2 * PARAMETERS_PER_THREAD) == 2
+    assert threads_for(500_000_000) == 2
+
+
+def test_the_device_may_be_an_argument(model_folder):
+    options = {"run_opts": {"device": "cpu"}}
+    for given in ({"device": "abacus"}, {"device": "abacus", **options}):
+        with pytest.raises(ValueError, match="The device 'abacus' cannot be"):
+            EmoFiLMSynthesizer.from_hparams(model_folder, **given)
+    run_opts = RunOptions.from_dictionary({"device": "cpu"})
+    for given in ({"device": "cpu"}, {"run_opts": run_opts}, options):
+        loaded = EmoFiLMSynthesizer.from_hparams(model_folder, **given)
+        assert loaded.device == "cpu"
+
+
+def test_the_gpu_of_a_mac_is_not_taken_unasked(model_folder, monkeypatch):
+    monkeypatch.setattr(trained_model, "infer_device", lambda: "mps:0")
+    loaded = EmoFiLMSynthesizer.from_hparams(model_folder)
+    assert loaded.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    "precision, layer", [("fp32", "Linear"), ("bf16", "BFloat16Linear")]
+)
+def test_the_precision_is_that_of_the_language_model(
+    precision, layer, model_folder
+):
+    loaded = EmoFiLMSynthesizer.from_hparams(
+        model_folder, device="cpu", precision=precision
+    )
+    projection = loaded.mods.emofilm.llm.llm.layers[0].self_attn.q_proj
+    assert type(projection).__name__ == layer
+    assert loaded("We won.").wav.isfinite().all()
+
+
+def test_int8_weights_speak(model_folder):
+    loaded = EmoFiLMSynthesizer.from_hparams(
+        model_folder, device="cpu", precision="int8"
+    )
+    projection = loaded.mods.emofilm.llm.llm.layers[0].self_attn.q_proj
+    assert "quantized" in type(projection).__module__
+    assert loaded("We won.").wav.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"precision": "fp16", "device": "cpu"}, "fp16 is not possible on cpu"),
+        ({"precision": "fp8"}, "'fp8' is not known"),
+        ({"threads": 0}, "threads is 0"),
+    ],
+)
+def test_impossible_ways_to_run_are_refused(options, message, model_folder):
+    with pytest.raises(ValueError, match=message):
+        EmoFiLMSynthesizer.from_hparams(model_folder, **options)
+
+
+def test_a_model_without_a_language_model_has_no_precision_to_reduce():
+    with pytest.raises(ValueError, match="no language model"):
+        TrainedModel(modules={}, hparams={})._reduce_weights("bf16")

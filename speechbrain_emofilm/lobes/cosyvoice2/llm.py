@@ -17,6 +17,10 @@ from speechbrain_emofilm.lobes.cosyvoice2.layout import (
     SequenceLayout,
     sequence_layout,
 )
+from speechbrain_emofilm.lobes.cosyvoice2.qwen2 import (
+    Qwen2Config,
+    Qwen2Model,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import Sampler
 from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
     SpeechDecoding,
@@ -29,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
-from transformers import Qwen2Config, Qwen2Model
 
 logger = logging.getLogger(__name__)
 
