@@ -10,7 +10,11 @@ runs the layers itself.
 
 from typing import Any, NamedTuple
 
-from speechbrain_emofilm.lobes.cosyvoice2.trunk import read_layers
+from speechbrain_emofilm.lobes.cosyvoice2.trunk import (
+    read_layers,
+    rotation,
+    trunk_layers,
+)
 
 import torch
 import torch.nn.functional as F
@@ -157,6 +161,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise (..., C)."""
+        if not torch.is_grad_enabled() and (
+            x.dtype == self.weight.dtype == torch.float32
+        ):
+            return F.rms_norm(
+                x, x.shape[-1:], self.weight, self.variance_epsilon
+            )
         precise = x.to(torch.float32)
         power = precise.pow(2).mean(-1, keepdim=True)
         precise = precise * torch.rsqrt(power + self.variance_epsilon)
@@ -358,7 +368,13 @@ class Qwen2Model(nn.Module):
             weights.append(shares)
             return (shares @ value).transpose(1, 2)
 
-        hidden = read_layers(self, inputs_embeds, places[None], attend)
+        hidden = read_layers(
+            self,
+            trunk_layers(self),
+            inputs_embeds,
+            *rotation(self, inputs_embeds, places[None]),
+            attend,
+        )
         return Qwen2Output(
             hidden, tuple(weights) if output_attentions else None
         )

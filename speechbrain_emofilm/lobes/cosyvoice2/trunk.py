@@ -11,13 +11,11 @@ only the attention over time is replaced: teacher forcing without padding
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 #: Maps a layer's index, queries (..., heads, D), keys and values (..., key
 #: heads, D) to the attended values (..., heads, D).
@@ -37,21 +35,21 @@ class TrunkLayer:
     """
 
     head_dim: int
-    attention_norm: nn.Module
+    attention_norm: Map
     query: Map
     key: Map
     value: Map
     output: Map
-    mlp_norm: nn.Module
+    mlp_norm: Map
     gate: Map
     up: Map
     down: Map
-    activation: nn.Module
+    activation: Map
 
     def __init__(self, layer: nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
         self.head_dim = attention.head_dim
-        self.attention_norm = layer.input_layernorm
+        self.attention_norm = _direct(layer.input_layernorm)
         self.query, self.key, self.value, self.output = map(
             _direct,
             (
@@ -61,11 +59,11 @@ class TrunkLayer:
                 attention.o_proj,
             ),
         )
-        self.mlp_norm = layer.post_attention_layernorm
+        self.mlp_norm = _direct(layer.post_attention_layernorm)
         self.gate, self.up, self.down = map(
             _direct, (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         )
-        self.activation = mlp.act_fn
+        self.activation = _direct(mlp.act_fn)
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -79,13 +77,11 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _direct(module: nn.Module) -> Map:
-    """Return a plain linear layer's function, or any other module itself.
+    """Return a module's function without the bookkeeping of a call.
 
-    The bookkeeping of a module's call is a large part of a small layer.
+    That is a large part of a small layer.
     """
-    if type(module) is not nn.Linear or _has_hooks(module):
-        return module
-    return partial(F.linear, weight=module.weight, bias=module.bias)
+    return module if _has_hooks(module) else module.forward
 
 
 def trunk_layers(trunk: nn.Module) -> list[TrunkLayer]:
@@ -149,7 +145,7 @@ def read_layers(
     """
     hidden = embeddings
     for index, layer in enumerate(layers):
-        normalised = _normalise(layer.attention_norm, hidden)
+        normalised = layer.attention_norm(hidden)
         heads = (-1, layer.head_dim)
         query, key = layer.query(normalised), layer.key(normalised)
         value = layer.value(normalised).unflatten(-1, heads)
@@ -161,21 +157,9 @@ def read_layers(
             index, both[..., :n_queries, :], both[..., n_queries:, :], value
         )
         hidden = hidden + layer.output(attended.flatten(-2))
-        normalised = _normalise(layer.mlp_norm, hidden)
+        normalised = layer.mlp_norm(hidden)
         hidden = hidden + _feed_forward(layer, normalised)
-    return _normalise(trunk.norm, hidden)
-
-
-def _normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Apply a layer's normalisation, in one call where that is the same."""
-    if (
-        type(norm) is Qwen2RMSNorm
-        and x.dtype == torch.float32 == norm.weight.dtype
-        and not torch.is_grad_enabled()
-        and not _has_hooks(norm)
-    ):
-        return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
-    return norm(x)
+    return trunk.norm(hidden)
 
 
 def _feed_forward(layer: TrunkLayer, x: torch.Tensor) -> torch.Tensor:
