@@ -29,8 +29,8 @@ _INFERENCE_DEVICES = ("cpu", "cuda")
 def without_gradients(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a method of an object with a ``_lm`` without gradients.
 
-    Inference mode makes a step of a small model a sixth faster than
-    ``no_grad``; not every other backend supports its tensors.
+    Inference mode costs less per operation than ``no_grad``, but not every
+    other backend supports its tensors.
     """
 
     @wraps(method)
