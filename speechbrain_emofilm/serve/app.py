@@ -352,6 +352,8 @@ class Service:
         while True:
             try:
                 return await listener.next(_LOOK)
+            except ValueError as error:  # the model cannot speak the text
+                raise _Fault(str(error)) from error
             except TimeoutError:
                 if await request.is_disconnected():
                     raise _Fault("The client has left.", 499) from None
@@ -427,9 +429,8 @@ def create_app(
     _add_speech(app, service)
     _add_labels(app, service)
     _add_stream(app, service)
-    app.mount(
-        "/static", StaticFiles(directory=STATIC, check_dir=False), "static"
-    )
+    if STATIC.is_dir():
+        app.mount("/static", StaticFiles(directory=STATIC), "static")
     hosts = None
     if is_loopback(settings.host):
         hosts = {"127.0.0.1", "localhost", "::1", settings.host}

@@ -133,7 +133,8 @@ class Encoder:
             self._buffer.seek(0, io.SEEK_END)
             self._buffer.write(to_pcm(wav))
         else:
-            self._file.write(np.clip(wav, -1, 1))
+            # The same samples in all formats.
+            self._file.write(np.frombuffer(to_pcm(wav), "<i2"))
         return b"" if self._whole else self._new()
 
     def finish(self) -> bytes:

@@ -39,6 +39,8 @@ _HEADERS = {
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
+#: Greatest size of all headers in bytes.
+_MAX_HEADERS = 1 << 14
 #: Policy violation, the WebSocket code for a refused connection.
 _REFUSED = 1008
 
@@ -171,6 +173,8 @@ class Guard:
     def _refusal(self, scope) -> JSONResponse | None:
         """Return the answer to a request that is not let in."""
         headers = Headers(scope=scope)
+        if sum(len(k) + len(v) for k, v in scope["headers"]) > _MAX_HEADERS:
+            return JSONResponse(error_body("The headers are too large."), 431)
         host = headers.get("host", "")
         if self._hosts is not None and _hostname(host) not in self._hosts:
             return JSONResponse(
