@@ -9,7 +9,8 @@ from standard input.
 
 ``emofilm voice add NAME FILE`` adds the voice of a recording to a CosyVoice2
 model, ``emofilm voice list`` lists a model's voices, and ``emofilm tags`` its
-tags, such as ``[laughter]``.
+tags, such as ``[laughter]``. ``emofilm serve`` opens a page in the browser and
+serves an interface that OpenAI's clients know.
 
 Every command that loads a model takes ``--device``, ``--precision`` and
 ``--threads``, see
@@ -21,6 +22,7 @@ input. Messages and progress go to standard error.
 
 import argparse
 import io
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -348,14 +350,79 @@ def _speed(text: str) -> float:
     return speed
 
 
-def _threads(text: str) -> int:
-    """Read a number of threads."""
-    threads = int(text)
-    if threads < 1:
+def _positive(text: str) -> int:
+    """Read an integer of 1 or more."""
+    number = int(text)
+    if number < 1:
         raise argparse.ArgumentTypeError(
             f"{text} is not possible: give an integer of 1 or more"
         )
-    return threads
+    return number
+
+
+def _serve(options: argparse.Namespace) -> None:
+    """Serve a model and its page."""
+    try:
+        from speechbrain_emofilm.serve.app import Settings
+        from speechbrain_emofilm.serve.server import (
+            check_address,
+            check_token,
+            serve,
+        )
+    except ImportError as error:
+        raise ImportError(
+            f"{error}: install what the server needs, pip install "
+            "'speechbrain-emofilm[serve]'."
+        ) from error
+    settings = Settings(
+        host=options.host,
+        token=options.token or os.environ.get("EMOFILM_TOKEN") or None,
+        max_characters=options.max_characters,
+        max_jobs=options.max_jobs,
+        max_rows=options.max_rows,
+        time_limit=options.time_limit,
+    )
+    # Before the long work.
+    check_token(settings.token)
+    check_address(settings.host, options.port)
+    synthesizer = _load(_model_folder(options), options)
+    serve(synthesizer, settings, options.port, options.browser)
+
+
+def _add_serve(commands: Any) -> argparse.ArgumentParser:
+    """Add the command ``serve``."""
+    serve = commands.add_parser(
+        "serve", help="serve a page and an interface like OpenAI's"
+    )
+    serve.set_defaults(run=_serve)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address (default: this machine)"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000")
+    serve.add_argument(
+        "--token",
+        help="token that requests must bring (default: EMOFILM_TOKEN, or none)",
+    )
+    serve.add_argument(
+        "--no-browser",
+        dest="browser",
+        action="store_false",
+        help="do not open the page",
+    )
+    for name, default, text in (
+        ("max-characters", 4096, "longest text of a request"),
+        ("max-jobs", 128, "requests that wait; more are refused"),
+        ("max-rows", 16, "sentences that are spoken together"),
+        ("time-limit", 120, "seconds after which a request is given up"),
+    ):
+        serve.add_argument(
+            f"--{name}",
+            type=_positive,
+            default=default,
+            metavar="N",
+            help=f"{text} (default: {default})",
+        )
+    return serve
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -471,7 +538,8 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_list_speakers)
     tags = commands.add_parser("tags", help="list the tags a model knows")
     tags.set_defaults(run=_list_tags)
-    for command in (say, add, listing, tags):
+    serve = _add_serve(commands)
+    for command in (say, add, listing, tags, serve):
         command.add_argument(
             "--model",
             metavar="FOLDER",
@@ -491,7 +559,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument(
             "--threads",
-            type=_threads,
+            type=_positive,
             metavar="N",
             help="number of CPU threads (default: by the model's size, one "
             "for a small one; OMP_NUM_THREADS if set)",
