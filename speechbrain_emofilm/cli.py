@@ -21,11 +21,12 @@ input. Messages and progress go to standard error.
 """
 
 import argparse
+import codecs
 import io
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,30 +187,99 @@ def _say(options: argparse.Namespace) -> int:
         return 0
     if options.file is not None or options.output_folder is not None:
         return _say_list(options)
-    if options.text is None or options.output is None:
+    if options.text is None or not (options.output or options.stream):
         raise ValueError(
-            "Give a text and the file to write: emofilm say TEXT -o FILE."
+            "Give a text and the file to write: emofilm say TEXT -o FILE; or "
+            "hear it: emofilm say TEXT --stream."
         )
     if options.overwrite:
         raise ValueError(
             "--overwrite is for --file: -o always writes its file."
         )
-    _say_one(options)
+    if options.stream:
+        _say_streaming(options)
+    else:
+        _say_one(options)
     return 0
+
+
+def _say_streaming(options: argparse.Namespace) -> None:
+    """Play or write speech while it is made; print words as they begin."""
+    from speechbrain_emofilm.inference import sinks
+
+    to_pipe = options.output == "-"
+    report = sys.stderr if to_pipe else sys.stdout
+    player: Sequence[str] = ()
+    if options.output is None:
+        player = sinks.find_player()
+    elif not to_pipe:
+        _check_output(Path(options.output))
+    text = _pieces_of_stdin() if options.text == "-" else options.text
+    if isinstance(text, str) and not text.strip():
+        raise ValueError("The text is empty: give at least one word.")
+    model = _model_folder(options)
+    synthesizer = _load(model, options)
+    chunks = synthesizer.stream(
+        text,
+        speaker=_take_on_voice(synthesizer, options),
+        seed=options.seed,
+        guidance=options.guidance,
+        unmarked=options.unmarked,
+        intensity=options.intensity,
+        instruction=options.instruction,
+        prompting=options.prompting,
+        speed=options.speed or 1.0,
+    )
+    rate = synthesizer.mods.token_to_wav.sample_rate
+    if to_pipe:
+        sink = sinks.to_pipe(sys.stdout.buffer, rate)
+    elif player:
+        sink = sinks.to_player(player, rate)
+    else:
+        sink = sinks.to_file(Path(options.output), rate)
+    n_words = n_samples = 0
+    with sink as write:
+        for chunk in chunks:
+            write(chunk.wav)
+            n_samples += len(chunk.wav)
+            for word in chunk.words[n_words:]:
+                print(
+                    f"{word.start:7.2f}  {word.text}", file=report, flush=True
+                )
+            n_words = len(chunk.words)
+    print(f"{n_samples / rate:.2f} s, word times: estimated", file=report)
+
+
+def _pieces_of_stdin() -> Iterator[str]:
+    """Yield what comes on standard input as soon as it comes."""
+    try:
+        descriptor = sys.stdin.fileno()
+    except OSError:  # not a real file
+        yield sys.stdin.read()
+        return
+    decoder = codecs.getincrementaldecoder(sys.stdin.encoding or "utf-8")()
+    while data := os.read(descriptor, 65536):
+        yield decoder.decode(data)
+    yield decoder.decode(b"", final=True)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a file that is no wav file, or cannot be written."""
+    if output.suffix.lower() != ".wav":
+        raise ValueError(
+            f"{output} is not a wav file: use a name that ends in .wav."
+        )
+    _check_writable(output)
 
 
 def _say_one(options: argparse.Namespace) -> None:
     """Synthesize a text to a file and print the times of its words."""
     output = Path(options.output)
-    if output.suffix.lower() != ".wav":
-        raise ValueError(
-            f"{output} is not a wav file: use a name that ends in .wav."
-        )
     text = sys.stdin.read() if options.text == "-" else options.text
     if not text.strip():
         raise ValueError("The text is empty: give at least one word.")
     model = _model_folder(options)
-    _check_writable(output)
+    _check_output(output)
     import soundfile
 
     synthesizer = _load(model, options)
@@ -520,6 +590,13 @@ def _parser() -> argparse.ArgumentParser:
         "--intensity",
         type=float,
         help="intensity of marks that give none, 0 to 1 (default: 1)",
+    )
+    say.add_argument(
+        "--stream",
+        action="store_true",
+        help="play the speech while it is made, or write it to -o FILE, or to "
+        "standard output with -o -; a text from standard input is spoken while "
+        "it is written",
     )
     say.add_argument(
         "--speed",

@@ -129,18 +129,11 @@ class TextSplitter:
         list of int
             Index after the last word of each piece.
         """
-        # Units up to each word; those of no word count to the one before.
-        reached = [0, *([len(units.ids)] * len(units.words))]
-        for place in range(len(units.ids) - 1, -1, -1):
-            word = units.word_of_unit[place]
-            if word > 0:
-                reached[word] = place
-        for word in range(len(units.words) - 1, 0, -1):
-            reached[word] = min(reached[word], reached[word + 1])
+        reached = units_before(units)
         if reached[-1] <= self.whole_units:
             return [len(marked.words)]
         if self.normalizer is None:
-            ends = _sentence_ends(marked)
+            ends = sentence_ends(marked)
         else:
             found = self.normalizer.sentence_ends(marked)
             ends = [end for end, _ in found]
@@ -209,6 +202,31 @@ class TextSplitter:
         return self.clause_pause if _CLAUSE_END.search(gap) else _WORD_PAUSE
 
 
+def units_before(units: TextUnits) -> list[int]:
+    """Count the units before each of W words, and all: W + 1 numbers.
+
+    Units of no word count to the word before them.
+
+    Arguments
+    ---------
+    units : TextUnits
+        A text as the front end reads it.
+
+    Example
+    -------
+    >>> units_before(TextUnits([5, 6, 7, 8], [0, -1, 1, 1], ["a", "be"]))
+    [0, 2, 4]
+    """
+    reached = [0, *([len(units.ids)] * len(units.words))]
+    for place in range(len(units.ids) - 1, -1, -1):
+        word = units.word_of_unit[place]
+        if word > 0:
+            reached[word] = place
+    for word in range(len(units.words) - 1, 0, -1):
+        reached[word] = min(reached[word], reached[word + 1])
+    return reached
+
+
 def cut_marked(
     marked: MarkedText, ends: Sequence[int], tags: Sequence[str] = ()
 ) -> list[MarkedText]:
@@ -275,8 +293,25 @@ def _gap(marked: MarkedText, end: int) -> str:
     return marked.text[marked.words[end - 1].end : following]
 
 
-def _sentence_ends(marked: MarkedText) -> list[int]:
-    """Find the index after the last word of each sentence."""
+def sentence_ends(marked: MarkedText) -> list[int]:
+    """Find the ends of the sentences of a text that is not normalised.
+
+    Arguments
+    ---------
+    marked : MarkedText
+        The text; its emotions do not matter.
+
+    Returns
+    -------
+    list of int
+        Index after the last word of each sentence.
+
+    Example
+    -------
+    >>> from speechbrain_emofilm.dataio.markup import parse_markup
+    >>> sentence_ends(parse_markup("Dr. Lee left. Why?", ["sad"]))
+    [3, 4]
+    """
     inside = range(1, len(marked.words))
     ends = [end for end in inside if _ends_sentence(marked, end)]
     return [*ends, len(marked.words)]

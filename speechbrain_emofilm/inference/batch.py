@@ -318,10 +318,11 @@ def check_items(synthesizer, items: Sequence[Item]) -> None:
                     f"one of {', '.join(synthesizer.speakers)}."
                 )
             # The reading that comes before any synthesis.
-            synthesizer._read(
+            synthesizer.plan(
                 item.text,
-                settings.emotion or settings.unmarked,
-                1.0 if settings.intensity is None else settings.intensity,
+                settings.unmarked,
+                settings.emotion,
+                settings.intensity,
             )
         except ValueError as error:
             problems.append(f"{item.place}: {error}")

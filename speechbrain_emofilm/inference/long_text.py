@@ -131,9 +131,7 @@ class Planner:
             If the front end cannot read the text.
         """
         instruction, _, text = text.rpartition(END_OF_INSTRUCTION)
-        marked = parse_markup(
-            text, self.emotions, unmarked, max_words=None, tags=self.tags
-        )
+        marked = self.parse(text, unmarked)
         breaks: dict[int, float] = {}
         for pause in marked.breaks:
             breaks[pause.word] = breaks.get(pause.word, 0.0) + pause.seconds
@@ -152,6 +150,27 @@ class Planner:
         if n_words in breaks:
             plan.append(Break(n_words, breaks[n_words]))
         return plan
+
+    def parse(
+        self, text: str, unmarked: str | Mapping[str, float] = "unlabelled"
+    ) -> MarkedText:
+        """Read the marks of a text of any length; see :meth:`plan`."""
+        return parse_markup(
+            text, self.emotions, unmarked, max_words=None, tags=self.tags
+        )
+
+    def piece(self, marked: MarkedText, intensity: float = 1.0) -> Piece:
+        """Prepare a text as one piece, whatever its size.
+
+        Arguments
+        ---------
+        marked : MarkedText
+            Text as :meth:`parse` returns it; its breaks are ignored.
+        intensity : float
+            Intensity of labelled words whose mark gives none.
+        """
+        whole = self._normalize(marked)
+        return Piece(whole, self._encode(whole), *whole.tensors(intensity))
 
     def _pieces(
         self, segment: MarkedText, intensity: float, instruction: str

@@ -5,15 +5,11 @@ from dataclasses import dataclass, replace
 
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.text import TextUnits, is_ideograph
+from speechbrain_emofilm.inference.joining import SoundJoiner
 
 import numpy as np
 import torch
 
-#: Frames below this level, relative to the loudest of the piece, at its start
-#: and end are its silence.
-SILENCE_DB = -40.0
-#: Length of these frames, and of the fade where silence is cut, in seconds.
-_FRAME = 0.005
 #: Seconds of memory that are reserved for each piece.
 _RESERVED = 30
 
@@ -59,12 +55,9 @@ class SynthesisResult:
 class SpeechJoiner:
     """Join the speech of pieces, with silence of given lengths between.
 
-    A gap is counted from the end of a piece's sound to the start of the next
-    one's. Sound is what lies between the first and the last 5 ms whose level
-    is within 40 dB of the piece's loudest 5 ms. Of the pieces' own silence as
-    much is kept as the gap allows, faded over 5 ms where it is cut.
-
-    The wave of each piece is copied to one array and not kept.
+    The sound is that of
+    :class:`~speechbrain_emofilm.inference.joining.SoundJoiner`. The wave of
+    each piece is copied to one array and not kept.
 
     Arguments
     ---------
@@ -89,13 +82,10 @@ class SpeechJoiner:
     def __init__(self, gaps: Sequence[float | None]):
         self._gaps = list(gaps)
         self._parts: list[SynthesisResult] = []
+        self._joiner: SoundJoiner | None = None
         # Memory that is reserved and not yet written costs nothing.
         self._reserved = np.empty(0, dtype=np.float32)
         self._size = 0
-        self._tail = 0  # samples of silence at the end of the wave
-        self._shifts: list[int] = []  # place of each piece's first sample
-        self._starts: list[int] = []  # place of what is left of it
-        self._ends: list[int] = []
 
     def add(self, piece: SynthesisResult) -> None:
         """Append a piece.
@@ -106,33 +96,20 @@ class SpeechJoiner:
             Speech of the next piece.
         """
         gap = self._gaps[len(self._parts)]
-        alone = self._gaps == [None, None]
-        self._parts.append(
-            piece if alone else replace(piece, wav=torch.zeros(0))
-        )
-        if alone:
+        if self._gaps == [None, None]:
+            self._parts.append(piece)
             return
-        if not len(self._reserved):
+        self._parts.append(replace(piece, wav=torch.zeros(0)))
+        if self._joiner is None:
+            self._joiner = SoundJoiner(piece.sample_rate)
             seconds = _RESERVED * len(self._gaps) + sum(
                 filter(None, self._gaps)
             )
-            n_samples = round(seconds * piece.sample_rate)
-            self._reserved = np.empty(n_samples, dtype=np.float32)
-        wav = piece.wav.numpy()
-        lead, tail = _silence(wav, piece.sample_rate)
-        cut = 0
-        if gap is not None:
-            left = self._close(gap, piece.sample_rate, lead)
-            cut, lead = lead - left, left
-        size = len(self._wav)
-        self._append(len(wav) - cut)
-        self._wav[size:] = wav[cut:]
-        if cut:
-            _fade(self._wav[size:], piece.sample_rate)
-        self._tail = tail
-        self._shifts.append(size - cut)
-        self._starts.append(size)
-        self._ends.append(len(self._wav))
+            self._reserved = np.empty(
+                round(seconds * piece.sample_rate), dtype=np.float32
+            )
+        self._joiner.start(gap)
+        self._append(self._joiner.push(piece.wav.numpy()))
 
     def finish(self) -> SynthesisResult:
         """Return the whole.
@@ -143,26 +120,18 @@ class SpeechJoiner:
             Word times and speech tokens are those of the pieces in order.
         """
         first = self._parts[0]
-        if self._gaps == [None, None]:
+        if self._joiner is None:
             return first
-        if self._gaps[-1] is not None:
-            self._close(self._gaps[-1], first.sample_rate, 0)
+        self._append(self._joiner.finish(self._gaps[-1]))
         self._reserved.resize(self._size, refcheck=False)
-        words: list[Word] = []
         rate = first.sample_rate
-        for part, shift, start, end in zip(
-            self._parts, self._shifts, self._starts, self._ends
-        ):
-            # A word may reach into silence that was cut.
+        words: list[Word] = []
+        for part, place in zip(self._parts, self._joiner.places):
             words += [
                 replace(
                     word,
-                    start=min(
-                        max(word.start + shift / rate, start / rate), end / rate
-                    ),
-                    end=min(
-                        max(word.end + shift / rate, start / rate), end / rate
-                    ),
+                    start=place.clamp(word.start, rate),
+                    end=place.clamp(word.end, rate),
                 )
                 for word in part.words
             ]
@@ -178,53 +147,13 @@ class SpeechJoiner:
             torch.cat([part.speech_tokens for part in self._parts]),
         )
 
-    def _close(self, gap: float, sample_rate: int, lead: int) -> int:
-        """Make the silence of a gap; return the samples left of `lead`."""
-        n_gap = round(gap * sample_rate)
-        lead = min(lead, n_gap // 2 if len(self._wav) else n_gap)
-        tail = min(self._tail, n_gap - lead)
-        cut = self._tail - tail
-        if cut:
-            self._append(-cut)
-        if self._ends:
-            self._ends[-1] = len(self._wav)
-            if cut or n_gap > lead + tail:
-                _fade(self._wav[::-1], sample_rate)
-        self._append(n_gap - lead - tail)
-        self._tail = 0
-        return lead
-
-    @property
-    def _wav(self) -> np.ndarray:
-        """What is joined so far."""
-        return self._reserved[: self._size]
-
-    def _append(self, n_samples: int) -> None:
-        """Change the size; what is new is silent."""
-        size = self._size + n_samples
+    def _append(self, wav: np.ndarray) -> None:
+        """Copy sound behind what is joined so far."""
+        size = self._size + len(wav)
         if size > len(self._reserved):
             self._reserved.resize(2 * size, refcheck=False)
-        self._reserved[self._size : size] = 0
+        self._reserved[self._size : size] = wav
         self._size = size
-
-
-def _silence(wav: np.ndarray, sample_rate: int) -> tuple[int, int]:
-    """Measure the silence at the start and the end of a wave, in samples."""
-    size = round(_FRAME * sample_rate)
-    n_frames = len(wav) // size
-    frames = wav[: n_frames * size].reshape(n_frames, size)
-    power = np.einsum("ij,ij->i", frames, frames)
-    loudest = power.max(initial=0.0)
-    if loudest == 0:
-        return 0, 0
-    (sound,) = np.nonzero(power >= loudest * 10 ** (SILENCE_DB / 10))
-    return int(sound[0]) * size, len(wav) - int(sound[-1] + 1) * size
-
-
-def _fade(wav: np.ndarray, sample_rate: int) -> None:
-    """Fade in the start of a wave, in place."""
-    size = min(round(_FRAME * sample_rate), len(wav))
-    wav[:size] *= np.linspace(0, 1, size, endpoint=False, dtype=np.float32)
 
 
 def _join_texts(texts: Sequence[str]) -> str:

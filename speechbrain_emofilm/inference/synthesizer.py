@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -33,8 +33,14 @@ from speechbrain_emofilm.inference.speech import (
     SynthesisResult,
     proportional_times,
 )
+from speechbrain_emofilm.inference.streaming import (
+    ChunkMaker,
+    SpeechChunk,
+    Utterances,
+)
 from speechbrain_emofilm.inference.token_to_wav import pad_items
 from speechbrain_emofilm.inference.trained_model import TrainedModel
+from speechbrain_emofilm.processing.mel_speed import check_speeds
 
 import torch
 from speechbrain.utils.logger import get_logger
@@ -118,6 +124,8 @@ class EmoFiLMSynthesizer(TrainedModel):
             getattr(self.hparams, "text_normalizer", None),
             getattr(self.hparams, "text_splitter", None),
         )
+        #: Whether the language model speaks a text while it is written.
+        self.reads_pieces = bool(getattr(self.hparams, "bistream", False))
         self.history = bool(getattr(self.hparams, "history", False))
         self.prompting = getattr(self.hparams, "prompting", "cross_lingual")
         self._generation = dict(getattr(self.hparams, "generation", {}))
@@ -227,6 +235,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         prompting: str | None = None,
         reference: str | None = None,
         history: bool | None = None,
+        speed: float | Sequence[float] = 1.0,
     ) -> SynthesisResult | list[SynthesisResult]:
         """Synthesize one text or several, of any length.
 
@@ -275,6 +284,9 @@ class EmoFiLMSynthesizer(TrainedModel):
             the piece before, as with a recording in zero-shot synthesis, so
             that timbre and mood go on. The pieces of a text are then made one
             after the other. The model's default if None.
+        speed : float or list of float
+            Speed of all texts, or of each, from 0.5 (half) to 2 (double). The
+            pitch stays, and so do the pauses that breaks ask for.
 
         Returns
         -------
@@ -287,8 +299,8 @@ class EmoFiLMSynthesizer(TrainedModel):
             If a text is empty or its marks are invalid.
         ValueError
             If the front end cannot read a text (an emoji, another language),
-            or a speaker, seed, emotion, intensity, guidance, batch size or
-            reference is invalid.
+            or a speaker, seed, emotion, intensity, guidance, batch size,
+            reference or speed is invalid.
         """
         one_text = isinstance(text, str)
         texts = _strings("text", text)
@@ -298,12 +310,8 @@ class EmoFiLMSynthesizer(TrainedModel):
                 f"batch_size is {batch_size}: give an integer of 1 or more."
             )
         intensity = 1.0 if intensity is None else intensity
-        if not 0 <= guidance < math.inf or not 0 <= intensity <= 1:
-            raise ValueError(
-                f"The guidance {guidance} with the intensity {intensity} is "
-                "not possible: give a guidance of 0 or more and an intensity "
-                "from 0 to 1."
-            )
+        _check_strengths(guidance, intensity)
+        speeds = check_speeds(speed, n)
         if speaker is not None and not isinstance(speaker, str):
             speaker = _strings("speaker", speaker)
         if reference is not None:
@@ -339,6 +347,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                 [piece_seed(seeds[text], index) for text, index in batch],
                 guidance,
                 reference,
+                [speeds[text] for text, _ in batch],
             )
             for (text, index), result in zip(batch, results):
                 joiners[text].add(result)
@@ -383,6 +392,117 @@ class EmoFiLMSynthesizer(TrainedModel):
             unmarked if emotion is None else emotion,
             1.0 if intensity is None else intensity,
         )
+
+    def stream(
+        self,
+        text: str | Iterable[str],
+        speaker: str | None = None,
+        seed: int = 0,
+        guidance: float = 1.0,
+        unmarked: str = "unlabelled",
+        emotion: str | Mapping[str, float] | None = None,
+        intensity: float | None = None,
+        instruction: str | None = None,
+        prompting: str | None = None,
+        history: bool | None = None,
+        speed: float = 1.0,
+    ) -> Iterator[SpeechChunk]:
+        """Synthesize a text while it is heard, or even while it is written.
+
+        A text in whole is spoken with the tokens of :meth:`synthesize`. A
+        text in pieces is spoken as soon as its first words are known, if the
+        language model can read text and speech in turns (``bistream: true``
+        in its ``synthesizer.yaml``); else sentence by sentence.
+
+        Arguments
+        ---------
+        text : str or iterable of str
+            A text with marks and breaks, or its pieces as they are written,
+            cut anywhere, also within a word or mark.
+        speaker, seed, guidance, unmarked, emotion, intensity
+            As in :meth:`synthesize`.
+        instruction, prompting, history, speed
+            As in :meth:`synthesize`.
+
+        Returns
+        -------
+        Iterator of SpeechChunk
+            The sound in order, and the words that have begun.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`synthesize`, or if this model cannot decode piece by
+            piece. What is wrong with a text in whole or an option is raised
+            by the call, with a later piece of text when it is reached.
+
+        Example
+        -------
+        >>> from speechbrain_emofilm.utils.assets import find_file
+        >>> mini = find_file("speechbrain_emofilm/assets/mini/synthesizer.yaml")
+        >>> synthesizer = EmoFiLMSynthesizer.from_hparams(mini.parent)
+        >>> chunks = list(synthesizer.stream("<happy>We won!</happy>"))
+        >>> [word.text for word in chunks[-1].words]
+        ['We', 'won']
+        """
+        intensity = 1.0 if intensity is None else intensity
+        _check_strengths(guidance, intensity)
+        (speed,) = check_speeds(speed, 1)
+        (seed,) = _seeds(seed, 1)
+        token_to_wav = self.mods.token_to_wav
+        (index,) = token_to_wav.speaker_ids(speaker, 1)
+        speaker = self.speakers[index]
+        token_to_wav.stream(
+            speaker, speed=speed
+        )  # refuses what is not possible
+        plan = None
+        if isinstance(text, str):
+            plan = self.plan(text, unmarked, emotion, intensity)
+            pieces, _ = pieces_and_gaps(plan)
+            instruction = pieces[0].instruction or instruction
+        prompt = self._prompt(speaker, prompting, instruction)
+
+        def generate(piece: Piece, prompt: LMPrompt, seed: int):
+            inputs = self._lm_inputs([piece], [prompt], guidance)
+            return self.mods.emofilm.llm.generate_tokens(**inputs, seeds=[seed])
+
+        def generate_growing(growing, prompt: LMPrompt, seed: int):
+            return self._growing_tokens(growing, prompt, seed, guidance)
+
+        utterances = Utterances(
+            self._planner,
+            generate,
+            generate_growing if self.reads_pieces else None,
+            prompt,
+            unmarked if emotion is None else emotion,
+            intensity,
+            seed,
+            self.history if history is None else history,
+        )
+        limits = {"min_ratio": 2.0, "max_ratio": 20.0, **self._generation}
+        maker = ChunkMaker(
+            lambda: token_to_wav.stream(speaker, speed=speed),
+            token_to_wav.sample_rate,
+            math.sqrt(limits["min_ratio"] * limits["max_ratio"]),
+            speed,
+        )
+        return self._computed(
+            maker.speak_all(
+                utterances,
+                utterances.of_pieces(text)
+                if plan is None
+                else utterances.of_plan(plan),
+            )
+        )
+
+    def _computed(self, chunks: Iterator[SpeechChunk]) -> Iterator[SpeechChunk]:
+        """Compute each chunk as the model is to compute; nothing between."""
+        while True:
+            with self.inference_ctx, torch.no_grad():
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
 
     def forward(
         self, text: str | list[str] | tuple[str, ...], **kwargs
@@ -445,6 +565,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         seeds: list[int],
         guidance: float,
         reference: str | None,
+        speeds: list[float],
     ) -> list[SynthesisResult]:
         """Generate speech tokens, waves and word times of a batch."""
         with self.inference_ctx:
@@ -452,9 +573,9 @@ class EmoFiLMSynthesizer(TrainedModel):
             # Flow and vocoder have fixed noise, as in CosyVoice2: the seed
             # changes the reading only.
             if reference is None:
-                wavs = self.mods.token_to_wav(tokens, speakers)
+                wavs = self.mods.token_to_wav(tokens, speakers, speed=speeds)
         if reference is not None:
-            wavs = self._speak_in_spans(batch, tokens, speakers)
+            wavs = self._speak_in_spans(batch, tokens, speakers, speeds)
         sample_rate = self.mods.token_to_wav.sample_rate
         results = []
         for request, wav, spoken in zip(batch, wavs, tokens):
@@ -479,6 +600,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         batch: list[Piece],
         tokens: list[torch.Tensor],
         neutral_voices: list[str],
+        speeds: list[float],
     ) -> list[torch.Tensor]:
         """Generate waves in which the voice follows the words' emotions."""
         token_to_wav = self.mods.token_to_wav
@@ -500,12 +622,15 @@ class EmoFiLMSynthesizer(TrainedModel):
             decoded = token_to_wav.decode_voices(tokens, voices)
         mels = [own[0] for own in decoded]
 
-        def vocode(mels: list[torch.Tensor]) -> list[torch.Tensor]:
+        def vocode(mels: list[torch.Tensor], speed) -> list[torch.Tensor]:
+            padded, lens = pad_items(mels, mels[0].device)
             with self.inference_ctx:
-                return token_to_wav.vocode(*pad_items(mels, mels[0].device))
+                return token_to_wav.vocode(padded, lens, speed=speed)
 
         sample_rate = token_to_wav.sample_rate
-        neutral = vocode([mels[i] for i in changing]) if changing else []
+        neutral = []
+        if changing:
+            neutral = vocode([mels[i] for i in changing], 1.0)
         for i, wav in zip(changing, neutral):
             words, _ = self._word_times(
                 batch[i], wav.float().cpu(), sample_rate
@@ -517,7 +642,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                 len(mels[i]),
             )
             mels[i] = blend_mels(decoded[i], spans)
-        return vocode(mels)
+        return vocode(mels, speeds)
 
     def _generate(
         self,
@@ -527,8 +652,16 @@ class EmoFiLMSynthesizer(TrainedModel):
         guidance: float,
     ) -> list[torch.Tensor]:
         """Generate the speech tokens of each item."""
+        return self.mods.emofilm.llm.generate(
+            **self._lm_inputs(batch, prompts, guidance), seeds=seeds
+        )
+
+    def _lm_inputs(
+        self, batch: list[Piece], prompts: list[LMPrompt], guidance: float
+    ) -> dict[str, Any]:
+        """Prepare the arguments of the language model's ``generate``."""
         emofilm, device = self.mods.emofilm, self.device
-        units = [request.units for request in batch]
+        units = [piece.units for piece in batch]
         # A prompt belongs to no word and is not counted as text to speak.
         all_ids = [p.text_ids + u.ids for p, u in zip(prompts, units)]
         words = [
@@ -542,35 +675,66 @@ class EmoFiLMSynthesizer(TrainedModel):
             for items in (
                 [torch.tensor(ids) for ids in all_ids],
                 [torch.tensor(word_of_id) for word_of_id in words],
-                [r.word_emotions for r in batch],
-                [r.word_intensity for r in batch],
+                [piece.word_emotions for piece in batch],
+                [piece.word_intensity for piece in batch],
             )
         )
-        options = dict(self._generation)
+        inputs = dict(self._generation)
         n_spoken = torch.tensor([len(p.speech_tokens) for p in prompts])
         if n_spoken.any():
-            options["prompt_speech_tokens"] = pad_sequence(
+            inputs["prompt_speech_tokens"] = pad_sequence(
                 [p.speech_tokens for p in prompts], batch_first=True
             ).to(device)
-            options["prompt_speech_lens"] = n_spoken / n_spoken.max()
+            inputs["prompt_speech_lens"] = n_spoken / n_spoken.max()
 
         def condition(emotions):
             return emofilm.condition(
                 ids, lens, word_of_token, emotions, word_intensity
             ).text_embeddings
 
-        unlabelled = torch.zeros_like(word_emotions)
-        return emofilm.llm.generate(
-            condition(word_emotions),
-            lens,
-            unconditional_embeddings=(
-                condition(unlabelled) if guidance != 1 else None
-            ),
-            guidance=guidance,
-            seeds=seeds,
-            # Tags belong to no word and make no text to speak.
-            n_target_text=[sum(w >= 0 for w in u.word_of_unit) for u in units],
-            **options,
+        inputs["text_embeddings"] = condition(word_emotions)
+        inputs["text_lens"] = lens
+        inputs["guidance"] = guidance
+        if guidance != 1:
+            unlabelled = torch.zeros_like(word_emotions)
+            inputs["unconditional_embeddings"] = condition(unlabelled)
+        # Tags belong to no word and make no text to speak.
+        inputs["n_target_text"] = [
+            sum(word >= 0 for word in u.word_of_unit) for u in units
+        ]
+        return inputs
+
+    def _growing_tokens(
+        self,
+        growing: Iterable[tuple[Piece, int]],
+        prompt: LMPrompt,
+        seed: int,
+        guidance: float,
+    ) -> Iterator[int]:
+        """Generate the speech tokens of text that is still being written."""
+        lm, n_prompt = self.mods.emofilm.llm, len(prompt.text_ids)
+
+        def embeddings() -> Iterator[tuple[torch.Tensor, ...]]:
+            read = 0
+            for piece, n_units in growing:
+                inputs = self._lm_inputs([piece], [prompt], guidance)
+                variants = [inputs["text_embeddings"]]
+                if guidance != 1:
+                    variants.append(inputs["unconditional_embeddings"])
+                end = n_prompt + n_units
+                yield tuple(text[:, read:end] for text in variants)
+                read = end
+
+        options = {
+            name: value
+            for name, value in self._generation.items()
+            if name != "min_ratio"  # the end is not drawn before the text's
+        }
+        spoken = None
+        if len(prompt.speech_tokens):
+            spoken = prompt.speech_tokens[None].to(self.device)
+        return lm.generate_stream(
+            embeddings(), spoken, seed=seed, guidance=guidance, **options
         )
 
     def _word_times(
@@ -635,6 +799,16 @@ def _strings(name: str, value: str | Sequence[str]) -> list[str]:
     raise ValueError(
         f"{name} is {value!r}: give a string, or a list of strings."
     )
+
+
+def _check_strengths(guidance: float, intensity: float) -> None:
+    """Refuse a guidance or an intensity that is not possible."""
+    if not 0 <= guidance < math.inf or not 0 <= intensity <= 1:
+        raise ValueError(
+            f"The guidance {guidance} with the intensity {intensity} is not "
+            "possible: give a guidance of 0 or more and an intensity from 0 to "
+            "1."
+        )
 
 
 def _seeds(seed: Any, n: int) -> list[int]:

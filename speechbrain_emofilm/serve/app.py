@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from speechbrain_emofilm import __version__
+from speechbrain_emofilm.dataio import encoding
 from speechbrain_emofilm.dataio.alignments import Word, read_alignment
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
@@ -692,7 +693,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
         summary="Speech, with OpenAI's interface",
         response_class=Response,
         responses={
-            200: {"content": {t: {} for t in audio.MEDIA_TYPES.values()}}
+            200: {"content": {t: {} for t in encoding.MEDIA_TYPES.values()}}
         },
     )
     async def speech(asked: SpeechRequest, request: Request):
@@ -718,7 +719,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
         if in_parts is None:
             in_parts = len(pieces) > 1
         sse = asked.stream_format == "sse"
-        streamed = in_parts and asked.response_format in audio.STREAMED
+        streamed = in_parts and asked.response_format in encoding.STREAMED
         job = service.job(
             _client(request),
             listener,
@@ -735,7 +736,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
             raise
 
         async def parts():
-            encoder = audio.Encoder(
+            encoder = encoding.Encoder(
                 service.sample_rate, asked.response_format, not streamed
             )
             utterance = Utterance(service.sample_rate)
@@ -754,7 +755,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
             if sse:
                 yield _event({"type": "speech.audio.done"})
 
-        media = audio.MEDIA_TYPES[asked.response_format]
+        media = encoding.MEDIA_TYPES[asked.response_format]
         return _SpeechResponse(
             parts(),
             job,
@@ -800,7 +801,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
         rate, kind = service.sample_rate, asked.response_format
 
         def finish():
-            return audio.encode(wav, rate, kind), audio.f0_track(wav, rate)
+            return encoding.encode(wav, rate, kind), audio.f0_track(wav, rate)
 
         sound, f0 = await asyncio.to_thread(finish)
         return {
@@ -1197,6 +1198,6 @@ async def _write_stream(service: Service, send, listener: _Listener) -> float:
             return utterance.duration
         wav, words = utterance.add(event)
         if len(wav):
-            await send(audio.to_pcm(wav))
+            await send(encoding.to_pcm(wav))
         if words:
             await send({"type": "words", "words": [_timed(w) for w in words]})

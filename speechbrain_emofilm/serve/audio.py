@@ -1,8 +1,7 @@
-"""Sound of requests and of responses, in memory."""
+"""Recordings in requests, and the pitch of speech in responses."""
 
 import io
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -11,155 +10,12 @@ from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 
-#: Media type of each format of a response.
-MEDIA_TYPES = {
-    "wav": "audio/wav",
-    "flac": "audio/flac",
-    "mp3": "audio/mpeg",
-    "opus": "audio/ogg",
-    "pcm": "application/octet-stream",
-}
-#: Formats whose beginning can be sent before the end is known.
-STREAMED = ("wav", "pcm", "opus")
-_WRITTEN = {
-    "wav": ("WAV", "PCM_16"),
-    "flac": ("FLAC", "PCM_16"),
-    "mp3": ("MP3", "MPEG_LAYER_III"),
-    "opus": ("OGG", "OPUS"),
-}
 #: Formats of recordings that are accepted.
 _READ = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 _SAMPLE_RATES = (8000, 192000)
 _MAX_CHANNELS = 8
-#: Size in the header of a wav stream, whose length is not known.
-_UNKNOWN = 0xFFFFFFFF
 #: Seconds between two values of F0.
 F0_HOP = 0.01
-
-
-def to_pcm(wav: np.ndarray) -> bytes:
-    """Convert sound to 16-bit little-endian samples.
-
-    Example
-    -------
-    >>> to_pcm(np.array([0.0, 1.0, -2.0])).hex()
-    '0000ff7f0180'
-    """
-    scaled = np.rint(np.clip(wav, -1, 1) * 32767)
-    return scaled.astype("<i2").tobytes()
-
-
-def encode(wav: np.ndarray, sample_rate: int, format: str) -> bytes:
-    """Write sound in one of the formats of :data:`MEDIA_TYPES`.
-
-    Arguments
-    ---------
-    wav : numpy.ndarray
-        Sound (T,), within -1 and 1.
-    sample_rate : int
-        Sampling rate in Hz.
-    format : str
-        Name of the format.
-
-    Example
-    -------
-    >>> encode(np.zeros(240), 24000, "flac")[:4]
-    b'fLaC'
-    """
-    return b"".join(encode_parts([wav], sample_rate, format, whole=True))
-
-
-def encode_parts(
-    wavs, sample_rate: int, format: str, whole: bool = False
-) -> Iterator[bytes]:
-    """Write parts of a sound, each as soon as it is there.
-
-    Arguments
-    ---------
-    wavs : iterable of numpy.ndarray
-        Parts (T_i,).
-    sample_rate : int
-        Sampling rate in Hz.
-    format : str
-        Name of the format.
-    whole : bool
-        Whether to yield everything at the end. The file is then exact: the
-        header of a stream cannot tell its length.
-    """
-    encoder = Encoder(sample_rate, format, whole)
-    for wav in wavs:
-        yield encoder.add(wav)
-    yield encoder.finish()
-
-
-class Encoder:
-    """Writer of sound that comes in parts.
-
-    Arguments
-    ---------
-    sample_rate : int
-        Sampling rate in Hz.
-    format : str
-        Name of the format.
-    whole : bool
-        Whether everything is returned by :meth:`finish`; always for formats
-        that cannot be streamed.
-
-    Example
-    -------
-    >>> encoder = Encoder(24000, "wav")
-    >>> first, rest = encoder.add(np.zeros(2)), encoder.finish()
-    >>> first[:4], len(first), rest
-    (b'RIFF', 48, b'')
-    """
-
-    def __init__(self, sample_rate: int, format: str, whole: bool = False):
-        self._whole = whole or format not in STREAMED
-        self._buffer = io.BytesIO()
-        self._sent = 0
-        self._file: soundfile.SoundFile | None = None
-        if format == "pcm" or (format == "wav" and not self._whole):
-            if format == "wav":
-                self._buffer.write(_wav_header(sample_rate))
-        else:
-            kind, subtype = _WRITTEN[format]
-            self._file = soundfile.SoundFile(
-                self._buffer, "w", sample_rate, 1, subtype, format=kind
-            )
-
-    def add(self, wav: np.ndarray) -> bytes:
-        """Write a part and return the bytes that can be sent."""
-        if self._file is None:
-            self._buffer.seek(0, io.SEEK_END)
-            self._buffer.write(to_pcm(wav))
-        else:
-            # The same samples in all formats.
-            self._file.write(np.frombuffer(to_pcm(wav), "<i2"))
-        return b"" if self._whole else self._new()
-
-    def finish(self) -> bytes:
-        """Return the last bytes."""
-        if self._file is not None:
-            self._file.close()
-        return self._new()
-
-    def _new(self) -> bytes:
-        data = self._buffer.getvalue()[self._sent :]
-        self._sent += len(data)
-        return data
-
-
-def _wav_header(sample_rate: int) -> bytes:
-    """Header of a wav file of unknown length: 16 bit, one channel."""
-    size = _UNKNOWN.to_bytes(4, "little")
-    rate, bytes_per_second = sample_rate, 2 * sample_rate
-    return (
-        b"RIFF" + size + b"WAVEfmt " + (16).to_bytes(4, "little")
-        + (1).to_bytes(2, "little") + (1).to_bytes(2, "little")
-        + rate.to_bytes(4, "little") + bytes_per_second.to_bytes(4, "little")
-        + (2).to_bytes(2, "little") + (16).to_bytes(2, "little")
-        + b"data" + size
-    )  # fmt: skip
 
 
 def decode_recording(

@@ -43,8 +43,8 @@ class RecordingSynthesizer:
         mel = torch.zeros(200, 80)
         return Voice(torch.zeros(192), tokens, mel, transcript=text)
 
-    def _read(self, text, unmarked, intensity):
-        parse_markup(text, EMOTIONS, unmarked)
+    def plan(self, text, unmarked, emotion, intensity):
+        parse_markup(text, EMOTIONS, emotion or unmarked)
 
     def synthesize(self, text, **options):
         if not isinstance(text, str):

@@ -5,8 +5,9 @@ import queue
 
 from speechbrain_emofilm.cli import main
 from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.dataio.encoding import encode_parts
 from speechbrain_emofilm.dataio.markup import parse_markup
-from speechbrain_emofilm.serve.audio import decode_recording, encode_parts
+from speechbrain_emofilm.serve.audio import decode_recording
 from speechbrain_emofilm.serve.engine import (
     Engine,
     Job,
