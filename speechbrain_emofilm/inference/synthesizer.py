@@ -341,20 +341,20 @@ class EmoFiLMSynthesizer(TrainedModel):
         joiners = [SpeechJoiner(gaps) for _, gaps in parted]
         for batch in _batches([len(p) for p in pieces], batch_size, history):
             results = self._speak(
-                [pieces[text][index] for text, index in batch],
-                [current[text] for text, _ in batch],
-                [speakers[text] for text, _ in batch],
-                [piece_seed(seeds[text], index) for text, index in batch],
+                [pieces[item][index] for item, index in batch],
+                [current[item] for item, _ in batch],
+                [speakers[item] for item, _ in batch],
+                [piece_seed(seeds[item], index) for item, index in batch],
                 guidance,
                 reference,
                 [speeds[text] for text, _ in batch],
             )
-            for (text, index), result in zip(batch, results):
-                joiners[text].add(result)
+            for (item, index), result in zip(batch, results):
+                joiners[item].add(result)
                 if history:
-                    current[text] = carry_history(
-                        prompts[text],
-                        pieces[text][index],
+                    current[item] = carry_history(
+                        prompts[item],
+                        pieces[item][index],
                         result.speech_tokens,
                     )
         spoken = [joiner.finish() for joiner in joiners]
