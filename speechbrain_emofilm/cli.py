@@ -451,6 +451,7 @@ def _serve(options: argparse.Namespace) -> None:
         max_jobs=options.max_jobs,
         max_rows=options.max_rows,
         time_limit=options.time_limit,
+        threads=getattr(options, "threads", None),
     )
     # Before the long work.
     check_token(settings.token)

@@ -19,15 +19,18 @@ _END = re.compile(
 _NO_END = re.compile(
     r"(?:^|[\s(\"'“‘])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e)\.\Z"
 )
+#: A silence, which stands between two pieces.
+_BREAK = re.compile(r"<\s*break\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[,;:，；：、—]+(?=\s)|[，；：、]")
 
 
 class PieceReader:
     """Reader that cuts a marked text, which may arrive bit by bit.
 
-    A piece is a sentence. A mark around several sentences is closed at the
-    end of one and opened again for the next, so that every piece can be read
-    alone.
+    A piece is a sentence, or what lies between two breaks; a break stands at
+    the beginning of the piece behind it. A mark around several sentences is
+    closed at the end of one and opened again for the next, so that every
+    piece can be read alone.
 
     Arguments
     ---------
@@ -52,6 +55,7 @@ class PieceReader:
         self._text = ""  # text without marks
         self._marks: list[str] = []  # mark around each of its characters
         self._open = ""
+        self._breaks = ""  # before the next piece
 
     def feed(self, text: str) -> list[str]:
         """Read some text and return the pieces that it completes.
@@ -61,8 +65,7 @@ class PieceReader:
         ValueError
             If a mark is too long.
         """
-        self._take(text)
-        return self._cut()
+        return [*self._take(text), *self._cut()]
 
     def finish(self) -> list[str]:
         """Return the rest of the text as pieces.
@@ -77,16 +80,29 @@ class PieceReader:
                 f"The text ends inside the mark {self._raw!r}: complete it, "
                 "or write &lt; for a plain '<'."
             )
+        pieces = self._flush()
+        if pieces:
+            pieces[-1] += self.take_breaks()
+        return pieces
+
+    def take_breaks(self) -> str:
+        """Return the breaks that no piece follows."""
+        breaks, self._breaks = self._breaks, ""
+        return breaks
+
+    def _flush(self) -> list[str]:
+        """Take all text, also what ends no sentence."""
         pieces = self._cut()
         while _count(self._text, self._tags) > self._max_words:
             pieces.append(self._take_piece(self._clause_end()))
         if _count(self._text, self._tags):
             pieces.append(self._take_piece(len(self._text)))
-        self._text, self._marks = "", []
+            self._text, self._marks = "", []
         return pieces
 
-    def _take(self, text: str) -> None:
-        """Read text and marks as far as they are complete."""
+    def _take(self, text: str) -> list[str]:
+        """Read what is complete; return the pieces that breaks end."""
+        pieces: list[str] = []
         raw, self._raw = self._raw + text, ""
         for part in re.split(r"(<[^<>]*>)", raw):
             if part in self._tags or not re.match(r"<.*>\Z", part, re.DOTALL):
@@ -96,6 +112,9 @@ class PieceReader:
                     self._raw, part = part[start:], part[:start]
                 self._text += part
                 self._marks += [self._open] * len(part)
+            elif _BREAK.match(part):
+                pieces += self._flush()
+                self._breaks += part
             else:
                 self._open = "" if part.startswith("</") else part
         if len(self._raw) > MAX_MARK:
@@ -103,6 +122,7 @@ class PieceReader:
                 f"The mark {self._raw[:20]!r}... has no '>': complete it, or "
                 "write &lt; for a plain '<'."
             )
+        return pieces
 
     def _cut(self) -> list[str]:
         """Take all complete sentences from the text."""
@@ -153,7 +173,7 @@ class PieceReader:
                 run = f"{space}{marks[start]}{body}</>{tail}"
             piece += run
             start = stop
-        return piece.strip()
+        return self.take_breaks() + piece.strip()
 
 
 def cut_text(text: str, tags: Sequence[str] = ()) -> list[str]:
@@ -177,7 +197,10 @@ def cut_text(text: str, tags: Sequence[str] = ()) -> list[str]:
     ['<sad>Mr. Hill left.</>', '<sad>He</> came back.']
     """
     reader = PieceReader(tags)
-    return reader.feed(text) + reader.finish()
+    pieces = reader.feed(text) + reader.finish()
+    if pieces:
+        pieces[-1] += reader.take_breaks()
+    return pieces
 
 
 def _count(text: str, tags: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 from speechbrain_emofilm.dataio.alignments import Word
@@ -33,6 +34,7 @@ class _Spoken:
     stream: Any = None  # of token_to_wav; None if the sound is made at the end
     tokens: list[int] = field(default_factory=list)
     n_pushed: int = 0
+    pauses: tuple[float, float] = (0.0, 0.0)  # before and behind, in seconds
     wavs: list[torch.Tensor] = field(default_factory=list)
 
     def is_due(self) -> bool:
@@ -117,6 +119,8 @@ class ContinuousSpeaker:
                 wav = self._sound(spoken, spoken.stream.push)
                 if len(wav):
                     rate = self.synthesizer.mods.token_to_wav.sample_rate
+                    wav = _silent(wav, rate, spoken.pauses[0])
+                    spoken.pauses = (0.0, spoken.pauses[1])
                     said.append(Said(key, wav.numpy(), rate, last=False))
         return said + self._finish(ended)
 
@@ -164,23 +168,29 @@ class ContinuousSpeaker:
         """Return the last part of a row, with the times of its words."""
         row = spoken.row
         rate = self.synthesizer.mods.token_to_wav.sample_rate
+        before, behind = _pauses(self.synthesizer, row.text)
+        wav = _silent(wav, rate, spoken.pauses[0], behind)
         if not row.timed:
             return Said(row.key, wav.numpy(), rate)
         words, source = self.synthesizer._word_times(
             spoken.request, heard, rate
         )
-        words = words_of_text(self.synthesizer, row.text, words)
+        words = [
+            replace(word, start=word.start + before, end=word.end + before)
+            for word in words_of_text(self.synthesizer, row.text, words)
+        ]
         return Said(row.key, wav.numpy(), rate, words, source)
 
     def _read(self, row: Row) -> tuple[_Spoken, Utterance]:
         """Prepare a row; ValueError if its text cannot be spoken."""
         synthesizer, speaking = self.synthesizer, row.speaking
         speaker = speaking.voice or synthesizer.speakers[0]
-        request = synthesizer._read(row.text, "unlabelled", 1.0)
+        request = self._request(row.text)
         prompt = synthesizer._prompt(
             speaker, None, request.instruction or speaking.instruction
         )
         spoken = _Spoken(row, request, speaker)
+        spoken.pauses = _pauses(synthesizer, row.text)
         if row.streaming:
             token_to_wav = synthesizer.mods.token_to_wav
             try:
@@ -190,6 +200,23 @@ class ContinuousSpeaker:
             except ValueError as error:
                 logger.warning("Sound comes sentence by sentence: %s", error)
         return spoken, self._utterance(row, request, prompt)
+
+    def _request(self, text: str) -> Any:
+        """Read a text as one utterance, whatever its length."""
+        synthesizer = self.synthesizer
+        planner = getattr(synthesizer, "_planner", None)
+        if planner is None:
+            return synthesizer._read(text, "unlabelled", 1.0)
+        marked = parse_markup(text, synthesizer.emotions, tags=planner.tags)
+        marked = planner._normalize(marked)
+        units = planner._encode(marked)
+        return SimpleNamespace(
+            marked=marked,
+            units=units,
+            word_emotions=marked.tensors(1.0)[0],
+            word_intensity=marked.tensors(1.0)[1],
+            instruction="",
+        )
 
     def _utterance(self, row: Row, request, prompt) -> Utterance:
         """Embed a row's text with and without its emotions."""
@@ -223,6 +250,22 @@ class ContinuousSpeaker:
             seeds=[row.speaking.seed],
         )
         return replace(utterance, key=row.key)
+
+
+def _pauses(synthesizer, text: str) -> tuple[float, float]:
+    """Return the silence of the breaks before and behind a text, in seconds."""
+    marked = parse_markup(text, synthesizer.emotions, tags=synthesizer.tags)
+    breaks = getattr(marked, "breaks", ())
+    before = sum(pause.seconds for pause in breaks if pause.word == 0)
+    return before, sum(pause.seconds for pause in breaks) - before
+
+
+def _silent(
+    wav: torch.Tensor, sample_rate: int, before: float, behind: float = 0.0
+) -> torch.Tensor:
+    """Put silence around a sound (T,)."""
+    sizes = (round(before * sample_rate), round(behind * sample_rate))
+    return torch.nn.functional.pad(wav, sizes)
 
 
 def words_of_text(synthesizer, text: str, spoken: Sequence[Word]) -> list[Word]:

@@ -239,6 +239,15 @@ def test_long_sentences_are_cut_at_clauses():
     ]
 
 
+def test_breaks_stand_between_pieces():
+    text = "<sad>We <break time=1s/>won. He left.</> <break time='2s'/>"
+    assert cut_text(text) == [
+        "<sad>We</>",
+        "<break time=1s/><sad>won.</>",
+        "<sad>He left.</><break time='2s'/>",
+    ]
+
+
 def test_tags_are_no_marks():
     tags = ["[laughter]", "<strong>", "</strong>"]
     text = "<sad><strong>We</strong> won. [laughter] Ha.</sad>"
