@@ -28,6 +28,7 @@ numbers of the device are those of the CPU's generator.
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping
 from unittest import mock
 
@@ -35,9 +36,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
+    _disable_current_modes,
     return_and_correct_aliasing,
 )
-from torch.utils._pytree import tree_iter, tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 GPU = torch.device("meta:1")
 NAME = "cuda:0"  # in messages
@@ -49,8 +51,14 @@ _ON_CPU = {
     "_pad_packed_sequence": "batch_sizes",
     "_pack_padded_sequence_backward": "batch_sizes",
 }
-# Elementwise operations without torch's tag; 0-d tensors of the CPU are scalars.
+# Elementwise without the tag of torch: 0-d tensors of the CPU are scalars.
 _ELEMENTWISE = {"masked_fill", "fill", "index_put", "_index_put_impl", "where"}
+# Lazy operations mark their result, but these marks are not read below.
+_EAGER = {
+    "_conj": torch.ops.aten.conj_physical.default,
+    "_neg_view": torch.ops.aten.neg.default,
+    "_efficientzerotensor": torch.ops.aten.zeros.default,
+}
 _ANSWERS_ON_CPU = {"_local_scalar_dense", "equal", "is_same_size"}
 
 
@@ -164,72 +172,96 @@ class _Dispatcher(TorchDispatchMode):
             return _run(func, args, kwargs or {})
 
 
+class _Operation:
+    """What the schema of an operation says about placement."""
+
+    def __init__(self, func):
+        arguments = func._schema.arguments
+        self.name = func._schema.name.removeprefix("aten::")
+        # Without the underscore of operations in place.
+        self.plain = self.name.removesuffix("_")
+        self.arguments = [a.name for a in arguments]
+        self.written = {
+            a.name for a in arguments if a.alias_info and a.alias_info.is_write
+        }
+        # 0-d tensors of the CPU count as scalars.
+        self.takes_scalars = (
+            torch.Tag.pointwise in func.tags
+            or self.plain in _ELEMENTWISE
+            or self.name.startswith("_foreach")
+        )
+        # Whether torch has it only as a series of others, whose parts say
+        # more exactly what may be on which device.
+        self.is_composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), "CompositeImplicitAutograd"
+        )
+
+
+_operation = functools.cache(_Operation)
+
+
 def _run(func, args, kwargs):
     """Check an operation's placement, run it on the CPU, wrap the results."""
-    tensors = [
-        x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)
-    ]
-    on_gpu = [x for x in tensors if isinstance(x, DeviceTensor)]
+    operation = _operation(func)
+    tensors = list(_tensors((*args, *kwargs.values())))
+    on_gpu = any(isinstance(x, DeviceTensor) for x in tensors)
     device = kwargs.get("device")
-    if not on_gpu and not is_gpu(device):
-        _check_strays(func, tensors)
-        if _asks_for_gpu(func, args):
-            return func.decompose(*args, **kwargs)
-        _check_generator(func, args, kwargs, on_gpu=False)
-        with _below():
-            return func(*args, **kwargs)
-    if _is_composite(func):
-        # Its parts say more exactly what may be on which device.
-        return func.decompose(*args, **kwargs)
     _check_strays(func, tensors)
-    name = func._schema.name.removeprefix("aten::")
-    plain = name.removesuffix("_")
-    _check_placement(func, plain, args, kwargs)
-    to_gpu = bool(on_gpu) if device is None else is_gpu(device)
+    if not on_gpu and not is_gpu(device):
+        if operation.is_composite and any(
+            isinstance(x, torch.device) and is_gpu(x) for x in args
+        ):
+            return func.decompose(*args, **kwargs)  # such as `to`
+        _check_generator(func, args, kwargs, on_gpu=False)
+        with _disable_current_modes():
+            return func(*args, **kwargs)
+    if operation.is_composite:
+        return func.decompose(*args, **kwargs)
+    name, plain = operation.name, operation.plain
+    _check_placement(func, operation, args, kwargs)
+    to_gpu = on_gpu if device is None else is_gpu(device)
     if plain in ("copy", *_FREE_INDICES):
         to_gpu = isinstance(args[0], DeviceTensor)
     _check_generator(func, args, kwargs, to_gpu)
+    cpu_args = _unwrapped(args)
+    cpu_kwargs = {key: _unwrapped(value) for key, value in kwargs.items()}
     if is_gpu(device):
-        kwargs = {**kwargs, "device": torch.device("cpu")}
-    # Another device needs another memory, also where the CPU's copy would
-    # be the tensor itself.
-    cpu_args, cpu_kwargs = tree_map_only(
-        DeviceTensor, lambda x: x.on_cpu, (args, kwargs)
-    )
-    with _below():
-        result = func(*cpu_args, **cpu_kwargs)
+        cpu_kwargs["device"] = torch.device("cpu")
+    with _disable_current_modes():
+        result = _EAGER.get(name, func)(*cpu_args, **cpu_kwargs)
         if name == "_to_copy" and _same_memory(result, cpu_args[0]):
+            # Another device has another memory.
             result = result.clone()
     if not to_gpu or name in _ANSWERS_ON_CPU:
         return result
     if name == "_pack_padded_sequence":
         return DeviceTensor(result[0]), result[1]
-    wrapped = tree_map(
-        lambda x: DeviceTensor(x) if isinstance(x, torch.Tensor) else x, result
-    )
-    return return_and_correct_aliasing(func, args, kwargs, wrapped)
+    return return_and_correct_aliasing(func, args, kwargs, _wrapped(result))
 
 
-def _below():
-    """What runs inside is not seen by the modes."""
-    return torch.utils._python_dispatch._disable_current_modes()
+def _tensors(values):
+    """Yield the tensors of an operation's arguments."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _unwrapped(x):
+    if isinstance(x, DeviceTensor):
+        return x.on_cpu
+    return type(x)(map(_unwrapped, x)) if isinstance(x, (list, tuple)) else x
+
+
+def _wrapped(x):
+    if isinstance(x, torch.Tensor):
+        return DeviceTensor(x)
+    return type(x)(map(_wrapped, x)) if isinstance(x, (list, tuple)) else x
 
 
 def _same_memory(a, b):
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-
-
-def _is_composite(func):
-    """Tell whether torch has the operation only as a series of others."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(
-        func.name(), "CompositeImplicitAutograd"
-    )
-
-
-def _asks_for_gpu(func, args):
-    """Tell whether a composite, such as ``to``, names the device in place."""
-    devices = [x for x in args if isinstance(x, torch.device)]
-    return any(map(is_gpu, devices)) and _is_composite(func)
 
 
 def _check_strays(func, tensors):
@@ -242,18 +274,18 @@ def _check_strays(func, tensors):
             )
 
 
-def _check_placement(func, name, args, kwargs):
+def _check_placement(func, operation, args, kwargs):
     """Raise what torch raises where tensors are on different devices."""
-    named = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
-    must_be_on_cpu = named.pop(_ON_CPU.get(name), None)
+    named = dict(zip(operation.arguments, args)) | kwargs
+    must_be_on_cpu = named.pop(_ON_CPU.get(operation.plain), None)
     if isinstance(must_be_on_cpu, DeviceTensor):
         raise RuntimeError(
-            f"'{_ON_CPU[name]}' argument should be a 1D CPU int64 tensor, but "
-            f"got {must_be_on_cpu.dim()}D {NAME} tensor"
+            f"'{_ON_CPU[operation.plain]}' argument should be a 1D CPU int64 "
+            f"tensor, but got {must_be_on_cpu.dim()}D {NAME} tensor"
         )
-    if name == "copy":
+    if operation.plain == "copy":
         return
-    if name in _FREE_INDICES:
+    if operation.plain in _FREE_INDICES:
         indices = named.pop("indices")
         if not isinstance(named["self"], DeviceTensor) and any(
             isinstance(x, DeviceTensor) for x in indices
@@ -262,23 +294,18 @@ def _check_placement(func, name, args, kwargs):
                 "indices should be either on cpu or on the same device as the "
                 "indexed tensor (cpu)"
             )
-    scalars = torch.Tag.pointwise in func.tags or name in _ELEMENTWISE
-    scalars = scalars or name.startswith("_foreach")
-    written = {
-        a.name
-        for a in func._schema.arguments
-        if a.alias_info is not None and a.alias_info.is_write
-    }
-    placed = set()
-    for argument, value in named.items():
-        for x in tree_iter(value):
+    devices = set()
+    for name, value in named.items():
+        for x in _tensors([value]):
             if isinstance(x, DeviceTensor):
-                placed.add(NAME)
-            elif isinstance(x, torch.Tensor) and (
-                x.dim() > 0 or not scalars or argument in written
+                devices.add(NAME)
+            elif (
+                x.dim() > 0
+                or not operation.takes_scalars
+                or name in operation.written
             ):
-                placed.add("cpu")
-    if len(placed) > 1:
+                devices.add("cpu")
+    if len(devices) > 1:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at "
             f"least two devices, {NAME} and cpu! (in {func})"
@@ -287,7 +314,7 @@ def _check_placement(func, name, args, kwargs):
 
 def _check_generator(func, args, kwargs, on_gpu):
     generators = (torch.Generator, _CPUGenerator)
-    given = [x for x in tree_iter((args, kwargs)) if isinstance(x, generators)]
+    given = any(isinstance(x, generators) for x in (*args, *kwargs.values()))
     if given and _generator_on_gpu != on_gpu:
         wanted, got = ("cuda", "cpu") if on_gpu else ("cpu", "cuda")
         raise RuntimeError(

@@ -13,7 +13,6 @@ from safetensors.torch import load, save
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-
 REPLACED = ("Generator", "load", "autocast")
 ORIGINALS = [getattr(torch, name) for name in REPLACED]
 
