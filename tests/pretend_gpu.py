@@ -34,10 +34,10 @@ from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
-    return_and_correct_aliasing,
 )
 from torch.utils._pytree import tree_map_only
 
@@ -181,9 +181,13 @@ class _Operation:
         # Without the underscore of operations in place.
         self.plain = self.name.removesuffix("_")
         self.arguments = [a.name for a in arguments]
-        self.written = {
+        self.written = [
             a.name for a in arguments if a.alias_info and a.alias_info.is_write
-        }
+        ]
+        self.is_view = any(
+            r.alias_info and not r.alias_info.is_write
+            for r in func._schema.returns
+        )
         # 0-d tensors of the CPU count as scalars.
         self.takes_scalars = (
             torch.Tag.pointwise in func.tags
@@ -236,7 +240,36 @@ def _run(func, args, kwargs):
         return result
     if name == "_pack_padded_sequence":
         return DeviceTensor(result[0]), result[1]
-    return return_and_correct_aliasing(func, args, kwargs, _wrapped(result))
+    if operation.written:
+        return _written(func, operation, args, kwargs, result)
+    if operation.is_view and not args[0].is_inference():
+        # Inference mode makes no other views of a tensor from outside, either.
+        with torch.inference_mode(False):
+            return _wrapped(result)
+    return _wrapped(result)
+
+
+def _written(func, operation, args, kwargs, result):
+    """Return what an operation in place, or with `out`, returns."""
+    if torch.Tag.inplace_view in func.tags:
+        # The shape of the wrapper changes like that of what it wraps.
+        with _disable_current_modes(), no_dispatch():
+            func(*args, **kwargs)
+    named = dict(zip(operation.arguments, args)) | kwargs
+    written = [named[name] for name in operation.written]
+    for x in _tensors(written):
+        if isinstance(x, DeviceTensor) and x.shape != x.on_cpu.shape:
+            raise AssertionError(
+                f"pretend_gpu: {func} changes a shape in place, which "
+                "tests/pretend_gpu.py does not follow."
+            )
+    if isinstance(result, torch.Tensor):
+        for x in _tensors(written):
+            if isinstance(x, DeviceTensor) and x.on_cpu is result:
+                return x
+    if isinstance(result, (list, tuple)) and len(result) == len(written):
+        return type(result)(written)
+    return result if result is None else _wrapped(result)
 
 
 def _tensors(values):

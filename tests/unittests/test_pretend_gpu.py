@@ -283,6 +283,22 @@ def test_views_share_memory_and_change_in_place():
     assert x.shape == (1, 3, 2) == (x + 1).shape == x.cpu().shape
 
 
+def test_out_is_written_and_returned():
+    out = on_gpu(3)
+    assert torch.add(on_gpu(3), 1, out=out) is out
+    values, places = on_gpu(1), torch.zeros(1, dtype=torch.long, device=GPU)
+    found = torch.max(on_gpu(1, 3), 1, out=(values, places))
+    assert values.equal(found[0]) and places.equal(found[1])
+
+
+def test_views_of_other_tensors_in_inference_mode():
+    x = on_gpu(2, 3)
+    with torch.inference_mode():
+        y = torch.zeros_like(x[:, :2])
+        y[0] = x[1, :2]
+        assert y[0].equal(x[1, :2]) and y.is_inference()
+
+
 # --- Modules ----------------------------------------------------------------
 
 
