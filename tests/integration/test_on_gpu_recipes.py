@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 from speechbrain_emofilm.dataio.alignments import Word
@@ -325,7 +326,7 @@ def random_batch():
         "phonemes": ids(5, 2, 16),
         "speaker": ids(2, 2),
         "tokens": ids(6561, 2, 8),
-        "x_vector": noise(2, 192),
+        "x_vector": noise(2, 160),
         "text": ids(50, 2, 6),
         "text_lens": torch.tensor([1.0, 0.5]),
         "speech": ids(6561, 2, 8),
@@ -393,7 +394,7 @@ def test_mini_backbone_learns(recipe, options, tmp_path):
 def test_token_decoder_begins_as_the_tokenizers(tmp_path):
     """Its checkpoint was written by a training on a GPU."""
     corpus = SimpleNamespace(
-        x_vectors=lambda: {"a": torch.ones(192), "b": -torch.ones(192)},
+        x_vectors=lambda: {"a": torch.ones(160), "b": -torch.ones(160)},
         speakers=["a", "b"],
         normalisation=lambda: {"mean": torch.ones(80), "std": torch.ones(80)},
     )
@@ -403,7 +404,7 @@ def test_token_decoder_begins_as_the_tokenizers(tmp_path):
         brain, functions = pretraining(
             "token_decoder", PRETRAININGS[3][1], tmp_path, device
         )
-        decoder = TokenDecoder(2, channels=16).to(device)
+        decoder = TokenDecoder(2, channels=16, n_blocks=5).to(device)
         torch.save(decoder.state_dict(), tmp_path / "CKPT" / "decoder.ckpt")
         decoder = brain.hparams.decoder.cpu()
         functions["init_from_tokenizer"](decoder, tmp_path, corpus)

@@ -54,6 +54,7 @@ from speechbrain_emofilm.lobes.word_emotion import (
     WordTargets,
     splice_bags,
 )
+from speechbrain_emofilm.metrics.condition_effect import ConditionEffect
 from speechbrain_emofilm.processing.mel import log_mel
 from speechbrain_emofilm.processing.pooling import (
     spread,
@@ -276,6 +277,16 @@ def test_utterances_behind_prompts_learn(batch):
         return learn(model, batch.behind([Prompt, None, Prompt]))
 
     assert_same_on_gpu(run, make_model(), batch)
+
+
+def test_effect_of_a_condition(batch):
+    def run(model, batch):
+        effect = ConditionEffect()
+        with torch.no_grad():
+            effect.append(["a", "b", "c"], model, batch)
+        return effect.values()
+
+    assert_same_on_gpu(run, make_model().eval(), batch, result_on="cpu")
 
 
 # --- CosyVoice2's flow and vocoder ------------------------------------------
