@@ -181,8 +181,7 @@ def label_recipe(script, hparams, device, **options):
         )
 
 
-@pytest.mark.parametrize("supervision", ["multiple_instance", "broadcast"])
-def test_labeler_is_trained_and_labels(world, tmp_path, supervision):
+def test_labeler_is_trained_and_labels(world, tmp_path):
     def train(name, device):
         corpus = {
             "data_folder": world / "esd",
@@ -206,7 +205,6 @@ def test_labeler_is_trained_and_labels(world, tmp_path, supervision):
             **corpus,
             alignment_folder=world / "esd" / "textgrids",
             output_folder=tmp_path / name,
-            supervision=supervision,
             feature_dim=2,
             input_dim=4,
             group_dims="[2, 2]",
