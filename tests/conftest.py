@@ -12,6 +12,7 @@ from speechbrain.utils.importutils import LazyModule
 # of SpeechBrain would import packages that are not installed.
 LazyModule.__file__ = None
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
 
 

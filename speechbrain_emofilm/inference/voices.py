@@ -203,7 +203,8 @@ def make_voice(
     """
     (xvector,) = speaker_encoder.embed([load(speaker_encoder.sample_rate)])
     mel = log_mel(load(SAMPLE_RATE)[None])[0]
-    return Voice.cut(xvector, tokens, mel, source, transcript)
+    # Tokenizer and encoder may be on a GPU; voices are kept on the CPU.
+    return Voice.cut(xvector.cpu(), tokens.cpu(), mel, source, transcript)
 
 
 def speech_span(wav: torch.Tensor, sample_rate: int) -> tuple[float, float]:

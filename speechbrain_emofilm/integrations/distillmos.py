@@ -48,7 +48,7 @@ class DistillMOS:
         """
         scores = []
         for wav in wavs:
-            samples = torch.as_tensor(wav).double().numpy()
+            samples = torch.as_tensor(wav).double().cpu().numpy()
             samples = resample_poly(samples, SAMPLE_RATE, sample_rate)
             batch = torch.from_numpy(samples).float()[None]
             scores.append(float(self.model(batch)))

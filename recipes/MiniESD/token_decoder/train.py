@@ -52,7 +52,8 @@ def init_from_tokenizer(decoder, folder, corpus):
     separately; both are folded into this decoder's linear layers.
     """
     checkpoint = sorted(Path(folder).glob("CKPT*"))[-1]
-    state = torch.load(checkpoint / "decoder.ckpt", weights_only=True)
+    path = checkpoint / "decoder.ckpt"
+    state = torch.load(path, map_location="cpu", weights_only=True)
     rows = state.pop("speaker.weight")
     vectors = corpus.x_vectors()
     vectors = torch.stack([vectors[name] for name in corpus.speakers])

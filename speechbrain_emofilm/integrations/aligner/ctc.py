@@ -53,7 +53,7 @@ class CTCRecogniser(Protocol):
         Returns
         -------
         torch.Tensor
-            Log probabilities of the frames (F, V).
+            Log probabilities of the frames (F, V), on the CPU.
         """
 
     def token_ids(self, word: str) -> list[int]:
@@ -100,7 +100,8 @@ class HuggingFaceCTC:
         inputs = self.extractor(
             wav.numpy(), sampling_rate=self.sample_rate, return_tensors="pt"
         )
-        return self.model(inputs.input_values).logits[0].log_softmax(-1)
+        logits = self.model(inputs.input_values.to(self.model.device)).logits
+        return logits[0].log_softmax(-1).cpu()
 
     def token_ids(self, word: str) -> list[int]:
         """Return the ids of a word's characters that the model knows."""
@@ -144,7 +145,7 @@ class SpeechBrainCTC:
 
     def log_probs(self, wav: torch.Tensor) -> torch.Tensor:
         """Compute log probabilities (F, V) of a sound (T,)."""
-        return self.model.encode_batch(wav[None], torch.ones(1))[0]
+        return self.model.encode_batch(wav[None], torch.ones(1))[0].cpu()
 
     def token_ids(self, word: str) -> list[int]:
         """Return the ids of a word's characters or pieces that it knows."""
