@@ -2,6 +2,7 @@
 
 const TOKEN = "emofilm-token";
 let askForToken = async () => null;
+let asking = null; // one question for all requests that wait for it
 
 /** Set the function that asks the user for a token: async () => token. */
 export function onTokenNeeded(ask) {
@@ -28,7 +29,12 @@ async function send(path, options, mayAsk = true) {
     throw new ServerError(null, 0);
   }
   if (response.status === 401 && mayAsk) {
-    const given = await askForToken(Boolean(token));
+    const known = sessionStorage.getItem(TOKEN);
+    if (known !== token) return send(path, options);
+    asking ??= askForToken(Boolean(token)).finally(() => {
+      asking = null;
+    });
+    const given = await asking;
     if (given) {
       sessionStorage.setItem(TOKEN, given);
       return send(path, options);

@@ -58,8 +58,17 @@ export function peaks(samples, n) {
   return loudest;
 }
 
+const inks = { theme: null, colours: {} };
+
 /** Value of a colour variable of theme.css as a canvas understands it. */
 export function ink(name) {
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const theme = `${document.documentElement.dataset.theme} ${dark}`;
+  if (theme !== inks.theme) Object.assign(inks, { theme, colours: {} });
+  return (inks.colours[name] ??= readInk(name));
+}
+
+function readInk(name) {
   const probe = document.createElement("span");
   probe.hidden = true;
   probe.style.color = `var(--${name})`;
