@@ -204,7 +204,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers what API.md promises."""
+    """Answers as the server does."""
 
     protocol_version = "HTTP/1.1"
 
@@ -223,7 +223,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def fail(self, status, message):
         error = {"message": message, "type": "invalid_request_error"}
-        self.send({"error": error | {"param": None, "code": None}}, status=status)
+        self.send(
+            {"error": error | {"param": None, "code": None}}, status=status
+        )
 
     def allowed(self):
         token = self.server.token

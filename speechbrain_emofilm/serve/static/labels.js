@@ -160,7 +160,7 @@ export class LabelsView {
     );
     try {
       const content = await postForText("v1/label/export", {
-        duration: this.duration, words, format, name: this.#name,
+        duration: this.duration, words, format, name: plain(this.#name),
       });
       const ending = format === "json" ? "json" : "TextGrid";
       download(content, `${this.#name}.${ending}`, "text/plain");
@@ -168,6 +168,12 @@ export class LabelsView {
       this.say(messageOf(error), true);
     }
   }
+}
+
+/** A name of letters and digits that the server takes. */
+function plain(name) {
+  return name.replace(/[^A-Za-z0-9_.-]+/g, "_").replace(/^[^A-Za-z0-9]+/, "").slice(0, 64) ||
+    "labels";
 }
 
 function doubtful(word) {

@@ -10,10 +10,12 @@ import { WordEditor, makeSlider } from "./words.js";
 
 const QUIET = 250; // milliseconds without a key, until the server is asked
 const LEAD = 0.03; // seconds before a word from which it is played
+const LARGEST_SEED = 2 ** 32 - 1;
 const EXAMPLE = "<happy>We won!</happy> But then <sad>he left.</sad>";
 
 export class SpeakView {
   #busy = null; // AbortController of the take that is being spoken
+  #span = null; // words that are played, of the speech; null for all
   #problem = null; // {marks, message} of the server
   #heard = { a: null, b: null }; // what was spoken last
   #syncSoon = debounced(() => this.#sync(), QUIET);
@@ -104,8 +106,8 @@ export class SpeakView {
       store.change({ voice: event.target.value });
     });
     $("#seed").addEventListener("change", event => {
-      const seed = Math.max(0, Math.floor(Number(event.target.value) || 0));
-      store.change({ seed });
+      const seed = Math.floor(Number(event.target.value) || 0);
+      store.change({ seed: Math.min(Math.max(seed, 0), LARGEST_SEED) });
     });
     $("#dice").addEventListener("click", () => store.change({ seed: newSeed() }));
     $("#instruction").addEventListener("input", event => {
@@ -305,9 +307,10 @@ export class SpeakView {
       if (this.#busy !== asked) return;
       this.#busy = null;
       const { words } = spoken.answer;
-      const n = take.words.length;
-      const from = first === null ? 0 : words[matching(first, n, words.length)].start - LEAD;
-      const to = last === null ? undefined : words[matching(last, n, words.length)].end + LEAD;
+      const place = index => matching(index, take.words.length, words.length);
+      this.#span = first === null ? null : [place(first), place(last ?? Infinity)];
+      const from = first === null ? 0 : words[place(first)].start - LEAD;
+      const to = last === null ? undefined : words[place(last)].end + LEAD;
       this.player.play(name, spoken.buffer, Math.max(from, 0), to);
       if (!known) this.say(t("take.ready", { duration: seconds(spoken.buffer.duration) }));
     } catch (error) {
@@ -320,7 +323,9 @@ export class SpeakView {
 
   #seek(name, time) {
     const spoken = this.#heard[name];
-    if (spoken) this.player.play(name, spoken.buffer, time);
+    if (!spoken) return;
+    this.#span = null;
+    this.player.play(name, spoken.buffer, time);
   }
 
   /** Edit the other take; what plays goes on with the same word of it. */
@@ -347,7 +352,10 @@ export class SpeakView {
     }
     const { current } = this.store.state;
     const words = this.#heard[current]?.answer.words ?? [];
-    const spoken = owner === current ? wordAt(words, this.player.time) : -1;
+    let spoken = owner === current ? wordAt(words, this.player.time) : -1;
+    // A little of the words around is heard with the chosen ones.
+    const [first, last] = this.#span ?? [0, Infinity];
+    if (spoken >= 0) spoken = Math.min(Math.max(spoken, first), last);
     const n = this.editor.words.length;
     this.editor.light(spoken < 0 ? -1 : matching(spoken, words.length, n));
   }

@@ -164,6 +164,8 @@ export class WordEditor extends EventTarget {
     this.#options.forEach((option, index) => {
       const chosen = choice !== null && choice[0] <= index && index <= choice[1];
       option.setAttribute("aria-selected", String(chosen));
+      option.classList.toggle("chosen-previous", chosen && index > choice[0]);
+      option.classList.toggle("chosen-next", chosen && index < choice[1]);
       option.classList.toggle("active", index === this.#focus);
     });
     if (this.#focus >= 0 && this.words.length) {
@@ -300,11 +302,11 @@ export class WordEditor extends EventTarget {
       if (!mix) return { emotion: { [name]: 1 } };
       if (!(name in weights)) {
         const n = Object.keys(weights).length;
-        return { emotion: balanced({ ...weights, [name]: n ? 1 / n : 1 }) };
+        return { emotion: this.#balanced({ ...weights, [name]: n ? 1 / n : 1 }) };
       }
       delete weights[name];
       if (!Object.keys(weights).length) return { emotion: null, intensity: null };
-      return { emotion: balanced(weights) };
+      return { emotion: this.#balanced(weights) };
     }, `emotion ${name} ${Date.now()}`);
   }
 
@@ -326,8 +328,15 @@ export class WordEditor extends EventTarget {
         other,
         ((total ? weight / total : 1 / rest.length) * (100 - value)) / 100,
       ]);
-      return { emotion: balanced(Object.fromEntries([...changed, [name, value / 100]])) };
+      return { emotion: this.#balanced(Object.fromEntries([...changed, [name, value / 100]])) };
     }, `weight ${name}`);
+  }
+
+  /** Weights that sum to 1 exactly, in the order of the emotions. */
+  #balanced(weights) {
+    const names = this.taxonomy.emotions.map(({ name }) => name);
+    const ordered = names.filter(name => name in weights);
+    return balanced(Object.fromEntries(ordered.map(name => [name, weights[name]])));
   }
 
   // The palette.
@@ -373,7 +382,7 @@ export class WordEditor extends EventTarget {
           this.#showPalette();
         },
       },
-      t("palette.mix"),
+      `+ ${t("palette.mix")}`,
     );
     const slider = (label, options, set, unit) => makeSlider(label, options, set, unit);
     this.intensity = slider(
