@@ -35,9 +35,12 @@ EMOTIONS = {
 }
 RATE = 24000
 SECONDS = 0.3  # each word takes
+#: As strict as the server's.
 CSP = (
-    "default-src 'self'; media-src 'self' blob:; object-src 'none'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self'; connect-src 'self'; worker-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 TYPES = {
     ".html": "text/html",
