@@ -80,6 +80,16 @@ setup(
         ],
         "emotion2vec": ["funasr>=1.2.7"],
         "cosyvoice": [*MEASURING, "s3tokenizer>=0.2.0", "funasr>=1.2.7"],
+        "serve": [
+            "fastapi>=0.115",
+            "starlette>=0.41",
+            "pydantic>=2.9",
+            "uvicorn>=0.35",
+            "python-multipart>=0.0.18",
+            "websockets>=14",
+            "pyworld>=0.3.4",  # the page's pitch
+            "setuptools<81",  # pyworld imports pkg_resources
+        ],
         "dev": [
             "pytest>=8",
             "pytest-cov>=5",
@@ -102,6 +112,8 @@ setup(
             "librosa>=0.10",  # what the warping is compared with
             "inflect>=7",  # what spelt numbers are compared with
             "tiktoken>=0.7",  # what a vocabulary is compared with
+            "openai>=1.60",  # a client of the server, for tests
+            "httpx>=0.27",
         ],
     },
     entry_points={

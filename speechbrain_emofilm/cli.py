@@ -4,11 +4,13 @@
 
 ``emofilm voice add NAME FILE`` adds the voice of a recording to a CosyVoice2
 model, ``emofilm voice list`` lists a model's voices, and ``emofilm tags`` its
-tags, such as ``[laughter]``.
+tags, such as ``[laughter]``. ``emofilm serve`` opens a page in the browser and
+serves an interface that OpenAI's clients know.
 """
 
 import argparse
 import io
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -202,6 +204,71 @@ def _say(options: argparse.Namespace) -> None:
     print(f"{output}: {seconds:.2f} s, word times: {result.word_times_source}")
 
 
+def _serve(options: argparse.Namespace) -> None:
+    """Serve a model and its page."""
+    try:
+        from speechbrain_emofilm.serve.app import Settings
+        from speechbrain_emofilm.serve.server import serve
+    except ImportError as error:
+        raise ImportError(
+            f"{error}: install what the server needs, pip install "
+            "'speechbrain-emofilm[serve]'."
+        ) from error
+    settings = Settings(
+        host=options.host,
+        token=options.token or os.environ.get("EMOFILM_TOKEN") or None,
+        max_characters=options.max_characters,
+        max_jobs=options.max_jobs,
+        max_rows=options.max_rows,
+        time_limit=options.time_limit,
+    )
+    synthesizer = _load(_model_folder(options))
+    serve(synthesizer, settings, options.port, options.browser)
+
+
+def _positive(number: str) -> int:
+    """Read an integer of 1 or more."""
+    if int(number) < 1:
+        raise ValueError
+    return int(number)
+
+
+def _add_serve(commands: Any) -> argparse.ArgumentParser:
+    """Add the command ``serve``."""
+    serve = commands.add_parser(
+        "serve", help="serve a page and an interface like OpenAI's"
+    )
+    serve.set_defaults(run=_serve)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address (default: this machine)"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000")
+    serve.add_argument(
+        "--token",
+        help="token that requests must bring (default: EMOFILM_TOKEN, or none)",
+    )
+    serve.add_argument(
+        "--no-browser",
+        dest="browser",
+        action="store_false",
+        help="do not open the page",
+    )
+    for name, default, text in (
+        ("max-characters", 4096, "longest text of a request"),
+        ("max-jobs", 128, "requests that wait; more are refused"),
+        ("max-rows", 16, "sentences that are spoken together"),
+        ("time-limit", 120, "seconds after which a request is given up"),
+    ):
+        serve.add_argument(
+            f"--{name}",
+            type=_positive,
+            default=default,
+            metavar="N",
+            help=f"{text} (default: {default})",
+        )
+    return serve
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="emofilm",
@@ -284,7 +351,8 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_list_speakers)
     tags = commands.add_parser("tags", help="list the tags a model knows")
     tags.set_defaults(run=_list_tags)
-    for command in (say, add, listing, tags):
+    serve = _add_serve(commands)
+    for command in (say, add, listing, tags, serve):
         command.add_argument(
             "--model",
             metavar="FOLDER",

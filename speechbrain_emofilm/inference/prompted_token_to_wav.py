@@ -8,9 +8,9 @@ from speechbrain_emofilm.dataio.voices import Voice, read_voices
 from speechbrain_emofilm.inference.token_to_wav import (
     TokenToWavBase,
     pad_items,
+    start_stream,
 )
-from speechbrain_emofilm.lobes.cosyvoice2.flow_stream import FlowStream
-from speechbrain_emofilm.lobes.cosyvoice2.hift_stream import HiFTStream
+from speechbrain_emofilm.processing.mel_speed import change_speed, check_speeds
 
 import torch
 from torch import nn
@@ -158,6 +158,7 @@ class PromptedTokenToWav(TokenToWavBase):
         tokens: Sequence[torch.Tensor],
         voices: Sequence[Sequence[str]],
         seed: int = 0,
+        speed: float | Sequence[float] = 1.0,
     ) -> list[torch.Tensor]:
         """Generate the mel spectrograms of each item in several voices.
 
@@ -173,6 +174,9 @@ class PromptedTokenToWav(TokenToWavBase):
             Names of each item's voices, V_i.
         seed : int
             Seed of the noise.
+        speed : float or list of float
+            As in :meth:`forward`. Give it here or to :meth:`vocode`, not to
+            both.
 
         Returns
         -------
@@ -182,8 +186,10 @@ class PromptedTokenToWav(TokenToWavBase):
         Raises
         ------
         ValueError
-            If a voice is unknown or an item has no tokens.
+            If a voice is unknown, an item has no tokens, or a speed is out of
+            range.
         """
+        speeds = check_speeds(speed, len(tokens))
         rows = [item for item, own in zip(tokens, voices) for _ in own]
         names = [name for own in voices for name in own]
         mels, lens = self.decode_mels(
@@ -191,63 +197,22 @@ class PromptedTokenToWav(TokenToWavBase):
         )
         n_frames = torch.round(lens * mels.size(1)).long().tolist()
         decoded, start = [], 0
-        for own in voices:
+        for own, own_speed in zip(voices, speeds):
             end = start + len(own)
-            decoded.append(mels[start:end, : n_frames[start]])
+            item = mels[start:end, : n_frames[start]]
+            decoded.append(change_speed(item, own_speed))
             start = end
         return decoded
 
-    def stream(self, speaker: str | None = None, seed: int = 0) -> "WavStream":
-        """Start an utterance whose tokens arrive later.
-
-        Arguments
-        ---------
-        speaker : str, optional
-            Name of a voice; the first if None.
-        seed : int
-            Seed of the noise.
-
-        Raises
-        ------
-        ValueError
-            If the voice is unknown.
-        """
-        (index,) = self.speaker_ids(speaker, 1)
-        voice = self.voices[self.speakers[index]]
+    def mel_stream(self, speaker: int, seed: int):
+        """Start the mels of an utterance; see the base class."""
+        voice = self.voices[self.speakers[speaker]]
         device = next(self.mel_decoder.parameters()).device
-        return WavStream(
-            FlowStream(
-                self.mel_decoder,
-                voice.xvector[None].to(device),
-                voice.prompt_tokens[None].to(device),
-                voice.prompt_mel[None].to(device),
-                n_timesteps=self.n_timesteps,
-                seed=seed,
-            ),
-            HiFTStream(self.vocoder, seed),
+        return start_stream(
+            self.mel_decoder,
+            voice.xvector[None].to(device),
+            prompt_tokens=voice.prompt_tokens[None].to(device),
+            prompt_mel=voice.prompt_mel[None].to(device),
+            n_timesteps=self.n_timesteps,
+            seed=seed,
         )
-
-
-class WavStream:
-    """Streaming synthesis of one utterance.
-
-    Arguments
-    ---------
-    flow : FlowStream
-        Turns tokens into mels.
-    vocoder : HiFTStream
-        Turns mels into a wave.
-    """
-
-    def __init__(self, flow: FlowStream, vocoder: HiFTStream):
-        self._flow = flow
-        self._vocoder = vocoder
-
-    def push(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Add tokens (T,) and return the wave that is ready (samples,)."""
-        return self._vocoder.push(self._flow.push(tokens[None]))[0]
-
-    def finish(self) -> torch.Tensor:
-        """End the utterance and return the rest of its wave (samples,)."""
-        last = self._vocoder.push(self._flow.finish())
-        return torch.cat([last, self._vocoder.finish()], dim=1)[0]

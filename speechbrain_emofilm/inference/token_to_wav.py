@@ -4,6 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from speechbrain_emofilm.dataio.voices import Voice
+from speechbrain_emofilm.processing.mel_speed import (
+    MelSpeedStream,
+    change_speed,
+    check_speeds,
+)
 
 import torch
 from torch import nn
@@ -13,7 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 class TokenToWavBase(nn.Module, ABC):
     """Base class of converters from 25 Hz speech tokens to waves.
 
-    A subclass provides the names of its ``speakers``, and ``decode_mels``.
+    A subclass provides the names of its ``speakers``, ``decode_mels`` and, to
+    be streamed, ``mel_stream``.
 
     Arguments
     ---------
@@ -74,6 +80,7 @@ class TokenToWavBase(nn.Module, ABC):
         tokens: Sequence[torch.Tensor],
         speaker: str | Sequence[str] | None = None,
         seed: int = 0,
+        speed: float | Sequence[float] = 1.0,
     ) -> list[torch.Tensor]:
         """Generate the waves of a batch.
 
@@ -86,6 +93,10 @@ class TokenToWavBase(nn.Module, ABC):
         seed : int
             Seed of the noise. All items share the noise, so that an item
             sounds the same alone and in a batch.
+        speed : float or list of float
+            Speed of all items, or of each, from 0.5 to 2; the pitch stays. As
+            in CosyVoice, the mel of N frames is interpolated to
+            int(N / speed) frames (at least 2).
 
         Returns
         -------
@@ -95,15 +106,78 @@ class TokenToWavBase(nn.Module, ABC):
         Raises
         ------
         ValueError
-            If a speaker is unknown or an item has no tokens.
+            If a speaker is unknown, an item has no tokens, or a speed is out
+            of range.
         """
+        speeds = check_speeds(speed, len(tokens))
         speakers = self.speaker_ids(speaker, len(tokens))
         mel, mel_lens = self.decode_mels(tokens, speakers, seed)
-        return self.vocode(mel, mel_lens, seed)
+        return self.vocode(mel, mel_lens, seed, speeds)
+
+    def mel_stream(self, speaker: int, seed: int):
+        """Start the mels of an utterance whose tokens arrive later.
+
+        Arguments
+        ---------
+        speaker : int
+            Index of the speaker.
+        seed : int
+            Seed of the noise.
+
+        Returns
+        -------
+        object
+            ``push(tokens (1, T)) -> mel (1, N, 80)`` adds tokens and returns
+            the mels that are ready, often none; ``finish()`` returns the rest.
+
+        Raises
+        ------
+        ValueError
+            If this class or its mel decoder cannot decode piece by piece.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot decode speech tokens piece by "
+            "piece: it has no method mel_stream()."
+        )
+
+    def stream(
+        self, speaker: str | None = None, seed: int = 0, speed: float = 1.0
+    ) -> "WavStream":
+        """Start an utterance whose tokens arrive later.
+
+        Arguments
+        ---------
+        speaker : str, optional
+            Name of the speaker; the first if None.
+        seed : int
+            Seed of the noise.
+        speed : float
+            As in :meth:`forward`, but for the positions at which the mel is
+            read, which ``MelSpeedStream`` describes.
+
+        Returns
+        -------
+        WavStream
+            Its ``push`` and ``finish`` return the wave piece by piece.
+
+        Raises
+        ------
+        ValueError
+            If the speaker is unknown, the speed is out of range, or the mel
+            decoder or the vocoder cannot run piece by piece.
+        """
+        (speed,) = check_speeds(speed, 1)
+        (index,) = self.speaker_ids(speaker, 1)
+        mels = self.mel_stream(index, seed)
+        return WavStream(mels, start_stream(self.vocoder, seed=seed), speed)
 
     @torch.no_grad()
     def vocode(
-        self, mel: torch.Tensor, lens: torch.Tensor, seed: int = 0
+        self,
+        mel: torch.Tensor,
+        lens: torch.Tensor,
+        seed: int = 0,
+        speed: float | Sequence[float] = 1.0,
     ) -> list[torch.Tensor]:
         """Turn the mel spectrograms of a batch into waves.
 
@@ -115,12 +189,27 @@ class TokenToWavBase(nn.Module, ABC):
             Relative lengths of the spectrograms, shape (B,).
         seed : int
             Seed of the noise.
+        speed : float or list of float
+            As in :meth:`forward`.
 
         Returns
         -------
         list of torch.Tensor
             Waves, shape (samples_i,).
+
+        Raises
+        ------
+        ValueError
+            If a speed is out of range.
         """
+        speeds = check_speeds(speed, len(mel))
+        if set(speeds) != {1.0}:
+            n_frames = torch.round(lens * mel.shape[1]).long().tolist()
+            mels = [
+                change_speed(item[:n], own)
+                for item, n, own in zip(mel, n_frames, speeds)
+            ]
+            mel, lens = pad_items(mels, mel.device)
         wavs = self.vocoder(mel, lens, seed=seed)
         n_samples = torch.round(lens * wavs.shape[1]).long().tolist()
         return [wav[:end] for wav, end in zip(wavs, n_samples)]
@@ -216,6 +305,9 @@ class TokenToWav(TokenToWavBase):
     >>> wavs = token_to_wav([torch.ones(25).long(), torch.ones(50).long()])
     >>> [wav.shape for wav in wavs]
     [torch.Size([24000]), torch.Size([48000])]
+    >>> (wav,) = token_to_wav([torch.ones(25).long()], speed=1.25)
+    >>> wav.shape
+    torch.Size([19200])
     """
 
     speakers: Sequence[str] = ()
@@ -256,6 +348,105 @@ class TokenToWav(TokenToWavBase):
             n_timesteps=self.n_timesteps,
             seed=seed,
         )
+
+    def mel_stream(self, speaker: int, seed: int):
+        """Start the mels of an utterance; see the base class.
+
+        The ``mel_decoder`` needs a method ``stream(xvector (1, D),
+        n_timesteps=, seed=)``. ``RegressionDecoder`` gives the same mels as
+        for whole utterances; ``CosyVoice2Flow`` attends to chunks.
+        """
+        return start_stream(
+            self.mel_decoder,
+            self.xvectors[speaker : speaker + 1],
+            n_timesteps=self.n_timesteps,
+            seed=seed,
+        )
+
+
+class WavStream:
+    """Streaming synthesis of one utterance.
+
+    Arguments
+    ---------
+    mels : object
+        ``push(tokens (1, T)) -> mel (1, N, 80)`` and ``finish() -> mel``.
+    vocoder : object
+        ``push(mel (1, N, 80)) -> wav (1, samples)`` and ``finish() -> wav``.
+    speed : float
+        Speed, as in ``MelSpeedStream``.
+
+    Example
+    -------
+    >>> from speechbrain_emofilm.lobes.mini.harmonic_noise_vocoder import (
+    ...     HarmonicNoiseVocoder,
+    ... )
+    >>> from speechbrain_emofilm.lobes.mini.token_decoder import (
+    ...     RegressionDecoder,
+    ... )
+    >>> token_to_wav = TokenToWav(
+    ...     RegressionDecoder(channels=16, n_blocks=1, speaker_dim=4),
+    ...     HarmonicNoiseVocoder(channels=16),
+    ...     {"0011": torch.ones(4)},
+    ... ).eval()
+    >>> tokens = torch.arange(45)
+    >>> stream = token_to_wav.stream("0011")
+    >>> parts = [stream.push(part) for part in tokens.split(15)]
+    >>> [len(part) / 960 for part in parts]
+    [1.0, 15.0, 15.0]
+    >>> parts.append(stream.finish())
+    >>> whole = token_to_wav([tokens])[0]
+    >>> torch.allclose(torch.cat(parts), whole, atol=1e-4)
+    True
+    """
+
+    def __init__(self, mels, vocoder, speed: float = 1.0):
+        self._mels = mels
+        self._vocoder = vocoder
+        self._speed = MelSpeedStream(speed)
+
+    def push(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Add tokens (T,) and return the wave that is ready (samples,).
+
+        Raises
+        ------
+        ValueError
+            If the stream has been finished.
+        """
+        mel = self._mels.push(tokens[None])
+        return self._vocoder.push(self._speed.push(mel))[0]
+
+    def finish(self) -> torch.Tensor:
+        """End the utterance and return the rest of its wave (samples,)."""
+        waves = [self._vocoder.push(self._speed.push(self._mels.finish()))]
+        rest = self._speed.finish()
+        if rest is not None:
+            waves.append(self._vocoder.push(rest))
+        waves.append(self._vocoder.finish())
+        return torch.cat(waves, dim=1)[0]
+
+
+def start_stream(module: nn.Module, *inputs, **options):
+    """Start the stream of a mel decoder or vocoder.
+
+    Raises
+    ------
+    ValueError
+        If the module cannot run piece by piece.
+
+    Example
+    -------
+    >>> start_stream(nn.Identity(), seed=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: Identity cannot run piece by piece: it has no method stream()...
+    """
+    if not hasattr(module, "stream"):
+        raise ValueError(
+            f"{type(module).__name__} cannot run piece by piece: it has no "
+            "method stream(); synthesise whole utterances, or use another one."
+        )
+    return module.stream(*inputs, **options)
 
 
 def pad_items(

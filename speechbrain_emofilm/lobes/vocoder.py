@@ -137,6 +137,32 @@ class MelVocoder(nn.Module):
             wav = wav.index_copy(0, chosen, part)
         return wav
 
+    def stream(self, seed: int = 0):
+        """Start an utterance whose mels arrive later.
+
+        Arguments
+        ---------
+        seed : int
+            Seed of the noise.
+
+        Returns
+        -------
+        object
+            ``push(mel (1, N, bands)) -> wav (1, samples)`` adds mels and
+            returns the wave that is ready, often empty; ``finish()`` returns
+            the rest.
+
+        Raises
+        ------
+        ValueError
+            If this vocoder cannot generate a wave piece by piece.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot generate a wave piece by piece: it "
+            "has no method stream(); synthesise whole utterances, or use "
+            "another vocoder."
+        )
+
 
 def seeded_noise(
     batch: int, *shape: int, seed: int | None, like: torch.Tensor
@@ -171,3 +197,45 @@ def seeded_noise(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(1, *shape, generator=generator)
     return noise.to(like).expand(batch, *shape)
+
+
+#: Torch draws normal noise on the CPU in blocks of so many values.
+_NOISE_BLOCK = 16
+
+
+class NoiseStream:
+    """The noise of :func:`seeded_noise`, drawn frame by frame.
+
+    Arguments
+    ---------
+    seed : int
+        Seed of the noise.
+    frame_size : int
+        Values per frame.
+
+    Raises
+    ------
+    ValueError
+        If the frame size is not a multiple of 16: the values then depend on
+        how many are drawn at once.
+
+    Example
+    -------
+    >>> stream = NoiseStream(seed=0, frame_size=480)
+    >>> parts = torch.cat([stream.draw(480), stream.draw(960)])
+    >>> torch.equal(parts, seeded_noise(1, 1440, seed=0, like=parts)[0])
+    True
+    """
+
+    def __init__(self, seed: int, frame_size: int):
+        if frame_size % _NOISE_BLOCK:
+            raise ValueError(
+                f"Noise in frames of {frame_size} values cannot be drawn piece "
+                f"by piece: use a multiple of {_NOISE_BLOCK}, such as 480."
+            )
+        self.frame_size = frame_size
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, n_values: int) -> torch.Tensor:
+        """Draw the values (n_values,) of whole frames, on the CPU."""
+        return torch.randn(n_values, generator=self._generator)

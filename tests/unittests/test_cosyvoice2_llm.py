@@ -337,9 +337,7 @@ def _generate_slowly(
         if len(tokens) < limits[0]:
             logits[:, lm.end_id] = -torch.inf
         history = torch.tensor([tokens], dtype=torch.long)
-        token = sampler(
-            logits.log_softmax(-1), history, noise(torch.tensor([0]))
-        ).item()
+        token = sampler(logits.log_softmax(-1), history, noise()).item()
         if token == lm.end_id:
             break
         tokens.append(token)
@@ -689,6 +687,185 @@ def test_streaming_ends_at_max_ratio_and_refuses_no_text():
         list(lm.generate_stream([]))
 
 
+@torch.no_grad()
+def _stream_slowly(lm, texts, prompt, sampler, max_len, guidance, seed):
+    """Bistream speech, recomputed in full for every token, without a cache.
+
+    texts: a list of variants, (1, T, C).
+    """
+    noise, tokens = UtteranceNoise([seed]), []
+    n_text, n_speech = lm.mix_ratio
+    sos, task = (row[None, None] for row in lm.llm_embedding.weight)
+    prompt, sequences = list(prompt), [[sos] for _ in texts]
+
+    def read(*pieces):
+        for sequence, piece in zip(sequences, pieces):
+            sequence.append(piece)
+
+    def read_prompt(n):
+        taken, prompt[:n] = prompt[:n], []
+        speech = lm.speech_embedding(torch.tensor([taken], dtype=torch.long))
+        read(*[speech] * len(texts))
+        return n - len(taken)
+
+    def speak(n_tokens, stop_id):
+        for _ in range(n_tokens):
+            logits = [
+                lm.llm_decoder(lm.llm(inputs_embeds=torch.cat(s, 1))[0][:, -1])
+                for s in sequences
+            ]
+            scores = logits[-1] + guidance * (logits[0] - logits[-1])
+            for special in range(lm.end_id, lm.fill_id + 1):
+                if special != stop_id:
+                    scores[:, special] = -torch.inf
+            history = torch.tensor([tokens], dtype=torch.long)
+            token = sampler(scores.log_softmax(-1), history, noise())
+            if token == stop_id:
+                return
+            tokens.append(token.item())
+            read(*[lm.speech_embedding(token)[None]] * len(texts))
+
+    while texts[0].shape[1] >= n_text:
+        read(*(text[:, :n_text] for text in texts))
+        texts = [text[:, n_text:] for text in texts]
+        speak(read_prompt(n_speech), lm.fill_id)
+    read(*texts)
+    read(*[task] * len(texts))
+    read_prompt(len(prompt))
+    speak(max_len - len(tokens), lm.end_id)
+    return tokens
+
+
+@pytest.mark.parametrize("form", ["pairs", "tensors"])
+@pytest.mark.parametrize("guidance, seed", [(1.0, 4), (0.0, 5), (2.5, 6)])
+def test_guided_stream_equals_the_stream_recomputed(guidance, seed, form):
+    lm = _tiny_lm(seed=seed, mix_ratio=(2, 3))
+    text = lm.embed_text(torch.randint(30, (1, 7)))
+    other = lm.embed_text(torch.randint(30, (1, 7)))
+    prompt = torch.randint(27, (1, 4))
+    pieces = list(zip(_pieces(text, 1, 3), _pieces(other, 1, 3)))
+    if form == "tensors":
+        pieces = [torch.cat(pair) for pair in pieces]
+    options = {"max_ratio": 4.0, "seed": seed}
+    tokens = list(
+        lm.generate_stream(pieces, prompt, guidance=guidance, **options)
+    )
+    expected = _stream_slowly(
+        lm,
+        [text, other],
+        prompt[0].tolist(),
+        RepetitionAwareSampler(),
+        28,
+        guidance,
+        seed,
+    )
+    assert tokens == expected
+    if guidance in (0.0, 1.0):
+        alone = [other, text][int(guidance)]
+        assert tokens == list(lm.generate_stream([alone], prompt, **options))
+
+
+def test_stream_chooses_among_the_candidates():
+    lm = _tiny_lm(mix_ratio=(2, 3))
+    text = lm.embed_text(torch.randint(30, (1, 7)))
+    seen = []
+
+    def sampler(log_probs, history, uniforms):
+        seen.append((log_probs > -torch.inf).sum().item())
+        return log_probs.argmax(-1)
+
+    def stream(**options):
+        seen.clear()
+        pieces = [(text, -text)]
+        lm_stream = lm.generate_stream(
+            pieces, None, sampler, 2.0, guidance=3.0, **options
+        )
+        return list(lm_stream), set(seen)
+
+    assert stream(candidate_top_k=3)[1] == {3}
+    assert stream(candidate_top_p=1e-6)[1] == {1}
+    assert stream()[1] == {28}
+
+
+def test_stream_refuses_guidance_without_the_unconditional():
+    lm = _tiny_lm()
+    text = lm.embed_text(torch.randint(30, (1, 7)))
+    with pytest.raises(ValueError, match="with and without"):
+        list(lm.generate_stream([text], guidance=2.0))
+
+
+def test_a_streamed_token_costs_the_same_however_much_came_before():
+    lm = _tiny_lm(mix_ratio=(2, 3))
+    with torch.no_grad():
+        lm.llm_decoder.bias[lm.end_id :] -= 100.0
+    lengths = []
+    lm.llm.norm.register_forward_hook(
+        lambda _, x, y: lengths.append(y.shape[1])
+    )
+    text = lm.embed_text(torch.randint(30, (1, 7)))
+    tokens = list(lm.generate_stream([text], max_ratio=20.0))
+    assert len(tokens) == 140
+    # Text, with sos in front of the first piece, or one token.
+    assert lengths == [3, 1, 1, 3, 1, 1, 3, 1, 1, 3] + [1] * 130
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.7])
+def test_whole_text_tokens_are_those_of_generate(guidance, caplog):
+    lm = _tiny_lm(seed=4)
+    text, text_lens, prompt, _ = _tiny_batch()
+    embeddings = lm.embed_text(text)
+    options = {
+        "unconditional_embeddings": embeddings / 2,
+        "guidance": guidance,
+        "candidate_top_k": 20,
+        "candidate_top_p": 0.95,
+        "max_ratio": 4.0,
+        "min_ratio": 1.0,
+    }
+    for item in range(3):
+        whole = slice(item, item + 1)
+        own = {**options, "seeds": [item]}
+        own["unconditional_embeddings"] = embeddings[whole] / 2
+        arguments = (embeddings[whole], text_lens[whole], prompt[whole])
+        (expected,) = lm.generate(*arguments, torch.ones(1), **own)
+        warnings = len(caplog.records)
+        stream = lm.generate_tokens(*arguments, torch.ones(1), **own)
+        first = next(stream)
+        assert [first, *stream] == expected.tolist()
+        assert len(caplog.records) == 2 * warnings
+        caplog.clear()
+
+
+def test_whole_text_tokens_come_as_they_are_drawn():
+    lm = _tiny_lm()
+    steps = []
+    lm.llm.norm.register_forward_hook(lambda *_: steps.append(1))
+    text = lm.embed_text(torch.randint(30, (1, 5)))
+    stream = lm.generate_tokens(text)
+    for n_tokens in range(1, 6):
+        next(stream)
+        assert len(steps) == n_tokens
+
+
+def test_token_stream_refuses_at_once_what_it_cannot_speak():
+    lm = _tiny_lm()
+    text, _, _, _ = _tiny_batch()
+    embeddings = lm.embed_text(text)
+    with pytest.raises(ValueError, match="one text, not 3"):
+        lm.generate_tokens(embeddings)
+    with pytest.raises(ValueError, match="unconditional_embeddings"):
+        lm.generate_tokens(embeddings[:1], guidance=2.0)
+
+
+def test_tokens_can_train_a_model_afterwards():
+    """They are no inference tensors, which autograd refuses."""
+    lm = _tiny_lm(frozen=False)
+    text, text_lens, _, _ = _tiny_batch()
+    (tokens, *_) = lm.generate(lm.embed_text(text), text_lens, max_ratio=2.0)
+    lm.speech_embedding(tokens).sum().backward()
+    assert lm.speech_embedding.weight.grad.any()
+
+
 # The trunk
 
 
@@ -764,6 +941,48 @@ def test_the_cache_grows_beyond_its_first_room():
     torch.testing.assert_close(
         torch.cat(pieces, 1), whole, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("sizes", [(9, 4), (4, 9)])
+def test_rows_of_two_caches_go_on_together(sizes):
+    """Also where rows leave afterwards and what they alone needed is freed."""
+    lm = _tiny_lm()
+    lens = [[sizes[0], sizes[0] - 2], [sizes[1] - 3, sizes[1]]]
+    texts = [[torch.randn(n + 4, 16) for n in part] for part in lens]
+    caches = []
+    with torch.no_grad():
+        for part, ns in zip(texts, lens):
+            padding = [max(ns) - n for n in ns]
+            caches.append(CachedQwen2(lm.llm, padding))
+            padded = [
+                F.pad(t[:n], (0, 0, p, 0)) for t, n, p in zip(part, ns, padding)
+            ]
+            caches[-1](torch.stack(padded))
+        merged, other = caches
+        order = [2, 0, 3, 1]
+        merged.merge(other, order)
+        rows = [
+            [(*texts[0], *texts[1])[i], (*lens[0], *lens[1])[i]] for i in order
+        ]
+
+        def go_on(n_tokens):
+            new = torch.stack([t[n : n + n_tokens] for t, n in rows])
+            hidden = merged(new)
+            for row, (text, n) in enumerate(rows):
+                whole = lm.llm(inputs_embeds=text[None, : n + n_tokens])[0]
+                torch.testing.assert_close(
+                    hidden[row], whole[0, n:], rtol=1e-4, atol=1e-5
+                )
+                rows[row][1] += n_tokens
+
+        go_on(1)
+        assert merged.size == max(sizes) + 1
+        shortest = sorted(range(4), key=lambda row: rows[row][1])[:2]
+        merged.keep(shortest)
+        rows = [rows[row] for row in shortest]
+        assert merged.size == max(n for _, n in rows)
+        go_on(1)
+        go_on(2)
 
 
 # Smaller weights

@@ -57,6 +57,7 @@ COMMANDS = {
         "hparams/emotion_features/emotion2vec_base.yaml",
         "hparams/emotion_features/emotion2vec_plus_large.yaml",
     ],
+    "serve": [COMMAND, *(f"{PACKAGE}/serve/{n}.py" for n in ("app", "server"))],
     "demo": [
         COMMAND,
         f"{PACKAGE}/assets/mini/synthesizer.yaml",
@@ -72,6 +73,8 @@ COMMANDS = {
 OPTIONAL = {
     # word times of the command, else proportional ones
     (f"{PACKAGE}/inference/synthesizer.py", "pocketsphinx"),
+    # a command of an extra of its own, which its error names
+    *((COMMAND, name) for name in ("app", "server", "Settings", "serve")),
 }
 
 

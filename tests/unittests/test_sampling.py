@@ -155,7 +155,7 @@ def test_a_low_temperature_approaches_greedy():
 def test_a_batch_draws_what_its_rows_draw_alone(reference):
     sampler = RepetitionAwareSampler()
     log_probs, history = reference
-    uniforms = UtteranceNoise(range(20))(torch.arange(20))
+    uniforms = UtteranceNoise(range(20))()
     batch = sampler(log_probs, history, uniforms)
     alone = [
         sampler(
@@ -170,17 +170,33 @@ def test_a_batch_draws_what_its_rows_draw_alone(reference):
 
 def test_noise_goes_on_independently_of_the_other_utterances():
     batch, alone = UtteranceNoise([3, 7, 3]), UtteranceNoise([7])
-    first = batch(torch.arange(3))
+    first = batch()
     assert torch.equal(first[0], first[2])
     assert not torch.equal(first[0], first[1])
-    alone(torch.tensor([0]))
-    # The others have ended.
-    assert torch.equal(batch(torch.tensor([1])), alone(torch.tensor([0])))
+    alone()
+    batch.keep([1])  # the others have ended
+    assert torch.equal(batch(), alone())
+
+
+def test_noise_is_that_of_the_seed_whenever_an_utterance_joins():
+    """Also where numbers have to be drawn anew while others go on."""
+    batch, expected = UtteranceNoise([5]), {}
+    for step in range(100):
+        if step % 9 == 0:
+            batch.join([step])
+            generator = torch.Generator().manual_seed(step)
+            expected[step] = torch.rand(
+                100, 2, generator=generator, dtype=torch.float64
+            )
+        numbers = batch()
+        for row, (start, own) in enumerate(expected.items(), 1):
+            assert torch.equal(numbers[row], own[step - start])
+        assert len(torch.unique(numbers)) == numbers.numel()
 
 
 def test_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
-    UtteranceNoise([1, 2])(torch.arange(2))
+    UtteranceNoise([1, 2])()
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -1,13 +1,10 @@
 """Speech for a text that is still being written (bistream decoding)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import SOS, TASK
-from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
-    Sampler,
-    UtteranceNoise,
-)
+from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import TokenDrawing
 
 import torch
 from torch import nn
@@ -26,32 +23,65 @@ class BistreamDecoding:
         A ``CosyVoice2LM``.
     prompt_speech : torch.Tensor
         Embeddings of the speech to continue, shape (1, P, C).
-    sampler : Sampler
-        Chooses tokens.
+    drawing : TokenDrawing
+        Draws the tokens; without an utterance yet.
     seed : int
         Seed of the utterance.
+    guidance : float
+        Classifier-free guidance; 1 reads the text with its condition only.
     """
 
     def __init__(
         self,
         lm: nn.Module,
         prompt_speech: torch.Tensor,
-        sampler: Sampler,
+        drawing: TokenDrawing,
         seed: int,
+        guidance: float = 1.0,
     ):
         self.tokens: list[int] = []
         self.n_text = 0
         self._lm = lm
         self._cached = CachedQwen2(lm.llm)
-        self._sampler = sampler
-        self._noise = UtteranceNoise([seed])
-        self._prompt = prompt_speech  # the part not read yet
-        self._text = prompt_speech[:, :0]  # not yet enough for a block
+        self._guidance = guidance
+        self._drawing = drawing
+        drawing.join([seed], [guidance])
+        n_variants = 1 if guidance == 1.0 else 2
+        # The parts of the prompt and of the text that are not read yet.
+        self._prompt = prompt_speech.expand(n_variants, -1, -1)
+        self._text = self._prompt[:, :0]
         self._unread = [self._mark(SOS)]
 
-    def add_text(self, embeddings: torch.Tensor) -> Iterator[int]:
-        """Speak the blocks that a piece of text (1, T, C) completes."""
+    def add_text(
+        self, piece: torch.Tensor | Sequence[torch.Tensor]
+    ) -> Iterator[int]:
+        """Speak the blocks that a piece of text completes.
+
+        Arguments
+        ---------
+        piece : torch.Tensor | Sequence[torch.Tensor]
+            Embeddings with the condition and, for guidance, without it:
+            (variants, T, C) or a sequence of tensors (1, T, C).
+
+        Yields
+        ------
+        token : int
+            Next speech token.
+
+        Raises
+        ------
+        ValueError
+            If guidance is used and the piece has no unconditional variant.
+        """
         n_text, n_speech = self._lm.mix_ratio
+        embeddings = piece if torch.is_tensor(piece) else torch.cat([*piece])
+        n_variants = len(self._prompt)
+        if len(embeddings) < n_variants:
+            raise ValueError(
+                f"CosyVoice2LM: guidance {self._guidance} needs pieces of "
+                "text with and without their condition, two each."
+            )
+        embeddings = embeddings[:n_variants]
         self.n_text += embeddings.shape[1]
         self._text = torch.cat([self._text, embeddings], 1)
         while self._text.shape[1] >= n_text:
@@ -68,25 +98,26 @@ class BistreamDecoding:
 
     def _speak(self, n_tokens: int, stop_id: int) -> Iterator[int]:
         """Draw tokens until ``stop_id``, ``n_tokens`` at most."""
-        lm = self._lm
         for _ in range(n_tokens):
-            hidden = self._cached(torch.cat(self._unread, 1))[:, -1]
-            self._unread = []
-            logits = lm.llm_decoder(hidden).float()
-            specials = torch.arange(lm.end_id, logits.shape[1])
-            logits[:, specials[specials != stop_id]] = -torch.inf
-            token = self._sampler(
-                logits.log_softmax(-1),
-                torch.tensor([self.tokens], device=logits.device),
-                self._noise(torch.tensor([0])).to(logits.device),
-            )
+            token = self._draw(stop_id)
             if token == stop_id:
                 return
-            self.tokens.append(token.item())
-            self._unread = [lm.speech_embedding(token)[None].to(hidden)]
-            yield self.tokens[-1]
+            self.tokens.append(token)
+            yield token
+
+    @torch.inference_mode()
+    def _draw(self, stop_id: int) -> int:
+        """Read what is new and draw a token, which is read next."""
+        hidden = self._cached(torch.cat(self._unread, 1))[:, -1]
+        self._unread = []
+        tokens = self._drawing.draw(hidden, [stop_id])
+        token = int(tokens)
+        if token != stop_id:
+            self._drawing.record(tokens)
+            self._unread = [self._drawing.embed(tokens)]
+        return token
 
     def _mark(self, row: int) -> torch.Tensor:
-        """Return a row of ``llm_embedding`` as an embedding (1, 1, C)."""
-        weight = self._lm.llm_embedding.weight[row]
-        return weight.view(1, 1, -1).to(self._prompt)
+        """Return a row of ``llm_embedding`` as embeddings (variants, 1, C)."""
+        weight = self._lm.llm_embedding.weight[row].to(self._prompt)
+        return weight.expand(len(self._prompt), 1, -1)

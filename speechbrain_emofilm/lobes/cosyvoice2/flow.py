@@ -13,7 +13,7 @@ different lengths can form a batch, and each item equals the item alone.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from speechbrain_emofilm.lobes.cosyvoice2.flow_cache import StreamingCache
 from speechbrain_emofilm.lobes.cosyvoice2.flow_encoder import (
@@ -28,6 +28,9 @@ import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+
+if TYPE_CHECKING:
+    from speechbrain_emofilm.lobes.cosyvoice2.flow_stream import FlowStream
 
 NOISE_FRAMES = 15000  # the released model's noise tensor: 300 s
 
@@ -627,6 +630,31 @@ class CosyVoice2Flow(nn.Module):
         spans = zip(mel, n_prompt.tolist(), n_new.tolist())
         mel = pad_sequence([m[p : p + n] for m, p, n in spans], True)
         return mel, (n_new / n_new.max()).to(mel.device)
+
+    def stream(
+        self,
+        xvector: Tensor,
+        prompt_tokens: Tensor | None = None,
+        prompt_mel: Tensor | None = None,
+        **options,
+    ) -> "FlowStream":
+        """Start an utterance whose tokens arrive later.
+
+        Arguments
+        ---------
+        xvector : Tensor
+            Speaker vector, (1, speaker_dim).
+        prompt_tokens : Tensor, optional
+            Speech tokens of a reference, (1, P).
+        prompt_mel : Tensor, optional
+            Log-mels of the reference, (1, 2P, mels).
+        **options
+            Number of solver steps, seed and others, as in ``FlowStream``.
+        """
+        # The stream is built of the parts of this module.
+        from speechbrain_emofilm.lobes.cosyvoice2.flow_stream import FlowStream
+
+        return FlowStream(self, xvector, prompt_tokens, prompt_mel, **options)
 
     def _join_prompts(
         self, tokens, lens, xvector, prompt_tokens, prompt_mel, prompt_lens

@@ -14,6 +14,7 @@ models", arXiv 2412.10117.
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from speechbrain_emofilm.lobes.vocoder import MelVocoder, seeded_noise
 
@@ -21,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+
+if TYPE_CHECKING:
+    from speechbrain_emofilm.lobes.cosyvoice2.hift_stream import HiFTStream
 
 _Dilations = Sequence[Sequence[int]]
 _DILATIONS = (1, 3, 5)
@@ -396,6 +400,21 @@ class HiFTGenerator(MelVocoder):
             blocks = self.resblocks[first : first + self._blocks_per_stage]
             x = sum(block(x) for block in blocks) / self._blocks_per_stage
         return self._to_wave(self.conv_post(F.leaky_relu(x, _LAST_SLOPE)))
+
+    def stream(self, seed: int = 0, context: int = 16) -> "HiFTStream":
+        """Start an utterance whose mels arrive later; see the base class.
+
+        Arguments
+        ---------
+        seed : int
+            Seed of the noise.
+        context : int
+            As in ``HiFTStream``.
+        """
+        # The stream is built of the parts of this module.
+        from speechbrain_emofilm.lobes.cosyvoice2.hift_stream import HiFTStream
+
+        return HiFTStream(self, seed, context)
 
     def _to_wave(self, x: torch.Tensor) -> torch.Tensor:
         """Convert log magnitudes and phases (B, n_fft + 2, frames) to waves."""

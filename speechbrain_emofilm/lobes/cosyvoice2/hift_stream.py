@@ -101,7 +101,7 @@ class HiFTStream:
         """End the speech, and return the rest of its wave (1, samples)."""
         self._finished = True
         if self._mel is None:
-            return torch.zeros(1, 0)
+            return self.vocoder.window.new_zeros(1, 0)
         n_frames = self._mel.size(1)
         self._extend_source(n_frames)
         return self._speak(n_frames, n_frames)

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from speechbrain_emofilm.lobes.cosyvoice2.bistream import BistreamDecoding
-from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import (
     FILL,
     IGNORE,
     SequenceLayout,
     sequence_layout,
 )
-from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
-    RepetitionAwareSampler,
-    Sampler,
-    UtteranceNoise,
+from speechbrain_emofilm.lobes.cosyvoice2.sampling import Sampler
+from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
+    SpeechDecoding,
+    TokenDrawing,
+    Utterance,
 )
 from speechbrain_emofilm.lobes.cosyvoice2.trunk import read_packed
 
@@ -388,151 +388,198 @@ class CosyVoice2LM(nn.Module):
             If an item has no text to speak, the ratios contradict each
             other, or guidance is used without unconditional embeddings.
         """
-        texts = [text_embeddings]
-        if guidance != 1.0:
-            if unconditional_embeddings is None:
-                raise ValueError(
-                    f"CosyVoice2LM: guidance {guidance} needs the "
-                    "unconditional_embeddings."
-                )
-            texts.append(unconditional_embeddings)
-        n_text = _absolute(text_lens, text_embeddings.shape[1])
-        if prompt_speech_tokens is None:
-            prompt_speech_tokens = n_text.new_zeros(len(n_text), 0)
-            prompt_speech_lens = torch.zeros(len(n_text))
-        n_target = n_text if n_target_text is None else n_target_text
-        min_lens, max_lens = _length_limits(n_target, min_ratio, max_ratio)
-        prefixes, padding = self._prefixes(
-            texts, n_text, prompt_speech_tokens, prompt_speech_lens
-        )
-        return self._decode(
-            prefixes,
-            padding,
+        utterances = self._utterances(
+            text_embeddings,
+            text_lens,
+            prompt_speech_tokens,
+            prompt_speech_lens,
+            unconditional_embeddings,
             guidance,
-            (candidate_top_k, candidate_top_p),
-            sampler or RepetitionAwareSampler(),
-            min_lens.to(text_embeddings.device),
-            max_lens.to(text_embeddings.device),
-            UtteranceNoise([0] * len(n_text) if seeds is None else seeds),
+            min_ratio,
+            max_ratio,
+            n_target_text,
+            seeds,
         )
+        decoding = SpeechDecoding(
+            self, sampler, candidate_top_k, candidate_top_p
+        )
+        decoding.join(utterances)
+        spoken: list[list[int]] = [[] for _ in utterances]
+        cut = []
+        while len(decoding):
+            for item, token, is_last, _ in decoding.step():
+                if token is not None:
+                    spoken[item].append(token)
+                    if is_last:
+                        cut.append(item)
+        _report_cut(cut)
+        device = text_embeddings.device
+        return [
+            torch.tensor(tokens, dtype=torch.long, device=device)
+            for tokens in spoken
+        ]
 
-    def _prefixes(
+    def generate_tokens(
         self,
-        texts: list[torch.Tensor],
-        n_text: torch.Tensor,
-        prompt_tokens: torch.Tensor,
-        prompt_lens: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Embed everything before the first new token, padded on the left.
+        text_embeddings: torch.Tensor,
+        text_lens: torch.Tensor | None = None,
+        prompt_speech_tokens: torch.Tensor | None = None,
+        prompt_speech_lens: torch.Tensor | None = None,
+        unconditional_embeddings: torch.Tensor | None = None,
+        guidance: float = 1.0,
+        candidate_top_k: int | None = None,
+        candidate_top_p: float = 1.0,
+        sampler: Sampler | None = None,
+        min_ratio: float = 2.0,
+        max_ratio: float = 20.0,
+        n_target_text: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[int]:
+        """Generate the speech of one text, token by token.
 
-        Returns the embeddings of all variants of the texts, one variant after
-        another (variants * B, L, C), and the number of padded positions in
-        each row; None if there is no padding.
+        The tokens are those of ``generate``, each available as soon as it is
+        drawn. Errors are raised by the call, not by the first token.
+
+        Arguments
+        ---------
+        text_embeddings : torch.Tensor
+            Prompt text, if any, followed by the text, shape (1, T, C).
+        text_lens : Optional[torch.Tensor]
+            Relative length of the text, shape (1,); the whole if None.
+        prompt_speech_tokens : Optional[torch.Tensor]
+            Speech of the prompt text, which is continued, shape (1, P).
+        prompt_speech_lens : Optional[torch.Tensor]
+            Relative length of the prompt's speech, shape (1,); the whole if
+            None.
+        unconditional_embeddings : Optional[torch.Tensor]
+            Text without its condition, for guidance, shape (1, T, C).
+        guidance, candidate_top_k, candidate_top_p : float
+            See ``generate``.
+        sampler : Optional[Sampler]
+            See ``generate``.
+        min_ratio, max_ratio : float
+            See ``generate``.
+        n_target_text, seeds : Optional[Sequence[int]]
+            See ``generate``.
+
+        Returns
+        -------
+        tokens : Iterator[int]
+            The next speech tokens, without the end.
+
+        Raises
+        ------
+        ValueError
+            If there is more than one text, and as ``generate``.
+
+        Example
+        -------
+        >>> qwen2 = dict(
+        ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+        ...     num_hidden_layers=1, num_attention_heads=2,
+        ...     num_key_value_heads=1)
+        >>> lm = CosyVoice2LM(qwen2, speech_token_size=27)
+        >>> text = lm.embed_text(torch.tensor([[3, 1, 4]]))
+        >>> (whole,) = lm.generate(text, torch.ones(1), max_ratio=4.0)
+        >>> list(lm.generate_tokens(text, max_ratio=4.0)) == whole.tolist()
+        True
         """
-        device = texts[0].device
-        n_prompt = _absolute(prompt_lens, prompt_tokens.shape[1])
-        unistream = torch.zeros(len(n_text), dtype=torch.bool)
-        layout = self._layout(n_text, n_prompt, unistream, texts[0])
-        prompt_tokens = prompt_tokens.to(device)
-        size = layout.mask.shape[1]
-        padding = size - layout.mask.sum(1)
-        shifted = torch.arange(size, device=device) - padding[:, None]
-        shifted = shifted.clamp(min=0)
-        prefixes = torch.cat(
-            [
-                _take(self._embed(layout, t, prompt_tokens, n_prompt), shifted)
-                for t in texts
-            ]
+        if len(text_embeddings) != 1:
+            raise ValueError(
+                f"CosyVoice2LM: generate_tokens speaks one text, not "
+                f"{len(text_embeddings)}; use SpeechDecoding for several."
+            )
+        whole = torch.ones(1)
+        utterances = self._utterances(
+            text_embeddings,
+            whole if text_lens is None else text_lens,
+            prompt_speech_tokens,
+            whole if prompt_speech_lens is None else prompt_speech_lens,
+            unconditional_embeddings,
+            guidance,
+            min_ratio,
+            max_ratio,
+            n_target_text,
+            seeds,
         )
-        if not padding.any():
-            return prefixes, None
-        return prefixes, padding.repeat(len(texts))
+        decoding = SpeechDecoding(
+            self, sampler, candidate_top_k, candidate_top_p
+        )
+        decoding.join(utterances)
 
-    def _decode(
-        self,
-        prefixes: torch.Tensor,
-        padding: torch.Tensor | None,
-        guidance: float,
-        nucleus: tuple[int | None, float],
-        sampler: Sampler,
-        min_lens: torch.Tensor,
-        max_lens: torch.Tensor,
-        noise: UtteranceNoise,
-    ) -> list[torch.Tensor]:
-        """Draw tokens until every item has ended; see ``generate``."""
-        device = min_lens.device
-        n_steps = int(max_lens.max())
-        n_variants = len(prefixes) // len(min_lens)
-        spoken = torch.full((len(min_lens), n_steps), IGNORE, device=device)
-        rows = torch.arange(len(min_lens), device=device)  # still speaking
-        cached, unread = CachedQwen2(self.llm, padding), prefixes
-        specials = torch.arange(self.end_id + 3, device=device) >= self.end_id
-        for step in range(n_steps):
-            hidden = cached(unread)[:, -1]
-            forbidden = specials.repeat(len(rows), 1)
-            forbidden[:, self.end_id] = step < min_lens[rows]
-            logits = self._score(
-                hidden, n_variants, guidance, nucleus, forbidden
-            )
-            tokens = sampler(
-                logits.log_softmax(-1), spoken[rows, :step], noise(rows)
-            )
-            ended = tokens == self.end_id
-            spoken[rows, step] = tokens.masked_fill(ended, IGNORE)
-            going = ~ended & (step + 1 < max_lens[rows])
-            if not going.all():
-                # Finished items leave the batch.
-                rows, tokens = rows[going], tokens[going]
-                cached.keep(going.repeat(n_variants).nonzero().squeeze(1))
-            if not len(rows):
-                break
-            unread = self.speech_embedding(tokens).to(prefixes.dtype)
-            unread = unread.repeat(n_variants, 1).unsqueeze(1)
-        cut = (spoken != IGNORE).sum(1) == max_lens
-        if cut.any():
-            logger.warning(
-                "Speech did not end by itself and was cut at max_ratio, in "
-                "items %s.",
-                cut.nonzero().flatten().tolist(),
-            )
-        return [row[row != IGNORE] for row in spoken]
+        def draw() -> Iterator[int]:
+            while len(decoding):
+                for _, token, is_last, _ in decoding.step():
+                    if token is not None:
+                        if is_last:
+                            _report_cut([0])
+                        yield token
 
-    def _score(
+        return draw()
+
+    def _utterances(
         self,
-        hidden: torch.Tensor,
-        n_variants: int,
+        text_embeddings: torch.Tensor,
+        text_lens: torch.Tensor,
+        prompt_speech_tokens: torch.Tensor | None,
+        prompt_speech_lens: torch.Tensor | None,
+        unconditional_embeddings: torch.Tensor | None,
         guidance: float,
-        nucleus: tuple[int | None, float],
-        forbidden: torch.Tensor,
-    ) -> torch.Tensor:
-        """Compute the scores of the next token, shape (rows, V + 3)."""
-        logits = self.llm_decoder(hidden).float()
-        conditional = logits[: len(forbidden)]
-        if n_variants == 2:
-            unconditional = logits[len(conditional) :]
-            logits = unconditional + guidance * (conditional - unconditional)
-        logits = logits.masked_fill(forbidden, -torch.inf)
-        top_k, top_p = nucleus
-        if top_k is None and top_p >= 1:
-            return logits
-        # Guidance compares probabilities: it may prefer a token that is
-        # improbable both with and without the condition.
-        conditional = conditional.masked_fill(forbidden, -torch.inf)
-        probs, ids = conditional.softmax(-1).topk(top_k or logits.shape[1], -1)
-        outside = probs.cumsum(-1) - probs >= top_p
-        candidates = logits.gather(1, ids).masked_fill(outside, -torch.inf)
-        # The end is a candidate like any other: if it always were one, the
-        # redraw of an almost certain repeated token would end the speech.
-        return torch.full_like(logits, -torch.inf).scatter(1, ids, candidates)
+        min_ratio: float,
+        max_ratio: float,
+        n_target_text: Sequence[int] | None,
+        seeds: Sequence[int] | None,
+    ) -> list[Utterance]:
+        """Check the arguments of ``generate`` and split the batch by item."""
+        if guidance == 1.0:
+            unconditional_embeddings = None
+        elif unconditional_embeddings is None:
+            raise ValueError(
+                f"CosyVoice2LM: guidance {guidance} needs the "
+                "unconditional_embeddings."
+            )
+        n_text = _absolute(text_lens, text_embeddings.shape[1])
+        n_target = n_text if n_target_text is None else n_target_text
+        limits = _length_limits(n_target, min_ratio, max_ratio)
+        min_lens, max_lens = (lens.tolist() for lens in limits)
+        n_prompt = None
+        if prompt_speech_tokens is not None:
+            assert prompt_speech_lens is not None
+            n_prompt = _absolute(
+                prompt_speech_lens, prompt_speech_tokens.shape[1]
+            ).tolist()
+        utterances = []
+        for item, n in enumerate(n_text.tolist()):
+            prompt = unconditional = None
+            if prompt_speech_tokens is not None and n_prompt is not None:
+                prompt = prompt_speech_tokens[item, : n_prompt[item]]
+            if unconditional_embeddings is not None:
+                unconditional = unconditional_embeddings[item, :n]
+            utterances.append(
+                Utterance(
+                    key=item,
+                    text=text_embeddings[item, :n],
+                    max_len=max_lens[item],
+                    min_len=min_lens[item],
+                    prompt_tokens=prompt,
+                    unconditional=unconditional,
+                    guidance=guidance,
+                    seed=0 if seeds is None else seeds[item],
+                )
+            )
+        return utterances
 
     @torch.no_grad()
     def generate_stream(
         self,
-        text_pieces: Iterable[torch.Tensor],
+        text_pieces: Iterable[torch.Tensor | Sequence[torch.Tensor]],
         prompt_speech_tokens: torch.Tensor | None = None,
         sampler: Sampler | None = None,
         max_ratio: float = 20.0,
         seed: int = 0,
+        guidance: float = 1.0,
+        candidate_top_k: int | None = None,
+        candidate_top_p: float = 1.0,
     ) -> Iterator[int]:
         """Generate speech while the text is being written (bistream).
 
@@ -542,9 +589,11 @@ class CosyVoice2LM(nn.Module):
 
         Arguments
         ---------
-        text_pieces : Iterable[torch.Tensor]
+        text_pieces : Iterable[torch.Tensor | Sequence[torch.Tensor]]
             Embeddings of the text, piece by piece, the prompt text first,
-            shape (1, T_i, C).
+            shape (1, T_i, C). With guidance, each piece is a pair of these,
+            with and without its condition, or both in one tensor
+            (2, T_i, C).
         prompt_speech_tokens : Optional[torch.Tensor]
             Speech of the prompt text, which is continued, shape (1, P).
         sampler : Optional[Sampler]
@@ -553,6 +602,8 @@ class CosyVoice2LM(nn.Module):
             Maximum number of speech tokens per token of text.
         seed : int
             Random seed.
+        guidance, candidate_top_k, candidate_top_p : float
+            See ``generate``.
 
         Yields
         ------
@@ -562,7 +613,8 @@ class CosyVoice2LM(nn.Module):
         Raises
         ------
         ValueError
-            If there is no text.
+            If there is no text, or guidance is used and a piece has no
+            unconditional embeddings.
 
         Example
         -------
@@ -582,13 +634,24 @@ class CosyVoice2LM(nn.Module):
         decoding = BistreamDecoding(
             self,
             self.speech_embedding(prompt_speech_tokens),
-            sampler or RepetitionAwareSampler(),
+            TokenDrawing(self, sampler, candidate_top_k, candidate_top_p),
             seed,
+            guidance,
         )
         for piece in text_pieces:
             yield from decoding.add_text(piece)
         _, max_lens = _length_limits([decoding.n_text], 0.0, max_ratio)
         yield from decoding.finish(int(max_lens))
+
+
+def _report_cut(items: list[int]) -> None:
+    """Warn of items that were cut at the maximum length."""
+    if items:
+        logger.warning(
+            "Speech did not end by itself and was cut at max_ratio, in "
+            "items %s.",
+            sorted(items),
+        )
 
 
 def _absolute(lens: torch.Tensor, size: int) -> torch.Tensor:

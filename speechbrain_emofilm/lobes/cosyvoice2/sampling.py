@@ -13,39 +13,79 @@ import torch
 Sampler = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 N_UNIFORMS = 2  # the draw, and the draw that replaces a repeated token
+_AHEAD = 32  # steps whose numbers are drawn at once
 
 
 class UtteranceNoise:
     """One random generator per utterance.
 
     The generators are on the CPU, so that a seed has the same effect on every
-    device.
+    device. Utterances can join and leave between two calls.
 
     Arguments
     ---------
     seeds : Sequence[int]
         One seed for each utterance.
+    device : Optional[torch.device]
+        Device of the numbers; the CPU if None.
 
     Example
     -------
     >>> batch, alone = UtteranceNoise([3, 7]), UtteranceNoise([7])
-    >>> rows = torch.arange(2)
-    >>> torch.equal(batch(rows)[1:], alone(rows[:1]))
+    >>> torch.equal(batch()[1:], alone())
+    True
+    >>> batch.keep([1])
+    >>> batch.join([3])
+    >>> torch.equal(batch(), torch.cat([alone(), UtteranceNoise([3])()]))
     True
     """
 
-    def __init__(self, seeds: Sequence[int]):
-        self._generators = [torch.Generator().manual_seed(s) for s in seeds]
+    def __init__(
+        self, seeds: Sequence[int] = (), device: torch.device | None = None
+    ):
+        self._device = torch.device(device or "cpu")
+        self._generators: list[torch.Generator] = []
+        # Numbers drawn in advance, (B, steps, 2), and the next step's index.
+        self._numbers = torch.empty(
+            0, _AHEAD, N_UNIFORMS, dtype=torch.float64, device=self._device
+        )
+        self._next = 0
+        self.join(seeds)
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Draw the next numbers (B, 2) of the utterances ``rows`` (B,)."""
+    def join(self, seeds: Sequence[int]) -> None:
+        """Add utterances with these seeds."""
+        if not seeds:
+            return
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        self._generators += generators
+        # All numbers are used up at the same step.
+        new = self._draw(generators, _AHEAD - self._next)
+        used = new.new_zeros(len(new), self._next, N_UNIFORMS)
+        self._numbers = torch.cat([self._numbers, torch.cat([used, new], 1)])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep the utterances of these indices and forget the others."""
+        self._generators = [self._generators[row] for row in rows]
+        index = torch.tensor(rows, dtype=torch.long, device=self._device)
+        self._numbers = self._numbers[index]
+
+    def __call__(self) -> torch.Tensor:
+        """Draw the next numbers in [0, 1) of every utterance, (B, 2)."""
+        if self._next == _AHEAD:
+            self._numbers = self._draw(self._generators, _AHEAD)
+            self._next = 0
+        self._next += 1
+        return self._numbers[:, self._next - 1]
+
+    def _draw(
+        self, generators: Sequence[torch.Generator], n_steps: int
+    ) -> torch.Tensor:
+        """Draw the numbers of the next steps, (B, n_steps, 2)."""
         numbers = [
-            torch.rand(
-                N_UNIFORMS, generator=self._generators[row], dtype=torch.float64
-            )
-            for row in rows.tolist()
+            torch.rand(n_steps, N_UNIFORMS, generator=g, dtype=torch.float64)
+            for g in generators
         ]
-        return torch.stack(numbers).to(rows.device)
+        return torch.stack(numbers).to(self._device)
 
 
 def draw(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -68,7 +108,7 @@ def draw(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     >>> draw(torch.tensor([[0.0, 1.0, 3.0]] * 2), torch.tensor([0.2, 0.3]))
     tensor([1, 2])
     """
-    cumulative = probs.double().cumsum(-1)
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
     target = uniform.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
@@ -205,7 +245,10 @@ class RepetitionAwareSampler:
         return torch.where(repeated, again, tokens).squeeze(1)
 
     def _probs(self, log_probs: torch.Tensor) -> torch.Tensor:
-        return (log_probs.float() / self.temperature).softmax(-1)
+        log_probs = log_probs.float()
+        if self.temperature != 1:
+            log_probs = log_probs / self.temperature
+        return log_probs.softmax(-1)
 
 
 class GreedySampler:

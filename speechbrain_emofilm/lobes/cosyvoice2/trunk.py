@@ -9,22 +9,89 @@ only the attention over time is replaced: teacher forcing without padding
 (``read_packed``), and decoding with a cache (``decoding.CachedQwen2``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 #: Maps a layer's index, queries (..., heads, D), keys and values (..., key
 #: heads, D) to the attended values (..., heads, D).
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+@dataclass(slots=True)
+class TrunkLayer:
+    """Modules of a Qwen2 layer, looked up once instead of at every step.
+
+    Arguments
+    ---------
+    layer : nn.Module
+        A layer of a ``transformers.Qwen2Model``.
+    """
+
+    head_dim: int
+    attention_norm: nn.Module
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    output: nn.Module
+    mlp_norm: nn.Module
+    gate: nn.Module
+    up: nn.Module
+    down: nn.Module
+    activation: nn.Module
+
+    def __init__(self, layer: nn.Module):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.head_dim = attention.head_dim
+        self.attention_norm = layer.input_layernorm
+        self.query, self.key = attention.q_proj, attention.k_proj
+        self.value, self.output = attention.v_proj, attention.o_proj
+        self.mlp_norm = layer.post_attention_layernorm
+        self.gate, self.up = mlp.gate_proj, mlp.up_proj
+        self.down, self.activation = mlp.down_proj, mlp.act_fn
+
+
+def trunk_layers(trunk: nn.Module) -> list[TrunkLayer]:
+    """Look up the modules of all layers of a ``transformers.Qwen2Model``."""
+    return [TrunkLayer(layer) for layer in trunk.layers]
+
+
+def rotation(
+    trunk: nn.Module, like: torch.Tensor, positions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the rotary position embedding of positions.
+
+    Arguments
+    ---------
+    trunk : nn.Module
+        A ``transformers.Qwen2Model``.
+    like : torch.Tensor
+        A tensor of the device and precision of the result.
+    positions : torch.Tensor
+        Position ids, shape (B, L) or (1, L).
+
+    Returns
+    -------
+    cosine, sine : torch.Tensor
+        For ``read_layers``, shape (B, L, 1, D); the first half of the sines
+        is negated.
+    """
+    cosine, sine = trunk.rotary_emb(like, positions)
+    first, second = sine.chunk(2, -1)
+    return cosine.unsqueeze(-2), torch.cat([-first, second], -1).unsqueeze(-2)
+
+
 def read_layers(
     trunk: nn.Module,
+    layers: Sequence[TrunkLayer],
     embeddings: torch.Tensor,
-    positions: torch.Tensor,
+    cosine: torch.Tensor,
+    sine: torch.Tensor,
     attend: Attend,
 ) -> torch.Tensor:
     """Compute a trunk's final hidden states.
@@ -33,10 +100,13 @@ def read_layers(
     ---------
     trunk : nn.Module
         A ``transformers.Qwen2Model`` with full (not sliding) attention.
+    layers : Sequence[TrunkLayer]
+        Its ``trunk_layers``.
     embeddings : torch.Tensor
         Shape (B, L, C).
-    positions : torch.Tensor
-        Position ids, shape (B, L) or (1, L).
+    cosine, sine : torch.Tensor
+        Rotary position embedding, see ``rotation``, shape (B, L, 1, D); may
+        be broadcast.
     attend : Attend
         Attention, the only part that reads other positions.
 
@@ -45,33 +115,37 @@ def read_layers(
     hidden : torch.Tensor
         Shape (B, L, C).
     """
-    cosine, sine = trunk.rotary_emb(embeddings, positions)
-    cosine, sine = cosine.unsqueeze(-2), sine.unsqueeze(-2)
     hidden = embeddings
-    for index, layer in enumerate(trunk.layers):
-        attention = layer.self_attn
-        normalised = layer.input_layernorm(hidden)
-        query, key, value = (
-            projection(normalised).unflatten(-1, (-1, attention.head_dim))
-            for projection in (
-                attention.q_proj,
-                attention.k_proj,
-                attention.v_proj,
-            )
-        )
+    for index, layer in enumerate(layers):
+        normalised = _normalise(layer.attention_norm, hidden)
+        heads = (-1, layer.head_dim)
+        query, key = layer.query(normalised), layer.key(normalised)
+        value = layer.value(normalised).unflatten(-1, heads)
+        n_queries = query.shape[-1] // layer.head_dim
+        # Queries and keys are rotated together.
+        both = torch.cat([query, key], -1).unflatten(-1, heads)
+        both = both * cosine + both.roll(layer.head_dim // 2, -1) * sine
         attended = attend(
-            index,
-            _rotate(query, cosine, sine),
-            _rotate(key, cosine, sine),
-            value,
+            index, both[..., :n_queries, :], both[..., n_queries:, :], value
         )
-        hidden = hidden + attention.o_proj(attended.flatten(-2))
-        normalised = layer.post_attention_layernorm(hidden)
-        hidden = hidden + _feed_forward(layer.mlp, normalised)
+        hidden = hidden + layer.output(attended.flatten(-2))
+        normalised = _normalise(layer.mlp_norm, hidden)
+        hidden = hidden + _feed_forward(layer, normalised)
     return trunk.norm(hidden)
 
 
-def _feed_forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Apply a layer's normalisation, in one call where that is the same."""
+    if (
+        type(norm) is Qwen2RMSNorm
+        and x.dtype == torch.float32 == norm.weight.dtype
+        and not torch.is_grad_enabled()
+    ):
+        return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+    return norm(x)
+
+
+def _feed_forward(layer: TrunkLayer, x: torch.Tensor) -> torch.Tensor:
     """Apply a layer's gated feed-forward network; the shape stays.
 
     Its wide activations are most of the memory of a training step. The
@@ -80,16 +154,16 @@ def _feed_forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """
 
     def multiply(gate: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        return mlp.act_fn(gate) * values
+        return layer.activation(gate) * values
 
-    wide = mlp.gate_proj(x), mlp.up_proj(x)
+    wide = layer.gate(x), layer.up(x)
     if torch.is_grad_enabled():
         product = checkpoint(
             multiply, *wide, use_reentrant=False, preserve_rng_state=False
         )
     else:
         product = multiply(*wide)
-    return mlp.down_proj(product)
+    return layer.down(product)
 
 
 def read_packed(
@@ -154,12 +228,6 @@ def read_packed(
 
     packed = embeddings.flatten(0, 1)[places].unsqueeze(0)
     positions = (places % size).unsqueeze(0)
-    return pad(read_layers(trunk, packed, positions, attend))
-
-
-def _rotate(
-    x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
-) -> torch.Tensor:
-    """Apply the rotary position embedding to (..., heads, D)."""
-    first, second = x.chunk(2, -1)
-    return x * cosine + torch.cat([-second, first], -1) * sine
+    cosine, sine = rotation(trunk, packed, positions)
+    layers = trunk_layers(trunk)
+    return pad(read_layers(trunk, layers, packed, cosine, sine, attend))

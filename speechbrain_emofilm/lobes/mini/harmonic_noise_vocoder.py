@@ -14,6 +14,7 @@ Computer Music Journal 14(4), 1990; a network drives it as in Engel et al.,
 """
 
 import math
+from typing import TYPE_CHECKING
 
 from speechbrain_emofilm.lobes.mini.speech_tokenizer import (
     ConvNeXtBlock,
@@ -24,6 +25,11 @@ from speechbrain_emofilm.lobes.vocoder import MelVocoder, seeded_noise
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+if TYPE_CHECKING:
+    from speechbrain_emofilm.lobes.mini.harmonic_noise_stream import (
+        HarmonicNoiseStream,
+    )
 
 _LOG_MEAN_F0 = math.log(220.0)
 _LOG_F0_SCALE = 0.4
@@ -66,26 +72,105 @@ def pulse_train(
     >>> pulses.shape, pulses[:, 960:].abs().max().item()
     (torch.Size([1, 1440]), 0.0)
     """
-    voiced = (f0 > _VOICED_HZ).double()
-    # Double precision: the phase is a running sum over all samples. Dividing
-    # by the interpolated voicing keeps F0 level where voicing begins and ends.
-    frames = torch.stack([f0.double() * voiced, voiced], 1)
-    height, weight = F.interpolate(
-        frames, scale_factor=float(hop_length), mode="linear"
-    ).unbind(1)
-    frequency = torch.where(weight > 0, height / weight.clamp(min=1e-9), 200.0)
-    phase = (frequency / sampling_rate).cumsum(-1) % 1.0 * 2 * math.pi
-    n_harmonics = (max_frequency / frequency).floor().clamp(min=1)
-    # Dirichlet kernel: sum of cos(k phase) = sin((n + 1/2) phase) /
-    # (2 sin(phase / 2)) - 1/2, which tends to n at phase 0.
-    denominator = 2 * (phase / 2).sin()
-    singular = denominator.abs() < 2e-3
-    ratio = ((n_harmonics + 0.5) * phase).sin() / denominator.where(
-        ~singular, torch.ones_like(denominator)
-    )
-    pulses = ratio.where(~singular, n_harmonics + 0.5) - 0.5
-    voiced = voiced.repeat_interleave(hop_length, 1)
-    return (pulses * voiced * (2 / n_harmonics).sqrt()).to(f0.dtype)
+    return PulseTrain(hop_length, sampling_rate, max_frequency).push(f0, True)
+
+
+class PulseTrain:
+    """The pulses of :func:`pulse_train` at F0 that arrives in pieces.
+
+    The phase runs on in double precision. The pulses are one frame behind F0,
+    which is interpolated to the centre of the next frame.
+
+    Arguments
+    ---------
+    hop_length, sampling_rate, max_frequency
+        As in :func:`pulse_train`.
+
+    Example
+    -------
+    >>> f0 = torch.tensor([[200.0, 210.0, 220.0, 0.0]])
+    >>> train = PulseTrain(480, 24000)
+    >>> parts = [train.push(f0[:, :2]), train.push(f0[:, 2:], last=True)]
+    >>> [part.shape[1] // 480 for part in parts]
+    [1, 3]
+    >>> whole = pulse_train(f0, 480, 24000)
+    >>> torch.allclose(torch.cat(parts, 1), whole, atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        hop_length: int,
+        sampling_rate: int,
+        max_frequency: float = 11000.0,
+    ):
+        self.hop_length = hop_length
+        self.sampling_rate = sampling_rate
+        self.max_frequency = max_frequency
+        self._f0: torch.Tensor | None = None
+        self._n_done = 0  # number of frames in _f0 whose pulses were returned
+        self._cycles: torch.Tensor | float = 0.0  # phase so far, (B, 1)
+
+    def push(self, f0: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """Add F0 and return the pulses that are ready.
+
+        Arguments
+        ---------
+        f0 : torch.Tensor
+            F0 in Hz, 0 where unvoiced; shape (B, N).
+        last : bool
+            Whether the speech ends with this piece.
+
+        Returns
+        -------
+        pulses : torch.Tensor
+            Shape (B, samples).
+        """
+        if self._f0 is not None:
+            f0 = torch.cat([self._f0, f0], dim=1)
+        start, end = self._n_done, f0.size(1) - (not last)
+        if end <= start:
+            self._f0 = f0
+            return f0.new_zeros(f0.size(0), 0)
+        voiced = (f0 > _VOICED_HZ).double()
+        samples = slice(start * self.hop_length, end * self.hop_length)
+        frequency = self._frequency(f0, voiced)[:, samples]
+        # The phase is a running sum over all samples, of which whole cycles
+        # do not matter.
+        cycles = (frequency / self.sampling_rate).cumsum(-1)
+        cycles = (cycles + self._cycles) % 1.0
+        self._cycles = cycles[:, -1:].clone()
+        self._f0, self._n_done = f0[:, end - 1 :].clone(), 1
+        pulses = self._pulses(frequency, cycles * 2 * math.pi)
+        voiced = voiced[:, start:end].repeat_interleave(self.hop_length, 1)
+        return (pulses * voiced).to(f0.dtype)
+
+    def _frequency(
+        self, f0: torch.Tensor, voiced: torch.Tensor
+    ) -> torch.Tensor:
+        """Interpolate F0 to samples, (B, N * hop_length) in Hz, double."""
+        # Dividing by the interpolated voicing keeps F0 level where voicing
+        # begins and ends.
+        frames = torch.stack([f0.double() * voiced, voiced], 1)
+        height, weight = F.interpolate(
+            frames, scale_factor=float(self.hop_length), mode="linear"
+        ).unbind(1)
+        return torch.where(weight > 0, height / weight.clamp(min=1e-9), 200.0)
+
+    def _pulses(
+        self, frequency: torch.Tensor, phase: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum the harmonics at phases in radians, scaled to unit power."""
+        n_harmonics = (self.max_frequency / frequency).floor().clamp(min=1)
+        # Dirichlet kernel: sum of cos(k phase) = sin((n + 1/2) phase) /
+        # (2 sin(phase / 2)) - 1/2, which tends to n at phase 0.
+        denominator = 2 * (phase / 2).sin()
+        singular = denominator.abs() < 2e-3
+        ratio = ((n_harmonics + 0.5) * phase).sin() / denominator.where(
+            ~singular, torch.ones_like(denominator)
+        )
+        pulses = ratio.where(~singular, n_harmonics + 0.5) - 0.5
+        return pulses * (2 / n_harmonics).sqrt()
 
 
 def mel_band_interpolation(
@@ -193,12 +278,17 @@ class HarmonicNoiseVocoder(MelVocoder):
         self, mel: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Map mel (B, N, bands) to log F0 and the logit of voicing (B, N)."""
-        log_f0, voicing = self.f0_predictor(self._normalised(mel)).unbind(-1)
+        log_f0, voicing = self.f0_predictor(self.normalised(mel)).unbind(-1)
         return log_f0 * _LOG_F0_SCALE + _LOG_MEAN_F0, voicing
 
     def predict_f0(self, mel: torch.Tensor) -> torch.Tensor:
         """Map mel (B, N, bands) to F0 in Hz (B, N), 0 where unvoiced."""
-        log_f0, voicing = self.predict_voicing(mel)
+        return self.to_f0(self.f0_predictor(self.normalised(mel)))
+
+    def to_f0(self, predicted: torch.Tensor) -> torch.Tensor:
+        """Map the F0 network's output (B, N, 2) to F0 in Hz (B, N)."""
+        log_f0, voicing = predicted.unbind(-1)
+        log_f0 = log_f0 * _LOG_F0_SCALE + _LOG_MEAN_F0
         return log_f0.exp() * (voicing > 0)
 
     def f0_loss(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
@@ -218,31 +308,83 @@ class HarmonicNoiseVocoder(MelVocoder):
 
     def decode(self, mel: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """Filter the source (B, 2, N * hop_length) and add its two parts."""
-        spectrum = torch.stft(
-            source.flatten(0, 1),
-            self.n_fft,
-            self.filter_hop,
-            window=self.window,
-            return_complex=True,
-        ).unflatten(0, (-1, 2))
-        spectrum = (spectrum * self._filters(mel)).sum(1)
-        return torch.istft(
-            spectrum,
-            self.n_fft,
-            self.filter_hop,
-            window=self.window,
-            length=mel.shape[1] * self.hop_length,
+        half = self.n_fft // 2
+        gain = self.to_gain(self.filter_predictor(self.normalised(mel)))
+        # A centred transform has one frame more than there are filters.
+        gain = torch.cat([gain, gain[:, :, -1:]], 2)
+        source = F.pad(source, (half, half), mode="reflect")
+        segments = self.filtered_segments(source, gain)
+        start = half // self.filter_hop
+        end = start + source.size(2) // self.filter_hop - 2 * start
+        return self.join_segments(segments[:, :, start:end])
+
+    def filtered_segments(
+        self, source: torch.Tensor, gain: torch.Tensor
+    ) -> torch.Tensor:
+        """Filter the source in the short-time Fourier domain.
+
+        Arguments
+        ---------
+        source : torch.Tensor
+            Pulses and noise, (B, 2, (M - 1) * filter_hop + n_fft).
+        gain : torch.Tensor
+            Their gains, (B, 2, M, n_fft / 2 + 1).
+
+        Returns
+        -------
+        segments : torch.Tensor
+            Overlapping windows added up, and the squared windows added up:
+            (B, 2, M + n_fft / filter_hop - 1, filter_hop).
+        """
+        frames = source.unfold(-1, self.n_fft, self.filter_hop) * self.window
+        spectrum = torch.view_as_real(torch.fft.rfft(frames))
+        spectrum = (spectrum * gain[..., None]).sum(1)
+        frames = torch.fft.irfft(torch.view_as_complex(spectrum), self.n_fft)
+        frames = torch.stack(
+            [
+                frames * self.window,
+                self.window.square().expand_as(frames),
+            ],
+            1,
+        )
+        pieces = frames.unflatten(-1, (-1, self.filter_hop)).unbind(3)
+        n_more = len(pieces) - 1
+        return sum(
+            F.pad(piece, (0, 0, i, n_more - i))
+            for i, piece in enumerate(pieces)
         )
 
-    def _filters(self, mel: torch.Tensor) -> torch.Tensor:
-        """Predict gains (B, 2, n_fft / 2 + 1, 2 N + 1) of pulses and noise."""
-        batch, n_frames, _ = mel.shape
-        bands = self.filter_predictor(self._normalised(mel))
-        bands = bands.reshape(batch, 2 * n_frames, 2, self.n_bands)
-        log_gain = bands @ self.bands_to_bins + _START_LOG_GAIN
-        gain = log_gain.clamp(max=_MAX_LOG_GAIN).exp().permute(0, 2, 3, 1)
-        # A centred transform has one frame more than there are filters.
-        return torch.cat([gain, gain[..., -1:]], -1)
+    def join_segments(self, segments: torch.Tensor) -> torch.Tensor:
+        """Join the segments (B, 2, M, filter_hop) of one wave (B, samples)."""
+        windowed, weight = segments.unbind(1)
+        return (windowed / weight).flatten(1)
 
-    def _normalised(self, mel: torch.Tensor) -> torch.Tensor:
+    def to_gain(self, bands: torch.Tensor) -> torch.Tensor:
+        """Map the filter network's output to the gains of pulses and noise.
+
+        Arguments
+        ---------
+        bands : torch.Tensor
+            (B, N, 4 * n_bands).
+
+        Returns
+        -------
+        gain : torch.Tensor
+            (B, 2, 2 N, n_fft / 2 + 1).
+        """
+        bands = bands.unflatten(2, (2, 2, self.n_bands)).flatten(1, 2)
+        log_gain = bands.transpose(1, 2) @ self.bands_to_bins + _START_LOG_GAIN
+        return log_gain.clamp(max=_MAX_LOG_GAIN).exp()
+
+    def normalised(self, mel: torch.Tensor) -> torch.Tensor:
+        """Normalise natural-log mels."""
         return (mel - self.mel_mean) / self.mel_std
+
+    def stream(self, seed: int = 0) -> "HarmonicNoiseStream":
+        """Start an utterance whose mels arrive later; see the base class."""
+        # The stream is built of the parts of this module.
+        from speechbrain_emofilm.lobes.mini.harmonic_noise_stream import (
+            HarmonicNoiseStream,
+        )
+
+        return HarmonicNoiseStream(self, seed)

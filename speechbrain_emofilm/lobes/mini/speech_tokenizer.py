@@ -55,7 +55,11 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform (B, T, C) to (B, T, C)."""
         y = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
-        return x + self.scale * self.mlp(self.norm(y))
+        return x + self.residual(y)
+
+    def residual(self, y: torch.Tensor) -> torch.Tensor:
+        """Transform what the convolution returns, (B, T, C) to (B, T, C)."""
+        return self.scale * self.mlp(self.norm(y))
 
 
 class SameConv(nn.Conv1d):
@@ -241,8 +245,11 @@ class MelDecoder(nn.Module):
     ) -> torch.Tensor:
         """Decode codes (B, S, 8), for a speaker, to (B, 2 S, n_mels)."""
         x = self.at_25(self.input(codes) + self.speaker(speaker)[:, None])
-        x = self.upsample(x).unflatten(2, (2, -1)).flatten(1, 2)
-        return self.at_50(x)
+        return self.at_50(self.split_frames(self.upsample(x)))
+
+    def split_frames(self, x: torch.Tensor) -> torch.Tensor:
+        """Split vectors (B, S, 2 C) of tokens into frames (B, 2 S, C)."""
+        return x.unflatten(2, (2, -1)).flatten(1, 2)
 
 
 class TokenDecoder(MelDecoder):

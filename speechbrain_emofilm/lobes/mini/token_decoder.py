@@ -1,5 +1,6 @@
 """Regression from speech tokens to log-mel: light, without flow matching."""
 
+from speechbrain_emofilm.lobes.mini.decoder_stream import RegressionStream
 from speechbrain_emofilm.lobes.mini.fsq import FSQ
 from speechbrain_emofilm.lobes.mini.speech_tokenizer import MelDecoder
 
@@ -65,8 +66,39 @@ class RegressionDecoder(MelDecoder):
         torch.Tensor
             (B, 2 S, n_mels) natural-log mel.
         """
-        mel = self.decode(self.fsq.from_id(tokens), F.normalize(xvector, dim=1))
-        return mel * self.mel_std + self.mel_mean
+        codes = self.fsq.from_id(tokens)
+        return self.log_mel(self.decode(codes, self.unit_speaker(xvector)))
+
+    def unit_speaker(self, xvector: torch.Tensor) -> torch.Tensor:
+        """Scale speaker vectors (B, speaker_dim) to length 1."""
+        return F.normalize(xvector, dim=1)
+
+    def log_mel(self, normalised: torch.Tensor) -> torch.Tensor:
+        """Map normalised mels (B, N, n_mels) to natural-log ones."""
+        return normalised * self.mel_std + self.mel_mean
+
+    def stream(
+        self,
+        xvector: torch.Tensor,
+        n_timesteps: int | None = None,
+        seed: int | None = None,
+    ) -> RegressionStream:
+        """Start an utterance whose tokens arrive later.
+
+        Arguments
+        ---------
+        xvector : torch.Tensor
+            (1, speaker_dim).
+        n_timesteps, seed
+            As in :meth:`inference`.
+
+        Returns
+        -------
+        RegressionStream
+            Its ``push`` and ``finish`` return the mels of :meth:`inference`
+            piece by piece.
+        """
+        return RegressionStream(self, xvector)
 
     @torch.no_grad()
     def inference(

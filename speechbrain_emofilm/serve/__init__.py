@@ -1,0 +1,1 @@
+"""Server of ``emofilm serve``: an OpenAI-like interface and a web page."""

@@ -1,0 +1,638 @@
+"""Scheduling of speech: what waits is decoded together, and in fair order.
+
+One thread owns the model. Requests are :class:`Job` objects, whose text is
+spoken piece by piece; a piece is a row of the model's batch. Which rows are
+spoken next is decided here; how they are spoken is left to a
+:class:`RowSpeaker`, which rows can join and leave between two steps.
+"""
+
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
+from speechbrain_emofilm.serve.stretching import change_speed
+
+import numpy as np
+import torch
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+#: Seconds by which the first sound of a stream goes before other pieces that
+#: have waited as long.
+HEAD_START = 2.0
+#: Pieces of one job that are spoken at once.
+PIECES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """How a text is spoken.
+
+    Arguments
+    ---------
+    voice : str, optional
+        Name of the speaker; the first one if None.
+    seed : int
+        Seed of the sampling.
+    guidance : float
+        Strength of the emotions.
+    speed : float
+        Speed of the speech, 1 for the model's own.
+    instruction : str, optional
+        How to speak.
+    """
+
+    voice: str | None = None
+    seed: int = 0
+    guidance: float = 1.0
+    speed: float = 1.0
+    instruction: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Piece of text that waits for the model or is spoken by it.
+
+    Arguments
+    ---------
+    key : int
+        Number that no other row has.
+    text : str
+        Marked text.
+    speaking : Speaking
+        How it is spoken.
+    """
+
+    key: int
+    text: str
+    speaking: Speaking
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a step has spoken of one row.
+
+    Arguments
+    ---------
+    key : int
+        Key of the row.
+    wav : numpy.ndarray
+        Sound (T,), float32, that follows what was said before.
+    sample_rate : int
+        Sampling rate in Hz.
+    words : list of Word
+        Words of the text with their times from the start of the row's sound,
+        with the last part of the row.
+    source : str
+        Name of the words' aligner, or ``"proportional"``.
+    last : bool
+        Whether the row is finished.
+    error : Exception, optional
+        Reason for which the row cannot be spoken.
+    """
+
+    key: int
+    wav: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    sample_rate: int = 0
+    words: Sequence[Word] = ()
+    source: str = ""
+    last: bool = True
+    error: Exception | None = None
+
+
+class RowSpeaker(Protocol):
+    """Model that speaks rows together.
+
+    It is used by one thread. A row sounds the same alone and in company.
+    """
+
+    @property
+    def room(self) -> int:
+        """Number of rows that can join now."""
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Take on rows."""
+
+    def step(self) -> list[Said]:
+        """Do a part of the work and return what it has spoken."""
+
+    def leave(self, key: int) -> None:
+        """Drop a row, if it is still there."""
+
+
+class BatchSpeaker:
+    """Row speaker that speaks whole rows with one call of ``synthesize``.
+
+    Arguments
+    ---------
+    synthesizer : EmoFiLMSynthesizer
+        The model.
+    max_rows : int
+        Greatest number of rows of a batch.
+    """
+
+    def __init__(self, synthesizer, max_rows: int = 16):
+        self.synthesizer = synthesizer
+        self.max_rows = max_rows
+        self._rows: list[Row] = []
+
+    @property
+    def room(self) -> int:
+        """Number of rows that can join now."""
+        return self.max_rows - len(self._rows)
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Take on rows."""
+        self._rows += rows
+
+    def leave(self, key: int) -> None:
+        """Drop a row, if it is still there."""
+        self._rows = [row for row in self._rows if row.key != key]
+
+    def step(self) -> list[Said]:
+        """Speak the first row and all others that fit into its batch."""
+        if not self._rows:
+            return []
+        first = self._rows[0].speaking
+        alike = [
+            row
+            for row in self._rows
+            if row.speaking.guidance == first.guidance
+            and row.speaking.instruction == first.instruction
+        ]
+        taken = {row.key for row in alike}
+        self._rows = [row for row in self._rows if row.key not in taken]
+        try:
+            return self._speak(alike)
+        except ValueError as error:
+            if len(alike) == 1:
+                return [Said(alike[0].key, error=error)]
+        # One text cannot be spoken: the others shall not suffer.
+        said = []
+        for row in alike:
+            try:
+                said += self._speak([row])
+            except ValueError as error:
+                said.append(Said(row.key, error=error))
+        return said
+
+    def _speak(self, rows: Sequence[Row]) -> list[Said]:
+        default = self.synthesizer.speakers[0]
+        results = self.synthesizer.synthesize(
+            [row.text for row in rows],
+            speaker=[row.speaking.voice or default for row in rows],
+            seed=[row.speaking.seed for row in rows],
+            guidance=rows[0].speaking.guidance,
+            instruction=rows[0].speaking.instruction,
+            batch_size=self.max_rows,
+        )
+        return [
+            _said(self.synthesizer, row, result)
+            for row, result in zip(rows, results)
+        ]
+
+
+def _said(synthesizer, row: Row, result) -> Said:
+    """Convert the result of ``synthesize``."""
+    speed = row.speaking.speed
+    wav = change_speed(result.wav.numpy(), result.sample_rate, speed)
+    words = [
+        Word(word.text, word.start / speed, word.end / speed, word.confidence)
+        for word in words_of_text(synthesizer, row.text, result.words)
+    ]
+    return Said(
+        row.key, wav, result.sample_rate, words, result.word_times_source
+    )
+
+
+def words_of_text(synthesizer, text: str, spoken: Sequence[Word]) -> list[Word]:
+    """Find the times of a text's own words from those of its reading.
+
+    A reading may have several words for one ("21" is "twenty one").
+
+    Arguments
+    ---------
+    synthesizer : EmoFiLMSynthesizer
+        The model, whose text normaliser made the reading.
+    text : str
+        Marked text.
+    spoken : list of Word
+        Words of the reading with their times.
+
+    Returns
+    -------
+    list of Word
+        One for each word of the marked text.
+    """
+    marked = parse_markup(text, synthesizer.emotions, tags=synthesizer.tags)
+    normalizer = getattr(synthesizer.hparams, "text_normalizer", None)
+    owners = list(range(len(marked.words)))
+    if normalizer is not None:
+        owners = _owners(normalizer, marked)
+    parts: dict[int, list[Word]] = {}
+    for owner, word in zip(owners, spoken):
+        if owner >= 0:
+            parts.setdefault(owner, []).append(word)
+    words, end = [], 0.0
+    for index, own_word in enumerate(marked.words):
+        name = own_word.word
+        own = parts.get(index) or [Word(name, end, end, 0.0)]
+        end = max(part.end for part in own)
+        start = min(part.start for part in own)
+        confidence = min(part.confidence for part in own)
+        words.append(Word(name, start, end, confidence))
+    return words
+
+
+def _owners(normalizer, marked: MarkedText) -> list[int]:
+    """Find the word of the text that each word of its reading comes from.
+
+    The normaliser carries emotions over: here every word has its own.
+    """
+    n = len(marked.words)
+    numbered = MarkedText(
+        marked.text,
+        [
+            type(word)(
+                word.word,
+                [float(i == index) for i in range(n)],
+                None,
+                word.start,
+                word.end,
+            )
+            for index, word in enumerate(marked.words)
+        ],
+        [str(index) for index in range(n)],
+    )
+    return [
+        word.probs.index(max(word.probs)) if any(word.probs) else -1
+        for word in normalizer.normalize_words(numbered).words
+    ]
+
+
+class Overloaded(Exception):
+    """More requests wait than are accepted.
+
+    Arguments
+    ---------
+    retry_after : int
+        Seconds after which to try again.
+    """
+
+    def __init__(self, retry_after: int):
+        super().__init__(
+            "Too many requests wait for the model: try again in "
+            f"{retry_after} s."
+        )
+        self.retry_after = retry_after
+
+
+class OutOfTime(Exception):
+    """A request was not finished within its time."""
+
+    def __init__(self):
+        super().__init__(
+            "The speech was not finished in time: give a shorter text, or "
+            "try again later."
+        )
+
+
+class Job:
+    """Request for speech.
+
+    Arguments
+    ---------
+    client : str
+        Who asks: clients get equal shares of the model.
+    speaking : Speaking
+        How the text is spoken.
+    sink : callable
+        ``sink(event)`` is called by the model's thread, in the order of the
+        text: with each :class:`Said`, with an exception, which is the last
+        event, or with None after the last piece.
+    pieces : list of str
+        Pieces of text.
+    complete : bool
+        Whether no pieces will be added.
+    streaming : bool
+        Whether the first sound is waited for.
+    time_limit : float
+        Seconds after which the job is given up.
+    """
+
+    def __init__(
+        self,
+        client: str,
+        speaking: Speaking,
+        sink: Callable[[Any], None],
+        pieces: Sequence[str] = (),
+        complete: bool = True,
+        streaming: bool = False,
+        time_limit: float = math.inf,
+    ):
+        self.client = client
+        self.speaking = speaking
+        self.streaming = streaming
+        self.complete = complete
+        self.deadline = time.monotonic() + time_limit
+        self.cancelled = False
+        self.ended = False
+        self.waiting = deque(pieces)
+        self._sink = sink
+        self._order: deque[int] = deque()  # keys of rows in order of the text
+        self._held: dict[int, list[Said]] = {}  # said before their turn
+        self.turn = 0.0  # when it was last served
+
+    @property
+    def keys(self) -> list[int]:
+        """Keys of the rows that the model speaks now."""
+        return [k for k in self._order if not self._is_finished(k)]
+
+    def _is_finished(self, key: int) -> bool:
+        return bool(self._held.get(key)) and self._held[key][-1].last
+
+    def start_row(self, key: int) -> Row:
+        """Turn the next piece into a row."""
+        self._order.append(key)
+        return Row(key, self.waiting.popleft(), self.speaking)
+
+    def accept(self, said: Said) -> None:
+        """Take what was said and pass on what it is the turn of."""
+        self._held.setdefault(said.key, []).append(said)
+        while self._order and self._order[0] in self._held:
+            key = self._order[0]
+            parts = self._held.pop(key)
+            for part in parts:
+                self.emit(part if part.error is None else part.error)
+            if not parts[-1].last:
+                break
+            self._order.popleft()
+        self.finish_if_done()
+
+    def finish_if_done(self) -> None:
+        """Tell the sink if nothing is left to speak."""
+        if self.complete and not self.waiting and not self._order:
+            self.emit(None)
+
+    def emit(self, event: Any) -> None:
+        """Pass an event on, unless the job has ended."""
+        if self.ended:
+            return
+        self.ended = event is None or isinstance(event, Exception)
+        if not self.cancelled:
+            self._sink(event)
+
+
+class Engine:
+    """Thread that owns the model and serves jobs in fair order.
+
+    Arguments
+    ---------
+    speaker : RowSpeaker
+        What speaks.
+    max_jobs : int
+        Greatest number of jobs; further ones are refused.
+    max_jobs_per_client : int, optional
+        Greatest number of jobs of one client.
+    threads : int, optional
+        Number of threads of a step on a CPU; torch's own if None.
+    """
+
+    def __init__(
+        self,
+        speaker: RowSpeaker,
+        max_jobs: int = 128,
+        max_jobs_per_client: int | None = None,
+        threads: int | None = None,
+    ):
+        self.speaker = speaker
+        self.max_jobs = max_jobs
+        self.max_jobs_per_client = max_jobs_per_client or max_jobs
+        self.threads = threads
+        self._changed = threading.Condition()
+        self._jobs: list[Job] = []
+        self._rows: dict[int, Job] = {}  # rows that the speaker holds
+        self._keys = itertools.count()
+        self._calls: deque[tuple[Callable, Future]] = deque()
+        self._served: dict[str, float] = {}  # when each client was served
+        self._leaving: list[int] = []
+        self._seconds_per_row = 0.5  # estimate for retry_after
+        self._closing = False
+        self._thread = threading.Thread(
+            target=self._run, name="emofilm-model", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End all jobs and the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are served."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def n_jobs(self) -> int:
+        """Number of jobs that wait or are spoken."""
+        return len(self._jobs)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows that the speaker holds."""
+        return len(self._rows)
+
+    def submit(self, job: Job) -> None:
+        """Add a job.
+
+        Raises
+        ------
+        Overloaded
+            If too many jobs wait.
+        """
+        with self._changed:
+            mine = sum(other.client == job.client for other in self._jobs)
+            if (
+                self._closing
+                or len(self._jobs) >= self.max_jobs
+                or mine >= self.max_jobs_per_client
+            ):
+                raise Overloaded(self._retry_after())
+            job.turn = time.monotonic() - HEAD_START * job.streaming
+            self._served.setdefault(job.client, job.turn)
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+    def add(self, job: Job, pieces: Sequence[str], complete: bool) -> None:
+        """Add pieces to a job that is not complete."""
+        with self._changed:
+            job.waiting.extend(pieces)
+            job.complete = complete
+            self._changed.notify_all()
+
+    def cancel(self, job: Job) -> None:
+        """Give up a job; its rows leave at the end of the current step."""
+        with self._changed:
+            job.cancelled = True
+            self._changed.notify_all()
+
+    def call(self, function: Callable[[], Any]) -> Future:
+        """Call a function that uses the model, between two steps."""
+        future: Future = Future()
+        with self._changed:
+            if self._closing or len(self._calls) >= self.max_jobs:
+                raise Overloaded(self._retry_after())
+            self._calls.append((function, future))
+            self._changed.notify_all()
+        return future
+
+    def _retry_after(self) -> int:
+        """Estimate when there is room again, in seconds."""
+        n = len(self._rows) + sum(len(job.waiting) for job in self._jobs)
+        return int(min(max(1, self._seconds_per_row * n / 2), 60))
+
+    def _run(self) -> None:
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        while True:
+            with self._changed:
+                self._drop_jobs()
+                while not (self._closing or self._has_work()):
+                    self._changed.wait(self._until_deadline())
+                    self._drop_jobs()
+                if self._closing:
+                    break
+                leaving, self._leaving = self._leaving, []
+                calls, self._calls = self._calls, deque()
+                rows = self._choose(leaving)
+            for function, future in calls:
+                _call(function, future)
+            self._step(leaving, rows)
+        for job in self._jobs:
+            job.emit(Overloaded(1))
+        for _, future in self._calls:
+            future.cancel()
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._calls
+            or self._rows
+            or self._leaving
+            or any(job.waiting for job in self._jobs)
+        )
+
+    def _until_deadline(self) -> float | None:
+        """Seconds until a job runs out of time; None without jobs."""
+        first = min((job.deadline for job in self._jobs), default=math.inf)
+        return None if first == math.inf else max(first - time.monotonic(), 0)
+
+    def _drop_jobs(self) -> None:
+        """Remove jobs that are ended, cancelled or late, and their rows."""
+        now = time.monotonic()
+        for job in list(self._jobs):
+            if not job.ended and not job.cancelled:
+                if now >= job.deadline:
+                    job.emit(OutOfTime())
+                else:
+                    job.finish_if_done()
+            if job.ended or job.cancelled:
+                self._jobs.remove(job)
+                for key in [k for k, j in self._rows.items() if j is job]:
+                    del self._rows[key]
+                    self._leaving.append(key)
+        present = {job.client for job in self._jobs}
+        for client in self._served.keys() - present:
+            del self._served[client]
+
+    def _choose(self, leaving: Sequence[int]) -> list[Row]:
+        """Choose rows for the speaker's room.
+
+        The client with the fewest rows comes first, then the one that was
+        served longest ago; of its jobs, the one served longest ago. A stream
+        gets one piece until it has sounded, so that this is soon.
+        """
+        room = self.speaker.room + len(leaving)
+        n_of_client: dict[str, int] = {}
+        n_of_job: dict[int, int] = {}
+        for job in self._rows.values():
+            n_of_client[job.client] = n_of_client.get(job.client, 0) + 1
+            n_of_job[id(job)] = n_of_job.get(id(job), 0) + 1
+        rows: list[Row] = []
+        while len(rows) < room:
+            ready = [
+                job
+                for job in self._jobs
+                if job.waiting
+                and n_of_job.get(id(job), 0)
+                < (1 if job.streaming else PIECES_AT_ONCE)
+            ]
+            if not ready:
+                break
+            job = min(
+                ready,
+                key=lambda job: (
+                    n_of_client.get(job.client, 0),
+                    self._served[job.client],
+                    job.turn,
+                ),
+            )
+            row = job.start_row(next(self._keys))
+            rows.append(row)
+            self._rows[row.key] = job
+            job.turn = self._served[job.client] = time.monotonic()
+            n_of_client[job.client] = n_of_client.get(job.client, 0) + 1
+            n_of_job[id(job)] = n_of_job.get(id(job), 0) + 1
+        return rows
+
+    def _step(self, leaving: Sequence[int], rows: Sequence[Row]) -> None:
+        """Let rows leave and join, do a step and pass on what is said."""
+        started = time.monotonic()
+        try:
+            for key in leaving:
+                self.speaker.leave(key)
+            if rows:
+                self.speaker.join(rows)
+            said = self.speaker.step() if self._rows else []
+        except Exception as error:  # the thread must go on
+            logger.exception("The model failed.")
+            said = [Said(key, error=error) for key in self._rows]
+            for key in self._rows:
+                self.speaker.leave(key)
+        finished = 0
+        with self._changed:
+            for part in said:
+                job = self._rows.get(part.key)
+                if job is None:
+                    continue
+                if part.last:
+                    finished += 1
+                    del self._rows[part.key]
+                job.accept(part)
+        if finished:
+            each = (time.monotonic() - started) / finished
+            self._seconds_per_row += 0.2 * (each - self._seconds_per_row)
+
+
+def _call(function: Callable[[], Any], future: Future) -> None:
+    """Call a function and keep its result or its error."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:  # the caller's
+        future.set_exception(error)

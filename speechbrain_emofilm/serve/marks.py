@@ -1,0 +1,178 @@
+"""Marked text as a list of words with their emotions, and back."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from speechbrain_emofilm.dataio.labels import WordLabel
+from speechbrain_emofilm.dataio.markup import (
+    MarkedText,
+    parse_markup,
+    write_markup,
+)
+from speechbrain_emofilm.dataio.text import blank_tags, split_words
+
+#: Greatest number of words of a request; pieces of it are spoken one by one.
+MAX_WORDS = 2000
+#: Values of a word that only models with such an axis have.
+AXES = ("pitch", "pace", "level")
+
+
+def words_of(marked: MarkedText) -> list[dict[str, Any]]:
+    """List the words of a marked text.
+
+    Arguments
+    ---------
+    marked : MarkedText
+        The text.
+
+    Returns
+    -------
+    list of dict
+        "text", "before", "after", "emotion" (dict of weights, or None) and
+        "intensity" of each word, and its values on the axes. The plain text
+        is that of all words joined.
+
+    Example
+    -------
+    >>> words = words_of(parse_markup("“<happy>We</> won!", ["happy"]))
+    >>> words[0]["before"], words[0]["emotion"], words[1]["after"]
+    ('“', {'happy': 1.0}, '!')
+    """
+    words = []
+    for index, word in enumerate(marked.words):
+        following = marked.words[index + 1 : index + 2]
+        end = following[0].start if following else len(marked.text)
+        emotion = {
+            name: weight
+            for name, weight in zip(marked.emotions, word.probs)
+            if weight
+        }
+        words.append(
+            {
+                "text": marked.text[word.start : word.end],
+                "before": "" if index else marked.text[: word.start],
+                "after": marked.text[word.end : end],
+                "emotion": emotion or None,
+                "intensity": word.intensity,
+                **{axis: getattr(word, axis, None) for axis in AXES},
+            }
+        )
+    return words
+
+
+def marks_of(
+    words: Sequence[Mapping[str, Any]],
+    emotions: Sequence[str],
+    tags: Sequence[str] = (),
+) -> str:
+    """Write words as marked text, the inverse of :func:`words_of`.
+
+    Arguments
+    ---------
+    words : list of dict
+        As :func:`words_of` returns them.
+    emotions : list of str
+        The model's emotions.
+    tags : list of str
+        The model's tags, which may stand between words.
+
+    Returns
+    -------
+    str
+        Marked text.
+
+    Raises
+    ------
+    ValueError
+        If a word is not one word, an emotion is unknown, or a value is out
+        of range or of an axis that the model lacks.
+
+    Example
+    -------
+    >>> marks_of(
+    ...     [
+    ...         {"text": "We", "after": " ", "emotion": {"happy": 1.0}},
+    ...         {"text": "won", "after": "!", "emotion": None},
+    ...     ],
+    ...     ["happy"],
+    ... )
+    '<happy>We</> won!'
+    """
+    text, places = "", []
+    for word in words:
+        text += word.get("before") or ""
+        places.append((len(text), len(text) + len(word["text"])))
+        text += word["text"] + (word.get("after") or "")
+    found = split_words(blank_tags(text, tags))
+    if [(one.start, one.end) for one in found] != places:
+        index = next(
+            (
+                index
+                for index, place in enumerate(places)
+                if index >= len(found)
+                or (found[index].start, found[index].end) != place
+            ),
+            len(places) - 1,
+        )
+        raise ValueError(
+            f"Word {index} ({words[index]['text'] if words else ''!r}) is not "
+            "exactly one word between others: give one item for each word, "
+            "and spaces and punctuation in before and after."
+        )
+    labels = [_label(index, word) for index, word in enumerate(words)]
+    # The writer counts words inside of tags too: such a word has the label
+    # of its neighbours, so that it does not split their mark.
+    known = set(places)
+    following = iter(labels)
+    last, coming = None, next(following, None)
+    written: list[WordLabel] = []
+    for one in split_words(text):
+        if (one.start, one.end) in known:
+            last, coming = coming, next(following, None)
+            written.append(last)
+        elif last and coming and _alike(last, coming):
+            written.append(last)
+        else:
+            written.append(WordLabel(one.text, 0, 1))
+    marks = write_markup(text, written)
+    for tag in tags:
+        marks = marks.replace(escape(tag, quote=False), tag)
+    parse_markup(marks, emotions, max_words=MAX_WORDS, tags=tags)
+    return marks
+
+
+def _label(index: int, word: Mapping[str, Any]) -> WordLabel:
+    """Return the label of a word; refuse values that nothing expresses."""
+    for axis in AXES:
+        if word.get(axis) is not None:
+            raise ValueError(
+                f"Word {index} ({word['text']!r}) has a {axis}, which this "
+                "model cannot change: leave it out."
+            )
+    weights = {
+        name: weight
+        for name, weight in (word.get("emotion") or {}).items()
+        if weight
+    }
+    if not weights:
+        return WordLabel(word["text"], 0, 1)
+    if len(weights) == 1 and abs(sum(weights.values()) - 1) > 0.02:
+        (name,) = weights
+        raise ValueError(
+            f"Word {index} ({word['text']!r}) has {name} with the weight "
+            f"{weights[name]:g}: weights sum to 1; give how strongly as the "
+            "intensity."
+        )
+    return WordLabel(
+        word["text"],
+        0,
+        1,
+        max(weights, key=weights.__getitem__),
+        weights,
+        word.get("intensity"),
+    )
+
+
+def _alike(one: WordLabel, other: WordLabel) -> bool:
+    return (one.probs, one.intensity) == (other.probs, other.intensity)

@@ -1,0 +1,809 @@
+"""The server of ``emofilm serve``, as its clients see it."""
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from speechbrain_emofilm.cli import SHIPPED_MODEL
+from speechbrain_emofilm.dataio.labels import (
+    UtteranceLabels,
+    WordLabel,
+    write_label_textgrid,
+)
+from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.serve.app import Parts, Settings, create_app
+from speechbrain_emofilm.serve.engine import BatchSpeaker
+from speechbrain_emofilm.serve.server import make_server
+from speechbrain_emofilm.utils.assets import find_file
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import soundfile
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+TEXT = "<happy>We won!</happy> <sad intensity=0.4>But he left.</sad>"
+TOKEN = "a-secret-token"
+
+
+class GatedSpeaker(BatchSpeaker):
+    """Speaks only while its gate is open, and keeps what it was given."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.joined, self.left = [], []
+
+    def join(self, rows):
+        self.joined += rows
+        super().join(rows)
+
+    def leave(self, key):
+        self.left.append(key)
+        super().leave(key)
+
+    def step(self):
+        # Rows wait here, and may leave, until the gate is opened.
+        return super().step() if self.gate.wait(0.02) else []
+
+
+@pytest.fixture(scope="module")
+def synthesizer():
+    return EmoFiLMSynthesizer.from_hparams(find_file(SHIPPED_MODEL).parent)
+
+
+@contextmanager
+def serving(synthesizer, settings=None, parts=None):
+    """A server on a free port: its address, application and speaker."""
+    settings = settings or Settings()
+    speaker = GatedSpeaker(synthesizer, settings.max_rows)
+    app = create_app(synthesizer, settings, parts or Parts(), speaker)
+    server = make_server(app, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield SimpleNamespace(
+            url=f"http://127.0.0.1:{port}",
+            ws=f"ws://127.0.0.1:{port}/v1/stream",
+            port=port,
+            service=app.state.service,
+            speaker=speaker,
+        )
+    finally:
+        speaker.gate.set()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(synthesizer):
+    with serving(synthesizer) as running:
+        yield running
+
+
+@pytest.fixture
+def gate(server):
+    server.speaker.gate.clear()
+    yield server.speaker.gate
+    server.speaker.gate.set()
+    wait_for(lambda: server.service.engine.n_jobs == 0)
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        yield client
+
+
+def wait_for(condition):
+    """Wait until something holds; fail if it never does."""
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("It never came true.")
+
+
+def error_of(response, status):
+    assert response.status_code == status, response.text
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    return response.json()["error"]
+
+
+# ---------------------------------------------------------------- information
+
+
+def test_health_models_voices_emotions_and_tags(client, synthesizer):
+    assert client.get("/healthz").json()["status"] == "ok"
+    models = client.get("/v1/models").json()
+    assert [model["id"] for model in models["data"]] == ["mini"]
+    voices = client.get("/v1/voices").json()
+    assert voices["default"] == synthesizer.speakers[0]
+    assert [v["id"] for v in voices["voices"]] == synthesizer.speakers
+    assert voices["can_add"] is False
+    emotions = client.get("/v1/emotions").json()
+    assert [e["name"] for e in emotions["emotions"]] == synthesizer.emotions
+    assert client.get("/v1/tags").json() == {"tags": []}
+
+
+def test_colours_are_those_of_the_evaluation_report(client, synthesizer):
+    from speechbrain_emofilm.evaluation.report import emotion_colors
+
+    answer = client.get("/v1/emotions").json()
+    colours = {e["name"]: e["colour"] for e in answer["emotions"]}
+    assert colours == emotion_colors(synthesizer.emotions)
+
+
+def test_the_interface_is_described_and_loads_nothing_from_elsewhere(client):
+    description = client.get("/openapi.json").json()
+    assert "/v1/audio/speech" in description["paths"]
+    assert description["components"]["schemas"]["WordsRequest"]["examples"]
+    for path in ("/docs", "/redoc"):
+        error_of(client.get(path), 404)
+
+
+def test_every_answer_has_the_headers_of_a_safe_page(client):
+    for path in ("/healthz", "/v1/voices", "/nothing"):
+        headers = client.get(path).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert "unsafe-inline" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-origin" not in headers
+
+
+# --------------------------------------------------------------------- speech
+
+
+def test_openai_client_gets_each_format(server):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    for format, kind in (
+        ("wav", "WAV"),
+        ("flac", "FLAC"),
+        ("mp3", "MP3"),
+        ("opus", "OGG"),
+    ):
+        speech = client.audio.speech.create(
+            model="tts-1", voice="0011", input="We won!", response_format=format
+        )
+        info = soundfile.info(io.BytesIO(speech.content))
+        assert (info.format, info.channels) == (kind, 1)
+        assert info.duration > 0.3
+
+
+def test_openai_client_streams_the_same_samples(server, synthesizer):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="0012", input=TEXT, response_format="pcm"
+    ) as response:
+        parts = list(response.iter_bytes())
+    streamed = np.frombuffer(b"".join(parts), "<i2")
+    spoken = [
+        synthesizer.synthesize(text, speaker="0012").wav
+        for text in ("<happy>We won!</>", "<sad intensity=0.4>But he left.</>")
+    ]
+    pause = len(streamed) - sum(map(len, spoken))
+    assert pause == 0.2 * 24000
+    silence = np.zeros(pause, np.float32)
+    expected = np.concatenate([spoken[0], silence, spoken[1]])
+    np.testing.assert_array_equal(streamed, np.rint(expected * 32767))
+
+
+def test_wav_of_several_sentences_is_readable_and_exact_if_asked(client):
+    asked = {"input": TEXT, "response_format": "wav"}
+    stream = client.post("/v1/audio/speech", json=asked)
+    exact = client.post("/v1/audio/speech", json={**asked, "stream": False})
+    assert stream.content[4:8] == b"\xff" * 4
+    wav, rate = soundfile.read(io.BytesIO(exact.content))
+    assert stream.content[44:] == exact.content[-2 * len(wav) :]
+    assert rate == 24000
+
+
+def test_server_sent_events_carry_the_sound(client):
+    asked = {
+        "input": "We won!",
+        "response_format": "pcm",
+        "stream_format": "sse",
+    }
+    answer = client.post("/v1/audio/speech", json=asked)
+    events = [
+        json.loads(line.removeprefix("data: "))
+        for line in answer.text.split("\n\n")
+        if line
+    ]
+    assert events[-1] == {"type": "speech.audio.done"}
+    sound = b"".join(base64.b64decode(e["audio"]) for e in events[:-1])
+    plain = client.post(
+        "/v1/audio/speech", json={**asked, "stream_format": "audio"}
+    )
+    assert sound == plain.content
+
+
+def test_speed_changes_the_length_and_the_word_times(client):
+    def ask(speed):
+        asked = {"text": "He left the house again.", "speed": speed}
+        return client.post("/v1/words", json=asked).json()
+
+    one, two = ask(1), ask(2)
+    assert two["duration"] == pytest.approx(one["duration"] / 2, abs=0.05)
+    last = [answer["words"][-1]["end"] for answer in (one, two)]
+    assert last[1] == pytest.approx(last[0] / 2, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"voice": "alloy"}, "voice", "0011"),
+        ({"input": "<hapy>We</> won"}, "input", "did you mean 'happy'"),
+        ({"input": ""}, "input", "no word"),
+        ({"input": "We " * 5000}, "input", "4096"),
+        ({"speed": 4}, "speed", "less than or equal to 2"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"guidance": "x"}, "guidance", "number"),
+        ({"response_format": "aac"}, "response_format", "'wav'"),
+        ({"inpt": "We won"}, "inpt", "not permitted"),
+        ({"instructions": "mumble"}, None, "mumble"),
+    ],
+)
+def test_a_wrong_request_has_one_clear_message(client, change, param, words):
+    asked = {"input": "We won!", "response_format": "wav", **change}
+    error = error_of(client.post("/v1/audio/speech", json=asked), 400)
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert words in error["message"]
+
+
+def test_openai_client_raises_its_own_errors(server):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    asked = {"voice": "0011", "input": "We won!"}
+    with pytest.raises(openai.NotFoundError, match="mini"):
+        client.audio.speech.create(model="whisper-1", **asked)
+    with pytest.raises(openai.BadRequestError, match="not known"):
+        client.audio.speech.create(model="tts-1", voice="x", input="We won!")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1]", b"\xff", b"[" * 100000], ids=range(5)
+)
+def test_rubbish_is_refused(client, body):
+    error_of(
+        client.post(
+            "/v1/words",
+            content=body,
+            headers={"content-type": "application/json"},
+        ),
+        400,
+    )
+
+
+# ---------------------------------------------------------------------- words
+
+
+def test_words_have_times_emotions_and_pitch(client):
+    asked = {"text": TEXT + " He had 21 dogs.", "voice": "0013", "seed": 5}
+    answer = client.post("/v1/words", json=asked).json()
+    wav, rate = soundfile.read(io.BytesIO(base64.b64decode(answer["audio"])))
+    assert rate == answer["sample_rate"]
+    assert answer["duration"] == pytest.approx(len(wav) / rate, abs=1e-3)
+    words = answer["words"]
+    # The text's own words, also where the reading has others.
+    assert [w["text"] for w in words] == (
+        "We won But he left He had 21 dogs".split()
+    )
+    assert words[0]["emotion"] == {"happy": 1.0}
+    assert words[2]["intensity"] == 0.4
+    assert words[5]["emotion"] is None
+    times = [t for w in words for t in (w["start"], w["end"])]
+    assert times == sorted(times)
+    assert words[5]["start"] > words[4]["end"]
+    assert all(w["end"] > w["start"] for w in words)
+    assert times[-1] <= answer["duration"]
+    f0 = answer["f0"]
+    assert len(f0["hz"]) == pytest.approx(answer["duration"] / f0["hop"], abs=2)
+    voiced = [hz for hz in f0["hz"] if hz is not None]
+    assert voiced and min(voiced) > 40
+    assert answer["text"] == "We won! But he left. He had 21 dogs."
+
+
+def test_words_of_the_page_and_marks_speak_alike(client):
+    marks = client.post("/v1/marks", json={"text": TEXT}).json()
+    words = client.post("/v1/words", json={"words": marks["words"]}).json()
+    text = client.post("/v1/words", json={"text": TEXT}).json()
+    assert words == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT,
+        "“<happy=0.7 surprise=0.3 intensity=0.25>Oh</>,” he said…",
+        "<sad=0.125 happy=0.875>well-kept</> &amp; &lt;sound&gt;!",
+        "no marks at all",
+    ],
+)
+def test_marks_and_words_are_lossless(client, text, synthesizer):
+    there = client.post("/v1/marks", json={"text": text}).json()
+    plain = "".join(
+        w["before"] + w["text"] + w["after"] for w in there["words"]
+    )
+    assert plain == there["text"]
+    back = client.post("/v1/marks", json={"words": there["words"]}).json()
+    assert back == there
+    emotions = synthesizer.emotions
+    one, two = (parse_markup(t, emotions) for t in (text, there["marks"]))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([{"text": "two words"}], "exactly one word"),
+        ([{"text": "a"}, {"text": "b"}], "exactly one word"),
+        ([{"text": "a", "emotion": {"glad": 1}}], "'glad' is not known"),
+        ([{"text": "a", "emotion": {"sad": 0.5}}], "sum to 1"),
+        ([{"text": "a", "pitch": 2}], "pitch"),
+        ([{"text": "a", "intensity": 2}], "less than or equal to 1"),
+        ([], "no word"),
+    ],
+)
+def test_words_that_cannot_be_marked_are_refused(client, words, message):
+    error = error_of(client.post("/v1/marks", json={"words": words}), 400)
+    assert message in error["message"]
+
+
+def test_marks_need_text_or_words(client):
+    for asked in ({}, {"text": "a", "words": [{"text": "a"}]}):
+        error = error_of(client.post("/v1/marks", json=asked), 400)
+        assert error["message"] == "Give either text or words."
+
+
+# ------------------------------------------------------ queue, order, company
+
+
+def speak(server, text, **options):
+    asked = {"text": text, **options}
+    answer = httpx.post(f"{server.url}/v1/words", json=asked, timeout=120)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["audio"]
+
+
+def in_threads(functions):
+    """Call functions at the same time."""
+    results = [None] * len(functions)
+
+    def call(index):
+        results[index] = functions[index]()
+
+    threads = [
+        threading.Thread(target=call, args=(index,))
+        for index in range(len(functions))
+    ]
+    for thread in threads:
+        thread.start()
+    return threads, results
+
+
+def test_a_sentence_sounds_the_same_alone_and_in_company(server, gate):
+    texts = ["We won!", "<sad>But he left the old house.</sad>", "No?"]
+    threads, together = in_threads(
+        [lambda t=t: speak(server, t, seed=3) for t in texts]
+    )
+    wait_for(lambda: server.service.engine.n_jobs == 3)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert together == [speak(server, text, seed=3) for text in texts]
+
+
+def test_one_bad_text_does_not_harm_its_company(server, gate):
+    def ask(text):
+        asked = {"text": text}
+        return httpx.post(f"{server.url}/v1/words", json=asked, timeout=120)
+
+    texts = ["We won!", "He left 我们 here."]
+    threads, answers = in_threads([lambda t=t: ask(t) for t in texts])
+    wait_for(lambda: server.service.engine.n_jobs == 2)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert answers[0].status_code == 200
+    assert "我" in error_of(answers[1], 400)["message"]
+
+
+def test_a_client_that_leaves_frees_its_row(server, gate):
+    before = len(server.speaker.left)
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    body = json.dumps({"text": "We won!"}).encode()
+    connection.sendall(
+        b"POST /v1/words HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    wait_for(lambda: server.service.engine.n_rows == 1)
+    connection.close()
+    wait_for(lambda: server.service.engine.n_rows == 0)
+    assert len(server.speaker.left) == before + 1
+    assert server.service.engine.n_jobs == 0
+
+
+def test_a_reader_of_a_stream_that_leaves_frees_its_row(server, gate):
+    text = "We won. " * 6
+    asked = {"input": text, "response_format": "pcm"}
+    gate.set()
+    with httpx.stream(
+        "POST", f"{server.url}/v1/audio/speech", json=asked, timeout=120
+    ) as response:
+        next(response.iter_raw())
+        gate.clear()
+    wait_for(lambda: server.service.engine.n_jobs == 0)
+    wait_for(lambda: server.service.engine.n_rows == 0)
+
+
+def test_too_many_requests_are_told_when_to_try_again(synthesizer):
+    with serving(synthesizer, Settings(max_jobs=2)) as server:
+        server.speaker.gate.clear()
+        threads, _ = in_threads([lambda: speak(server, "We won!")] * 2)
+        wait_for(lambda: server.service.engine.n_jobs == 2)
+        asked = {"text": "We won!"}
+        answer = httpx.post(f"{server.url}/v1/words", json=asked)
+        assert error_of(answer, 429)["type"] == "rate_limit_error"
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        server.speaker.gate.set()
+        for thread in threads:
+            thread.join()
+        speak(server, "We won!")
+
+
+def test_a_late_request_is_given_up(synthesizer):
+    with serving(synthesizer, Settings(time_limit=0.2)) as server:
+        server.speaker.gate.clear()
+        answer = httpx.post(f"{server.url}/v1/words", json={"text": "We won!"})
+        assert error_of(answer, 504)["code"] == "timeout"
+        wait_for(lambda: server.service.engine.n_rows == 0)
+
+
+def test_a_failing_model_is_no_end_and_tells_no_secrets(server, client):
+    speak_before = server.speaker._speak
+    server.speaker._speak = lambda rows: 1 / 0
+    try:
+        answer = client.post("/v1/words", json={"text": "We won!"})
+    finally:
+        server.speaker._speak = speak_before
+    message = error_of(answer, 500)["message"]
+    assert "division" not in message and "log" in message
+    speak(server, "We won!")
+
+
+# ----------------------------------------------------------------- websocket
+
+
+def run_stream(server, messages, **options):
+    """Send messages; return the answers up to the last one."""
+    with connect(server.ws, **options) as ws:
+        for message in messages:
+            ws.send(json.dumps(message))
+        answers = []
+        while True:
+            answer = ws.recv(timeout=60)
+            answers.append(
+                answer if isinstance(answer, bytes) else json.loads(answer)
+            )
+            if not isinstance(answer, bytes) and answers[-1]["type"] in (
+                "done",
+                "error",
+            ):
+                return answers
+
+
+def test_stream_speaks_sentences_as_they_arrive(server, synthesizer):
+    with connect(server.ws) as ws:
+        ws.send(json.dumps({"type": "start", "voice": "0012", "seed": 4}))
+        assert json.loads(ws.recv()) == {"type": "start", "sample_rate": 24000}
+        for piece in ("<happy>We ", "won! An", "d he "):
+            ws.send(json.dumps({"type": "text", "text": piece}))
+        # The first sentence sounds before the second one is known.
+        words, sound = json.loads(ws.recv(timeout=60)), ws.recv(timeout=60)
+        assert [w["text"] for w in words["words"]] == ["We", "won"]
+        spoken = synthesizer.synthesize(
+            "<happy>We won!</happy>", speaker="0012", seed=4
+        )
+        np.testing.assert_array_equal(
+            np.frombuffer(sound, "<i2"), np.rint(spoken.wav * 32767)
+        )
+        ws.send(json.dumps({"type": "text", "text": "left.</happy>"}))
+        ws.send(json.dumps({"type": "end"}))
+        words, rest = json.loads(ws.recv(timeout=60)), ws.recv(timeout=60)
+        assert [w["text"] for w in words["words"]] == ["And", "he", "left"]
+        assert words["words"][0]["start"] > len(sound) / 48000
+        done = json.loads(ws.recv(timeout=60))
+        duration = (len(sound) + len(rest)) / 48000
+        assert done == {"type": "done", "duration": round(duration, 4)}
+        # A second text on the same connection.
+        for message in (
+            {"type": "start"},
+            {"type": "text", "text": "No."},
+            {"type": "end"},
+        ):
+            ws.send(json.dumps(message))
+        assert json.loads(ws.recv(timeout=60))["type"] == "start"
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([{"type": "text", "text": "a"}], "not expected"),
+        ([{"type": "start", "voice": "x"}], "not known"),
+        ([{"type": "start", "speed": 9}], "speed"),
+        ([{"type": "start"}, {"type": "end"}], "no word"),
+        (
+            [{"type": "start"}, {"type": "text", "text": "<hapy>We won.</> "}],
+            "did you mean",
+        ),
+        (
+            [
+                {"type": "start"},
+                {"type": "text", "text": "a <b"},
+                {"type": "end"},
+            ],
+            "inside the mark",
+        ),
+        ([{"type": "start"}, {"type": "text", "text": "a" * 5000}], "4096"),
+        ([[1]], "not expected"),
+    ],
+)
+def test_stream_says_what_is_wrong(server, messages, message):
+    answer = run_stream(server, messages)[-1]
+    assert answer["type"] == "error"
+    assert message in answer["message"]
+    wait_for(lambda: server.service.n_streams == 0)
+
+
+def test_stream_can_be_cancelled_and_left(server, gate):
+    begin = [{"type": "start"}, {"type": "text", "text": "We won. He left. "}]
+    answers = run_stream(server, [*begin, {"type": "cancel"}])
+    assert answers[-1] == {"type": "done", "cancelled": True}
+    with connect(server.ws) as ws:
+        for message in begin:
+            ws.send(json.dumps(message))
+        wait_for(lambda: server.service.engine.n_rows == 1)
+    wait_for(lambda: server.service.engine.n_jobs == 0)
+    wait_for(lambda: server.service.engine.n_rows == 0)
+
+
+# --------------------------------------------------------------------- safety
+
+
+@pytest.fixture(scope="module")
+def closed_server(synthesizer):
+    settings = Settings(token=TOKEN, max_upload=100_000, max_streams=1)
+    with serving(synthesizer, settings) as running:
+        yield running
+
+
+def test_the_token_is_needed_but_for_the_page_and_health(closed_server):
+    url = closed_server.url
+    for path in ("/v1/voices", "/v1/models", "/openapi.json", "/static"):
+        error_of(httpx.get(url + path), 401)
+        wrong = {"authorization": "Bearer a-secret-tokem"}
+        error_of(httpx.get(url + path, headers=wrong), 401)
+    assert httpx.get(f"{url}/healthz").status_code == 200
+    assert httpx.get(f"{url}/").status_code in (200, 404)
+    assert httpx.get(f"{url}/static/x.js").status_code == 404
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=TOKEN)
+    assert [model.id for model in client.models.list()] == ["mini"]
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{url}/v1", api_key="x").models.list()
+
+
+def test_the_token_of_a_stream_comes_as_header_or_protocol(closed_server):
+    with pytest.raises(InvalidStatus):
+        connect(closed_server.ws)
+    with pytest.raises(InvalidStatus):
+        connect(closed_server.ws, subprotocols=["emofilm", "bearer.wrong"])
+    end = [{"type": "start"}, {"type": "cancel"}]
+    for options in (
+        {"additional_headers": {"authorization": f"Bearer {TOKEN}"}},
+        {"subprotocols": ["emofilm", f"bearer.{TOKEN}"]},
+    ):
+        assert run_stream(closed_server, end, **options)[-1]["type"] == "done"
+        wait_for(lambda: closed_server.service.n_streams == 0)
+
+
+def test_streams_are_limited(closed_server):
+    options = {"additional_headers": {"authorization": f"Bearer {TOKEN}"}}
+    with connect(closed_server.ws, **options):
+        wait_for(lambda: closed_server.service.n_streams == 1)
+        with pytest.raises((InvalidStatus, ConnectionClosed)):
+            with connect(closed_server.ws, **options) as second:
+                second.recv(timeout=10)
+    wait_for(lambda: closed_server.service.n_streams == 0)
+
+
+def test_pages_of_other_names_and_servers_are_refused(server, client):
+    port = server.port
+    evil = {"host": f"evil.example:{port}"}
+    assert error_of(client.get("/v1/voices", headers=evil), 421)
+    assert client.get("/healthz", headers={"host": f"[::1]:{port}"}).is_success
+    asked = {"json": {"text": "We won!"}}
+    for origin in ("http://evil.example", "null", "http://localhost:1"):
+        headers = {"origin": origin}
+        error_of(client.post("/v1/marks", headers=headers, **asked), 403)
+        with pytest.raises(InvalidStatus):
+            connect(server.ws, additional_headers=headers)
+    own = {"origin": server.url}
+    assert client.post("/v1/marks", headers=own, **asked).is_success
+    with pytest.raises(InvalidStatus):
+        connect(server.ws, additional_headers={"host": "evil.example"})
+
+
+def test_bodies_are_limited(server, closed_server):
+    big = b"x" * (1 << 21)
+    json_type = {"content-type": "application/json"}
+    url = f"{server.url}/v1/marks"
+    error_of(httpx.post(url, content=big, headers=json_type), 413)
+
+    def parts():  # without a length
+        for _ in range(32):
+            yield b" " * (1 << 16)
+
+    error_of(httpx.post(url, content=parts(), headers=json_type), 413)
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    files = {"file": ("a.wav", b"x" * 200_000)}
+    url = f"{closed_server.url}/v1/label"
+    error_of(httpx.post(url, files=files, headers=headers), 413)
+
+
+def test_long_heads_are_refused(server):
+    answer = httpx.get(
+        f"{server.url}/healthz", headers={"x-long": "x" * 100_000}
+    )
+    error_of(answer, 431)
+
+
+def test_static_files_stay_in_their_folder(server):
+    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "//etc/passwd"):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
+                "Connection: close\r\n\r\n".encode()
+            )
+            answer = b"".join(iter(lambda c=connection: c.recv(4096), b""))
+        assert b" 404 " in answer.split(b"\r\n")[0]
+
+
+def test_a_slow_head_is_given_up(server, monkeypatch):
+    from speechbrain_emofilm.serve.server import PromptProtocol
+
+    monkeypatch.setattr(PromptProtocol, "head_seconds", 0.2)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"GET /healthz HTT")
+        connection.settimeout(30)
+        try:
+            assert connection.recv(100) == b""
+        except ConnectionResetError:
+            pass
+
+
+# ------------------------------------------------- voices, labels, suggestions
+
+
+def wav_bytes(seconds=1.0, rate=16000, channels=1, **options):
+    file = io.BytesIO()
+    rng = np.random.default_rng(0)
+    wav = 0.1 * rng.standard_normal((round(seconds * rate), channels))
+    soundfile.write(file, wav, rate, **{"format": "WAV", **options})
+    return file.getvalue()
+
+
+def test_a_model_with_fixed_speakers_takes_no_voices(client):
+    files = {"file": ("a.wav", wav_bytes())}
+    answer = client.post("/v1/voices", data={"name": "mine"}, files=files)
+    assert "fixed speakers" in error_of(answer, 400)["message"]
+    for name in ("../mine", "a/b", "", "x" * 65, "a\nb"):
+        answer = client.post("/v1/voices", data={"name": name}, files=files)
+        error_of(answer, 400)
+
+
+def test_suggestions_and_labels_need_their_parts(client):
+    answer = client.post("/v1/suggest", json={"text": "We won!"})
+    assert "suggest" in error_of(answer, 501)["message"]
+    files = {"file": ("a.wav", wav_bytes())}
+    answer = client.post("/v1/label", data={"text": "We"}, files=files)
+    assert "labeler" in error_of(answer, 501)["message"]
+
+
+def test_parts_suggest_and_label(synthesizer, tmp_path):
+    given = []
+
+    def suggest(text):
+        return parse_markup(text, synthesizer.emotions, "sad")
+
+    probs = {"happy": 0.75, "sad": 0.25}
+    known = UtteranceLabels(
+        [WordLabel("We", 0.1, 0.4, "happy", probs, 0.5, 0.9)]
+    )
+
+    def label(wav, sample_rate, text, words):
+        given.append((wav.shape, sample_rate, text, words))
+        return known
+
+    with serving(synthesizer, parts=Parts(suggest, label)) as server:
+        url = server.url
+        answer = httpx.post(
+            f"{url}/v1/suggest", json={"text": "<happy>We won!</> He left."}
+        ).json()
+        assert answer["marks"] == "<happy>We won!</> <sad>He left.</>"
+        files = {"file": ("a.flac", wav_bytes(1, 16000, 2, format="FLAC"))}
+        labels = httpx.post(
+            f"{url}/v1/label", data={"text": "We"}, files=files
+        ).json()
+        assert labels["words"][0]["emotion"] == {"happy": 0.75, "sad": 0.25}
+        assert labels["duration"] == 1.0
+        assert "synthetic speech only" in labels["note"]
+        assert given[-1] == ((16000,), 16000, "We", None)
+        # An alignment, as TextGrid or as word labels, replaces the text.
+        grid = httpx.post(
+            f"{url}/v1/label/export",
+            json={
+                "duration": 1.0,
+                "words": labels["words"],
+                "format": "textgrid",
+                "name": "a",
+            },
+        )
+        assert 'filename="a.TextGrid"' in grid.headers["content-disposition"]
+        path = tmp_path / "labels.TextGrid"
+        write_label_textgrid(path, known, 1.0)
+        assert grid.content == path.read_bytes()
+        as_json = httpx.post(
+            f"{url}/v1/label/export",
+            json={
+                "duration": 1.0,
+                "words": labels["words"],
+                "format": "json",
+                "name": "a",
+            },
+        )
+        assert "happy" in as_json.text
+        for content in (grid.content, as_json.content):
+            files = {
+                "file": ("a.wav", wav_bytes()),
+                "alignment": ("../../x", content),
+            }
+            assert httpx.post(f"{url}/v1/label", files=files).is_success
+            words = given[-1][3]
+            assert [(w.text, w.start) for w in words] == [("We", 0.1)]
+        files["alignment"] = ("x", b"rubbish")
+        answer = httpx.post(f"{url}/v1/label", files=files)
+        assert error_of(answer, 400)["param"] == "alignment"
+        assert "/" not in answer.json()["error"]["message"]
+        answer = httpx.post(
+            f"{url}/v1/label", files={"file": ("a.wav", wav_bytes())}
+        )
+        assert "what is said" in error_of(answer, 400)["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([{"text": "We", "start": 0.4, "end": 0.1}], "a"),
+        ([{"text": "We", "start": 0, "end": 1, "emotion": {"glad": 1}}], "a"),
+        ([{"text": "We", "start": 0, "end": 1}], "../a"),
+    ],
+)
+def test_wrong_labels_are_not_written(client, words, name):
+    asked = {"duration": 1, "words": words, "format": "json", "name": name}
+    error = error_of(client.post("/v1/label/export", json=asked), 400)
+    assert "/tmp" not in error["message"]
