@@ -7,12 +7,14 @@ import base64
 import io
 import json
 import wave
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 
 from chromium import BROWSER, DRIVER, audit, browsing  # isort: skip
+from model_server import serving_model  # isort: skip
 from stand_in_server import SECONDS, serving  # isort: skip
 
 pytestmark = pytest.mark.skipif(
@@ -120,6 +122,50 @@ def hear(browser, act):
     act()
     browser.wait("return heard.duration && heard.done")
     return browser.run("return heard")
+
+
+@pytest.fixture(scope="module")
+def real_server():
+    """The server itself, with the shipped model."""
+    pytest.importorskip("fastapi")
+    with serving_model() as url:
+        yield SimpleNamespace(url=url)
+
+
+def test_a_newcomer_hears_the_shipped_model(browser, real_server):
+    visit(browser, real_server)
+    write(browser, TEXT, 6)
+    chip(browser, 1).click()
+    emotion(browser, "happy")
+    chip(browser, 5).click()
+    emotion(browser, "sad")
+    assert marks(browser) == "We <happy>won!</> But then he <sad>left.</>"
+    heard = hear(browser, lambda: browser.click("#play"))
+    assert heard["loudest"] > 0.05
+    spoken = browser.run(f"return emofilm.views.speak.speech.of({TAKE}).answer")
+    assert heard["duration"] == pytest.approx(spoken["duration"], abs=0.01)
+    samples, rate = read_wav(base64.b64decode(spoken["audio"]))
+    assert len(samples) / rate == pytest.approx(spoken["duration"], abs=0.01)
+    for word in spoken["words"]:
+        start, end = (round(rate * word[key]) for key in ("start", "end"))
+        assert np.abs(samples[start:end]).max() > 0.01, word
+    assert spoken["words"][1]["emotion"] == {"happy": 1}
+    assert spoken["words"][5]["emotion"] == {"sad": 1}
+    # A word may be shorter than the time between two pictures.
+    assert {"won", "left"} <= set(heard["lit"])
+    assert set(heard["lit"]) <= set("We won But then he left".split())
+    browser.complaints()  # the browser's own word of the missing suggester
+
+
+def test_the_shipped_model_refuses_at_the_place(browser, real_server):
+    from selenium.webdriver import Keys
+
+    visit(browser, real_server)
+    browser.click("#text")
+    browser.chord(Keys.CONTROL, "a")
+    browser.keys("<happy=0.7 sad=0.1>Oh</>")
+    browser.wait("return document.querySelector('#text-error').textContent")
+    browser.complaints()  # the browser's own words of 501 and 400
 
 
 def test_a_newcomer_hears_a_happy_and_a_sad_word(browser, server):

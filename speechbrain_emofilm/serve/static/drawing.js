@@ -36,7 +36,7 @@ export function background(word, colours) {
     done += (100 * weight) / total;
     return [`${shade} ${from.toFixed(1)}%`, `${shade} ${done.toFixed(1)}%`];
   });
-  return `linear-gradient(to right, ${stops.join(", ")})`;
+  return `linear-gradient(to bottom, ${stops.join(", ")})`;
 }
 
 /** Index of the word that is spoken at a time, -1 in a pause. */
@@ -121,15 +121,17 @@ function drawWords(pen, words, colours, x, height, lit) {
     const right = x(word.end);
     const parts = mixture(word).filter(([name]) => colours[name]);
     const total = parts.reduce((sum, [, weight]) => sum + weight, 0);
-    let from = left;
-    for (const [name, weight] of parts) {
-      const wide = ((right - left) * weight) / total;
-      const opacity = strength(word.intensity);
-      pen.fillStyle = tint(colours[name], opacity);
-      pen.fillRect(from, 0, wide, BAND);
-      pen.fillStyle = tint(colours[name], opacity / (index === lit ? 1 : 3));
-      pen.fillRect(from, BAND, wide, height - BAND);
-      from += wide;
+    const opacity = strength(word.intensity);
+    for (const [top, high, faint] of [
+      [0, BAND, 1],
+      [BAND, height - BAND, index === lit ? 1 : 3],
+    ]) {
+      let from = top;
+      for (const [name, weight] of parts) {
+        pen.fillStyle = tint(colours[name], opacity / faint);
+        pen.fillRect(left, from, right - left, (high * weight) / total);
+        from += (high * weight) / total;
+      }
     }
     pen.fillStyle = line;
     pen.globalAlpha = 0.45;

@@ -10,6 +10,7 @@ import { icon, make } from "./dom.js";
 import { emotionName, percent, t } from "./i18n.js";
 
 const STEP = 0.1; // of + and -
+const SMALL = 0.55; // size of what stands below a word, to that of the word
 let counter = 0;
 
 export class WordEditor extends EventTarget {
@@ -115,11 +116,11 @@ export class WordEditor extends EventTarget {
     let run = 0;
     for (let i = index; i < this.words.length; i++) {
       if (i > index && !this.#same(this.words[i], word)) break;
-      run += this.words[i].text.length + 2;
+      run += widthOf(this.words[i].text) + 2;
     }
     const label = make(
       "span",
-      { class: feeling.length > run ? "feeling wide" : "feeling" },
+      { class: widthOf(feeling) * SMALL > run ? "feeling wide" : "feeling" },
       same ? "" : feeling,
     );
     const shape = make(
@@ -488,6 +489,11 @@ export class WordEditor extends EventTarget {
       made.root.hidden = !shown.length;
     }
   }
+}
+
+/** Rough width of a text in letters; Chinese ones are two wide. */
+function widthOf(text) {
+  return [...text].reduce((sum, letter) => sum + (letter > "\u2e7f" ? 2 : 1), 0);
 }
 
 /** A slider with its name and value: {root, set(value)}. */
