@@ -14,12 +14,11 @@ from chromium import browsing  # isort: skip
 from model_server import serving_model  # isort: skip
 
 TEXT = (
-    "<happy>We won!</> <surprise>I</> still <happy=0.6 surprise=0.4>cannot</> "
-    "believe it. But <sad intensity=0.6>he</> <sad>left.</>"
+    "<happy>We won!</> But <surprise=0.6 sad=0.4>then</> "
+    "<sad intensity=0.6>he</> <sad>left.</>"
 )
-OTHER = "<angry>We won!</> I still cannot believe it. But he <angry>left.</>"
-SIZE = (1200, 1130)
-COLOURS = 128  # of the picture's palette
+OTHER = "<happy>We won!</> But then <angry>he left.</>"
+SIZE = (1200, 1290)
 
 
 def main(path):
@@ -50,13 +49,12 @@ def main(path):
             browser.wait(f"return emofilm.player.playing?.owner === '{name}'")
             browser.run("emofilm.player.stop()")
         browser.run("document.querySelector('#status').remove()")
-        browser.run("emofilm.views.speak.editor.choose(3)")
+        browser.run("emofilm.views.speak.editor.choose(3, 3)")
         browser.run("emofilm.views.speak.play('a')")
-        browser.wait("return emofilm.player.time > 0.2")
+        browser.wait("return emofilm.player.time > 0.3")
         browser.wait("return document.querySelector('.chip.lit')")
         browser.driver.save_screenshot(str(path))
-    picture = Image.open(path).convert("RGB")
-    picture.quantize(COLOURS).save(path, optimize=True)
+    Image.open(path).convert("RGB").save(path, optimize=True)
     print(f"{path}: {Path(path).stat().st_size / 1000:.0f} kB")
 
 

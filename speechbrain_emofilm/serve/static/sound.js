@@ -15,6 +15,11 @@ export class Player extends EventTarget {
     return this.#context;
   }
 
+  /** Allow sound; browsers want this while a click is handled. */
+  wake() {
+    this.context.resume();
+  }
+
   decode(content) {
     return this.context.decodeAudioData(content);
   }
@@ -22,7 +27,7 @@ export class Player extends EventTarget {
   /** Play from one second to another; the owner may be any object. */
   play(owner, buffer, from = 0, to = buffer.duration) {
     this.#silence();
-    this.context.resume();
+    this.wake();
     this.#from = Math.min(Math.max(from, 0), buffer.duration);
     this.#end = Math.min(to, buffer.duration);
     const source = new AudioBufferSourceNode(this.context, { buffer });
@@ -101,6 +106,9 @@ export function encodeWav(buffer) {
 
 /** Record the microphone: {stop: async () => Blob}. */
 export async function record() {
+  if (!navigator.mediaDevices) {
+    throw new DOMException("https:// or this machine's own address is needed");
+  }
   const stream = await navigator.mediaDevices.getUserMedia({
     audio: { echoCancellation: false, autoGainControl: false },
   });

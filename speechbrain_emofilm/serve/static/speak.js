@@ -3,7 +3,7 @@
 import { post } from "./api.js";
 import { wordAt } from "./drawing.js";
 import { $, debounced, icon } from "./dom.js";
-import { seconds, t } from "./i18n.js";
+import { emotionName, seconds, t } from "./i18n.js";
 import { Store, newTake } from "./state.js";
 import { Speech, TakeCard } from "./takes.js";
 import { WordEditor, makeSlider } from "./words.js";
@@ -53,6 +53,7 @@ export class SpeakView {
 
   retitle() {
     this.editor.retitle();
+    delete $("#voice").dataset.known; // its emotions' names
     this.#buildSliders();
     this.#show();
   }
@@ -191,7 +192,9 @@ export class SpeakView {
     const known = this.voices.voices.map(voice => voice.id);
     if (select.dataset.known !== known.join("\n")) {
       select.dataset.known = known.join("\n");
-      select.replaceChildren(...known.map(id => new Option(id, id)));
+      select.replaceChildren(...this.voices.voices.map(({ id, emotions }) =>
+        new Option(emotions?.length ? `${id} (${emotions.map(emotionName).join(", ")})` : id, id),
+      ));
     }
     select.value = chosen;
   }
@@ -288,6 +291,7 @@ export class SpeakView {
 
   /** Speak a take if need be, and play it, or its words from first to last. */
   async play(name, { first = null, last = null } = {}) {
+    this.player.wake();
     this.player.stop();
     this.#busy?.abort();
     await this.#syncTake(name);

@@ -131,6 +131,8 @@ export class WordEditor extends EventTarget {
       make("span", { class: "sign" }, after.trim()),
     );
     shape.style.setProperty("--feel", background(this.face(word), this.colours) || "none");
+    const [strongest] = this.#parts(word);
+    if (strongest) shape.style.setProperty("--tone", this.colours[strongest[0]]);
     const chip = make(
       "span",
       {
