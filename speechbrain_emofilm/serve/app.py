@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from speechbrain_emofilm import __version__
 from speechbrain_emofilm.dataio.alignments import Word, read_alignment
@@ -25,7 +25,6 @@ from speechbrain_emofilm.dataio.labels import (
 from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
 from speechbrain_emofilm.serve import audio
 from speechbrain_emofilm.serve.engine import (
-    BatchSpeaker,
     Engine,
     Job,
     OutOfTime,
@@ -47,6 +46,7 @@ from speechbrain_emofilm.serve.models import (
     WordsRequest,
 )
 from speechbrain_emofilm.serve.pieces import PieceReader, cut_text
+from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
 
 import numpy as np
 import soundfile
@@ -61,7 +61,7 @@ from fastapi import (
     WebSocketDisconnect,
 )
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.staticfiles import StaticFiles
@@ -239,7 +239,7 @@ class Service:
         self.settings = settings
         self.parts = parts
         self.engine = Engine(
-            speaker or BatchSpeaker(synthesizer, settings.max_rows),
+            speaker or ContinuousSpeaker(synthesizer, settings.max_rows),
             settings.max_jobs,
             settings.max_jobs_per_client,
             settings.threads,
@@ -331,6 +331,7 @@ class Service:
         pieces: Sequence[str],
         complete: bool = True,
         streaming: bool = False,
+        timed: bool = True,
     ) -> Job:
         """Hand a job to the engine."""
         job = Job(
@@ -340,6 +341,7 @@ class Service:
             pieces,
             complete,
             streaming,
+            timed,
             self.settings.time_limit,
         )
         self.engine.submit(job)
@@ -387,7 +389,7 @@ def create_app(
     parts : Parts, optional
         Further abilities; those of :func:`find_parts` if None.
     speaker : RowSpeaker, optional
-        What speaks; a :class:`BatchSpeaker` if None.
+        What speaks; a :class:`ContinuousSpeaker` if None.
 
     Returns
     -------
@@ -723,6 +725,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
             speaking,
             pieces,
             streaming=streamed,
+            timed=False,
         )
         try:
             # Errors that show with the first sentence have a status.
@@ -1004,58 +1007,97 @@ def _add_stream(app: FastAPI, service: Service) -> None:
             await socket.close(1013)
             return
         service.n_streams += 1
+        inbox = _Inbox(socket, service.settings.idle_limit)
         try:
             await socket.accept(offered[0])
-            # A client may speak one text after the other.
-            while await _speak_stream(service, socket):
+            # A client may have one text spoken after the other.
+            while await _speak_stream(service, socket, inbox):
                 pass
         except (TimeoutError, WebSocketDisconnect, OSError):
             pass
         finally:
             service.n_streams -= 1
+            inbox.close()
             try:
                 await socket.close()
             except (RuntimeError, OSError):  # it is closed
                 pass
 
 
-async def _message(socket: WebSocket, kinds, timeout: float) -> Any:
-    """Receive a message of one of some kinds."""
-    raw = await asyncio.wait_for(socket.receive(), timeout)
-    if raw["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(raw.get("code", 1000))
+class _Inbox:
+    """Messages of a WebSocket; none is lost when who waits is cancelled.
+
+    Arguments
+    ---------
+    socket : WebSocket
+        The connection.
+    idle_limit : float
+        Seconds after which a silent client is given up.
+    """
+
+    def __init__(self, socket: WebSocket, idle_limit: float):
+        self._socket, self._idle_limit = socket, idle_limit
+        self._pending: asyncio.Future | None = None
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait until there is a message."""
+        if self._pending is None:
+            self._pending = asyncio.ensure_future(self._socket.receive())
+        await asyncio.wait({self._pending}, timeout=timeout)
+
+    async def take(self, *kinds: type[BaseModel]) -> Any:
+        """Take the next message, which has to be of one of some kinds."""
+        await self.wait(self._idle_limit)
+        if self._pending is None or not self._pending.done():
+            raise TimeoutError
+        raw, self._pending = self._pending.result(), None
+        if raw["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(raw.get("code", 1000))
+        return _parse_message(raw.get("text"), kinds)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._pending is not None:
+            self._pending.cancel()
+
+
+def _parse_message(text: str | None, kinds: Sequence[type[BaseModel]]) -> Any:
+    """Parse a message of one of some kinds."""
     try:
-        content = json.loads(raw.get("text") or "")
+        content = json.loads(text or "")
     except (ValueError, RecursionError):
         raise _Fault("The message is not JSON: send an object.") from None
-    names = [kind.model_fields["type"].annotation.__args__ for kind in kinds]
     asked = content.get("type") if isinstance(content, dict) else None
-    for kind, known in zip(kinds, names):
-        if asked in known:
+    expected = []
+    for kind in kinds:
+        names = get_args(kind.model_fields["type"].annotation)
+        expected += names
+        if asked in names:
             try:
                 return kind.model_validate(content)
             except ValidationError as error:
                 raise _Fault(_problem(error.errors())) from None
-    expected = ", ".join(name for known in names for name in known)
     raise _Fault(
         f"A message of the type {str(asked)[:40]!r} is not expected here: "
-        f"send {expected}."
+        f"send {', '.join(expected)}."
     )
 
 
-async def _speak_stream(service: Service, socket: WebSocket) -> bool:
+async def _speak_stream(
+    service: Service, socket: WebSocket, inbox: _Inbox
+) -> bool:
     """Speak one text of a stream; tell whether another may follow."""
     idle = service.settings.idle_limit
     job = None
 
-    async def send(content) -> None:
+    async def send(content: dict | bytes) -> None:
         if isinstance(content, bytes):
             await asyncio.wait_for(socket.send_bytes(content), idle)
         else:
             await asyncio.wait_for(socket.send_json(content), idle)
 
     try:
-        start = await _message(socket, [StreamStart, StreamEnd], idle)
+        start = await inbox.take(StreamStart, StreamEnd)
         if isinstance(start, StreamEnd):
             return start.type == "cancel"
         speaking = Speaking(
@@ -1066,35 +1108,9 @@ async def _speak_stream(service: Service, socket: WebSocket) -> bool:
             _client(socket), listener, speaking, (), False, streaming=True
         )
         await send({"type": "start", "sample_rate": service.sample_rate})
-        tasks: list[asyncio.Future] = [
-            asyncio.ensure_future(_read_stream(service, socket, job)),
-            asyncio.ensure_future(_write_stream(service, send, listener)),
-        ]
-        try:
-            reading, writing = tasks
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done() and reading.result() == "end":
-                # The client may still leave, or cancel.
-                waiting = asyncio.ensure_future(
-                    _message(socket, [StreamEnd], service.settings.time_limit)
-                )
-                tasks.append(waiting)
-                await asyncio.wait(
-                    [waiting, writing], return_when=asyncio.FIRST_COMPLETED
-                )
-                if waiting.done() and not writing.done():
-                    waiting.result()
-                    await send({"type": "done", "cancelled": True})
-                    return True
-            elif reading.done():
-                await send({"type": "done", "cancelled": True})
-                return True
-            await writing
-            return True
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        done = await _converse(service, inbox, send, job, listener)
+        await send({"type": "done", **done})
+        return True
     except (_Fault, ValueError, Overloaded, OutOfTime) as error:
         await send({"type": "error", "message": str(error)})
         return False
@@ -1103,14 +1119,47 @@ async def _speak_stream(service: Service, socket: WebSocket) -> bool:
             service.engine.cancel(job)
 
 
-async def _read_stream(service: Service, socket: WebSocket, job: Job) -> str:
+async def _converse(
+    service: Service, inbox: _Inbox, send, job: Job, listener: _Listener
+) -> dict[str, Any]:
+    """Read text and send its sound at the same time, until one has ended."""
+    reading: asyncio.Future = asyncio.ensure_future(
+        _read_stream(service, inbox, job)
+    )
+    writing: asyncio.Future = asyncio.ensure_future(
+        _write_stream(service, send, listener)
+    )
+    waiting: asyncio.Future = reading
+    try:
+        while not writing.done():
+            await asyncio.wait(
+                {waiting, writing}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if writing.done():
+                break
+            if waiting is reading:
+                if reading.result() == "cancel":
+                    return {"cancelled": True}
+                # The client may still cancel, or leave.
+                waiting = asyncio.ensure_future(inbox.wait())
+            else:
+                message = await inbox.take(StreamEnd)
+                if message.type == "cancel":
+                    return {"cancelled": True}
+                waiting = asyncio.ensure_future(inbox.wait())
+        return {"duration": round(writing.result(), 4)}
+    finally:
+        for task in (reading, writing, waiting):
+            task.cancel()
+        await asyncio.gather(reading, writing, waiting, return_exceptions=True)
+
+
+async def _read_stream(service: Service, inbox: _Inbox, job: Job) -> str:
     """Hand the sentences of a stream's text to the engine."""
     reader = PieceReader(service.tags)
     n_characters, spoken = 0, False
     while True:
-        message = await _message(
-            socket, [StreamText, StreamEnd], service.settings.idle_limit
-        )
+        message = await inbox.take(StreamText, StreamEnd)
         if isinstance(message, StreamEnd):
             if message.type == "cancel":
                 return "cancel"
@@ -1139,16 +1188,15 @@ def _check_pieces(service: Service, pieces: Sequence[str]) -> None:
         service.parse(piece)
 
 
-async def _write_stream(service: Service, send, listener: _Listener) -> None:
-    """Send what is said: word times, sound, and the end."""
+async def _write_stream(service: Service, send, listener: _Listener) -> float:
+    """Send what is said, sound and word times; return the duration."""
     utterance = Utterance(service.sample_rate)
     while True:
         event = await listener.next()
         if event is None:
-            break
+            return utterance.duration
         wav, words = utterance.add(event)
-        if words:
-            await send({"type": "words", "words": [_timed(w) for w in words]})
         if len(wav):
             await send(audio.to_pcm(wav))
-    await send({"type": "done", "duration": round(utterance.duration, 4)})
+        if words:
+            await send({"type": "words", "words": [_timed(w) for w in words]})

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
-from speechbrain_emofilm.serve.stretching import change_speed
 
 import numpy as np
 import torch
@@ -70,11 +68,17 @@ class Row:
         Marked text.
     speaking : Speaking
         How it is spoken.
+    streaming : bool
+        Whether its sound is wanted bit by bit.
+    timed : bool
+        Whether the times of its words are wanted.
     """
 
     key: int
     text: str
     speaking: Speaking
+    streaming: bool = False
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Said:
         Sampling rate in Hz.
     words : list of Word
         Words of the text with their times from the start of the row's sound,
-        with the last part of the row.
+        with the last part of a row whose words are timed.
     source : str
         Name of the words' aligner, or ``"proportional"``.
     last : bool
@@ -127,156 +131,6 @@ class RowSpeaker(Protocol):
 
     def leave(self, key: int) -> None:
         """Drop a row, if it is still there."""
-
-
-class BatchSpeaker:
-    """Row speaker that speaks whole rows with one call of ``synthesize``.
-
-    Arguments
-    ---------
-    synthesizer : EmoFiLMSynthesizer
-        The model.
-    max_rows : int
-        Greatest number of rows of a batch.
-    """
-
-    def __init__(self, synthesizer, max_rows: int = 16):
-        self.synthesizer = synthesizer
-        self.max_rows = max_rows
-        self._rows: list[Row] = []
-
-    @property
-    def room(self) -> int:
-        """Number of rows that can join now."""
-        return self.max_rows - len(self._rows)
-
-    def join(self, rows: Sequence[Row]) -> None:
-        """Take on rows."""
-        self._rows += rows
-
-    def leave(self, key: int) -> None:
-        """Drop a row, if it is still there."""
-        self._rows = [row for row in self._rows if row.key != key]
-
-    def step(self) -> list[Said]:
-        """Speak the first row and all others that fit into its batch."""
-        if not self._rows:
-            return []
-        first = self._rows[0].speaking
-        alike = [
-            row
-            for row in self._rows
-            if row.speaking.guidance == first.guidance
-            and row.speaking.instruction == first.instruction
-        ]
-        taken = {row.key for row in alike}
-        self._rows = [row for row in self._rows if row.key not in taken]
-        try:
-            return self._speak(alike)
-        except ValueError as error:
-            if len(alike) == 1:
-                return [Said(alike[0].key, error=error)]
-        # One text cannot be spoken: the others shall not suffer.
-        said = []
-        for row in alike:
-            try:
-                said += self._speak([row])
-            except ValueError as error:
-                said.append(Said(row.key, error=error))
-        return said
-
-    def _speak(self, rows: Sequence[Row]) -> list[Said]:
-        default = self.synthesizer.speakers[0]
-        results = self.synthesizer.synthesize(
-            [row.text for row in rows],
-            speaker=[row.speaking.voice or default for row in rows],
-            seed=[row.speaking.seed for row in rows],
-            guidance=rows[0].speaking.guidance,
-            instruction=rows[0].speaking.instruction,
-            batch_size=self.max_rows,
-        )
-        return [
-            _said(self.synthesizer, row, result)
-            for row, result in zip(rows, results)
-        ]
-
-
-def _said(synthesizer, row: Row, result) -> Said:
-    """Convert the result of ``synthesize``."""
-    speed = row.speaking.speed
-    wav = change_speed(result.wav.numpy(), result.sample_rate, speed)
-    words = [
-        Word(word.text, word.start / speed, word.end / speed, word.confidence)
-        for word in words_of_text(synthesizer, row.text, result.words)
-    ]
-    return Said(
-        row.key, wav, result.sample_rate, words, result.word_times_source
-    )
-
-
-def words_of_text(synthesizer, text: str, spoken: Sequence[Word]) -> list[Word]:
-    """Find the times of a text's own words from those of its reading.
-
-    A reading may have several words for one ("21" is "twenty one").
-
-    Arguments
-    ---------
-    synthesizer : EmoFiLMSynthesizer
-        The model, whose text normaliser made the reading.
-    text : str
-        Marked text.
-    spoken : list of Word
-        Words of the reading with their times.
-
-    Returns
-    -------
-    list of Word
-        One for each word of the marked text.
-    """
-    marked = parse_markup(text, synthesizer.emotions, tags=synthesizer.tags)
-    normalizer = getattr(synthesizer.hparams, "text_normalizer", None)
-    owners = list(range(len(marked.words)))
-    if normalizer is not None:
-        owners = _owners(normalizer, marked)
-    parts: dict[int, list[Word]] = {}
-    for owner, word in zip(owners, spoken):
-        if owner >= 0:
-            parts.setdefault(owner, []).append(word)
-    words, end = [], 0.0
-    for index, own_word in enumerate(marked.words):
-        name = own_word.word
-        own = parts.get(index) or [Word(name, end, end, 0.0)]
-        end = max(part.end for part in own)
-        start = min(part.start for part in own)
-        confidence = min(part.confidence for part in own)
-        words.append(Word(name, start, end, confidence))
-    return words
-
-
-def _owners(normalizer, marked: MarkedText) -> list[int]:
-    """Find the word of the text that each word of its reading comes from.
-
-    The normaliser carries emotions over: here every word has its own.
-    """
-    n = len(marked.words)
-    numbered = MarkedText(
-        marked.text,
-        [
-            type(word)(
-                word.word,
-                [float(i == index) for i in range(n)],
-                None,
-                word.start,
-                word.end,
-            )
-            for index, word in enumerate(marked.words)
-        ],
-        [str(index) for index in range(n)],
-    )
-    return [
-        word.probs.index(max(word.probs)) if any(word.probs) else -1
-        for word in normalizer.normalize_words(numbered).words
-    ]
 
 
 class Overloaded(Exception):
@@ -325,6 +179,8 @@ class Job:
         Whether no pieces will be added.
     streaming : bool
         Whether the first sound is waited for.
+    timed : bool
+        Whether the times of the words are wanted.
     time_limit : float
         Seconds after which the job is given up.
     """
@@ -337,11 +193,13 @@ class Job:
         pieces: Sequence[str] = (),
         complete: bool = True,
         streaming: bool = False,
+        timed: bool = True,
         time_limit: float = math.inf,
     ):
         self.client = client
         self.speaking = speaking
         self.streaming = streaming
+        self.timed = timed
         self.complete = complete
         self.deadline = time.monotonic() + time_limit
         self.cancelled = False
@@ -352,18 +210,16 @@ class Job:
         self._held: dict[int, list[Said]] = {}  # said before their turn
         self.turn = 0.0  # when it was last served
 
-    @property
-    def keys(self) -> list[int]:
-        """Keys of the rows that the model speaks now."""
-        return [k for k in self._order if not self._is_finished(k)]
-
-    def _is_finished(self, key: int) -> bool:
-        return bool(self._held.get(key)) and self._held[key][-1].last
-
     def start_row(self, key: int) -> Row:
         """Turn the next piece into a row."""
         self._order.append(key)
-        return Row(key, self.waiting.popleft(), self.speaking)
+        return Row(
+            key,
+            self.waiting.popleft(),
+            self.speaking,
+            self.streaming,
+            self.timed,
+        )
 
     def accept(self, said: Said) -> None:
         """Take what was said and pass on what it is the turn of."""
@@ -564,7 +420,7 @@ class Engine:
 
         The client with the fewest rows comes first, then the one that was
         served longest ago; of its jobs, the one served longest ago. A stream
-        gets one piece until it has sounded, so that this is soon.
+        has one row at a time: its sentences are heard in order.
         """
         room = self.speaker.room + len(leaving)
         n_of_client: dict[str, int] = {}

@@ -18,8 +18,8 @@ from speechbrain_emofilm.dataio.labels import (
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.serve.app import Parts, Settings, create_app
-from speechbrain_emofilm.serve.engine import BatchSpeaker
 from speechbrain_emofilm.serve.server import make_server
+from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
 from speechbrain_emofilm.utils.assets import find_file
 
 import httpx
@@ -34,7 +34,7 @@ TEXT = "<happy>We won!</happy> <sad intensity=0.4>But he left.</sad>"
 TOKEN = "a-secret-token"
 
 
-class GatedSpeaker(BatchSpeaker):
+class GatedSpeaker(ContinuousSpeaker):
     """Speaks only while its gate is open, and keeps what it was given."""
 
     def __init__(self, *args, **kwargs):
@@ -474,13 +474,12 @@ def test_a_late_request_is_given_up(synthesizer):
         wait_for(lambda: server.service.engine.n_rows == 0)
 
 
-def test_a_failing_model_is_no_end_and_tells_no_secrets(server, client):
-    speak_before = server.speaker._speak
-    server.speaker._speak = lambda rows: 1 / 0
-    try:
-        answer = client.post("/v1/words", json={"text": "We won!"})
-    finally:
-        server.speaker._speak = speak_before
+def test_a_failing_model_is_no_end_and_tells_no_secrets(
+    server, client, monkeypatch
+):
+    monkeypatch.setattr(server.speaker._decoding, "step", lambda: 1 / 0)
+    answer = client.post("/v1/words", json={"text": "We won!"})
+    monkeypatch.undo()
     message = error_of(answer, 500)["message"]
     assert "division" not in message and "log" in message
     speak(server, "We won!")
@@ -507,6 +506,14 @@ def run_stream(server, messages, **options):
                 return answers
 
 
+def hear(ws):
+    """Read sound up to the words it belongs to, or to the end."""
+    sound = b""
+    while isinstance(answer := ws.recv(timeout=60), bytes):
+        sound += answer
+    return np.frombuffer(sound, "<i2"), json.loads(answer)
+
+
 def test_stream_speaks_sentences_as_they_arrive(server, synthesizer):
     with connect(server.ws) as ws:
         ws.send(json.dumps({"type": "start", "voice": "0012", "seed": 4}))
@@ -514,21 +521,19 @@ def test_stream_speaks_sentences_as_they_arrive(server, synthesizer):
         for piece in ("<happy>We ", "won! An", "d he "):
             ws.send(json.dumps({"type": "text", "text": piece}))
         # The first sentence sounds before the second one is known.
-        words, sound = json.loads(ws.recv(timeout=60)), ws.recv(timeout=60)
+        sound, words = hear(ws)
         assert [w["text"] for w in words["words"]] == ["We", "won"]
         spoken = synthesizer.synthesize(
             "<happy>We won!</happy>", speaker="0012", seed=4
         )
-        np.testing.assert_array_equal(
-            np.frombuffer(sound, "<i2"), np.rint(spoken.wav * 32767)
-        )
+        np.testing.assert_allclose(sound, 32767 * spoken.wav, atol=4)
         ws.send(json.dumps({"type": "text", "text": "left.</happy>"}))
         ws.send(json.dumps({"type": "end"}))
-        words, rest = json.loads(ws.recv(timeout=60)), ws.recv(timeout=60)
+        rest, words = hear(ws)
         assert [w["text"] for w in words["words"]] == ["And", "he", "left"]
-        assert words["words"][0]["start"] > len(sound) / 48000
-        done = json.loads(ws.recv(timeout=60))
-        duration = (len(sound) + len(rest)) / 48000
+        assert words["words"][0]["start"] > len(sound) / 24000
+        nothing, done = hear(ws)
+        duration = (len(sound) + len(rest)) / 24000
         assert done == {"type": "done", "duration": round(duration, 4)}
         # A second text on the same connection.
         for message in (
@@ -538,6 +543,47 @@ def test_stream_speaks_sentences_as_they_arrive(server, synthesizer):
         ):
             ws.send(json.dumps(message))
         assert json.loads(ws.recv(timeout=60))["type"] == "start"
+        assert [w["text"] for w in hear(ws)[1]["words"]] == ["No"]
+
+
+LONG = "<sad>One two three four five six seven eight nine ten, and he left.</>"
+
+
+def test_a_long_sentence_sounds_before_its_end(server, synthesizer):
+    with connect(server.ws) as ws:
+        for message in (
+            {"type": "start", "speed": 0.8},
+            {"type": "text", "text": LONG},
+            {"type": "end"},
+        ):
+            ws.send(json.dumps(message))
+        ws.recv()
+        first = ws.recv(timeout=60)
+        assert isinstance(first, bytes)
+        rest, words = hear(ws)
+        assert len(words["words"]) == 13
+        assert 0 < len(first) < 2 * len(rest)
+
+
+def test_a_stream_begins_while_long_texts_are_spoken(server, gate):
+    """Texts of one client leave room for the next, between two tokens."""
+    asked = {"input": LONG, "response_format": "pcm", "stream": True}
+    url = f"{server.url}/v1/audio/speech"
+    gate.set()
+    alone = httpx.post(url, json=asked, timeout=120)
+    gate.clear()
+    long = {"text": LONG * 6, "seed": 1}
+    threads, _ = in_threads(
+        [lambda: httpx.post(f"{server.url}/v1/words", json=long, timeout=120)]
+    )
+    wait_for(lambda: server.service.engine.n_rows > 0)
+    gate.set()
+    together = httpx.post(url, json=asked, timeout=120)
+    # The long text is still being spoken.
+    assert server.service.engine.n_jobs >= 1
+    assert together.content == alone.content
+    for thread in threads:
+        thread.join()
 
 
 @pytest.mark.parametrize(
