@@ -16,6 +16,7 @@ from pathlib import Path
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.processing.prosody import FRAME_RATE, prosody_track
+from speechbrain_emofilm.utils.colors import emotion_colors
 from speechbrain_emofilm.utils.files import atomic_path
 
 import jinja2
@@ -26,12 +27,6 @@ from scipy.signal import spectrogram
 TEMPLATES = Path(__file__).parents[1] / "assets" / "report"
 #: Files that the report shares with the page of ``emofilm serve``.
 SHARED = Path(__file__).parents[1] / "serve" / "static"
-#: Colours of the emotions, in the order of the taxonomy: the first suits
-#: `neutral`, the next ESD's other four.
-COLORS = (
-    "#8b8d98", "#e5484d", "#f5a524", "#3e8ede", "#a463d8",
-    "#12a594", "#e93d82", "#99a811", "#ad7f58",
-)  # fmt: skip
 #: A grey that is legible on a light and on a dark page.
 INK = "#7d838c"
 PICTURE_SIZE = (6.4, 2.8)  # inches
@@ -392,30 +387,6 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
         for cells in lines
     )
     return "\n".join([head, "|" + "---|" * len(lines[0]), *rows])
-
-
-def emotion_colors(emotions: Sequence[str]) -> dict[str, str]:
-    """Assign a colour to each emotion.
-
-    Arguments
-    ---------
-    emotions : sequence of str
-        The taxonomy.
-
-    Returns
-    -------
-    dict
-        Emotion to ``"#rrggbb"``.
-
-    Example
-    -------
-    >>> emotion_colors(["neutral", "angry"])
-    {'neutral': '#8b8d98', 'angry': '#e5484d'}
-    """
-    return {
-        emotion: COLORS[index % len(COLORS)]
-        for index, emotion in enumerate(emotions)
-    }
 
 
 def audio_uri(wav: np.ndarray, sample_rate: int) -> str:

@@ -16,9 +16,9 @@ from speechbrain_emofilm.evaluation.report import (
     Sample,
     Score,
     Take,
-    emotion_colors,
     write_report,
 )
+from speechbrain_emofilm.utils.colors import emotion_colors
 
 import numpy as np
 import pytest
