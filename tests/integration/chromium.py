@@ -24,6 +24,9 @@ OPTIONS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
     "--hide-scrollbars",
+    # A mouse, which a browser without a window has not.
+    "--blink-settings=availableHoverTypes=2,primaryHoverType=2,"
+    "availablePointerTypes=4,primaryPointerType=4",
 )
 PATIENCE = 120  # seconds
 

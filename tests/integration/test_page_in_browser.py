@@ -656,6 +656,7 @@ def test_everyone_can_use_both_views(browser, server, tmp_path, scheme, width):
     background = "return getComputedStyle(document.body).backgroundColor"
     light = browser.run(background)
     assert (int(light[4:].split(",")[0]) > 128) == (scheme == "light")
+    assert browser.find("#speak .keys").is_displayed()
     assert audit(browser) == []
     assert browser.run(overflow) <= 0
     browser.click("[data-view=labels]")
