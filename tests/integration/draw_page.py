@@ -18,7 +18,7 @@ TEXT = (
     "<sad intensity=0.6>he</> <sad>left.</>"
 )
 OTHER = "<happy>We won!</> But then <angry>he left.</>"
-SIZE = (1200, 1290)
+SIZE = (1200, 1340)
 
 
 def main(path):
