@@ -208,7 +208,11 @@ def _serve(options: argparse.Namespace) -> None:
     """Serve a model and its page."""
     try:
         from speechbrain_emofilm.serve.app import Settings
-        from speechbrain_emofilm.serve.server import serve
+        from speechbrain_emofilm.serve.server import (
+            check_address,
+            check_token,
+            serve,
+        )
     except ImportError as error:
         raise ImportError(
             f"{error}: install what the server needs, pip install "
@@ -221,7 +225,11 @@ def _serve(options: argparse.Namespace) -> None:
         max_jobs=options.max_jobs,
         max_rows=options.max_rows,
         time_limit=options.time_limit,
+        threads=getattr(options, "threads", None),
     )
+    # Before the long work.
+    check_token(settings.token)
+    check_address(settings.host, options.port)
     synthesizer = _load(_model_folder(options))
     serve(synthesizer, settings, options.port, options.browser)
 

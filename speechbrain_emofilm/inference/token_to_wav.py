@@ -1,9 +1,11 @@
 """Speech tokens to waves: a mel decoder followed by a vocoder."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from speechbrain_emofilm.dataio.voices import Voice
+from speechbrain_emofilm.lobes.cosyvoice2.flow_encoder import FRAMES_PER_TOKEN
 from speechbrain_emofilm.processing.mel_speed import (
     MelSpeedStream,
     change_speed,
@@ -169,7 +171,9 @@ class TokenToWavBase(nn.Module, ABC):
         (speed,) = check_speeds(speed, 1)
         (index,) = self.speaker_ids(speaker, 1)
         mels = self.mel_stream(index, seed)
-        return WavStream(mels, start_stream(self.vocoder, seed=seed), speed)
+        vocoder = start_stream(self.vocoder, seed=seed)
+        device = next(self.mel_decoder.parameters()).device
+        return WavStream(mels, vocoder, speed, device)
 
     @torch.no_grad()
     def vocode(
@@ -370,11 +374,15 @@ class WavStream:
     Arguments
     ---------
     mels : object
-        ``push(tokens (1, T)) -> mel (1, N, 80)`` and ``finish() -> mel``.
+        ``push(tokens (1, T)) -> mel (1, N, 80)``, ``finish() -> mel`` and
+        ``look_ahead``, the mel frames by which the mels stay behind.
     vocoder : object
-        ``push(mel (1, N, 80)) -> wav (1, samples)`` and ``finish() -> wav``.
+        ``push(mel (1, N, 80)) -> wav (1, samples)``, ``finish() -> wav`` and
+        ``look_ahead``, the mel frames by which the wave stays behind.
     speed : float
         Speed, as in ``MelSpeedStream``.
+    device : torch.device, optional
+        Device of the mel decoder, to which tokens are moved.
 
     Example
     -------
@@ -392,18 +400,37 @@ class WavStream:
     >>> tokens = torch.arange(45)
     >>> stream = token_to_wav.stream("0011")
     >>> parts = [stream.push(part) for part in tokens.split(15)]
-    >>> [len(part) / 960 for part in parts]
-    [1.0, 15.0, 15.0]
+    >>> [len(part) // 960 for part in parts], stream.look_ahead
+    ([1, 15, 15], 14)
     >>> parts.append(stream.finish())
     >>> whole = token_to_wav([tokens])[0]
     >>> torch.allclose(torch.cat(parts), whole, atol=1e-4)
     True
     """
 
-    def __init__(self, mels, vocoder, speed: float = 1.0):
+    def __init__(
+        self,
+        mels,
+        vocoder,
+        speed: float = 1.0,
+        device: torch.device | str = "cpu",
+    ):
+        self._device = device
         self._mels = mels
         self._vocoder = vocoder
         self._speed = MelSpeedStream(speed)
+
+    @property
+    def look_ahead(self) -> int:
+        """Tokens after a token that must be known before its sound comes.
+
+        For chunks this is the most; a token is 40 ms of speech.
+        """
+        speed = self._speed.speed
+        frames = self._mels.look_ahead + speed * self._vocoder.look_ahead
+        # Interpolation needs the frame after.
+        frames += speed != 1
+        return math.ceil(frames / FRAMES_PER_TOKEN)
 
     def push(self, tokens: torch.Tensor) -> torch.Tensor:
         """Add tokens (T,) and return the wave that is ready (samples,).
@@ -413,7 +440,7 @@ class WavStream:
         ValueError
             If the stream has been finished.
         """
-        mel = self._mels.push(tokens[None])
+        mel = self._mels.push(tokens[None].to(self._device))
         return self._vocoder.push(self._speed.push(mel))[0]
 
     def finish(self) -> torch.Tensor:

@@ -182,7 +182,7 @@ class Job:
     timed : bool
         Whether the times of the words are wanted.
     time_limit : float
-        Seconds after which the job is given up.
+        Seconds after which the job is given up, since its last text.
     """
 
     def __init__(
@@ -201,7 +201,8 @@ class Job:
         self.streaming = streaming
         self.timed = timed
         self.complete = complete
-        self.deadline = time.monotonic() + time_limit
+        self._time_limit = time_limit
+        self.renew()
         self.cancelled = False
         self.ended = False
         self.waiting = deque(pieces)
@@ -209,6 +210,10 @@ class Job:
         self._order: deque[int] = deque()  # keys of rows in order of the text
         self._held: dict[int, list[Said]] = {}  # said before their turn
         self.turn = 0.0  # when it was last served
+
+    def renew(self) -> None:
+        """Begin the time limit anew: the client is still writing."""
+        self.deadline = time.monotonic() + self._time_limit
 
     def start_row(self, key: int) -> Row:
         """Turn the next piece into a row."""
@@ -338,6 +343,7 @@ class Engine:
         """Add pieces to a job that is not complete."""
         with self._changed:
             job.waiting.extend(pieces)
+            job.renew()
             job.complete = complete
             self._changed.notify_all()
 

@@ -129,16 +129,7 @@ def serve(
         Port to listen to.
     browser : bool
         Whether to open the page.
-
-    Raises
-    ------
-    ValueError
-        If the token has characters that headers cannot hold.
-    OSError
-        If the address cannot be used.
     """
-    check_token(settings.token)
-    check_address(settings.host, port)
     log_to_stderr()
     app = create_app(synthesizer, settings)
     server = make_server(app, settings.host, port)
@@ -201,6 +192,8 @@ def check_address(host: str, port: int) -> None:
         If it cannot.
     """
     try:
+        if not 0 < port < 65536:
+            raise OverflowError("ports are 1 to 65535")
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(found[0], found[1]) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

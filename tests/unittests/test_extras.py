@@ -74,7 +74,17 @@ OPTIONAL = {
     # word times of the command, else proportional ones
     (f"{PACKAGE}/inference/synthesizer.py", "pocketsphinx"),
     # a command of an extra of its own, which its error names
-    *((COMMAND, name) for name in ("app", "server", "Settings", "serve")),
+    *(
+        (COMMAND, name)
+        for name in (
+            "app",
+            "server",
+            "Settings",
+            "check_address",
+            "check_token",
+            "serve",
+        )
+    ),
 }
 
 

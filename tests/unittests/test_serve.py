@@ -30,6 +30,8 @@ import soundfile
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+pytestmark = pytest.mark.slow  # it loads a model
+
 TEXT = "<happy>We won!</happy> <sad intensity=0.4>But he left.</sad>"
 TOKEN = "a-secret-token"
 
@@ -253,7 +255,7 @@ def test_speed_changes_the_length_and_the_word_times(client):
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"guidance": "x"}, "guidance", "number"),
         ({"response_format": "aac"}, "response_format", "'wav'"),
-        ({"inpt": "We won"}, "inpt", "not permitted"),
+        ({"inputs": "We won"}, "inputs", "not permitted"),
         ({"instructions": "mumble"}, None, "mumble"),
     ],
 )

@@ -137,3 +137,47 @@ def test_stream_has_the_length_of_the_speech(parts, path):
     waves = [stream.push(part) for part in tokens.split(5)]
     assert 0 < sum(map(len, waves)) < 61 * 960
     assert sum(map(len, waves)) + len(stream.finish()) == 61 * 960
+
+
+def test_a_voice_streams_as_soon_as_its_first_chunk_is_there(parts, path):
+    """The prompt of 12 tokens is in the first chunk of 25, 3 more follow."""
+    token_to_wav = PromptedTokenToWav(*parts, path, n_timesteps=2)
+    stream = token_to_wav.stream("0011")
+    sizes = [len(stream.push(t[None])) for t in torch.arange(60)]
+    assert [n for n, size in enumerate(sizes, 1) if size] == [16, 41]
+
+
+def test_two_voices_stream_at_once(parts, path):
+    token_to_wav = PromptedTokenToWav(*parts, path, n_timesteps=2)
+    tokens = torch.arange(50)
+    names = ("0011", "0011/happy")
+    alone = []
+    for name in names:
+        stream = token_to_wav.stream(name)
+        waves = [stream.push(part) for part in tokens.split(10)]
+        alone.append(torch.cat([*waves, stream.finish()]))
+    streams = [token_to_wav.stream(name) for name in names]
+    pushed = [[s.push(part) for s in streams] for part in tokens.split(10)]
+    for stream, waves, wav in zip(streams, zip(*pushed), alone):
+        assert torch.equal(torch.cat([*waves, stream.finish()]), wav)
+    assert not torch.allclose(*alone, atol=0.01)
+
+
+def test_speed_of_whole_speech_streams_and_mels(parts, path):
+    token_to_wav = PromptedTokenToWav(*parts, path, n_timesteps=2)
+    tokens = [torch.arange(30), torch.arange(15)]
+    wavs = token_to_wav(tokens, speed=[2.0, 0.5])
+    assert [len(wav) // 480 for wav in wavs] == [30, 60]
+    stream = token_to_wav.stream(speed=0.75)
+    waves = [stream.push(part) for part in tokens[0].split(7)]
+    assert sum(map(len, waves)) + len(stream.finish()) == 80 * 480
+    mels = token_to_wav.decode_voices(tokens, [["0011"]] * 2, speed=[2.0, 0.5])
+    assert [mel.shape[1] for mel in mels] == [30, 60]
+    for mel, wav in zip(mels, wavs):
+        (alone,) = token_to_wav.vocode(mel, torch.ones(1))
+        torch.testing.assert_close(alone, wav, atol=1e-4, rtol=0)
+
+
+def test_a_vocoder_for_whole_speech_cannot_stream(token_to_wav):
+    with pytest.raises(ValueError, match="Level cannot run piece by piece"):
+        token_to_wav.stream()

@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import SOS, TASK
-from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import TokenDrawing
+from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
+    TokenDrawing,
+    without_gradients,
+)
 
 import torch
 from torch import nn
@@ -74,14 +77,15 @@ class BistreamDecoding:
             If guidance is used and the piece has no unconditional variant.
         """
         n_text, n_speech = self._lm.mix_ratio
-        embeddings = piece if torch.is_tensor(piece) else torch.cat([*piece])
+        if not isinstance(piece, torch.Tensor):
+            piece = torch.cat([*piece])
         n_variants = len(self._prompt)
-        if len(embeddings) < n_variants:
+        if len(piece) < n_variants:
             raise ValueError(
                 f"CosyVoice2LM: guidance {self._guidance} needs pieces of "
                 "text with and without their condition, two each."
             )
-        embeddings = embeddings[:n_variants]
+        embeddings = piece[:n_variants]
         self.n_text += embeddings.shape[1]
         self._text = torch.cat([self._text, embeddings], 1)
         while self._text.shape[1] >= n_text:
@@ -105,7 +109,7 @@ class BistreamDecoding:
             self.tokens.append(token)
             yield token
 
-    @torch.inference_mode()
+    @without_gradients
     def _draw(self, stop_id: int) -> int:
         """Read what is new and draw a token, which is read next."""
         hidden = self._cached(torch.cat(self._unread, 1))[:, -1]

@@ -117,6 +117,11 @@ class FlowStream:
         self._frame_cache = StreamingCache(n_first, n_last)
         self._solver_cache = StreamingCache(n_first, n_last)
 
+    @property
+    def look_ahead(self) -> int:
+        """Mel frames by which the mels stay behind the tokens, at most."""
+        return FRAMES_PER_TOKEN * (self.chunk_size + LOOK_AHEAD - 1)
+
     @torch.no_grad()
     def push(self, tokens: Tensor) -> Tensor:
         """Add tokens (1, T), and return the mels (1, N, mels) that are ready.

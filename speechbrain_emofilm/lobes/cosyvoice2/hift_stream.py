@@ -67,6 +67,8 @@ class HiFTStream:
             )
         self.vocoder = vocoder
         self.context = context
+        #: Mel frames by which the wave stays behind the mels.
+        self.look_ahead = context + F0_CONTEXT
         self._generator = torch.Generator().manual_seed(seed)
         self._mel: Tensor | None = None  # (1, N, mels), frames in use
         self._f0: Tensor | None = None  # (1, M), of the first M of them

@@ -5,9 +5,10 @@ any two tokens; ``TokenDrawing`` scores and draws the tokens, there and in
 ``BistreamDecoding``.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple
 
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import IGNORE, SOS, TASK
@@ -22,6 +23,24 @@ import torch.nn.functional as F
 from torch import nn
 
 _ROOM = 128  # tokens by which the history grows
+_INFERENCE_DEVICES = ("cpu", "cuda")
+
+
+def without_gradients(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a method of an object with a ``_lm`` without gradients.
+
+    Inference mode costs less per operation than ``no_grad``, but not every
+    other backend supports its tensors.
+    """
+
+    @wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        device = self._lm.llm_embedding.weight.device.type
+        is_inference = device in _INFERENCE_DEVICES
+        with torch.inference_mode() if is_inference else torch.no_grad():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class TokenDrawing:
@@ -278,7 +297,7 @@ class DrawnToken(NamedTuple):
         maximum length.
     hidden : torch.Tensor
         Hidden state of the position that predicted the token, with the
-        condition, an inference tensor of shape (C,).
+        condition, shape (C,); an inference tensor on CPU and CUDA.
     """
 
     key: Hashable
@@ -384,7 +403,7 @@ class SpeechDecoding:
             )
         self._waiting += new
 
-    @torch.inference_mode()
+    @without_gradients
     def leave(self, key: Hashable) -> None:
         """Remove an utterance; does nothing if it has ended already."""
         self._waiting = [u for u in self._waiting if u.key != key]
@@ -392,7 +411,7 @@ class SpeechDecoding:
         if len(going) < len(self._live):
             self._keep(going)
 
-    @torch.inference_mode()
+    @without_gradients
     def step(self) -> list[DrawnToken]:
         """Draw one token for every utterance, after letting waiting ones in.
 

@@ -11,6 +11,7 @@ only the attention over time is replaced: teacher forcing without padding
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 #: Maps a layer's index, queries (..., heads, D), keys and values (..., key
 #: heads, D) to the attended values (..., heads, D).
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+Map = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -35,25 +38,54 @@ class TrunkLayer:
 
     head_dim: int
     attention_norm: nn.Module
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
-    output: nn.Module
+    query: Map
+    key: Map
+    value: Map
+    output: Map
     mlp_norm: nn.Module
-    gate: nn.Module
-    up: nn.Module
-    down: nn.Module
+    gate: Map
+    up: Map
+    down: Map
     activation: nn.Module
 
     def __init__(self, layer: nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
         self.head_dim = attention.head_dim
         self.attention_norm = layer.input_layernorm
-        self.query, self.key = attention.q_proj, attention.k_proj
-        self.value, self.output = attention.v_proj, attention.o_proj
+        self.query, self.key, self.value, self.output = map(
+            _direct,
+            (
+                attention.q_proj,
+                attention.k_proj,
+                attention.v_proj,
+                attention.o_proj,
+            ),
+        )
         self.mlp_norm = layer.post_attention_layernorm
-        self.gate, self.up = mlp.gate_proj, mlp.up_proj
-        self.down, self.activation = mlp.down_proj, mlp.act_fn
+        self.gate, self.up, self.down = map(
+            _direct, (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        )
+        self.activation = mlp.act_fn
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Tell whether something wants to know when a module is called."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _direct(module: nn.Module) -> Map:
+    """Return a plain linear layer's function, or any other module itself.
+
+    The bookkeeping of a module's call is a large part of a small layer.
+    """
+    if type(module) is not nn.Linear or _has_hooks(module):
+        return module
+    return partial(F.linear, weight=module.weight, bias=module.bias)
 
 
 def trunk_layers(trunk: nn.Module) -> list[TrunkLayer]:
@@ -131,7 +163,7 @@ def read_layers(
         hidden = hidden + layer.output(attended.flatten(-2))
         normalised = _normalise(layer.mlp_norm, hidden)
         hidden = hidden + _feed_forward(layer, normalised)
-    return trunk.norm(hidden)
+    return _normalise(trunk.norm, hidden)
 
 
 def _normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -140,6 +172,7 @@ def _normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
         type(norm) is Qwen2RMSNorm
         and x.dtype == torch.float32 == norm.weight.dtype
         and not torch.is_grad_enabled()
+        and not _has_hooks(norm)
     ):
         return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
     return norm(x)

@@ -19,6 +19,11 @@ class HarmonicNoiseStream:
     the phase of the pulses runs on in double precision, and the noise is the
     same. The cost of a part depends on its size alone.
 
+    The phase adds up the rounding of F0, in a stream as in one call: in float32
+    with the released weights, the waves of 8 s of random tokens, up to 0.19
+    loud, differ by up to 0.0006; a change of F0 by its last bit does as much.
+    In float64 they are equal to 1e-8.
+
     Arguments
     ---------
     vocoder : HarmonicNoiseVocoder
@@ -61,10 +66,12 @@ class HarmonicNoiseStream:
         # All start at the first frame of the transforms not yet computed.
         self._source: torch.Tensor | None = None  # (1, 2, samples)
         self._gain: torch.Tensor | None = None  # (1, 2, frames, bins)
-        self._overlap: torch.Tensor | None = None  # (1, 2, 3, filter_hop)
+        self._overlap: torch.Tensor | None = None  # (1, 3, filter_hop)
         self._begun = False
-        # The half window before the wave, which is only reflection.
+        # Segments of the half window before the wave, which is reflection.
         self._n_skipped = vocoder.n_fft // 2 // vocoder.filter_hop
+        self._heard = False
+        self._spoken = False
         self._finished = False
 
     def push(self, mel: torch.Tensor) -> torch.Tensor:
@@ -82,15 +89,16 @@ class HarmonicNoiseStream:
                 "HarmonicNoiseStream: the speech has been finished; make "
                 "another stream for other speech."
             )
+        self._heard = self._heard or mel.size(1) > 0
         return self._speak(mel, last=False)
 
     def finish(self) -> torch.Tensor:
         """End the speech, and return the rest of its wave (1, samples)."""
         window = self.vocoder.window
-        if self._finished or self._source is None:
-            self._finished = True
-            return window.new_zeros(1, 0)
+        nothing_left = self._finished or not self._heard
         self._finished = True
+        if nothing_left:
+            return window.new_zeros(1, 0)
         n_bands = self.vocoder.f0_predictor[0].in_channels
         return self._speak(window.new_zeros(1, 0, n_bands), last=True)
 
@@ -112,23 +120,26 @@ class HarmonicNoiseStream:
         n_ready = (self._source.size(2) - n_fft) // hop + 1
         n_frames = min(n_ready, self._gain.size(2))
         if n_frames <= 0:
-            return self._emit(mel.new_zeros(1, 2, 0, hop))
+            return mel.new_zeros(1, 0)
         segments = vocoder.filtered_segments(
             self._source[..., : (n_frames - 1) * hop + n_fft],
             self._gain[:, :, :n_frames],
         )
         self._source = self._source[..., n_frames * hop :].clone()
         self._gain = self._gain[:, :, n_frames:].clone()
-        n_kept = segments.size(2) - n_frames
+        n_kept = segments.size(1) - n_frames
         if self._overlap is not None:
-            segments[:, :, :n_kept] += self._overlap
-        ready, self._overlap = segments.tensor_split([n_frames], dim=2)
-        self._overlap = self._overlap.clone()
+            segments[:, :n_kept] += self._overlap
+        ready, overlap = segments.tensor_split([n_frames], dim=1)
+        self._overlap = overlap.clone()
         if last:
             # The wave ends half a window before the last frame's end.
-            n_rest = n_kept - n_fft // 2 // hop
-            ready = torch.cat([ready, self._overlap[:, :, :n_rest]], dim=2)
-        return self._emit(ready)
+            ready = segments[:, : segments.size(1) - n_fft // 2 // hop]
+        skipped, ready = ready.tensor_split([self._n_skipped], dim=1)
+        self._n_skipped -= skipped.size(1)
+        first = not self._spoken
+        self._spoken = self._spoken or ready.size(1) > 0
+        return vocoder.join_segments(ready, first, last)
 
     def _extend(self, mel: torch.Tensor, last: bool) -> None:
         """Append to the source and to the gains what the mels allow."""
@@ -143,9 +154,3 @@ class HarmonicNoiseStream:
             source = torch.cat([self._source, source], dim=2)
             gain = torch.cat([self._gain, gain], dim=2)
         self._source, self._gain = source, gain
-
-    def _emit(self, segments: torch.Tensor) -> torch.Tensor:
-        """Return the wave of finished segments (1, 2, n, filter_hop)."""
-        skipped, segments = segments.tensor_split([self._n_skipped], dim=2)
-        self._n_skipped -= skipped.size(2)
-        return self.vocoder.join_segments(segments)

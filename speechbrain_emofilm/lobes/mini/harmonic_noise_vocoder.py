@@ -151,11 +151,26 @@ class PulseTrain:
         """Interpolate F0 to samples, (B, N * hop_length) in Hz, double."""
         # Dividing by the interpolated voicing keeps F0 level where voicing
         # begins and ends.
-        frames = torch.stack([f0.double() * voiced, voiced], 1)
-        height, weight = F.interpolate(
-            frames, scale_factor=float(self.hop_length), mode="linear"
-        ).unbind(1)
+        height = self._interpolate(f0.double() * voiced)
+        weight = self._interpolate(voiced)
         return torch.where(weight > 0, height / weight.clamp(min=1e-9), 200.0)
+
+    def _interpolate(self, frames: torch.Tensor) -> torch.Tensor:
+        """Interpolate linearly between frame centres, (B, N * hop_length)."""
+        padded = torch.cat([frames[:, :1], frames, frames[:, -1:]], 1)
+        samples = torch.arange(
+            self.hop_length, dtype=frames.dtype, device=frames.device
+        )
+        # Distance to the centre of the frame, in frames.
+        distance = (samples + 0.5) / self.hop_length - 0.5
+        to_previous = (-distance).clamp(min=0)
+        to_next = distance.clamp(min=0)
+        values = (
+            padded[:, 1:-1, None] * (1 - distance.abs())
+            + padded[:, :-2, None] * to_previous
+            + padded[:, 2:, None] * to_next
+        )
+        return values.flatten(1)
 
     def _pulses(
         self, frequency: torch.Tensor, phase: torch.Tensor
@@ -316,7 +331,7 @@ class HarmonicNoiseVocoder(MelVocoder):
         segments = self.filtered_segments(source, gain)
         start = half // self.filter_hop
         end = start + source.size(2) // self.filter_hop - 2 * start
-        return self.join_segments(segments[:, :, start:end])
+        return self.join_segments(segments[:, start:end], True, True)
 
     def filtered_segments(
         self, source: torch.Tensor, gain: torch.Tensor
@@ -333,31 +348,46 @@ class HarmonicNoiseVocoder(MelVocoder):
         Returns
         -------
         segments : torch.Tensor
-            Overlapping windows added up, and the squared windows added up:
-            (B, 2, M + n_fft / filter_hop - 1, filter_hop).
+            Sum of the overlapping windows,
+            (B, M + n_fft / filter_hop - 1, filter_hop).
         """
         frames = source.unfold(-1, self.n_fft, self.filter_hop) * self.window
-        spectrum = torch.view_as_real(torch.fft.rfft(frames))
-        spectrum = (spectrum * gain[..., None]).sum(1)
-        frames = torch.fft.irfft(torch.view_as_complex(spectrum), self.n_fft)
-        frames = torch.stack(
-            [
-                frames * self.window,
-                self.window.square().expand_as(frames),
-            ],
-            1,
-        )
-        pieces = frames.unflatten(-1, (-1, self.filter_hop)).unbind(3)
-        n_more = len(pieces) - 1
-        return sum(
-            F.pad(piece, (0, 0, i, n_more - i))
-            for i, piece in enumerate(pieces)
-        )
+        pulses, noise = torch.fft.rfft(frames).unbind(1)
+        gain = gain.to(pulses.dtype)
+        spectrum = torch.addcmul(pulses * gain[:, 0], noise, gain[:, 1])
+        frames = torch.fft.irfft(spectrum, self.n_fft) * self.window
+        pieces = frames.unflatten(-1, (-1, self.filter_hop)).unbind(2)
+        n_frames = frames.size(1)
+        segments = F.pad(pieces[0], (0, 0, 0, len(pieces) - 1))
+        for i, piece in enumerate(pieces[1:], 1):
+            segments[:, i : i + n_frames] += piece
+        return segments
 
-    def join_segments(self, segments: torch.Tensor) -> torch.Tensor:
-        """Join the segments (B, 2, M, filter_hop) of one wave (B, samples)."""
-        windowed, weight = segments.unbind(1)
-        return (windowed / weight).flatten(1)
+    def join_segments(
+        self, segments: torch.Tensor, first: bool, last: bool
+    ) -> torch.Tensor:
+        """Join the segments of a wave, and divide by the sum of the windows.
+
+        Arguments
+        ---------
+        segments : torch.Tensor
+            (B, M, filter_hop).
+        first, last : bool
+            Whether the first and the last of them are the wave's, on which
+            one window less lies than elsewhere.
+
+        Returns
+        -------
+        wav : torch.Tensor
+            (B, M * filter_hop).
+        """
+        pieces = self.window.square().unflatten(0, (-1, self.filter_hop))
+        weight = pieces.sum(0).repeat(segments.size(1), 1)
+        if first:
+            weight[:1] = pieces[:-1].sum(0)
+        if last:
+            weight[-1:] = pieces[1:].sum(0)
+        return (segments / weight).flatten(1)
 
     def to_gain(self, bands: torch.Tensor) -> torch.Tensor:
         """Map the filter network's output to the gains of pulses and noise.

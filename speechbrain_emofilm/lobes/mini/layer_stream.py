@@ -109,13 +109,15 @@ class ConvStream:
         self._kept = x[:, max(n_out, 0) :].clone()
         if n_out <= 0:
             return x.new_zeros(x.size(0), 0, self.conv.out_channels)
+        if n_out < _MIN_ROWS:
+            x = F.pad(x, (0, 0, 0, _MIN_ROWS - n_out))
         y = F.conv1d(
             x.transpose(1, 2),
             self.conv.weight,
             self.conv.bias,
             groups=self.conv.groups,
         )
-        return y.transpose(1, 2)
+        return y.transpose(1, 2)[:, :n_out]
 
 
 class BlockStream:

@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""Measure `emofilm serve` on this machine, or abuse it.
+
+> python benchmarks/serve.py
+> python benchmarks/serve.py --abuse-minutes 10
+
+The first command prints, for 1, 4, 16 and 64 clients that ask at the same
+time, the requests per second and the 95th percentile of the time to the first
+sound; and the same of a server that speaks one text at a time. The second one
+has clients leave in the middle, send rubbish, too much and too slowly, and try
+what is forbidden, while others ask properly. It fails if one of these is not
+answered or hears something else, or if the server's memory or open files grow.
+"""
+
+import argparse
+import asyncio
+import io
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.reporting import print_result
+from httpx import AsyncClient, HTTPError, Limits, get
+
+CLIENTS = (1, 4, 16, 64)
+TEXTS = (
+    "<happy>We won the game!</happy> <sad>But he left the house.</sad>",
+    "One dog ran home again.",
+    "<surprise=0.5 happy=0.5>Did you see that?</> I did not.",
+    "<angry intensity=0.7>Leave the door open.</> It is warm in here.",
+)
+#: Growth of the server's memory in the second half of the abuse, in MB.
+TOLERANCE_MB = 64
+
+
+@contextmanager
+def serving(*options):
+    """Run a server in a process of its own; yields its address and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "speechbrain_emofilm", "serve"]
+    command += ["--no-browser", "--port", str(port), *options]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            if process.poll() is not None:
+                sys.exit("The server has ended: run `emofilm serve` to see why")
+            try:
+                if get(f"{url}/healthz").is_success:
+                    break
+            except HTTPError:
+                time.sleep(0.1)
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def speak(client, text, seed=0):
+    """Ask for a text; returns the time to the first sound, and the sound."""
+    started = time.perf_counter()
+    first, sound = None, b""
+    asked = {
+        "input": text,
+        "seed": seed,
+        "response_format": "pcm",
+        "stream": True,
+    }
+    async with client.stream("POST", "/v1/audio/speech", json=asked) as answer:
+        if answer.status_code == 429:
+            await asyncio.sleep(float(answer.headers["retry-after"]))
+            return None, None
+        answer.raise_for_status()
+        async for part in answer.aiter_raw():
+            first = first or time.perf_counter() - started
+            sound += part
+    return first, sound
+
+
+async def load(url, n_clients, n_requests):
+    """Let clients ask one request after the other; returns the scores."""
+    limits = Limits(max_connections=n_clients)
+    async with AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+        await speak(client, TEXTS[0])  # warm
+        firsts, seconds = [], 0.0
+
+        async def work(number):
+            nonlocal seconds
+            for index in range(number, n_requests, n_clients):
+                first, sound = await speak(client, TEXTS[index % 4], index)
+                if first is not None:
+                    firsts.append(first)
+                    seconds += len(sound) / 48000
+
+        started = time.perf_counter()
+        await asyncio.gather(*(work(number) for number in range(n_clients)))
+        took = time.perf_counter() - started
+    firsts.sort()
+    return {
+        "requests_per_s": round(len(firsts) / took, 3),
+        "speech_s_per_s": round(seconds / took, 3),
+        "first_sound_p50_s": round(firsts[len(firsts) // 2], 3),
+        "first_sound_p95_s": round(firsts[int(0.95 * (len(firsts) - 1))], 3),
+    }
+
+
+def measure(options):
+    """Print the scores of a server for several and for one text at a time."""
+    for max_rows in (options.rows, 1):
+        with serving("--max-rows", str(max_rows)) as (url, _):
+            for n_clients in CLIENTS:
+                n = max(options.requests, n_clients)
+                scores = asyncio.run(load(url, n_clients, n))
+                print_result(
+                    "serve", rows=max_rows, clients=n_clients, **scores
+                )
+
+
+# --------------------------------------------------------------------- abuse
+
+
+def raw(url, data, wait=0.0, read=False):
+    """Send bytes and leave, perhaps after some time."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        try:
+            for part in data:
+                connection.sendall(part)
+                time.sleep(wait)
+            if read:
+                connection.recv(1000)
+        except OSError:
+            pass  # the server may have closed it
+
+
+def request(body, path="/v1/words", **headers):
+    """Bytes of a POST request."""
+    fields = {
+        "Host": "localhost",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def leave(url, rng):
+    """Ask for a long text and leave."""
+    body = b'{"text": "' + b"One dog ran home again. " * 20 + b'"}'
+    raw(url, [request(body)], wait=rng.random())
+
+
+def rubbish(url, rng):
+    """Send random bytes."""
+    raw(url, [rng.randbytes(rng.randrange(1, 4000))], read=True)
+
+
+def rubbish_json(url, rng):
+    """Send JSON that is none, or is nested too deeply."""
+    body = rng.choice([b"{", b"[" * 100_000, b'{"text": 1}', rng.randbytes(99)])
+    path = rng.choice(["/v1/words", "/v1/marks", "/v1/audio/speech"])
+    raw(url, [request(body, path)], read=True)
+
+
+def oversized(url, rng):
+    """Send more than is accepted, with and without saying so."""
+    raw(url, [request(b"", Content_Length="99999999999")], read=True)
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    head = b"POST /v1/words HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    raw(url, [head, *[chunk] * 40], read=True)
+    raw(url, [b"GET / HTTP/1.1\r\nX: " + b"x" * 500_000], read=True)
+
+
+def slow(url, rng):
+    """Send a request byte by byte."""
+    data = request(b'{"text": "We won."}')[: rng.randrange(5, 60)]
+    raw(url, [data[i : i + 1] for i in range(len(data))], wait=0.1)
+
+
+def slow_reader(url, rng):
+    """Ask for much sound and do not read it."""
+    body = b'{"response_format": "pcm", "input": "'
+    body += b"One dog ran home again. " * 30 + b'"}'
+    raw(url, [request(body, "/v1/audio/speech")], wait=10)
+
+
+def malicious(url, rng):
+    """Try what is forbidden: other names, pages, paths, recordings."""
+    body = b'{"text": "We won."}'
+    raw(url, [request(body, Host="evil.example")], read=True)
+    raw(url, [request(body, Origin="http://evil.example")], read=True)
+    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "//etc/passwd"):
+        raw(url, [f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()])
+    form = io.BytesIO()
+    for name, value in (
+        ("name", b"../../voice"),
+        ('file"; filename="../../x.wav', rng.randbytes(5000)),
+    ):
+        form.write(b"--x\r\nContent-Disposition: form-data; name=")
+        form.write(b'"' + name.encode() + b'"\r\n\r\n' + value + b"\r\n")
+    form.write(b"--x--\r\n")
+    kind = "multipart/form-data; boundary=x"
+    for path in ("/v1/voices", "/v1/label"):
+        raw(
+            url,
+            [request(form.getvalue(), path, Content_Type=kind)],
+            read=True,
+        )
+    marks = [b"<" * 4000, b"<happy>" * 500, b"a " * 2000, "😀".encode() * 900]
+    body = b'{"text": "' + rng.choice(marks) + b'"}'
+    raw(url, [request(body, "/v1/marks")], read=True)
+
+
+ABUSES = (
+    leave,
+    rubbish,
+    rubbish_json,
+    oversized,
+    slow,
+    slow_reader,
+    malicious,
+)
+
+
+def resources(process):
+    """Memory in MB and open files of the server (Linux)."""
+    folder = Path(f"/proc/{process.pid}")
+    pages = int((folder / "statm").read_text().split()[1])
+    memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return memory, len(os.listdir(folder / "fd"))
+
+
+async def attack(url, process, minutes):
+    """Abuse a server; returns what happened to those who ask properly."""
+    until = time.monotonic() + 60 * minutes
+    n_abuses, n_proper, different = 0, 0, 0
+    readings = []
+    async with AsyncClient(base_url=url, timeout=600) as client:
+        expected = [(await speak(client, text))[1] for text in TEXTS]
+
+        async def abuse(number):
+            nonlocal n_abuses
+            rng = random.Random(number)
+            while time.monotonic() < until:
+                kind = ABUSES[number % len(ABUSES)]
+                try:
+                    await asyncio.to_thread(kind, url, rng)
+                except OSError:  # refused: there are too many connections
+                    await asyncio.sleep(0.1)
+                n_abuses += 1
+
+        async def proper(number):
+            nonlocal n_proper, different
+            while time.monotonic() < until:
+                index = random.randrange(len(TEXTS))
+                _, sound = await speak(client, TEXTS[index])
+                if sound is not None:
+                    n_proper += 1
+                    different += sound != expected[index]
+
+        async def watch():
+            while time.monotonic() < until:
+                readings.append(resources(process))
+                await asyncio.sleep(1)
+
+        await asyncio.gather(
+            *(abuse(number) for number in range(2 * len(ABUSES))),
+            *(proper(number) for number in range(2)),
+            watch(),
+        )
+        # Everything that was given up has left.
+        await asyncio.sleep(35)
+        await speak(client, TEXTS[0])
+    half = readings[len(readings) // 2 :]
+    memory, files = resources(process)
+    return {
+        "abuses": n_abuses,
+        "proper_requests": n_proper,
+        "different_sounds": different,
+        "memory_growth_mb": round(memory - min(m for m, _ in half), 1),
+        "open_files_growth": files - readings[0][1],
+    }
+
+
+def main():
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--abuse-minutes", type=float)
+    options = parser.parse_args()
+    if options.abuse_minutes is None:
+        measure(options)
+        return
+    with serving("--time-limit", "60") as (url, process):
+        scores = asyncio.run(attack(url, process, options.abuse_minutes))
+        alive = process.poll() is None and get(f"{url}/healthz").is_success
+    print_result("serve_abuse", alive=alive, **scores)
+    if (
+        not alive
+        or not scores["proper_requests"]
+        or scores["different_sounds"]
+        or scores["memory_growth_mb"] > TOLERANCE_MB
+        or scores["open_files_growth"] > 8
+    ):
+        sys.exit("The server did not stand it: see above.")
+
+
+if __name__ == "__main__":
+    main()
