@@ -105,6 +105,8 @@ setup(
             "pre-commit>=4",
             "types-PyYAML",
             "types-requests",
+            "selenium>=4.20",  # drives a browser, for tests of the page
+            "axe-core-python>=0.1",  # finds what keeps people out of it
             "espeakng-loader>=0.2.4",  # exact word times, for benchmarks
             "tokenizers>=0.21",  # makes small tokenizers, for tests
             "librosa>=0.10",  # what the warping is compared with

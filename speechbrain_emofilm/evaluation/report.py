@@ -1,11 +1,13 @@
 """Evaluation report: one HTML page that shows and plays a model's speech.
 
 The page embeds everything, sound as FLAC and pictures as PNG, so it can be
-sent by mail and opened from disk, without a network.
+sent by mail and opened from disk, without a network. It looks as the page of
+``emofilm serve`` does, whose styles and drawing code it embeds.
 """
 
 import base64
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from pathlib import Path
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.metrics.row_stats import write_csv
 from speechbrain_emofilm.processing.prosody import FRAME_RATE, prosody_track
+from speechbrain_emofilm.utils.colors import emotion_colors
 from speechbrain_emofilm.utils.files import atomic_path
 
 import jinja2
@@ -22,12 +25,8 @@ import soundfile
 from scipy.signal import spectrogram
 
 TEMPLATES = Path(__file__).parents[1] / "assets" / "report"
-#: Colours of the emotions, in the order of the taxonomy: the first suits
-#: `neutral`, the next ESD's other four.
-COLORS = (
-    "#8b8d98", "#e5484d", "#f5a524", "#3e8ede", "#a463d8",
-    "#12a594", "#e93d82", "#99a811", "#ad7f58",
-)  # fmt: skip
+#: Files that the report shares with the page of ``emofilm serve``.
+SHARED = Path(__file__).parents[1] / "serve" / "static"
 #: A grey that is legible on a light and on a dark page.
 INK = "#7d838c"
 PICTURE_SIZE = (6.4, 2.8)  # inches
@@ -299,7 +298,9 @@ def write_report(path: str | Path, report: Report) -> Path:
         **vars(report) | {"systems": list(report.systems)},
         labels=report.systems,
         colors=colors,
-        word_style=lambda word: _word_style(word, colors),
+        theme=(SHARED / "theme.css").read_text(encoding="utf-8"),
+        drawing=_inlined(SHARED / "drawing.js"),
+        times=_word_times,
         audio=lambda take: audio_uri(take.wav, take.sample_rate),
         picture=lambda sample, take: png_uri(draw_take(sample, take, colors)),
         png=png_uri,
@@ -386,30 +387,6 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
         for cells in lines
     )
     return "\n".join([head, "|" + "---|" * len(lines[0]), *rows])
-
-
-def emotion_colors(emotions: Sequence[str]) -> dict[str, str]:
-    """Assign a colour to each emotion.
-
-    Arguments
-    ---------
-    emotions : sequence of str
-        The taxonomy.
-
-    Returns
-    -------
-    dict
-        Emotion to ``"#rrggbb"``.
-
-    Example
-    -------
-    >>> emotion_colors(["neutral", "angry"])
-    {'neutral': '#8b8d98', 'angry': '#e5484d'}
-    """
-    return {
-        emotion: COLORS[index % len(COLORS)]
-        for index, emotion in enumerate(emotions)
-    }
 
 
 def audio_uri(wav: np.ndarray, sample_rate: int) -> str:
@@ -644,11 +621,20 @@ def _pale(color: str, strength: float) -> tuple[float, ...]:
     return tuple((1 - strength + strength * rgb).tolist())
 
 
-def _word_style(word: AskedWord, colors: Mapping[str, str]) -> str:
-    color = colors.get(word.emotion)
-    if color is None:
-        return ""
-    return f"background: {color}{round(200 * _strength(word)):02x}"
+def _inlined(module: Path) -> str:
+    """Read a JavaScript module as a part of another."""
+    source = module.read_text(encoding="utf-8")
+    return re.sub(r"^export ", "", source, flags=re.MULTILINE)
+
+
+def _word_times(take: Take) -> str:
+    """Write the times of a take's words for the page's script."""
+    return json.dumps(
+        [
+            {"start": round(word.start, 3), "end": round(word.end, 3)}
+            for word in take.words
+        ]
+    )
 
 
 def _percent(score: Score, value: float) -> float:

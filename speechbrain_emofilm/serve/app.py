@@ -48,6 +48,7 @@ from speechbrain_emofilm.serve.models import (
 )
 from speechbrain_emofilm.serve.pieces import PieceReader, cut_text
 from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
+from speechbrain_emofilm.utils.colors import emotion_colors
 
 import numpy as np
 import soundfile
@@ -68,12 +69,6 @@ from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 STATIC = Path(__file__).parent / "static"
-#: Colours of the emotions in the order of the taxonomy, those of the
-#: evaluation report.
-COLOURS = (
-    "#8b8d98", "#e5484d", "#f5a524", "#3e8ede", "#a463d8",
-    "#12a594", "#e93d82", "#99a811", "#ad7f58",
-)  # fmt: skip
 #: Names by which OpenAI's clients ask for a speech model.
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 #: Silence between two sentences, in seconds.
@@ -573,8 +568,8 @@ def _add_information(app: FastAPI, service: Service) -> None:
     async def emotions():
         return {
             "emotions": [
-                {"name": name, "colour": COLOURS[index % len(COLOURS)]}
-                for index, name in enumerate(service.emotions)
+                {"name": name, "colour": colour}
+                for name, colour in emotion_colors(service.emotions).items()
             ],
             "axes": list(getattr(service.synthesizer, "axes", ())),
         }

@@ -5,7 +5,6 @@ Needs Chromium (``apt install chromium``), and runs in addition where it is.
 
 import json
 import re
-import shutil
 import subprocess
 from html import unescape
 
@@ -19,13 +18,14 @@ from speechbrain_emofilm.evaluation.report import (
     Take,
     write_report,
 )
+from speechbrain_emofilm.utils.colors import emotion_colors
 
 import numpy as np
 import pytest
 from PIL import Image
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+from chromium import BROWSER, DRIVER, browsing  # isort: skip
+
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
 SECONDS = 0.5
@@ -132,3 +132,63 @@ def test_the_page_is_not_blank(page, tmp_path):
     # Spectrograms are dark, on a light page.
     assert (pixels.max(-1) < 60).mean() > 0.02
     assert (pixels.min(-1) > 200).mean() > 0.3
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    """The page of nine systems, open in a browser that can be asked."""
+    pytest.importorskip("selenium")
+    if DRIVER is None:
+        pytest.skip("no driver of Chromium here")
+    systems = {f"s{i}": f"E-FiLM, variant number {i}" for i in range(9)}
+    estimates = dict.fromkeys(systems, Estimate(0.5, 0.4, 0.6))
+    wav = 0.5 * np.sin(np.arange(24000) / 20)
+    words = [Word("We", 0.0, 0.5), Word("won", 0.5, 1.0)]
+    asked = [AskedWord("We", "neutral"), AskedWord("won", "happy", 0.8)]
+    path = write_report(
+        tmp_path_factory.mktemp("wide") / "report.html",
+        Report(
+            "A test",
+            [],
+            systems,
+            ["neutral", "happy"],
+            [Score("Word error rate", "Lower is better.", estimates)],
+            [Sample("We won", asked, [Take("s0", wav, 24000, words)])],
+        ),
+    )
+    with browsing(tmp_path_factory.mktemp("browser")) as browser:
+        browser.size(1300, 900)
+        browser.driver.get(path.as_uri())
+        yield browser
+
+
+def test_a_wide_table_stays_on_the_page(window):
+    wide = (
+        "const box = document.querySelector('.scores').parentElement;"
+        "return [box.scrollWidth - box.clientWidth,"
+        "box.getBoundingClientRect().right - innerWidth,"
+        "document.documentElement.scrollWidth - innerWidth]"
+    )
+    assert max(window.run(wide)) <= 0
+    window.size(400, 900)
+    in_box, *on_page = window.run(wide)
+    assert in_box > 0 and max(on_page) <= 0
+    window.size(1300, 900)
+
+
+def test_the_spoken_word_lights_up_in_its_colour(window):
+    red, green, blue = bytes.fromhex(
+        emotion_colors(["neutral", "happy"])["happy"][1:]
+    )
+    assert f"rgba({red}, {green}, {blue}, " in window.run(
+        "return getComputedStyle(document.querySelectorAll('.words span')[1])"
+        ".backgroundImage"
+    )
+    window.run("document.querySelector('audio').play()")
+    for word in ("We", "won"):
+        assert window.wait(
+            "const lit = document.querySelector('.words .lit');"
+            f"return lit && lit.textContent === '{word}'"
+        )
+    window.wait("return document.querySelector('audio').ended")
+    window.wait("return !document.querySelector('.words .lit')")

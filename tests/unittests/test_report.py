@@ -16,10 +16,10 @@ from speechbrain_emofilm.evaluation.report import (
     Take,
     audio_uri,
     draw_take,
-    emotion_colors,
     place_words,
     write_report,
 )
+from speechbrain_emofilm.utils.colors import emotion_colors
 
 import numpy as np
 import pytest

@@ -29,8 +29,8 @@ from itertools import combinations
 from pathlib import Path
 
 from speechbrain_emofilm.dataio.labels import full_intensity
-from speechbrain_emofilm.evaluation.report import emotion_colors
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.utils.colors import emotion_colors
 from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 import numpy as np

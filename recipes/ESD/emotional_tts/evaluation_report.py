@@ -17,7 +17,6 @@ from speechbrain_emofilm.evaluation.report import (
     Sample,
     Score,
     Take,
-    emotion_colors,
     figure_png,
     write_report,
     write_score_table,
@@ -26,6 +25,7 @@ from speechbrain_emofilm.evaluation.scores import score_rows
 from speechbrain_emofilm.evaluation.systems import split_kind
 from speechbrain_emofilm.metrics.intelligibility import rate_of_language
 from speechbrain_emofilm.processing.mel import SAMPLE_RATE
+from speechbrain_emofilm.utils.colors import emotion_colors
 
 import numpy as np
 import speechbrain
