@@ -286,9 +286,10 @@ class Service:
             raise _Fault("Give either text or words.", param="text")
         if request.text is not None:
             marked = self.parse(request.text)
-            words = words_of(marked)
+            words, breaks = words_of(marked), getattr(marked, "breaks", ())
         else:
             words = [word.model_dump() for word in request.words or ()]
+            breaks = ()
             unknown = {
                 name for word in words for name in word["emotion"] or ()
             } - set(self.emotions)
@@ -299,7 +300,7 @@ class Service:
                     param="words",
                 )
         try:
-            marks = marks_of(words, self.emotions, self.tags)
+            marks = marks_of(words, self.emotions, self.tags, breaks)
         except ValueError as error:
             raise _Fault(str(error), param="words") from error
         return marks, self.parse(marks, "words")

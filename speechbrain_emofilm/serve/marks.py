@@ -1,6 +1,7 @@
 """Marked text as a list of words with their emotions, and back."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -65,6 +66,7 @@ def marks_of(
     words: Sequence[Mapping[str, Any]],
     emotions: Sequence[str],
     tags: Sequence[str] = (),
+    breaks: Sequence[Any] = (),
 ) -> str:
     """Write words as marked text, the inverse of :func:`words_of`.
 
@@ -76,6 +78,8 @@ def marks_of(
         The model's emotions.
     tags : list of str
         The model's tags, which may stand between words.
+    breaks : list of Break
+        Silence between the words.
 
     Returns
     -------
@@ -127,15 +131,20 @@ def marks_of(
     following = iter(labels)
     last, coming = None, next(following, None)
     written: list[WordLabel] = []
+    indices: list[int] = []  # of the words among those with words of tags
     for one in split_words(text):
         if (one.start, one.end) in known:
+            indices.append(len(written))
             last, coming = coming, next(following, None)
             written.append(last)
         elif last and coming and _alike(last, coming):
             written.append(last)
         else:
             written.append(WordLabel(one.text, 0, 1))
-    marks = write_markup(text, written)
+    indices.append(len(written))
+    moved = [replace(pause, word=indices[pause.word]) for pause in breaks]
+    options = {"breaks": moved} if moved else {}
+    marks = write_markup(text, written, **options)
     for tag in tags:
         marks = marks.replace(escape(tag, quote=False), tag)
     parse_markup(marks, emotions, max_words=MAX_WORDS, tags=tags)
