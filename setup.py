@@ -44,7 +44,12 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["speechbrain_emofilm*"]),
     package_data={
-        "speechbrain_emofilm": ["py.typed", "assets/mini/*", "assets/report/*"]
+        "speechbrain_emofilm": [
+            "py.typed",
+            "assets/mini/*",
+            "assets/mini_bistream/*",
+            "assets/report/*",
+        ]
     },
     python_requires=">=3.10",
     install_requires=[
