@@ -47,6 +47,7 @@ setup(
         "speechbrain_emofilm": [
             "py.typed",
             "assets/mini/*",
+            "assets/mini_bistream/*",
             "assets/report/*",
             "serve/static/*",
             "serve/static/*/*",

@@ -22,7 +22,7 @@ def pretraining(pristine_pretraining, tmp_path):
     return shutil.copytree(pristine_pretraining, tmp_path / "pretraining")
 
 
-def train(recipe, corpus, output, **overrides):
+def train(recipe, corpus, output, hparams="train.yaml", **overrides):
     """Runs a recipe's train.py in this process."""
     folder = RECIPES / recipe
     flags = {
@@ -33,7 +33,7 @@ def train(recipe, corpus, output, **overrides):
         "batch_size": 4,
         **overrides,
     }
-    argv = [str(folder / "train.py"), str(folder / "hparams" / "train.yaml")]
+    argv = [str(folder / "train.py"), str(folder / "hparams" / hparams)]
     argv += [f"--{name}={value}" for name, value in flags.items()]
     with (
         mock.patch.object(sys, "argv", [*argv, "--device=cpu"]),
@@ -163,3 +163,26 @@ def test_finished_training_is_not_done_again(pretraining, tmp_path):
 def test_too_short_utterances_stop_before_the_training(pretraining, tmp_path):
     with pytest.raises(ValueError, match="no utterance has the 20000 frames"):
         train_tokenizer(pretraining, tmp_path, segment_tokens=10000)
+
+
+def test_the_shipped_llm_is_trained_on_in_both_layouts(pretraining, tmp_path):
+    folder = RECIPES / "speech_tokenizer"
+    script = folder / "tokenize_corpus.py"
+    with (
+        mock.patch.object(sys, "argv", [str(script), str(pretraining)]),
+        mock.patch.object(sys, "path", [str(folder), *sys.path]),
+        mock.patch.dict(sys.modules),  # it imports a module named train
+    ):
+        runpy.run_path(str(script), run_name="__main__")
+    sizes = dict(number_of_epochs=1, steps_per_epoch=1, lr=0.0)
+    train("llm", pretraining, tmp_path, "train_bistream.yaml", **sizes)
+    log = (tmp_path / "train_log.txt").read_text()
+    losses = dict(re.findall(r"(?:valid|,) (\w*speech): ([\d.]+)", log))
+    # The shipped one has read whole texts only.
+    assert float(losses["speech"]) < float(losses["bistream_speech"])
+    # What it learned is taken over, the text embedding in parts.
+    shipped = load_file(
+        REPOSITORY / "speechbrain_emofilm/assets/mini/llm.safetensors"
+    )
+    trained = load_file(tmp_path / "llm.safetensors")
+    torch.testing.assert_close(trained, shipped, rtol=0, atol=2e-3)

@@ -23,8 +23,13 @@ class CuedUnitEmbedding(nn.Module):
 
     Example
     -------
-    >>> CuedUnitEmbedding(16).weight.shape
+    >>> embedding = CuedUnitEmbedding(16)
+    >>> embedding.weight.shape
     torch.Size([4192, 16])
+    >>> same = CuedUnitEmbedding(16)
+    >>> same.load_table(embedding.weight)
+    >>> torch.allclose(same.weight, embedding.weight, atol=1e-5)
+    True
     """
 
     def __init__(self, dim: int):
@@ -54,6 +59,19 @@ class CuedUnitEmbedding(nn.Module):
         cues = torch.cat([cues, self.plain])
         rows = (cues[:, None] + self.unit).flatten(0, 1)
         return torch.cat([rows, self.instruction])
+
+    @torch.no_grad()
+    def load_table(self, table: torch.Tensor) -> None:
+        """Take over the parts of a table that such an embedding made."""
+        rows = table[: N_CUES * len(UNITS)].view(N_CUES, len(UNITS), -1)
+        change = (rows - rows[0]).mean(1)
+        self.unit.copy_(rows[0])
+        self.plain.copy_(change[-1:])
+        for axis, name in enumerate(CUE_AXES):
+            for level in (1, -1):
+                code = Cues(**{name: level}).code
+                self.cue[axis, int(level < 0)] = change[code]
+        self.instruction.copy_(table[N_CUES * len(UNITS) :])
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Embed ids (B, T) as (B, T, dim)."""

@@ -11,6 +11,11 @@ Two auxiliary losses speed up the training of a small model: some heads are
 guided to attend to the unit being spoken, and the phoneme of the next token is
 predicted in addition to the token.
 
+With ``bistream_share``, that share of the training utterances is laid out with
+text and speech in turns, so that the model can also speak a text that is still
+being written (hparams/train_bistream.yaml). Validation then tells the losses
+of both layouts apart.
+
 Writes ``llm.safetensors`` (float16) to the output folder.
 """
 
@@ -20,6 +25,7 @@ import sys
 from pathlib import Path
 
 from speechbrain_emofilm.integrations.hibari import N_CUES, UNITS
+from speechbrain_emofilm.utils.assets import find_file, load_safetensors
 from speechbrain_emofilm.utils.files import write_json
 
 import numpy as np
@@ -131,26 +137,45 @@ class LLMBrain(pretraining.PretrainingBrain):
     """Train with the speech tokens' cross-entropy and auxiliary losses."""
 
     def compute_forward(self, batch, stage):
-        """Predict with teacher forcing and a partly corrupted history."""
-        history = batch["speech"]
-        if stage == sb.Stage.TRAIN:
-            replace = torch.rand(history.shape, device=history.device)
-            replace = replace < self.hparams.history_corruption
-            order = torch.randperm(history.numel(), device=history.device)
-            shuffled = history.flatten()[order]
-            history = torch.where(replace, shuffled.view_as(history), history)
+        """Predict with teacher forcing; in training, from a partly corrupted
+        history. Validation lays every utterance out in each way.
+        """
+        history, share = batch["speech"], self.hparams.bistream_share
+        if stage != sb.Stage.TRAIN:
+            layouts = {"": 0.0, "bistream_": 1.0} if share else {"": 0.0}
+            return {
+                name: self.predict(batch, history, certain)
+                for name, certain in layouts.items()
+            }
+        replace = torch.rand(history.shape, device=history.device)
+        replace = replace < self.hparams.history_corruption
+        order = torch.randperm(history.numel(), device=history.device)
+        shuffled = history.flatten()[order]
+        history = torch.where(replace, shuffled.view_as(history), history)
+        return {"": self.predict(batch, history, share)}
+
+    def predict(self, batch, history, bistream_share):
+        """Predict every speech token from the text and those before it."""
         return self.modules.llm(
             self.modules.embedding(batch["text"]),
             batch["text_lens"],
             batch["speech"],
             batch["speech_lens"],
             history=history,
+            bistream_probability=bistream_share,
             output_attentions=True,
         )
 
     def compute_losses(self, predictions, batch, stage):
-        """Compute all losses and accuracies."""
-        out = predictions
+        """Compute all losses and accuracies, those of each layout by name."""
+        return {
+            layout + name: value
+            for layout, out in predictions.items()
+            for name, value in self.layout_losses(out, batch).items()
+        }
+
+    def layout_losses(self, out, batch):
+        """Compute all losses and accuracies of one prediction."""
         hidden = out.hidden[out.supervised]
         unit = F.pad(batch["unit"], (0, 1), value=-1)
         phoneme = F.pad(batch["phoneme"], (0, 1), value=-1)[out.supervised]
@@ -170,6 +195,11 @@ class LLMBrain(pretraining.PretrainingBrain):
         losses["phoneme_accuracy"] = hits.float().mean()
         hits = out.logits.argmax(-1) == out.targets
         losses["token_accuracy"] = hits.float().mean()
+        if self.hparams.bistream_share:  # comparable between the layouts
+            speech = out.targets != self.modules.llm.fill_id
+            losses["speech"] = F.cross_entropy(
+                out.logits[speech], out.targets[speech]
+            )
         return losses
 
     def attention_loss(self, out, unit):
@@ -196,12 +226,18 @@ class LLMBrain(pretraining.PretrainingBrain):
         return total / len(self.hparams.guided_layers)
 
 
-def init_from(hparams, folder):
-    """Initialise with the weights of an earlier training."""
+def init_from(hparams, source):
+    """Initialise with the weights of an earlier training: its output folder,
+    or its ``llm.safetensors``, which holds no phoneme head.
+    """
+    llm, embedding = hparams["llm"], hparams["embedding"]
+    if Path(source).suffix == ".safetensors":
+        load_safetensors(llm, find_file(source))
+        embedding.load_table(llm.llm.get_input_embeddings().weight)
+        return
+    parts = {name: hparams[name] for name in ("embedding", "phoneme_head")}
     Checkpointer(
-        folder,
-        {name: hparams[name] for name in ("llm", "embedding", "phoneme_head")},
-        allow_partial_load=True,
+        Path(source) / "save", {"llm": llm, **parts}, allow_partial_load=True
     ).recover_if_possible()
 
 
@@ -215,7 +251,7 @@ def main():
     )
     logger.info("%d utterances for training", len(train))
     if hparams["init_from"]:  # weights only: the schedule starts anew
-        init_from(hparams, Path(hparams["init_from"]) / "save")
+        init_from(hparams, hparams["init_from"])
     batches = LengthBatches(
         train.lengths, hparams["batch_size"], hparams["steps_per_epoch"]
     )
