@@ -381,10 +381,13 @@ def _label(options: argparse.Namespace) -> int:
         raise _unwritable(output, error) from error
     _tell_recognized(recording, result)
     for word in result.labels.words:
-        strength = "" if word.intensity is None else f"{word.intensity:.2f}"
+        numbers = [
+            "   -" if number is None else f"{number:4.2f}"
+            for number in (word.intensity, word.confidence)
+        ]
         print(
-            f"{word.start:7.2f} {word.end:7.2f}  {word.emotion or '-':8} "
-            f"{strength:4} {word.confidence:4.2f}  {word.word}"
+            f"{word.start:7.2f} {word.end:7.2f}  {word.emotion or '-':10}"
+            f"{'  '.join(numbers)}  {word.word}"
         )
     print(f"{output}: {len(result.labels.words)} words")
     return 0
