@@ -34,6 +34,9 @@ MEASURING = [
     "wetext>=0.1.8",  # numbers and dates as words; has its grammars
 ]
 
+#: Suggestions of emotions from the text: VADER with its lexicon.
+SUGGESTING = ["nltk-vader-sentiment>=1.0"]
+
 setup(
     name="speechbrain-emofilm",
     version=read_version(),
@@ -46,6 +49,7 @@ setup(
     package_data={
         "speechbrain_emofilm": [
             "py.typed",
+            "assets/labeler/*",
             "assets/mini/*",
             "assets/mini_bistream/*",
             "assets/report/*",
@@ -75,13 +79,16 @@ setup(
     extras_require={
         "demo": [
             *MEASURING,
+            *SUGGESTING,
             "onnx>=1.16",
             "faker>=30",
             "tensorboard>=2.16",
         ],
         "emotion2vec": ["funasr>=1.2.7"],
         "cosyvoice": [*MEASURING, "s3tokenizer>=0.2.0", "funasr>=1.2.7"],
+        "suggest": SUGGESTING,
         "serve": [
+            *SUGGESTING,
             "fastapi>=0.115",
             "starlette>=0.41",
             "pydantic>=2.9",

@@ -12,12 +12,17 @@ model, ``emofilm voice list`` lists a model's voices, and ``emofilm tags`` its
 tags, such as ``[laughter]``. ``emofilm serve`` opens a page in the browser and
 serves an interface that OpenAI's clients know.
 
+``emofilm suggest TEXT`` prints the text with suggested marks, and ``emofilm
+label FILE -o FILE`` writes the emotion of each word of a recording, see
+:mod:`speechbrain_emofilm.inference.suggester` and
+:mod:`speechbrain_emofilm.inference.labeling`.
+
 Every command that loads a model takes ``--device``, ``--precision`` and
 ``--threads``, see
 :meth:`~speechbrain_emofilm.inference.trained_model.TrainedModel.from_hparams`.
 
-The exit code is 0, 1 if items of a list could not be spoken, or 2 for invalid
-input. Messages and progress go to standard error.
+The exit code is 0, 1 if items of a list could not be spoken or labelled, or 2
+for invalid input. Messages and progress go to standard error.
 """
 
 import argparse
@@ -41,7 +46,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 RESULTS = "results"
 #: Exit code for invalid input, the same as that of argparse.
 BAD_INPUT = 2
-#: Exit code if some items of a list could not be spoken.
+#: Exit code if some items of a list could not be spoken or labelled.
 SOME_FAILED = 1
 _HPARAMS_FILE = "synthesizer.yaml"
 #: Speech tokens of a voice's recording.
@@ -410,6 +415,110 @@ def _take_on_voice(synthesizer: Any, options: argparse.Namespace) -> str | None:
     return speaker
 
 
+def _suggest(options: argparse.Namespace) -> None:
+    """Print a text with suggested marks."""
+    text = sys.stdin.read() if options.text == "-" else options.text
+    from speechbrain_emofilm.inference.suggester import suggest_marks
+
+    print(suggest_marks(text, _model_folder(options) / _HPARAMS_FILE))
+
+
+def _label(options: argparse.Namespace) -> int:
+    """Label a recording, or those of a folder; return the exit code."""
+    recording, output = Path(options.recording), Path(options.output)
+    if recording.is_dir():
+        return _label_folder(options)
+    if not recording.is_file():
+        raise FileNotFoundError(
+            f"{recording} does not exist: give a recording or a folder of "
+            "recordings."
+        )
+    if output.suffix.lower() not in (".textgrid", ".json"):
+        raise ValueError(
+            f"{output} is neither TextGrid nor JSON: use a name that ends in "
+            ".TextGrid or .json."
+        )
+    if options.one_speaker:
+        raise ValueError("--one-speaker is for a folder: leave it out.")
+    if options.text is not None and not options.text.strip():
+        raise ValueError("The text is empty: give what is said, or no --text.")
+    _check_writable(output)
+    labeler = _load_labeler(options)
+    result = labeler.label_file(recording, options.text)
+    try:
+        labeler.save(output, {recording.stem: result})
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    _tell_recognized(recording, result)
+    for word in result.labels.words:
+        numbers = [
+            "   -" if number is None else f"{number:4.2f}"
+            for number in (word.intensity, word.confidence)
+        ]
+        print(
+            f"{word.start:7.2f} {word.end:7.2f}  {word.emotion or '-':10}"
+            f"{'  '.join(numbers)}  {word.word}"
+        )
+    print(f"{output}: {len(result.labels.words)} words")
+    return 0
+
+
+def _label_folder(options: argparse.Namespace) -> int:
+    """Label the recordings of a folder; return the exit code."""
+    from speechbrain_emofilm.inference import labeling
+
+    output = Path(options.output)
+    if options.text is not None:
+        raise ValueError(
+            "--text is for one recording: write the text of a.wav to a.txt "
+            "beside it."
+        )
+    if output.is_file():
+        raise ValueError(f"{output} is a file: give the folder to fill.")
+    labeling.find_recordings(options.recording)
+    _check_writable(output / labeling.LABELS_FILE)
+    labeler = _load_labeler(options)
+    n_labelled, n_failed = 0, 0
+    try:
+        for path, result in labeling.label_folder(
+            labeler, options.recording, output, options.one_speaker
+        ):
+            if isinstance(result, Exception):
+                reason = " ".join(str(result).split())
+                print(f"emofilm: {reason}", file=sys.stderr)
+                n_failed += 1
+                continue
+            _tell_recognized(path, result)
+            n_labelled += 1
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    print(f"{output}: {n_labelled} of {n_labelled + n_failed} recordings")
+    return SOME_FAILED if n_failed else 0
+
+
+def _load_labeler(options: argparse.Namespace) -> Any:
+    """Load the labeler that was asked for; tell what is to be known of it."""
+    from speechbrain_emofilm.inference import labeling
+
+    where = {
+        name: getattr(options, name)
+        for name in ("device", "threads")
+        if getattr(options, name) is not None
+    }
+    folder = options.labeler or labeling.SHIPPED_LABELER
+    labeler = labeling.RecordingLabeler(folder, **where)
+    print(f"labeler: {labeler.folder}", file=sys.stderr)
+    if labeler.note:
+        print(f"note: {labeler.note}", file=sys.stderr)
+    return labeler
+
+
+def _tell_recognized(recording: Path, result: Any) -> None:
+    """Tell which text was recognised, so that the user can correct it."""
+    if result.recognized:
+        print(f"{recording}: recognised {result.text!r}", file=sys.stderr)
+
+
 def _speed(text: str) -> float:
     """Read the speed of the speech."""
     speed = float(text)
@@ -494,6 +603,54 @@ def _add_serve(commands: Any) -> argparse.ArgumentParser:
             help=f"{text} (default: {default})",
         )
     return serve
+
+
+def _add_suggest(commands: Any) -> argparse.ArgumentParser:
+    """Add the command ``suggest``."""
+    suggest = commands.add_parser(
+        "suggest", help="print a text with suggested emotion marks"
+    )
+    suggest.set_defaults(run=_suggest)
+    suggest.add_argument(
+        "text",
+        help="text, in which marks stay as they are; - reads it from standard "
+        "input",
+    )
+    return suggest
+
+
+def _add_label(commands: Any) -> argparse.ArgumentParser:
+    """Add the command ``label``."""
+    label = commands.add_parser(
+        "label", help="find the emotion of each word of recordings"
+    )
+    label.set_defaults(run=_label)
+    label.add_argument("recording", help="recording, or a folder of them")
+    label.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="TextGrid or JSON file to write; a folder for a folder",
+    )
+    label.add_argument(
+        "--text",
+        help="what is said (default: a text file of the recording's name "
+        "beside it, NAME.txt or NAME.lab, else recognised)",
+    )
+    label.add_argument(
+        "--one-speaker",
+        action="store_true",
+        help="all recordings of the folder are of one speaker, in various "
+        "emotions: the labeler adapts to this voice",
+    )
+    label.add_argument(
+        "--labeler",
+        metavar="FOLDER",
+        help="output folder of a labeler's training (default: the one shipped "
+        "in the package, which has heard synthetic speech only)",
+    )
+    return label
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -617,23 +774,20 @@ def _parser() -> argparse.ArgumentParser:
     tags = commands.add_parser("tags", help="list the tags a model knows")
     tags.set_defaults(run=_list_tags)
     serve = _add_serve(commands)
-    for command in (say, add, listing, tags, serve):
+    suggest, label = _add_suggest(commands), _add_label(commands)
+    speaking = (say, add, listing, tags, serve)
+    for command in (*speaking, suggest):
         command.add_argument(
             "--model",
             metavar="FOLDER",
             help="output folder of a training (default: the newest below "
             f"./{RESULTS}, else the one shipped in the package)",
         )
+    for command in (*speaking, label):
         command.add_argument(
             "--device",
             help="where to compute, such as cpu or cuda:1 (default: the GPU "
             "if there is one, else the CPU)",
-        )
-        command.add_argument(
-            "--precision",
-            choices=PRECISIONS,
-            help="precision of the language model: fp32, bf16, int8 (CPU "
-            "only) or fp16 (GPU only) (default: fp32)",
         )
         command.add_argument(
             "--threads",
@@ -641,6 +795,13 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="number of CPU threads (default: by the model's size, one "
             "for a small one; OMP_NUM_THREADS if set)",
+        )
+    for command in speaking:
+        command.add_argument(
+            "--precision",
+            choices=PRECISIONS,
+            help="precision of the language model: fp32, bf16, int8 (CPU "
+            "only) or fp16 (GPU only) (default: fp32)",
         )
     return parser
 

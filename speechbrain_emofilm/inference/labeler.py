@@ -45,7 +45,8 @@ class WordEmotionLabeler(TrainedModel):
       neighbours, 0 to 1;
     * ``min_confidence``: words with less confidence stay unlabelled;
     * ``word_timing``: whether the features include the timing of words;
-    * ``aligner`` (optional): creates an aligner, for :meth:`label_file`.
+    * ``aligner`` (optional): creates an aligner, for :meth:`label_file`;
+    * ``note`` (optional): what users should know about the labels.
 
     Arguments
     ---------
@@ -153,20 +154,44 @@ class WordEmotionLabeler(TrainedModel):
         ValueError
             If the file cannot be used, or does not match the text.
         """
-        frames, wav = self._frames(path)
+        sample_rate = self.mods.emotion_features.sample_rate
+        wav = load_audio(path, sample_rate)
         if words is None:
-            words = self.aligner.align(
-                wav, self.mods.emotion_features.sample_rate, text, language
-            )
+            words = self.aligner.align(wav, sample_rate, text, language)
+        try:
+            return self.label_wav(wav, words, statistics)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def label_wav(
+        self,
+        wav: torch.Tensor,
+        words: Sequence[Word],
+        statistics: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> UtteranceLabels:
+        """Label the words of a sound, see :meth:`label_file`.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            Sound (T,) at the sample rate of the module ``emotion_features``.
+        words : sequence of Word
+            Words with their times.
+        statistics : tuple of torch.Tensor, optional
+            Mean (D,) and standard deviation (D,) of the speaker's frames.
+
+        Raises
+        ------
+        ValueError
+            If there is no word, or a word lies outside the sound.
+        """
+        frames = self._frames(wav)
         if statistics is None:
             frames = self.mods.frame_normalization(frames)
         else:
             mean, std = statistics
             frames = (frames - mean.to(frames)) / std.to(frames)
-        try:
-            return self.label_frames([frames], [words])[0]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return self.label_frames([frames], [words])[0]
 
     def speaker_statistics(
         self, paths: Sequence[str | Path]
@@ -178,7 +203,10 @@ class WordEmotionLabeler(TrainedModel):
         paths : sequence of str or Path
             Recordings of the speaker, in various emotions.
         """
-        frames = torch.cat([self._frames(path)[0] for path in paths])
+        sample_rate = self.mods.emotion_features.sample_rate
+        frames = torch.cat(
+            [self._frames(load_audio(path, sample_rate)) for path in paths]
+        )
         return frames.mean(0), frames.std(0).clamp(min=1e-3)
 
     def label_frames(
@@ -235,16 +263,14 @@ class WordEmotionLabeler(TrainedModel):
             self._aligner = make()
         return self._aligner
 
-    def _frames(self, path):
-        """Extract unnormalised frames (F, D) and the wave (T,) of a file."""
-        extractor = self.mods.emotion_features
-        wav = load_audio(path, extractor.sample_rate)
+    def _frames(self, wav):
+        """Extract unnormalised frames (F, D) of a sound (T,)."""
         with torch.no_grad(), self.inference_ctx:
-            frames, _ = extractor(
+            frames, _ = self.mods.emotion_features(
                 wav.unsqueeze(0).to(self.device),
                 torch.ones(1, device=self.device),
             )
-        return frames[0].float(), wav
+        return frames[0].float()
 
     def word_features(
         self, frames: torch.Tensor, words: Sequence[Word]

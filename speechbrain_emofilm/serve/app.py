@@ -6,24 +6,30 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from speechbrain_emofilm import __version__
 from speechbrain_emofilm.dataio import encoding
-from speechbrain_emofilm.dataio.alignments import Word, read_alignment
+from speechbrain_emofilm.dataio.alignments import (
+    Word,
+    read_alignment,
+    read_tiers,
+)
 from speechbrain_emofilm.dataio.labels import (
     UtteranceLabels,
     WordLabel,
+    read_label_textgrid,
     read_word_labels,
     write_label_textgrid,
     write_word_labels,
 )
 from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
+from speechbrain_emofilm.inference.labeling import make_label
+from speechbrain_emofilm.inference.suggester import make_suggest, write_marks
 from speechbrain_emofilm.serve import audio
 from speechbrain_emofilm.serve.engine import (
     Engine,
@@ -64,9 +70,12 @@ from fastapi import (
 )
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from speechbrain.utils.logger import get_logger
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.staticfiles import StaticFiles
+
+logger = get_logger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 #: Names by which OpenAI's clients ask for a speech model.
@@ -76,10 +85,6 @@ PAUSE = 0.2
 #: How often it is checked whether the client is still there, in seconds.
 _LOOK = 0.25
 _VOICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_NOTE = (
-    "The labeler was trained and tested on synthetic speech only: on "
-    "recordings of people its labels are a suggestion to be checked."
-)
 
 
 @dataclass(frozen=True)
@@ -139,16 +144,20 @@ class Parts:
     Arguments
     ---------
     suggest : callable, optional
-        ``suggest(text) -> MarkedText`` gives the words of a plain text
+        ``suggest(text) -> MarkedText`` gives the unmarked words of a text
         emotions.
     label : callable, optional
         ``label(wav, sample_rate, text, words) -> UtteranceLabels`` labels
-        the words of a sound (T,); of text and words (with times), one is
-        given.
+        the words of a sound (T,); what is said is recognised if neither text
+        nor words (with times) are given. It may have ``emotions``, the
+        taxonomy of its labels, and a ``note`` about them.
+    missing : dict
+        Why an ability is missing, by its name.
     """
 
     suggest: Callable[[str], MarkedText] | None = None
     label: Callable[..., UtteranceLabels] | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Fault(Exception):
@@ -449,19 +458,21 @@ def find_parts(synthesizer) -> Parts:
     ---------
     synthesizer : EmoFiLMSynthesizer
         The model. Its own methods ``suggest`` and ``label`` are used if it
-        has them, else functions of these names that are made for it.
+        has them, else those of
+        :func:`~speechbrain_emofilm.inference.suggester.make_suggest` and
+        :func:`~speechbrain_emofilm.inference.labeling.make_label`.
     """
-    found = {}
-    for name, module in (("suggest", "suggester"), ("label", "labeling")):
-        own = getattr(synthesizer, name, None)
-        if own is None:
+    found: dict[str, Any] = {}
+    missing = {}
+    for name, make in (("suggest", make_suggest), ("label", make_label)):
+        found[name] = getattr(synthesizer, name, None)
+        if found[name] is None:
             try:
-                made = import_module(f"speechbrain_emofilm.inference.{module}")
-                own = getattr(made, f"make_{name}")(synthesizer)
-            except (ImportError, AttributeError):
-                own = None
-        found[name] = own
-    return Parts(**found)
+                found[name] = make(synthesizer)
+            except (ImportError, ValueError, OSError) as error:
+                missing[name] = str(error)
+                logger.warning("The server cannot %s: %s", name, error)
+    return Parts(**found, missing=missing)
 
 
 def _client(connection: Request | WebSocket) -> str:
@@ -830,20 +841,14 @@ def _add_speech(app: FastAPI, service: Service) -> None:
     async def suggest(asked: SuggestRequest):
         function = service.parts.suggest
         if function is None:
-            raise _Fault(
-                "This model suggests no emotions: it has no suggester.", 501
-            )
-        given = service.parse(asked.text)
+            reason = service.parts.missing.get("suggest", "it has no suggester")
+            raise _Fault(f"This model suggests no emotions: {reason}", 501)
+        service.parse(asked.text)
         try:
-            found = await service.on_model(lambda: function(given.text))
+            found = await service.on_model(lambda: function(asked.text))
+            suggested = write_marks(found, service.tags)
         except ValueError as error:
             raise _Fault(str(error), param="text") from error
-        words = words_of(found)
-        # What the user has marked stays.
-        for word, own in zip(words, words_of(given)):
-            if own["emotion"] and own["text"] == word["text"]:
-                word.update(emotion=own["emotion"], intensity=own["intensity"])
-        suggested = marks_of(words, service.emotions, service.tags)
         return _marks_answer(suggested, service.parse(suggested))
 
 
@@ -870,27 +875,29 @@ def _add_labels(app: FastAPI, service: Service) -> None:
     ):
         function = service.parts.label
         if function is None:
-            raise _Fault(
-                "This server labels no recordings: it has no labeler.", 501
-            )
-        if not (text or "").strip() and alignment is None:
-            raise _Fault(
-                "Give what is said in the recording: text or alignment.",
-                param="text",
-            )
+            reason = service.parts.missing.get("label", "it has no labeler")
+            raise _Fault(f"This server labels no recordings: {reason}", 501)
         text = " ".join((text or "").split())
         wav, sample_rate = await _decode(service, file)
-        words = None
+        words = labels = None
         if alignment is not None:
             content = await alignment.read(1 << 20)
-            words = await asyncio.to_thread(_read_words, service, content)
+            given = await asyncio.to_thread(_read_labels, service, content)
+            words = given.alignment()
+            if any(word.emotion for word in given.words):
+                labels = given  # to be looked at and corrected
 
         def work():
             return function(wav, sample_rate, text or None, words)
 
         try:
-            labels = await service.on_model(work)
-        except (ValueError, ImportError) as error:
+            if labels is None:
+                labels = await service.on_model(work)
+        except ImportError as error:
+            raise _Fault(
+                f"This server labels no recordings: {error}", 501
+            ) from error
+        except ValueError as error:
             raise _Fault(str(error), param="file") from error
         return {
             "duration": round(len(wav) / sample_rate, 4),
@@ -912,7 +919,7 @@ def _add_labels(app: FastAPI, service: Service) -> None:
                 }
                 for word in labels.words
             ],
-            "note": _NOTE,
+            "note": getattr(function, "note", None),
         }
 
     @app.post("/v1/label/export", summary="Labels as a file")
@@ -930,7 +937,7 @@ def _add_labels(app: FastAPI, service: Service) -> None:
                 )
                 for word in asked.words
             ],
-            {"labeler": "emofilm serve"},
+            {"labeler": "emofilm serve", **_noted(service)},
         )
         try:
             content = await asyncio.to_thread(
@@ -954,6 +961,18 @@ def _add_labels(app: FastAPI, service: Service) -> None:
         )
 
 
+def _noted(service: Service) -> dict[str, str]:
+    """Return what users should know about labels."""
+    note = getattr(service.parts.label, "note", None)
+    return {"note": note} if note else {}
+
+
+def _taxonomy(service: Service) -> list[str]:
+    """List the emotions of the model and those of the labeler."""
+    own = getattr(service.parts.label, "emotions", ())
+    return list(dict.fromkeys([*service.emotions, *own]))
+
+
 def _strongest(emotion: dict[str, float] | None) -> str | None:
     """Name the strongest emotion of a mixture."""
     return max(emotion, key=emotion.__getitem__) if emotion else None
@@ -967,7 +986,9 @@ def _write_labels(asked, labels, service) -> bytes:
             if asked.format == "textgrid":
                 write_label_textgrid(path, labels, asked.duration)
             else:
-                write_word_labels(path, {asked.name: labels}, service.emotions)
+                write_word_labels(
+                    path, {asked.name: labels}, _taxonomy(service)
+                )
         except ValueError as error:
             raise ValueError(
                 str(error).replace(str(path), "The file")
@@ -975,20 +996,31 @@ def _write_labels(asked, labels, service) -> bytes:
         return path.read_bytes()
 
 
-def _read_words(service: Service, content: bytes) -> list[Word]:
-    """Read an uploaded TextGrid, or word labels as JSON."""
+def _read_labels(service: Service, content: bytes) -> UtteranceLabels:
+    """Read an uploaded TextGrid, or word labels as JSON.
+
+    The words of a TextGrid without the tier of emotions are unlabelled.
+    """
+    emotions = _taxonomy(service)
     with tempfile.TemporaryDirectory(prefix="emofilm-") as folder:
         path = Path(folder) / "alignment"
         path.write_bytes(content)
         try:
             if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-                return read_alignment(path)
-            labels = list(read_word_labels(path, service.emotions).values())
+                if {"words", "emotion"} <= read_tiers(path).keys():
+                    return read_label_textgrid(path, emotions)
+                return UtteranceLabels(
+                    [
+                        WordLabel(word.text, word.start, word.end)
+                        for word in read_alignment(path)
+                    ]
+                )
+            labels = list(read_word_labels(path, emotions).values())
             if len(labels) != 1:
                 raise ValueError(
                     f"The alignment has {len(labels)} utterances: give one."
                 )
-            return labels[0].alignment()
+            return labels[0]
         except (ValueError, RecursionError) as error:
             message = str(error).replace(str(path), "The alignment")
             raise _Fault(message, param="alignment") from error

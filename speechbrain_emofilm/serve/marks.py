@@ -1,17 +1,12 @@
 """Marked text as a list of words with their emotions, and back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from html import escape
 from typing import Any
 
 from speechbrain_emofilm.dataio.labels import WordLabel
-from speechbrain_emofilm.dataio.markup import (
-    MarkedText,
-    parse_markup,
-    write_markup,
-)
+from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
 from speechbrain_emofilm.dataio.text import blank_tags, split_words
+from speechbrain_emofilm.inference.suggester import write_labels
 
 #: Greatest number of words of a request; pieces of it are spoken one by one.
 MAX_WORDS = 2000
@@ -125,28 +120,7 @@ def marks_of(
             "and spaces and punctuation in before and after."
         )
     labels = [_label(index, word) for index, word in enumerate(words)]
-    # The writer counts words inside of tags too: such a word has the label
-    # of its neighbours, so that it does not split their mark.
-    known = set(places)
-    following = iter(labels)
-    last, coming = None, next(following, None)
-    written: list[WordLabel] = []
-    indices: list[int] = []  # of the words among those with words of tags
-    for one in split_words(text):
-        if (one.start, one.end) in known:
-            indices.append(len(written))
-            last, coming = coming, next(following, None)
-            written.append(last)
-        elif last and coming and _alike(last, coming):
-            written.append(last)
-        else:
-            written.append(WordLabel(one.text, 0, 1))
-    indices.append(len(written))
-    moved = [replace(pause, word=indices[pause.word]) for pause in breaks]
-    options = {"breaks": moved} if moved else {}
-    marks = write_markup(text, written, **options)
-    for tag in tags:
-        marks = marks.replace(escape(tag, quote=False), tag)
+    marks = write_labels(text, places, labels, tags, breaks)
     parse_markup(marks, emotions, max_words=MAX_WORDS, tags=tags)
     return marks
 
@@ -181,7 +155,3 @@ def _label(index: int, word: Mapping[str, Any]) -> WordLabel:
         weights,
         word.get("intensity"),
     )
-
-
-def _alike(one: WordLabel, other: WordLabel) -> bool:
-    return (one.probs, one.intensity) == (other.probs, other.intensity)

@@ -1,12 +1,67 @@
-"""Checks of hyperparameters after overrides on the command line."""
+"""Loading of parts of hparams files, and checks of overrides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
+from typing import Any
 
 import yaml
+from hyperpyyaml import load_hyperpyyaml
 
 _NEW, _INCLUDE = "!new:", "!include:"
+
+
+def load_some_hparams(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
+    r"""Load some entries of a model's hparams file, and none of the others.
+
+    Arguments
+    ---------
+    path : str or Path
+        File whose entries do not refer to each other by ``!ref``, as those
+        that trainings write.
+    names : list of str
+        Names of the entries; the first must be there.
+
+    Returns
+    -------
+    dict
+        Name to loaded entry, of those that the file has.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no hparams file, or lacks the first entry.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "labeler.yaml"
+    >>> _ = path.write_text("emotions: [sad]\nmodules: !new:no.such.Module")
+    >>> load_some_hparams(path, ["emotions", "note"])
+    {'emotions': ['sad']}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} has no {path.name}: give the output folder of a "
+            "finished training."
+        )
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"))
+        if not isinstance(root, yaml.MappingNode):
+            raise ValueError("it names no hyperparameters")
+        root.value = [item for item in root.value if item[0].value in names]
+        hparams = load_hyperpyyaml(yaml.serialize(root))
+        if names[0] not in hparams:
+            raise ValueError(f"it has no {names[0]}")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} does not describe a model "
+            f"({' '.join(str(error).split())}): give the output folder of a "
+            "finished training."
+        ) from error
+    return dict(hparams)
 
 
 def check_overrides(

@@ -57,10 +57,13 @@ COMMANDS = {
         "hparams/emotion_features/emotion2vec_base.yaml",
         "hparams/emotion_features/emotion2vec_plus_large.yaml",
     ],
+    "suggest": [COMMAND, f"{PACKAGE}/inference/suggester.py"],
     "serve": [COMMAND, *(f"{PACKAGE}/serve/{n}.py" for n in ("app", "server"))],
     "demo": [
         COMMAND,
         f"{PACKAGE}/assets/mini/synthesizer.yaml",
+        f"{PACKAGE}/assets/labeler/labeler.yaml",
+        f"{PACKAGE}/integrations/whisper.py",
         *(
             str(path.relative_to(ROOT))
             for folder in ("MiniESD", "FEDD", "ESD")
@@ -69,11 +72,25 @@ COMMANDS = {
         ),
     ],
 }
+#: What is optional elsewhere (below), but comes with these extras.
+BROUGHT = {
+    "suggest": ["vader"],
+    "serve": ["vader"],
+    "demo": ["vader", "wetext"],
+    "cosyvoice": ["wetext"],
+}
 #: Used where it is installed, done without (with a warning) where it is not.
 OPTIONAL = {
     # word times of the command, else proportional ones
     (f"{PACKAGE}/inference/synthesizer.py", "pocketsphinx"),
-    # a command of an extra of its own, which its error names
+    # normalisation of text, if the model's hparams name it
+    (f"{PACKAGE}/dataio/normalization.py", "wetext"),
+    (f"{PACKAGE}/dataio/normalization.py", "Normalizer"),
+    # commands of other extras, which their errors name
+    (f"{PACKAGE}/inference/labeling.py", "pocketsphinx"),
+    (f"{PACKAGE}/inference/labeling.py", "whisper"),
+    (f"{PACKAGE}/inference/labeling.py", "FasterWhisperASR"),
+    (f"{PACKAGE}/inference/suggester.py", "vader"),
     *(
         (COMMAND, name)
         for name in (
@@ -200,7 +217,9 @@ def not_brought(imports, extras):
 
 @pytest.mark.parametrize("extra", COMMANDS)
 def test_an_extra_brings_what_its_commands_import(extra):
-    assert not not_brought(reached_from(COMMANDS[extra]), {"", extra})
+    imports = reached_from(COMMANDS[extra])
+    imports.update({name: {extra} for name in BROUGHT.get(extra, ())})
+    assert not not_brought(imports, {"", extra})
 
 
 def test_all_extras_bring_what_tests_and_benchmarks_import():

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -17,7 +18,12 @@ from speechbrain_emofilm.dataio.labels import (
 )
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
-from speechbrain_emofilm.serve.app import Parts, Settings, create_app
+from speechbrain_emofilm.serve.app import (
+    Parts,
+    Settings,
+    create_app,
+    find_parts,
+)
 from speechbrain_emofilm.serve.server import make_server
 from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
 from speechbrain_emofilm.utils.assets import find_file
@@ -787,6 +793,9 @@ def test_parts_suggest_and_label(synthesizer, tmp_path):
         given.append((wav.shape, sample_rate, text, words))
         return known
 
+    label.note = "The labeler has heard synthetic speech only."
+    label.emotions = ["calm", *synthesizer.emotions]
+
     with serving(synthesizer, parts=Parts(suggest, label)) as server:
         url = server.url
         answer = httpx.post(
@@ -825,11 +834,35 @@ def test_parts_suggest_and_label(synthesizer, tmp_path):
             },
         )
         assert "happy" in as_json.text
-        for content in (grid.content, as_json.content):
+        assert "synthetic speech only" in as_json.text
+        # Labels are opened as they are.
+        for content, probs in (
+            (grid.content, {"happy": 1.0}),
+            (as_json.content, {"happy": 0.75, "sad": 0.25}),
+            (as_json.content.replace(b"happy", b"calm"), {"calm": 0.75}),
+        ):
             files = {
                 "file": ("a.wav", wav_bytes()),
                 "alignment": ("../../x", content),
             }
+            opened = httpx.post(f"{url}/v1/label", files=files).json()
+            (word,) = opened["words"]
+            assert probs.items() <= word["emotion"].items()
+            assert (word["text"], word["intensity"]) == ("We", 0.5)
+            assert opened["text"] == "We"
+        assert len(given) == 1
+        # Times without emotions are labelled.
+        write_label_textgrid(
+            path, UtteranceLabels([WordLabel("We", 0.1, 0.4)]), 1.0
+        )
+        unlabelled = (
+            b'{"a": {"words": [{"word": "We", "start": 0.1, "end": 1}]}}'
+        )
+        for content in (
+            path.read_bytes().replace(b'"emotion"', b'"phones"'),
+            unlabelled,
+        ):
+            files["alignment"] = ("x", content)
             assert httpx.post(f"{url}/v1/label", files=files).is_success
             words = given[-1][3]
             assert [(w.text, w.start) for w in words] == [("We", 0.1)]
@@ -837,10 +870,47 @@ def test_parts_suggest_and_label(synthesizer, tmp_path):
         answer = httpx.post(f"{url}/v1/label", files=files)
         assert error_of(answer, 400)["param"] == "alignment"
         assert "/" not in answer.json()["error"]["message"]
-        answer = httpx.post(
-            f"{url}/v1/label", files={"file": ("a.wav", wav_bytes())}
+        # What is said is recognised if nothing tells.
+        files = {"file": ("a.wav", wav_bytes())}
+        assert httpx.post(f"{url}/v1/label", files=files).is_success
+        assert given[-1][2:] == (None, None)
+
+
+def test_what_the_installed_parts_suggest_and_label(synthesizer):
+    parts = find_parts(synthesizer)
+    assert not parts.missing
+    with serving(synthesizer, parts=parts) as server:
+        url = server.url
+        text = "<sad>We</> won! <break time=0.3s/>But he left."
+        answer = httpx.post(f"{url}/v1/suggest", json={"text": text}).json()
+        assert answer["marks"] == (
+            "<sad>We</> <happy intensity=0.6>won!</> "
+            "<break time=0.3s/>But he left."
         )
-        assert "what is said" in error_of(answer, 400)["message"]
+        answer = httpx.post(f"{url}/v1/suggest", json={"text": "我们赢了。"})
+        assert "English only" in error_of(answer, 400)["message"]
+        wav = synthesizer.synthesize("<sad>We won the game.</sad>").wav
+        file = io.BytesIO()
+        soundfile.write(file, wav.numpy(), 24000, format="WAV")
+        labels = httpx.post(
+            f"{url}/v1/label",
+            data={"text": "We won the game."},
+            files={"file": ("a.wav", file.getvalue())},
+            timeout=100,
+        ).json()
+        assert [w["text"] for w in labels["words"]] == "We won the game".split()
+        assert all(sum(w["emotion"].values()) for w in labels["words"])
+        assert "synthetic speech only" in labels["note"]
+
+
+def test_what_is_not_installed_is_named(synthesizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vader", None)
+    parts = find_parts(synthesizer)
+    assert parts.suggest is None
+    assert "speechbrain-emofilm[suggest]" in parts.missing["suggest"]
+    with serving(synthesizer, parts=parts) as server:
+        answer = httpx.post(f"{server.url}/v1/suggest", json={"text": "We"})
+        assert "nltk-vader-sentiment" in error_of(answer, 501)["message"]
 
 
 @pytest.mark.parametrize(
