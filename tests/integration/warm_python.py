@@ -8,7 +8,7 @@ has memory, arguments, environment, folder and exit code of its own::
         subprocess.run([python, "train.py", "hparams/mini.yaml"])
 
 `python` is the path of a program that takes Python's ``FILE``, ``-m MODULE``
-and ``-c CODE``. If it is killed, so is the process that it stands for.
+and ``-c CODE``, and ``-u`` before them. If it is killed, so is the process that it stands for.
 
 > python tests/integration/warm_python.py FILE [ARGUMENTS]
 
@@ -41,7 +41,7 @@ speechbrain_emofilm.evaluation.systems speechbrain_emofilm.lobes.cosyvoice2.llm
 transformers.models.qwen2.modeling_qwen2 speechbrain_emofilm.integrations.hibari
 speechbrain_emofilm.integrations.aligner.pocketsphinx soundfile h5py
 scipy.signal scipy.stats sklearn.linear_model matplotlib.pyplot pyworld
-torch.utils.tensorboard torch.distributed.run distillmos faster_whisper
+torch.utils.tensorboard torch.distributed.launcher.api distillmos faster_whisper
 """.split()
 #: Speaks with the server for one process.
 CLIENT = """\
@@ -72,7 +72,9 @@ class WarmPython:
             for name, value in os.environ.items()
             if not name.startswith("COVERAGE_PROCESS")
         }
-        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment["OPENBLAS_NUM_THREADS"] = (
+            "1"  # threads do not survive forks
+        )
         self.server = subprocess.Popen(
             [sys.executable, __file__, "--serve", address],
             env=environment,
@@ -188,6 +190,9 @@ def run(request, files):
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     first, *arguments = request["argv"]
+    if first == "-u":  # torch.distributed.run's processes
+        first, *arguments = arguments
+        sys.stdout.reconfigure(write_through=True)
     start = os.getcwd()
     if first == "-m":
         first, *arguments = arguments
