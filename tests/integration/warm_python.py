@@ -8,7 +8,8 @@ has memory, arguments, environment, folder and exit code of its own::
         subprocess.run([python, "train.py", "hparams/mini.yaml"])
 
 `python` is the path of a program that takes Python's ``FILE``, ``-m MODULE``
-and ``-c CODE``, and ``-u`` before them. If it is killed, so is the process that it stands for.
+and ``-c CODE``, with ``-u`` before them or not. If it is killed, so is the
+process that it stands for.
 
 > python tests/integration/warm_python.py FILE [ARGUMENTS]
 
