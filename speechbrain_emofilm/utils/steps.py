@@ -330,9 +330,9 @@ def used_memory_mb() -> int:
     Example
     -------
     >>> import mmap
-    >>> before, block = used_memory_mb(), mmap.mmap(-1, 1 << 28)
-    >>> _ = [block.write(bytes(1 << 20)) for _ in range(256)]
-    >>> used_memory_mb() - before >= 250 or sys.platform != "linux"
+    >>> before, block = used_memory_mb(), mmap.mmap(-1, 1 << 29)
+    >>> _ = [block.write(bytes(1 << 20)) for _ in range(512)]
+    >>> used_memory_mb() - before >= 256 or sys.platform != "linux"
     True
     """
     children: dict[int, list[int]] = {}

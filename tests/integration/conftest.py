@@ -11,6 +11,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
+def warm_python():
+    """A program that runs scripts like Python, with torch imported before."""
+    from warm_python import WarmPython
+
+    with WarmPython() as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
 def pristine_world(tmp_path_factory):
     """A corpus, a backbone, manifests and tokens; not to be changed."""
     from tiny_world import make_world
@@ -21,13 +30,13 @@ def pristine_world(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pristine_pretraining(tmp_path_factory):
+def pristine_pretraining(tmp_path_factory, warm_python):
     """A small pretraining corpus of MiniESD; not to be changed."""
     pytest.importorskip("hibari")
     from tiny_world import make_pretraining
 
     root = tmp_path_factory.mktemp("pretraining")
-    make_pretraining(root)
+    make_pretraining(root, python=warm_python)
     return root
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 from speechbrain_emofilm.dataio.speech_tokens import (
     read_speech_tokens,
@@ -109,18 +108,18 @@ def test_interrupted_extraction_keeps_what_any_process_has_made(
     assert not parts_folder(path).exists()
 
 
-def test_two_processes_extract_what_one_does(prepared, tmp_path):
+def test_two_processes_extract_what_one_does(prepared, tmp_path, warm_python):
     overrides = {"prepared_folder": tmp_path / "prepared"}
     for script in ("extract_speech_tokens", "extract_speaker_embeddings"):
         command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(warm_python, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc_per_node=2", str(RECIPE / f"{script}.py")),
             str(RECIPE / "hparams" / "cosyvoice2.yaml"),
             *flags_of(prepared, reference="matched", **overrides),
             "--distributed_backend=gloo",
         ]
         path = f"{REPOSITORY}{os.pathsep}{RECIPE}"
-        env = {**os.environ, "PYTHONPATH": path}
+        env = {**os.environ, "PYTHONPATH": path, "PYTHON_EXEC": warm_python}
         finished = subprocess.run(
             command, env=env, capture_output=True, text=True
         )

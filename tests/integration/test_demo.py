@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from speechbrain_emofilm.dataio.labels import read_word_labels
 from speechbrain_emofilm.utils.files import read_json
@@ -10,6 +11,7 @@ from speechbrain_emofilm.utils.files import read_json
 import pytest
 from tiny_world import EMOTIONS, REPOSITORY
 
+HERE = Path(__file__).parent
 SYSTEMS = {
     "original", "copy_synthesis", "backbone", "efilm", "efilm_labels",
     "efilm_sentence",
@@ -25,9 +27,10 @@ SIZES = [
 ]  # fmt: skip
 
 
-def run(folder):
+def run(folder, launcher=()):
     command = [
         sys.executable,
+        *launcher,
         str(REPOSITORY / "recipes" / "MiniESD" / "run_demo.py"),
         f"--output_folder={folder}",
         *SIZES,
@@ -39,7 +42,8 @@ def run(folder):
 def demo(tmp_path_factory):
     """Output folder and printed text of a finished demo."""
     folder = tmp_path_factory.mktemp("demo")
-    done = run(folder)
+    # Its 16 scripts import torch once.
+    done = run(folder, launcher=[str(HERE / "warm_python.py")])
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 

@@ -60,16 +60,18 @@ def logged(output, pattern):
     return re.findall(pattern, (Path(output) / "train_log.txt").read_text())
 
 
-def start(script, *args, launcher=()):
+def start(python, script, *args, launcher=()):
     """Runs a helper script as a process of its own."""
-    command = [sys.executable, *launcher, str(HERE / script), *map(str, args)]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [python, *launcher, str(HERE / script), *map(str, args)]
+    paths = {"PYTHONPATH": str(REPOSITORY), "PYTHON_EXEC": python}
+    env = {**os.environ, **paths}
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
-def start_and_kill(call, n, flags):
+def start_and_kill(python, call, n, flags):
     """Trains in a process that is killed at a call's n-th time."""
-    return start("killed_run.py", call, n, "train.py", HPARAMS, *flags)
+    run = ("killed_run.py", call, n, "train.py", HPARAMS)
+    return start(python, *run, *flags)
 
 
 def prepare_data(world, **overrides):
@@ -452,7 +454,7 @@ def test_utterances_whose_emotion_switches_are_diagnosed_first(world):
 
 
 def test_killed_training_ends_with_the_same_parameters(
-    pristine_world, tmp_path
+    pristine_world, tmp_path, warm_python
 ):
     options = dict(
         dynamic_batching=True,
@@ -472,7 +474,7 @@ def test_killed_training_ends_with_the_same_parameters(
     at_step, at_save = random.randint(3, 12), random.randint(2, 14)
     print(f"killed at step {at_step}, then at save {at_save}")
     for call, n in (("step", at_step), ("save", at_save)):
-        run = start_and_kill(call, n, flags)
+        run = start_and_kill(warm_python, call, n, flags)
         assert run.returncode == -signal.SIGKILL, run.stderr
     run_script("train.py", flags)
     assert_same(newest_checkpoint(killed), whole)
@@ -520,7 +522,7 @@ def test_full_disk_leaves_the_checkpoint_before_whole(
 # --- Several processes ----------------------------------------------------
 
 
-def test_two_processes_train_as_one(pristine_world, tmp_path):
+def test_two_processes_train_as_one(pristine_world, tmp_path, warm_python):
     options = dict(
         history_corruption=0.0, condition_dropout=0.0, number_of_steps=2
     )
@@ -534,6 +536,7 @@ def test_two_processes_train_as_one(pristine_world, tmp_path):
     train(tmp_path / "result1", alone_flags)
     launcher = "-m torch.distributed.run --standalone --nproc_per_node=2"
     run = start(
+        warm_python,
         "ddp_run.py",
         tmp_path / "result2",
         *both_flags,

@@ -75,14 +75,14 @@ def extract(*args, **options):
     run_script(RECIPE / "extract_features.py", flags(*args, **options), HPARAMS)
 
 
-def start(corpus, *args, launcher=(), **options):
+def start(corpus, *args, launcher=(sys.executable,), **options):
     """Runs the script in a process of its own.
 
     Not a fork of this one: tqdm's lock is shared by forked processes, and one
     that is killed while it holds the lock stops all others for ever.
     """
     return subprocess.Popen(
-        [sys.executable, *launcher, "extract_features.py", str(HPARAMS)]
+        [*launcher, "extract_features.py", str(HPARAMS)]
         + flags(corpus, *args, **options),
         cwd=RECIPE,
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{HERE}"},
@@ -141,9 +141,12 @@ def test_killed_between_joining_the_parts_and_removing_them(corpus):
     assert not parts.exists()
 
 
-def test_processes_share_the_work_and_the_file_is_the_same(corpus):
+def test_processes_share_the_work_and_the_file_is_the_same(
+    corpus, warm_python, monkeypatch
+):
     extract(corpus, "alone.hdf5")
-    launcher = ("-m", "torch.distributed.run", "--standalone")
+    launcher = (warm_python, "-m", "torch.distributed.run", "--standalone")
+    monkeypatch.setenv("PYTHON_EXEC", warm_python)
     process = start(
         corpus,
         "shared.hdf5",

@@ -96,10 +96,12 @@ class TableRun:
     """Rows of one table, run in their order in one folder.
 
     A row may read what an earlier one has made, so that the rows before it
-    are run first wherever they have not been.
+    are run first wherever they have not been. The first row is run by Python
+    itself, the others by `python`, which has imported much before.
     """
 
-    def __init__(self, table, folder):
+    def __init__(self, table, folder, python=sys.executable):
+        self.python = python
         self.table = table
         self.folder = folder
         self.rows = read_table(table)
@@ -127,7 +129,8 @@ class TableRun:
         flags = re.sub(
             r"(\.\./)*tests/tmp", str(self.folder), row["test_debug_flags"]
         )
-        command = [sys.executable, row["Script_file"], row["Hparam_file"]]
+        python = self.python if number else sys.executable
+        command = [python, row["Script_file"], row["Hparam_file"]]
         command += [f"--output_folder={output}", *shlex.split(flags)]
         run = subprocess.run(
             command,
@@ -148,7 +151,7 @@ def table_runs():
 
 
 @pytest.fixture
-def table_run(table, table_runs, tmp_path_factory, request):
+def table_run(table, table_runs, tmp_path_factory, warm_python, request):
     """The run of one table, with all that its flags name."""
     if table not in table_runs:
         folder = tmp_path_factory.mktemp(table.stem)
@@ -163,7 +166,7 @@ def table_run(table, table_runs, tmp_path_factory, request):
             (folder / "cosyvoice2").symlink_to(snapshot)
         if "tests/tmp/IEMOCAP" in table.read_text():
             make_iemocap(folder / "IEMOCAP")
-        table_runs[table] = TableRun(table, folder)
+        table_runs[table] = TableRun(table, folder, warm_python)
     return table_runs[table]
 
 

@@ -211,21 +211,24 @@ def test_labels_of_a_corpus(world):
     assert not list((world / "labels").glob("*.parts"))
 
 
-def label_and_kill(world, output, n):
+def label_and_kill(python, world, output, n):
     """Labels in a process that is killed at its n-th JSON file (of 8)."""
     options = label_options(world, world / "labeler", output, batch_size=4)
     path = f"{REPOSITORY}{os.pathsep}{RECIPE}{os.pathsep}{HERE}"
     return subprocess.run(
-        [sys.executable, HERE / "killed_run.py", "write_json", str(n)]
+        [python, HERE / "killed_run.py", "write_json", str(n)]
         + [RECIPE / "label.py", RECIPE / "hparams" / "label.yaml"]
         + [*flags(options), "--device=cpu"],
         env={**os.environ, "PYTHONPATH": path},
     ).returncode
 
 
-def test_killed_at_a_random_moment_it_ends_like_an_unbroken_run(world):
+def test_killed_at_a_random_moment_it_ends_like_an_unbroken_run(
+    world, warm_python
+):
     label(world, world / "labeler", world / "unbroken", batch_size=4)
-    code = label_and_kill(world, world / "broken", random.randint(3, 8))
+    n = random.randint(3, 8)
+    code = label_and_kill(warm_python, world, world / "broken", n)
     assert code == -signal.SIGKILL
     assert not (world / "broken" / "word_labels.json").exists()
     label(world, world / "labeler", world / "broken", batch_size=4)
@@ -238,10 +241,10 @@ def test_killed_at_a_random_moment_it_ends_like_an_unbroken_run(world):
         assert (world / "broken" / path).read_bytes() == content, path
 
 
-def test_parts_of_another_labeler_are_not_used(world):
+def test_parts_of_another_labeler_are_not_used(world, warm_python):
     train(world, world / "other", seed=7)
     label(world, world / "other", world / "expected", batch_size=4)
-    label_and_kill(world, world / "labels", 6)
+    label_and_kill(warm_python, world, world / "labels", 6)
     label(world, world / "other", world / "labels", batch_size=4)
     expected, found = (
         (world / name / "word_labels.json").read_bytes()

@@ -221,7 +221,7 @@ def make_world(root, sizes=SIZES):
     make_prepared(root / "prepared", manifests, root / "backbone")
 
 
-def make_pretraining(root, n_utterances=24):
+def make_pretraining(root, n_utterances=24, python=sys.executable):
     """Makes a pretraining corpus of MiniESD with its features."""
     folder = REPOSITORY / "recipes" / "MiniESD"
     size = f"--n_utterances={n_utterances}"
@@ -230,7 +230,7 @@ def make_pretraining(root, n_utterances=24):
         ["pretraining_data.py"],
     ):
         subprocess.run(
-            [sys.executable, *command, str(root), "--workers=1"],
+            [python, *command, str(root), "--workers=1"],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             check=True,

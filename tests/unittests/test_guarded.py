@@ -16,6 +16,7 @@ import pytest
 
 N_THREADS = 8
 N_ROUNDS = 20
+N_SYNTHESES = 3  # they take long
 MARKED = [
     "<happy>We won!</happy>",
     "<sad>He left.</sad>",
@@ -23,12 +24,12 @@ MARKED = [
 ]
 
 
-def in_threads(use, expected):
+def in_threads(use, expected, n_rounds=N_ROUNDS):
     """Run ``use(index)`` in threads; return the results that differ."""
     wrong = []
 
     def run(thread):
-        for turn in range(N_ROUNDS):
+        for turn in range(n_rounds):
             index = (thread + turn) % len(expected)
             try:
                 result = use(index)
@@ -112,7 +113,9 @@ def test_threads_share_an_aligner(synthesizer):
 @pytest.mark.slow
 def test_threads_share_a_synthesizer(synthesizer):
     expected = [speak(synthesizer, index) for index in range(len(MARKED))]
-    assert not in_threads(lambda index: speak(synthesizer, index), expected)
+    assert not in_threads(
+        lambda index: speak(synthesizer, index), expected, N_SYNTHESES
+    )
 
 
 @pytest.mark.slow
