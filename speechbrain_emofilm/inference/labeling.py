@@ -4,6 +4,7 @@ The text is given, stands in a file beside the recording, or is recognised; the
 words are found by the labeler's aligner; the labeler gives each its emotion.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,9 @@ SHIPPED_LABELER = "speechbrain_emofilm/assets/labeler"
 #: Recordings are labelled in parts of at most so many seconds: labelers learn
 #: from sentences, and Whisper's encoder hears 30 s.
 LONGEST_PART = 8.0
+#: Longest recording in which words are searched, in seconds: the aligner's
+#: memory grows with the square, to 1.4 GB for this.
+LONGEST = 120.0
 #: Sound before and behind the words of a part, in seconds.
 MARGIN = 0.25
 #: Endings of the recordings of a folder, and of the texts beside them.
@@ -119,7 +123,10 @@ class RecordingLabeler:
     @cached_property
     def labeler(self) -> WordEmotionLabeler:
         """The model."""
-        return WordEmotionLabeler.from_hparams(self.folder, **self._options)
+        with warnings.catch_warnings():
+            # pyworld's, about a package that this project asks for.
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+            return WordEmotionLabeler.from_hparams(self.folder, **self._options)
 
     @cached_property
     def recognizer(self) -> Any:
@@ -181,12 +188,18 @@ class RecordingLabeler:
         ImportError
             If a package is missing.
         ValueError
-            If no speech is recognised, or the words and the sound do not fit.
+            If no speech is recognised, the recording is longer than
+            :data:`LONGEST`, or the words and the sound do not fit.
         """
         rate = self.labeler.mods.emotion_features.sample_rate
         if sample_rate != rate:
             wav = AudioNormalizer(rate)(wav.unsqueeze(1), sample_rate)
         if words is None:
+            if len(wav) > LONGEST * rate:
+                raise ValueError(
+                    f"The recording has {len(wav) / rate:.0f} s, more than "
+                    f"the {LONGEST:g} in which words are found: cut it."
+                )
             text = text or self.recognize(wav, rate)
             words = self.aligner.align(wav, rate, text, language_of(text))
         labels = []
@@ -257,7 +270,7 @@ class RecordingLabeler:
             text = text_beside(path)
         recognized = text is None
         try:
-            if text is None:
+            if text is None and len(wav) <= LONGEST * rate:
                 text = self.recognize(wav, rate)
             labels = self(wav, rate, text, statistics=statistics)
         except ValueError as error:
@@ -332,7 +345,9 @@ def label_folder(
     paths = find_recordings(folder)
     statistics = None
     if one_speaker:
-        statistics = labeler.labeler.speaker_statistics(paths)
+        usable = [path for path in paths if _is_usable(path)]
+        if usable:
+            statistics = labeler.labeler.speaker_statistics(usable)
     done = {}
     for path in paths:
         try:
@@ -442,6 +457,15 @@ def make_label(synthesizer: Any) -> RecordingLabeler:
     """
     folder = getattr(synthesizer.hparams, "labeler", None)
     return RecordingLabeler(folder or SHIPPED_LABELER)
+
+
+def _is_usable(path: Path) -> bool:
+    """Check that a recording can be read; labelling it says why not."""
+    try:
+        load_audio(path)
+    except ValueError:
+        return False
+    return True
 
 
 def _default_recognizer() -> Any:

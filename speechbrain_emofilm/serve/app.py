@@ -5,8 +5,10 @@ import base64
 import json
 import re
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,6 +84,8 @@ STATIC = Path(__file__).parent / "static"
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 #: Silence between two sentences, in seconds.
 PAUSE = 0.2
+#: Greatest number of recordings that wait to be labelled.
+MAX_RECORDINGS = 8
 #: How often it is checked whether the client is still there, in seconds.
 _LOOK = 0.25
 _VOICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -253,6 +257,8 @@ class Service:
         self.name = folder.name if folder else "emofilm"
         self.n_streams = 0
         self.n_added = 0
+        self.labelling = ThreadPoolExecutor(1, "labelling")
+        self._room = threading.Semaphore(MAX_RECORDINGS)
 
     @property
     def emotions(self) -> list[str]:
@@ -377,6 +383,27 @@ class Service:
         except TimeoutError:
             raise OutOfTime() from None
 
+    async def label(self, function: Callable[[], Any]) -> Any:
+        """Call a function beside the model's thread, one after another.
+
+        Speech goes on while a recording is labelled.
+        """
+        if not self._room.acquire(blocking=False):
+            raise Overloaded(round(self.settings.time_limit / 2))
+        work = self.labelling.submit(function)
+        work.add_done_callback(lambda _: self._room.release())
+        try:
+            return await asyncio.wait_for(
+                asyncio.wrap_future(work), self.settings.time_limit
+            )
+        except TimeoutError:
+            raise _Fault(
+                "The recording was not labelled in time: cut it, or try "
+                "again later.",
+                504,
+                code="timeout",
+            ) from None
+
 
 def create_app(
     synthesizer,
@@ -414,6 +441,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         yield
+        service.labelling.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(service.engine.close)
 
     app = FastAPI(
@@ -892,7 +920,7 @@ def _add_labels(app: FastAPI, service: Service) -> None:
 
         try:
             if labels is None:
-                labels = await service.on_model(work)
+                labels = await service.label(work)
         except ImportError as error:
             raise _Fault(
                 f"This server labels no recordings: {error}", 501

@@ -143,6 +143,13 @@ def test_long_recordings_are_labelled_in_parts(labeler):
         assert words[0].start >= 0 and words[-1].end <= seconds + 1e-3
 
 
+def test_a_recording_beyond_the_aligners_memory_is_refused(labeler, recordings):
+    path = recordings / "b.wav"
+    soundfile.write(path, torch.zeros(121 * RATE).numpy(), RATE)
+    with pytest.raises(ValueError, match="b.wav: The recording has 121 s"):
+        labeler.label_file(path)
+
+
 def test_parts_end_at_the_longest_pause():
     words = [Word("a", t, t + 0.5) for t in (0, 1, 2, 3, 4, 6, 7, 8, 9)]
     (_, end, first), (start, _, _) = labeling._parts(words, 12.0)
@@ -182,7 +189,7 @@ def test_command_labels_a_folder(labeler, recordings, tmp_path, capsys):
     ]
     labels = read_word_labels(output / "word_labels.json", EMOTIONS)
     assert [w.word for w in labels["a"].words] == ["He", "left", "us"]
-    assert labeler.labeler.heard[-1][2] == ["a.wav", "b.wav", "c.wav"]
+    assert labeler.labeler.heard[-1][2] == ["a.wav", "b.wav"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from speechbrain_emofilm.dataio.labels import (
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.serve.app import (
+    MAX_RECORDINGS,
     Parts,
     Settings,
     create_app,
@@ -901,6 +902,52 @@ def test_what_the_installed_parts_suggest_and_label(synthesizer):
         assert [w["text"] for w in labels["words"]] == "We won the game".split()
         assert all(sum(w["emotion"].values()) for w in labels["words"])
         assert "synthetic speech only" in labels["note"]
+
+
+def test_the_model_is_free_while_recordings_are_labelled(synthesizer):
+    go_on = threading.Event()
+
+    def label(wav, sample_rate, text, words):
+        assert go_on.wait(60)
+        return UtteranceLabels([WordLabel("We", 0.1, 0.4)])
+
+    def suggest(text):
+        return parse_markup(text, synthesizer.emotions)
+
+    parts = Parts(suggest, label)
+    with serving(synthesizer, parts=parts) as server:
+        url, statuses = server.url, []
+
+        def post():
+            files = {"file": ("a.wav", wav_bytes())}
+            answer = httpx.post(f"{url}/v1/label", files=files, timeout=100)
+            statuses.append(answer.status_code)
+
+        threads = [
+            threading.Thread(target=post) for _ in range(MAX_RECORDINGS + 2)
+        ]
+        for thread in threads:
+            thread.start()
+        # More than wait are refused at once.
+        wait_for(lambda: len(statuses) == 2)
+        # This is asked in the model's thread.
+        answer = httpx.post(f"{url}/v1/suggest", json={"text": "We won."})
+        go_on.set()
+        assert answer.is_success
+        assert statuses[:2] == [429, 429]
+        for thread in threads:
+            thread.join()
+        assert statuses[2:] == [200] * MAX_RECORDINGS
+
+
+def test_recordings_are_given_up_in_time(synthesizer):
+    go_on = threading.Event()
+    parts = Parts(label=lambda *given: go_on.wait(60))
+    with serving(synthesizer, Settings(time_limit=0.2), parts) as server:
+        files = {"file": ("a.wav", wav_bytes())}
+        answer = httpx.post(f"{server.url}/v1/label", files=files)
+        assert error_of(answer, 504)["code"] == "timeout"
+        go_on.set()
 
 
 def test_what_is_not_installed_is_named(synthesizer, monkeypatch):
