@@ -102,5 +102,5 @@ $(INSTALLED): setup.py constraints.txt | $(PY)
 
 $(TESTABLE): $(INSTALLED)
 	$(INSTALL) -c $(VENV)/emofilm-constraints.txt \
-		-e ".[demo,emotion2vec,cosyvoice,dev]"
+		-e ".[demo,emotion2vec,cosyvoice,serve,dev]"
 	touch $@

@@ -88,6 +88,7 @@ setup(
         "cosyvoice": [*MEASURING, "s3tokenizer>=0.2.0", "funasr>=1.2.7"],
         "suggest": SUGGESTING,
         "serve": [
+            *MEASURING,
             *SUGGESTING,
             "fastapi>=0.115",
             "starlette>=0.41",
@@ -95,8 +96,6 @@ setup(
             "uvicorn>=0.35",
             "python-multipart>=0.0.18",
             "websockets>=14",
-            "pyworld>=0.3.4",  # the page's pitch
-            "setuptools<81",  # pyworld imports pkg_resources
         ],
         "dev": [
             "pytest>=8",
