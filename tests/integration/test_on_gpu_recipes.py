@@ -291,13 +291,14 @@ def test_cosyvoice2_is_prepared_trained_and_speaks(pristine_snapshot, tmp_path):
             results += synthesizer.synthesize(
                 ["<happy>We won</happy> it.", "But he left."], **options
             )
-        stream = synthesizer.mods.token_to_wav.stream()
-        tokens = results[0].speech_tokens.to(synthesizer.device)
-        streamed = torch.cat([stream.push(tokens), stream.finish()])
+        streamed = [
+            torch.cat([chunk.wav for chunk in synthesizer.stream(text)])
+            for text in ("<happy>We won</happy> it.", ["<happy>We ", "won</>."])
+        ]
         return (
             [result.speech_tokens for result in results],
             [result.wav for result in results],
-            streamed.cpu(),
+            streamed,
         )
 
     here, there = on_both(speak)

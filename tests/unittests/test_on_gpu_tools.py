@@ -76,11 +76,19 @@ def test_shipped_model_speaks_the_same():
         synthesizer = EmoFiLMSynthesizer.from_hparams(
             folder.parent, run_opts={"device": str(device)}
         )
-        return synthesizer.synthesize(["<happy>We won!</happy>"])
+        streamed = []
+        for by_word in (False, True):  # also text and speech in turns
+            synthesizer.reads_pieces = by_word
+            chunks = synthesizer.stream(
+                ["<happy>We wo", "n!</happy>"], guidance=1.3, speed=1.2
+            )
+            streamed.append(torch.cat([chunk.wav for chunk in chunks]))
+        return synthesizer.synthesize(["<happy>We won!</happy>"]), streamed
 
-    here = speak("cpu")
+    here, here_streamed = speak("cpu")
     with pretend_gpu():
-        there = speak(GPU)
+        there, there_streamed = speak(GPU)
+    torch.testing.assert_close(there_streamed, here_streamed, atol=1e-3, rtol=0)
     for one, other in zip(here, there):
         assert other.wav.device == other.word_emotions.device == one.wav.device
         assert torch.equal(one.speech_tokens, other.speech_tokens)
