@@ -21,7 +21,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,56 +79,10 @@ def in_pieces(text: str) -> list[str]:
     return pieces
 
 
-def stream(
-    synthesizer: EmoFiLMSynthesizer,
-    pieces: Sequence[str],
-    speaker: str,
-    seed: int,
-    guidance: float,
-) -> torch.Tensor:
-    """Stream one text, whole or in pieces, and join its wave (T,).
-
-    The language model's bistream decoding knows no guidance yet.
-    """
-    if len(pieces) == 1:
-        return synthesizer.synthesize(
-            pieces[0], speaker=speaker, seed=seed, guidance=guidance
-        ).wav
-    options = synthesizer.hparams.generation
-    tokens = synthesizer.mods.emofilm.llm.generate_stream(
-        conditioned_words(synthesizer, "".join(pieces)),
-        sampler=options["sampler"],
-        max_ratio=options["max_ratio"],
-        seed=seed,
-    )
-    tokens = torch.tensor(list(tokens))
-    return synthesizer.mods.token_to_wav([tokens], [speaker])[0]
-
-
-def conditioned_words(
-    synthesizer: EmoFiLMSynthesizer, text: str
-) -> Iterator[torch.Tensor]:
-    """Yield the conditioned embeddings (1, T, C) of each word of a text."""
-    request = synthesizer._read(text, "unlabelled", 1.0)
-    units = request.units
-    embeddings = synthesizer.mods.emofilm.condition(
-        torch.tensor([units.ids]),
-        torch.ones(1),
-        torch.tensor([units.word_of_unit]),
-        request.word_emotions[None],
-        request.word_intensity[None],
-    ).text_embeddings
-    firsts = [
-        units.word_of_unit.index(word) for word in range(1, len(units.words))
-    ]
-    for start, end in zip([0, *firsts], [*firsts, len(units.ids)]):
-        yield embeddings[:, start:end]
-
-
 def streamed_system(
     folder: Path,
     synthesizer: EmoFiLMSynthesizer,
-    split: Callable[[str], Sequence[str]],
+    split: Callable[[str], str | Sequence[str]],
     seed: int,
     guidance: float,
 ) -> System:
@@ -136,7 +90,14 @@ def streamed_system(
 
     def speak(_, texts, voices):
         return [
-            stream(synthesizer, split(text), voice, seed, guidance)
+            torch.cat(
+                [
+                    chunk.wav
+                    for chunk in synthesizer.stream(
+                        split(text), voice, seed, guidance
+                    )
+                ]
+            )
             for text, voice in zip(texts, voices)
         ]
 
@@ -150,8 +111,8 @@ def make_systems(args: argparse.Namespace) -> dict[str, System]:
     for name, folder in args.models.items():
         model = EmoFiLMSynthesizer.from_hparams(folder)
         options = args.seed, args.guidance
-        ways = {"streamed": lambda text: [text]}
-        if getattr(model.hparams, "bistream", False):
+        ways = {"streamed": str}
+        if model.reads_pieces:
             ways["pieces"] = in_pieces
         key = f"{name}_whole"
         systems[key] = spoken_system(args.output_folder / key, model, *options)
@@ -231,7 +192,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--n_classifier", type=int, default=160)
     add("--workers", type=int, default=2)
     add("--seed", type=int, default=0)
-    add("--guidance", type=float, default=1.0)
+    add("--guidance", type=float, default=1.3)
     return parser.parse_args(arguments)
 
 
