@@ -7,6 +7,8 @@ from typing import Any
 
 from speechbrain_emofilm.dataio.labels import WordLabel
 from speechbrain_emofilm.dataio.markup import (
+    MAX_BREAK,
+    Break,
     MarkedText,
     parse_markup,
     write_markup,
@@ -32,7 +34,9 @@ def words_of(marked: MarkedText) -> list[dict[str, Any]]:
     list of dict
         "text", "before", "after", "emotion" (dict of weights, or None) and
         "intensity" of each word, and its values on the axes. The plain text
-        is that of all words joined.
+        is that of all words joined. A word behind a silence that the text
+        asks for has "break_before", the last word before one "break_after",
+        in seconds.
 
     Example
     -------
@@ -40,7 +44,7 @@ def words_of(marked: MarkedText) -> list[dict[str, Any]]:
     >>> words[0]["before"], words[0]["emotion"], words[1]["after"]
     ('“', {'happy': 1.0}, '!')
     """
-    words = []
+    words: list[dict[str, Any]] = []
     for index, word in enumerate(marked.words):
         following = marked.words[index + 1 : index + 2]
         end = following[0].start if following else len(marked.text)
@@ -59,6 +63,11 @@ def words_of(marked: MarkedText) -> list[dict[str, Any]]:
                 **{axis: getattr(word, axis, None) for axis in AXES},
             }
         )
+    for pause in marked.breaks:
+        name, index = "break_before", pause.word
+        if index == len(words):
+            name, index = "break_after", -1
+        words[index][name] = words[index].get(name, 0.0) + pause.seconds
     return words
 
 
@@ -66,7 +75,6 @@ def marks_of(
     words: Sequence[Mapping[str, Any]],
     emotions: Sequence[str],
     tags: Sequence[str] = (),
-    breaks: Sequence[Any] = (),
 ) -> str:
     """Write words as marked text, the inverse of :func:`words_of`.
 
@@ -78,8 +86,6 @@ def marks_of(
         The model's emotions.
     tags : list of str
         The model's tags, which may stand between words.
-    breaks : list of Break
-        Silence between the words.
 
     Returns
     -------
@@ -142,13 +148,36 @@ def marks_of(
         else:
             written.append(WordLabel(one.text, 0, 1))
     indices.append(len(written))
-    moved = [replace(pause, word=indices[pause.word]) for pause in breaks]
-    options = {"breaks": moved} if moved else {}
-    marks = write_markup(text, written, **options)
+    breaks = [
+        replace(pause, word=indices[pause.word]) for pause in _breaks(words)
+    ]
+    marks = write_markup(text, written, breaks)
     for tag in tags:
         marks = marks.replace(escape(tag, quote=False), tag)
     parse_markup(marks, emotions, max_words=MAX_WORDS, tags=tags)
     return marks
+
+
+def _breaks(words: Sequence[Mapping[str, Any]]) -> list[Break]:
+    """List the breaks before and behind words; long ones are several."""
+    breaks = []
+    for index, word in enumerate(words):
+        places = {"break_before": index, "break_after": index + 1}
+        for name, place in places.items():
+            left = word.get(name)
+            if left is None:
+                continue
+            if name == "break_after" and place < len(words):
+                raise ValueError(
+                    f"Word {index} ({word['text']!r}) has a break_after: only "
+                    "the last word has one, others give the break_before of "
+                    "the next word."
+                )
+            while left > MAX_BREAK:
+                breaks.append(Break(place, MAX_BREAK))
+                left -= MAX_BREAK
+            breaks.append(Break(place, left))
+    return breaks
 
 
 def _label(index: int, word: Mapping[str, Any]) -> WordLabel:
