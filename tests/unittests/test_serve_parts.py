@@ -348,7 +348,7 @@ class Model:
 
 
 def test_the_command_says_what_is_wrong(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda _: Model())
+    monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda *_: Model())
     common = ["serve", "--no-browser", "--model", str(tmp_path)]
     for options, message in (
         (["--token", "a b"], "The token has other characters"),
@@ -368,7 +368,7 @@ def test_the_command_serves_with_its_settings(monkeypatch, tmp_path):
     from speechbrain_emofilm.serve import server
 
     calls = []
-    monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda _: Model())
+    monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda *_: Model())
     monkeypatch.setattr(server, "serve", lambda *args: calls.append(args))
     monkeypatch.setenv("EMOFILM_TOKEN", "from-the-environment")
     options = ["--port", "8001", "--max-jobs", "7"]
@@ -457,8 +457,13 @@ def test_a_break_behind_a_stream_is_kept(planner):
     assert gaps == [(["He", "left"], 2.0)]
     reader = StreamReader(planner)
     reader.add("We won. No ")
-    assert reader.add("one. <break time=1s/> <break time=1s/> ") is not None
+    reader.add("one. <break time=1s/> <break time=1s/> ")
     assert reader.finish().last_gap == 2.0
+    reader = StreamReader(planner)
+    assert reader.add("We won. He left. No").words == ["We", "won"]
+    reader.add("w. <break time=1s/> ")
+    assert reader.add("… ") is None
+    assert reader.finish().last_gap == 1.0
 
 
 def test_too_much_silence_is_refused(planner):
