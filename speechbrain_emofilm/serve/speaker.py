@@ -180,11 +180,10 @@ class ContinuousSpeaker:
     def _make(self, function: Callable[..., list[Said]], *args: Any) -> None:
         """Call a function that makes sound, in its thread if there is one."""
         if self._beside is None:
-            n_threads = torch.get_num_threads()
-            self._beside = (
-                torch.device(self.synthesizer.device).type == "cpu"
-                and n_threads < _n_cores()
-            )
+            with self.synthesizer.inference_ctx:
+                n_threads = torch.get_num_threads()
+            on_cpu = torch.device(self.synthesizer.device).type == "cpu"
+            self._beside = on_cpu and n_threads < _n_cores()
         if self._beside:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, "emofilm-sound")
@@ -214,13 +213,10 @@ class ContinuousSpeaker:
         """Make sound of new tokens of a stream, perhaps its last ones."""
         if spoken.dropped:
             return []
-        key, stream, wavs = spoken.row.key, spoken.stream, []
+        key, stream = spoken.row.key, spoken.stream
+        make = stream.finish if ended else stream.push
         with self.synthesizer.inference_ctx, torch.no_grad():
-            if len(tokens):
-                wavs.append(stream.push(tokens))
-            if ended:
-                wavs.append(stream.finish())
-        wav = torch.cat([wav.float().cpu() for wav in wavs]).numpy()
+            wav = make(tokens).float().cpu().numpy()
         if ended:
             return [Said(key, wav, spoken.tokens)]
         return [Said(key, wav, last=False)] if len(wav) else []
