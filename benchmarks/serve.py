@@ -2,11 +2,14 @@
 """Measure `emofilm serve` on this machine, or abuse it.
 
 > python benchmarks/serve.py
-> python benchmarks/serve.py --abuse-minutes 10
+> python benchmarks/serve.py --large
+> python benchmarks/serve.py --abuse 600
 
 The first command prints, for 1, 4, 16 and 64 clients that ask at the same
-time, the requests per second and the 95th percentile of the time to the first
-sound; and the same of a server that speaks one text at a time. The second one
+time, the requests per second, the same relative to those of a server that
+speaks one text at a time, and the 95th percentile of the time to the first
+sound. The second one has 4 clients ask a model of CosyVoice2-0.5B's size with
+random weights, in int8. The third one, for so many seconds,
 has clients leave in the middle, send rubbish, too much and too slowly, and try
 what is forbidden, while others ask properly. It fails if one of these is not
 answered or hears something else, or if the server's memory or open files grow.
@@ -20,10 +23,25 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from speechbrain_emofilm.cli import SHIPPED_MODEL
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.inference.token_to_wav import TokenToWav
+from speechbrain_emofilm.integrations.cosyvoice2.checkpoint import load_llm
+from speechbrain_emofilm.lobes.cosyvoice2.flow import CosyVoice2Flow
+from speechbrain_emofilm.lobes.cosyvoice2.hift import HiFTGenerator
+from speechbrain_emofilm.lobes.cosyvoice2.precision import set_weight_precision
+from speechbrain_emofilm.serve.app import Settings
+from speechbrain_emofilm.serve.server import serve
+from speechbrain_emofilm.utils.assets import find_file
+
+import torch
+from common.esd_like import make_emofilm
+from common.random_cosyvoice2 import qwen2, write_llm
 from common.reporting import print_result
 from httpx import AsyncClient, HTTPError, Limits, get
 
@@ -39,19 +57,19 @@ TOLERANCE_MB = 64
 
 
 @contextmanager
-def serving(*options):
+def serving(*options, command=("-m", "speechbrain_emofilm", "serve")):
     """Run a server in a process of its own; yields its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "speechbrain_emofilm", "serve"]
+    command = [sys.executable, *command]
     command += ["--no-browser", "--port", str(port), *options]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(1200):
+        for _ in range(6000):
             if process.poll() is not None:
                 sys.exit("The server has ended: run `emofilm serve` to see why")
             try:
@@ -114,15 +132,69 @@ async def load(url, n_clients, n_requests):
 
 
 def measure(options):
-    """Print the scores of a server for several and for one text at a time."""
-    for max_rows in (options.rows, 1):
+    """Print the scores of a server, beside those of one text at a time."""
+    rates = {}
+    for max_rows in (1, options.rows):
         with serving("--max-rows", str(max_rows)) as (url, _):
-            for n_clients in CLIENTS:
+            for n_clients in options.clients:
                 n = max(options.requests, n_clients)
                 scores = asyncio.run(load(url, n_clients, n))
+                rate = scores["requests_per_s"]
+                one = rates.setdefault(n_clients, rate)
                 print_result(
-                    "serve", rows=max_rows, clients=n_clients, **scores
+                    "serve",
+                    rows=max_rows,
+                    clients=n_clients,
+                    relative=round(rate / one, 2),
+                    **scores,
                 )
+
+
+def measure_large(options):
+    """Print the scores of a model of CosyVoice2-0.5B's size."""
+    command = [__file__, "--serve-large", "--layers", str(options.layers)]
+    rates = {}
+    for max_rows in (1, options.rows):
+        with serving("--rows", str(max_rows), command=command) as (url, _):
+            scores = asyncio.run(load(url, 4, max(options.requests // 4, 4)))
+        rate = scores["requests_per_s"]
+        one = rates.setdefault(4, rate)
+        print_result(
+            "serve_large",
+            rows=max_rows,
+            clients=4,
+            relative=round(rate / one, 2),
+            **scores,
+        )
+
+
+def serve_large(options):
+    """Serve random weights of the original sizes, in int8."""
+    mini = EmoFiLMSynthesizer.from_hparams(find_file(SHIPPED_MODEL).parent)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "llm.pt"
+        write_llm(path, 0, options.layers)
+        lm = load_llm(path, qwen2(options.layers))
+    set_weight_precision(lm, "int8")
+    synthesizer = EmoFiLMSynthesizer(
+        {
+            "emofilm": make_emofilm(lm).eval(),
+            "token_to_wav": TokenToWav(
+                CosyVoice2Flow().eval(),
+                HiFTGenerator().eval(),
+                {"random": torch.randn(192)},
+            ),
+        },
+        {
+            "emotions": mini.emotions,
+            "text_frontend": mini.text_frontend,
+            "text_splitter": mini.planner.splitter,
+            # Random speech does not end by itself.
+            "generation": {"min_ratio": 1.5, "max_ratio": 1.5},
+        },
+    )
+    settings = Settings(max_rows=options.rows, time_limit=600)
+    serve(synthesizer, settings, options.port, browser=False)
 
 
 # --------------------------------------------------------------------- abuse
@@ -241,9 +313,9 @@ def resources(process):
     return memory, len(os.listdir(folder / "fd"))
 
 
-async def attack(url, process, minutes):
+async def attack(url, process, seconds):
     """Abuse a server; returns what happened to those who ask properly."""
-    until = time.monotonic() + 60 * minutes
+    until = time.monotonic() + seconds
     n_abuses, n_proper, different = 0, 0, 0
     readings = []
     async with AsyncClient(base_url=url, timeout=600) as client:
@@ -298,13 +370,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--abuse-minutes", type=float)
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--layers", type=int, default=24, help="with --large")
+    parser.add_argument("--abuse", type=float, metavar="SECONDS")
+    # What --large starts.
+    for name in ("--serve-large", "--no-browser"):
+        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.abuse_minutes is None:
+    if options.serve_large:
+        serve_large(options)
+        return
+    if options.large:
+        measure_large(options)
+        return
+    if options.abuse is None:
         measure(options)
         return
     with serving("--time-limit", "60") as (url, process):
-        scores = asyncio.run(attack(url, process, options.abuse_minutes))
+        scores = asyncio.run(attack(url, process, options.abuse))
         alive = process.poll() is None and get(f"{url}/healthz").is_success
     print_result("serve_abuse", alive=alive, **scores)
     if (

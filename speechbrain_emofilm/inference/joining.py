@@ -104,13 +104,14 @@ class SoundJoiner:
         wav, self._unmeasured = np.split(wav, [n_frames * self._size])
         frames = wav.reshape(n_frames, self._size)
         power = np.einsum("ij,ij->i", frames, frames)
-        expected = 0.0
+        loudest = np.maximum.accumulate(np.maximum(power, self._loudest))
+        relative = 10 ** (SILENCE_DB / 10)
+        is_sound = power > loudest * relative
         if self._leading and not self._any_heard:
+            # Up to the first sound only: chunks of any size give the same.
             expected = self._size * 10 ** (_EXPECTED_DB / 10)
-        loudest = np.maximum.accumulate(
-            np.maximum(power, max(self._loudest, expected))
-        )
-        is_sound = power > loudest * 10 ** (SILENCE_DB / 10)
+            begun = is_sound & (power > expected * relative)
+            is_sound[: begun.argmax() if begun.any() else None] = False
         self._loudest = max(self._loudest, power.max(initial=0.0))
         places = np.flatnonzero(is_sound)
         self._heard = self._heard or bool(len(places))

@@ -136,17 +136,17 @@ class Planner:
         for pause in marked.breaks:
             breaks[pause.word] = breaks.get(pause.word, 0.0) + pause.seconds
         n_words = len(marked.words)
-        ends = sorted({*breaks, n_words} - {0})
-        segments = [marked]
-        if len(ends) > 1:
+        segments = self._segments(marked)
+        if len(segments) > 1:
             # What cannot be read is told with its place in the whole text.
             self._encode(self._normalize(marked))
-            segments = cut_marked(marked, ends, self.tags)
         plan: list[Piece | Break] = []
-        for start, segment in zip([0, *ends], segments):
+        start = 0
+        for segment, end in segments:
             if start in breaks:
                 plan.append(Break(start, breaks[start]))
             plan += self._pieces(segment, intensity, instruction.strip())
+            start = end
         if n_words in breaks:
             plan.append(Break(n_words, breaks[n_words]))
         return plan
@@ -171,6 +171,39 @@ class Planner:
         """
         whole = self._normalize(marked)
         return Piece(whole, self._encode(whole), *whole.tensors(intensity))
+
+    def origins(self, marked: MarkedText) -> list[int]:
+        """Find the word of a text that each spoken word comes from.
+
+        Arguments
+        ---------
+        marked : MarkedText
+            Text as :meth:`parse` returns it.
+
+        Returns
+        -------
+        list of int
+            For each word of the text's plan, all pieces joined, the index of
+            the text's word whose reading it belongs to; -1 if it is of none.
+            "$25 & more" is read in five words, with the origins 0, 0, 0, -1
+            and 1.
+        """
+        if self.normalizer is None:
+            return list(range(len(marked.words)))
+        origins, start = [], 0
+        for segment, end in self._segments(marked):
+            _, own = self.normalizer.trace(segment.text)
+            origins += [start + word if word >= 0 else -1 for word in own]
+            start = end
+        return origins
+
+    def _segments(self, marked: MarkedText) -> list[tuple[MarkedText, int]]:
+        """Cut a text at its breaks; each part comes with its end."""
+        n_words = len(marked.words)
+        ends = sorted({n_words, *(b.word for b in marked.breaks)} - {0})
+        if len(ends) == 1:
+            return [(marked, n_words)]
+        return list(zip(cut_marked(marked, ends, self.tags), ends))
 
     def _pieces(
         self, segment: MarkedText, intensity: float, instruction: str
@@ -254,9 +287,75 @@ def pieces_and_gaps(
         else:
             pieces.append(part)
             gaps.append(part.pause)
-    if isinstance(plan[-1], Piece):
+    if plan and isinstance(plan[-1], Piece):
         gaps[-1] = None
     return pieces, gaps
+
+
+class Gaps:
+    """Silence between pieces whose text becomes known bit by bit.
+
+    Arguments
+    ---------
+    splitter : TextSplitter
+        Knows the natural pauses.
+
+    Example
+    -------
+    >>> gaps = Gaps(TextSplitter())
+    >>> gaps.before
+    >>> gaps.add_break(0.25)
+    >>> gaps.before
+    0.25
+    """
+
+    def __init__(self, splitter: TextSplitter):
+        self._splitter = splitter
+        self._any = False
+        self._break = 0.0  # silence asked for behind the last piece
+        self._pause = 0.0  # the natural pause there
+
+    @property
+    def before(self) -> float | None:
+        """Seconds before the next piece; None leaves its own silence."""
+        if self._any or self._break:
+            return self._break or self._pause
+        return None
+
+    @property
+    def last(self) -> float | None:
+        """Seconds of silence asked for at the end; None if none were."""
+        return self._break or None
+
+    def add_break(self, seconds: float) -> None:
+        """Add silence that the text asks for."""
+        self._break += seconds
+
+    def add_piece(self, piece: Piece) -> None:
+        """Go on behind a piece."""
+        self._any = True
+        self._break = 0.0
+        n_words = len(piece.marked.words)
+        self._pause = self._splitter.pause(piece.marked, n_words)
+
+    def add_plan(
+        self, plan: Sequence[Piece | Break]
+    ) -> list[tuple[float | None, Piece]]:
+        """Go on behind a plan; return its pieces with the gaps before them."""
+        pieces, gaps = pieces_and_gaps(plan)
+        if not pieces:
+            self.add_break(gaps[-1] or 0.0)
+            return []
+        spoken = []
+        for index, piece in enumerate(pieces):
+            if index:
+                self._break, self._pause = 0.0, gaps[index] or 0.0
+            else:
+                self.add_break(gaps[index] or 0.0)
+            spoken.append((self.before, piece))
+            self.add_piece(piece)
+        self._break = gaps[-1] or 0.0
+        return spoken
 
 
 def piece_seed(seed: int, index: int) -> int:

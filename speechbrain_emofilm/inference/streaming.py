@@ -8,17 +8,19 @@ from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import Break, MarkedText
 from speechbrain_emofilm.dataio.splitting import sentence_ends, units_before
 from speechbrain_emofilm.dataio.text import END_OF_INSTRUCTION
-from speechbrain_emofilm.inference.joining import SoundJoiner
+from speechbrain_emofilm.inference.joining import PiecePlace, SoundJoiner
 from speechbrain_emofilm.inference.long_text import (
+    Gaps,
     Piece,
     Planner,
     carry_history,
     piece_seed,
-    pieces_and_gaps,
 )
 from speechbrain_emofilm.inference.prompting import LMPrompt
 from speechbrain_emofilm.inference.text_feed import TextFeed
+from speechbrain_emofilm.inference.token_to_wav import WavStream
 
+import numpy as np
 import torch
 
 #: Speech tokens between two chunks of sound; each is 40 ms.
@@ -68,6 +70,120 @@ class Utterance:
     piece: Piece | None = None
 
 
+class SpeechTrack:
+    """Join the sound of utterances and tell which words have begun.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Sampling rate in Hz.
+    tokens_per_unit : float
+        First guess of the number of speech tokens per text unit, for the
+        times of words; it is corrected by what has been spoken.
+    speed : float
+        Speed of the speech.
+
+    Example
+    -------
+    >>> track = SpeechTrack(24000, 5.0)
+    >>> track.start(None)
+    >>> sound = track.push(torch.ones(4800))
+    >>> len(sound) + len(track.finish(None)), track.n_samples, track.words
+    (4800, 4800, [])
+    """
+
+    def __init__(
+        self, sample_rate: int, tokens_per_unit: float, speed: float = 1.0
+    ):
+        self.sample_rate = sample_rate
+        #: Number of samples so far.
+        self.n_samples = 0
+        #: Words that have begun.
+        self.words: list[Word] = []
+        self._joiner = SoundJoiner(sample_rate)
+        self._seconds_per_token = _TOKEN_SECONDS / speed
+        self._n_units = _GUESSED_UNITS
+        self._n_tokens = _GUESSED_UNITS * tokens_per_unit
+        self._n_places = self._n_words = 0  # before this utterance
+        self._rate = 0.0  # seconds per unit, of this utterance
+
+    @property
+    def places(self) -> list[PiecePlace]:
+        """Places of the utterances whose sound has begun."""
+        return self._joiner.places
+
+    def start(self, gap: float | None) -> None:
+        """Begin an utterance, so many seconds after the one before."""
+        self._joiner.start(gap)
+        self._n_places, self._n_words = len(self.places), len(self.words)
+        if gap is None:
+            self._n_places -= 1
+
+    def push(
+        self, wav: torch.Tensor, piece: Piece | None = None, n_tokens: int = 0
+    ) -> np.ndarray:
+        """Add sound of the utterance and return what is ready.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            Sound (T,), on the CPU.
+        piece : Piece, optional
+            Text of the utterance as far as it is known.
+        n_tokens : int
+            With the last sound, the number of the utterance's speech tokens.
+        """
+        if n_tokens:
+            self._n_tokens += n_tokens
+            if piece is not None:
+                self._n_units += len(piece.units.ids)
+        sound = self._joiner.push(wav.numpy())
+        self.n_samples += len(sound)
+        place = self.places[self._n_places :]
+        if place and piece is not None:
+            self._begin_words(piece, place[0].start, n_tokens)
+        return sound
+
+    def finish(self, gap: float | None) -> np.ndarray:
+        """Return the rest of the sound, with so many seconds of silence."""
+        sound = self._joiner.finish(gap)
+        self.n_samples += len(sound)
+        return sound
+
+    def seconds(self, n_units: int) -> float:
+        """Estimate the duration of text units of the present utterance."""
+        return n_units * self._rate
+
+    def _begin_words(self, piece: Piece, start: int, n_tokens: int) -> None:
+        """Add the words of the utterance that have begun by now.
+
+        These are all of them if it has ended, with so many tokens.
+        """
+        rate = self._n_tokens / self._n_units
+        if n_tokens:
+            rate = n_tokens / len(piece.units.ids)
+        self._rate = rate = rate * self._seconds_per_token
+        now = self.n_samples / self.sample_rate
+        start_time = start / self.sample_rate
+        owners = piece.units.word_of_unit
+        words = piece.marked.words
+        for index in range(len(self.words) - self._n_words, len(words)):
+            time = start_time
+            if index in owners:
+                time += owners.index(index) * rate
+            if time > now and not n_tokens:
+                break
+            if self.words:
+                last = self.words[-1]
+                time = min(max(time, last.start), max(now, last.start))
+                if index:
+                    self.words[-1] = replace(last, end=time)
+            self.words.append(Word(words[index].word, time, time, 0.0))
+        if len(self.words) > self._n_words:
+            last = self.words[-1]
+            self.words[-1] = replace(last, end=max(last.start, now))
+
+
 class ChunkMaker:
     """Turn utterances into chunks of sound with the words that have begun.
 
@@ -76,49 +192,25 @@ class ChunkMaker:
     start_wav : callable
         Returns a new stream of an utterance's sound, see
         :meth:`~speechbrain_emofilm.inference.token_to_wav.TokenToWavBase.stream`.
-    sample_rate : int
-        Sampling rate in Hz.
-    tokens_per_unit : float
-        First guess of the number of speech tokens per text unit, for the
-        times of words; it is corrected by what has been spoken.
-    speed : float
-        Speed of the speech.
+    track : SpeechTrack
+        Joins the sound.
     """
 
-    def __init__(
-        self,
-        start_wav: Callable,
-        sample_rate: int,
-        tokens_per_unit: float,
-        speed: float = 1.0,
-    ):
+    def __init__(self, start_wav: Callable, track: SpeechTrack):
         self._start_wav = start_wav
-        self._rate = sample_rate
-        self._joiner = SoundJoiner(sample_rate)
-        self._seconds_per_token = _TOKEN_SECONDS / speed
-        self._n_units = _GUESSED_UNITS
-        self._n_tokens = _GUESSED_UNITS * tokens_per_unit
-        self._n_samples = 0
-        self._words: list[Word] = []
+        self._track = track
 
     def speak(self, utterance: Utterance) -> Iterator[SpeechChunk]:
         """Speak an utterance, chunk by chunk."""
-        self._joiner.start(utterance.gap)
-        n_before, n_words = len(self._joiner.places), len(self._words)
-        if utterance.gap is None:
-            n_before -= 1
+        self._track.start(utterance.gap)
         stream = self._start_wav()
-        n_tokens, size = 0, stream.look_ahead + CHUNK_TOKENS // 2
+        n_tokens, size = 0, first_chunk_tokens(stream)
         waiting: list[int] = []
 
-        def chunk(wav: torch.Tensor, ended: bool = False):
-            sound = self._joiner.push(wav.float().cpu().numpy())
-            self._n_samples += len(sound)
-            place = self._joiner.places[n_before:]
-            if place:
-                self._begin_words(
-                    utterance, n_words, place[0].start, n_tokens * ended
-                )
+        def chunk(wav: torch.Tensor, n_tokens: int = 0):
+            sound = self._track.push(
+                wav.float().cpu(), utterance.piece, n_tokens
+            )
             if len(sound):
                 yield self._chunk(sound)
 
@@ -129,11 +221,7 @@ class ChunkMaker:
                 n_tokens, waiting, size = n_tokens + size, [], CHUNK_TOKENS
         if waiting:
             yield from chunk(stream.push(torch.tensor(waiting)))
-        n_tokens += len(waiting)
-        self._n_tokens += n_tokens
-        if utterance.piece is not None:
-            self._n_units += len(utterance.piece.units.ids)
-        yield from chunk(stream.finish(), ended=True)
+        yield from chunk(stream.finish(), n_tokens + len(waiting))
 
     def speak_all(
         self, source: "Utterances", utterances: Iterable[Utterance]
@@ -141,47 +229,119 @@ class ChunkMaker:
         """Speak the utterances of a source, and the silence at the end."""
         for utterance in utterances:
             yield from self.speak(utterance)
-        sound = self._joiner.finish(source.last_gap)
-        self._n_samples += len(sound)
+        sound = self._track.finish(source.last_gap)
         if len(sound):
             yield self._chunk(sound)
 
-    def _begin_words(
-        self, utterance: Utterance, n_before: int, start: int, n_tokens: int
-    ) -> None:
-        """Add the words of an utterance that have begun by now.
-
-        These are all of them if it has ended, with so many tokens.
-        """
-        if utterance.piece is None:
-            return
-        rate = self._n_tokens / self._n_units
-        if n_tokens:
-            rate = n_tokens / len(utterance.piece.units.ids)
-        rate *= self._seconds_per_token
-        now, start_time = self._n_samples / self._rate, start / self._rate
-        owners = utterance.piece.units.word_of_unit
-        words = utterance.piece.marked.words
-        for index in range(len(self._words) - n_before, len(words)):
-            time = start_time
-            if index in owners:
-                time += owners.index(index) * rate
-            if time > now and not n_tokens:
-                break
-            if self._words:
-                last = self._words[-1]
-                time = min(max(time, last.start), max(now, last.start))
-                if index:
-                    self._words[-1] = replace(last, end=time)
-            self._words.append(Word(words[index].word, time, time, 0.0))
-        if self._words and len(self._words) > n_before:
-            last = self._words[-1]
-            self._words[-1] = replace(last, end=max(last.start, now))
-
-    def _chunk(self, sound) -> SpeechChunk:
+    def _chunk(self, sound: np.ndarray) -> SpeechChunk:
+        track = self._track
         return SpeechChunk(
-            torch.from_numpy(sound), self._rate, list(self._words)
+            torch.from_numpy(sound), track.sample_rate, list(track.words)
         )
+
+
+def first_chunk_tokens(stream: WavStream) -> int:
+    """Choose after how many tokens an utterance's sound is first made."""
+    return stream.look_ahead + CHUNK_TOKENS // 2
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Complete sentences of a text.
+
+    Arguments
+    ---------
+    marked : MarkedText
+        The words as they were written, and their emotions.
+    plan : list of Piece or Break
+        What is spoken.
+    """
+
+    marked: MarkedText
+    plan: list[Piece | Break]
+
+
+class SentenceReader:
+    """Read a text that is being written, and plan every complete sentence.
+
+    Arguments
+    ---------
+    planner : Planner
+        Reads text.
+    unmarked : str or dict
+        Emotion of words outside of marks, as in ``Planner.plan``.
+    intensity : float
+        Intensity of labelled words whose mark gives none.
+
+    Example
+    -------
+    >>> from speechbrain_emofilm.dataio.text import TextUnits
+    >>> class Frontend:
+    ...     language = "en"
+    ...     def encode(self, text):
+    ...         words = text.split()
+    ...         places = list(range(len(words)))
+    ...         return TextUnits(places, places, words)
+    >>> reader = SentenceReader(Planner(["happy"], Frontend()))
+    >>> reader.add("<happy>We won! He")
+    >>> reader.add(" left.</happy> No").marked.text
+    'We won!'
+    >>> reader.finish().marked.text
+    'He left. No'
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        unmarked: str | Mapping[str, float] = "unlabelled",
+        intensity: float = 1.0,
+    ):
+        self._planner = planner
+        self._unmarked, self._intensity = unmarked, intensity
+        self._feed = TextFeed(planner.tags)
+        self._known = ""
+        self._any = False
+
+    def add(self, text: str) -> Passage | None:
+        """Add a piece of text; return the sentences that it completes.
+
+        Raises
+        ------
+        ValueError
+            If what is known by now cannot be read.
+        """
+        _add(self._feed, text)
+        known = self._feed.known
+        if known == self._known or not self._feed.count(known):
+            return None
+        self._known = known
+        marked = self._planner.parse(known, self._unmarked)
+        ends = sentence_ends(marked)[:-1]
+        return self._read(self._feed.take(ends[-1])) if ends else None
+
+    def finish(self) -> Passage:
+        """End the text and return the rest, which may have no word.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be read, or the text had no word at all.
+        """
+        self._feed.finish()
+        text = self._feed.take()
+        if self._any and not self._feed.count(text):
+            # The parser wants a word, also to say what is wrong with marks.
+            rest = self._planner.parse(f"{text} a", self._unmarked)
+            return Passage(
+                replace(rest, text="", words=[]),
+                [Break(0, sum(b.seconds for b in rest.breaks))],
+            )
+        return self._read(text)
+
+    def _read(self, text: str) -> Passage:
+        self._any = True
+        plan = self._planner.plan(text, self._unmarked, self._intensity)
+        return Passage(self._planner.parse(text, self._unmarked), plan)
 
 
 class Utterances:
@@ -230,33 +390,25 @@ class Utterances:
         self._unmarked, self._intensity = unmarked, intensity
         self._seed, self._history = seed, history
         self._n_spoken = 0
-        self._break = 0.0  # silence asked for behind the last utterance
-        self._pause = 0.0  # the natural pause there
+        self._gaps = Gaps(planner.splitter)
 
     @property
     def last_gap(self) -> float | None:
         """Seconds of silence asked for at the end; None if none were."""
-        return self._break or None
+        return self._gaps.last
 
     def of_plan(self, plan: list[Piece | Break]) -> Iterator[Utterance]:
         """Speak the pieces of a plan."""
-        pieces, gaps = pieces_and_gaps(plan)
-        for index, piece in enumerate(pieces):
-            before = gaps[index] or 0.0
-            if index:
-                self._break, self._pause = 0.0, before
-            else:
-                self._break += before
+        for gap, piece in self._gaps.add_plan(plan):
             seed = piece_seed(self._seed, self._n_spoken)
             tokens = self._generate(piece, self._current, seed)
-            yield from self._speak(Utterance(piece=piece), tokens)
-        self._break = gaps[-1] or 0.0
+            yield from self._speak(Utterance(gap, piece=piece), tokens)
 
     def of_pieces(self, texts: Iterable[str]) -> Iterator[Utterance]:
         """Speak a text whose pieces arrive one by one."""
         pieces, feed = iter(texts), TextFeed(self._planner.tags)
         if self._generate_growing is None:
-            yield from self._sentences(pieces, feed)
+            yield from self._sentences(pieces)
             return
         while True:
             utterance = Utterance()
@@ -268,22 +420,19 @@ class Utterances:
             tokens = self._generate_growing(
                 itertools.chain([first], growing), self._current, seed
             )
+            utterance.gap = self._gaps.before
             yield from self._speak(utterance, tokens)
+            assert utterance.piece is not None
+            self._gaps.add_piece(utterance.piece)
 
-    def _sentences(
-        self, pieces: Iterator[str], feed: TextFeed
-    ) -> Iterator[Utterance]:
+    def _sentences(self, pieces: Iterator[str]) -> Iterator[Utterance]:
         """Speak every sentence as soon as it is known."""
-        while not feed.finished:
-            _add_next(feed, pieces)
-            text = feed.take() if feed.finished else ""
-            marked = self._read(feed)
-            if marked is not None:
-                ends = sentence_ends(marked)[:-1]
-                text = feed.take(ends[-1]) if ends else ""
-            if text.strip() or (feed.finished and not self._n_spoken):
-                plan = self._planner.plan(text, self._unmarked, self._intensity)
-                yield from self.of_plan(plan)
+        reader = SentenceReader(self._planner, self._unmarked, self._intensity)
+        for piece in pieces:
+            passage = reader.add(piece)
+            if passage is not None:
+                yield from self.of_plan(passage.plan)
+        yield from self.of_plan(reader.finish().plan)
 
     def _grow(
         self, utterance: Utterance, pieces: Iterator[str], feed: TextFeed
@@ -303,8 +452,8 @@ class Utterances:
                 n_known = sizes[-1 if end is not None else -2]
                 if not begun:
                     begun = True
-                    self._break += sum(
-                        b.seconds for b in marked.breaks if b.word == 0
+                    self._gaps.add_break(
+                        sum(b.seconds for b in marked.breaks if b.word == 0)
                     )
                 if n_known > n_final:
                     n_final = n_known
@@ -359,16 +508,11 @@ class Utterances:
                 spoken.append(token)
                 yield token
 
-        if self._n_spoken or self._break:
-            utterance.gap = self._break or self._pause
         utterance.tokens = record()
         yield utterance
         piece = utterance.piece
         assert piece is not None
         self._n_spoken += 1
-        n_words = len(piece.marked.words)
-        self._break = 0.0
-        self._pause = self._planner.splitter.pause(piece.marked, n_words)
         if self._history:
             self._current = carry_history(
                 self._prompt, piece, torch.tensor(spoken)
@@ -380,12 +524,17 @@ def _add_next(feed: TextFeed, pieces: Iterator[str]) -> None:
     piece = next(pieces, None)
     if piece is None:
         feed.finish()
-    elif not isinstance(piece, str):
+    else:
+        _add(feed, piece)
+
+
+def _add(feed: TextFeed, piece: str) -> None:
+    """Add a piece of text; refuse what is none."""
+    if not isinstance(piece, str):
         raise ValueError(f"A piece of the text is {piece!r}: give strings.")
-    elif END_OF_INSTRUCTION in piece:
+    if END_OF_INSTRUCTION in piece:
         raise ValueError(
             f"{END_OF_INSTRUCTION} stands in a text that is given in pieces: "
             "give the instruction as instruction=."
         )
-    else:
-        feed.add(piece)
+    feed.add(piece)

@@ -3,7 +3,14 @@
 import importlib.util
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -36,10 +43,17 @@ from speechbrain_emofilm.inference.speech import (
 from speechbrain_emofilm.inference.streaming import (
     ChunkMaker,
     SpeechChunk,
+    SpeechTrack,
     Utterances,
 )
 from speechbrain_emofilm.inference.token_to_wav import pad_items
 from speechbrain_emofilm.inference.trained_model import TrainedModel
+from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
+    SpeechDecoding,
+)
+from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
+    Utterance as LMUtterance,
+)
 from speechbrain_emofilm.processing.mel_speed import check_speeds
 
 import torch
@@ -50,6 +64,8 @@ logger = get_logger(__name__)
 
 #: File of a model's folder with the voices that its user added.
 ADDED_VOICES = "added_voices.safetensors"
+#: Options of ``generation`` that belong to an utterance, not to the decoding.
+_LENGTH_OPTIONS = ("min_ratio", "max_ratio")
 
 
 class EmoFiLMSynthesizer(TrainedModel):
@@ -118,7 +134,8 @@ class EmoFiLMSynthesizer(TrainedModel):
         super().__init__(*args, **kwargs)
         self.emotions = list(self.hparams.emotions)
         self.text_frontend = self.hparams.text_frontend
-        self._planner = Planner(
+        #: Reads texts and divides them.
+        self.planner = Planner(
             self.emotions,
             self.text_frontend,
             getattr(self.hparams, "text_normalizer", None),
@@ -154,7 +171,12 @@ class EmoFiLMSynthesizer(TrainedModel):
     @property
     def tags(self) -> list[str]:
         """Tags that a text may hold, such as ``[laughter]``."""
-        return self._planner.tags
+        return self.planner.tags
+
+    @property
+    def sample_rate(self) -> int:
+        """Sampling rate of the speech in Hz."""
+        return self.mods.token_to_wav.sample_rate
 
     def add_voice(
         self,
@@ -333,7 +355,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         parted = [pieces_and_gaps(plan) for plan in plans]
         pieces = [own for own, _ in parted]
         prompts = [
-            self._prompt(speaker, prompting, own[0].instruction or instruction)
+            self.prompt(speaker, prompting, own[0].instruction or instruction)
             for speaker, own in zip(speakers, pieces)
         ]
         current = list(prompts)
@@ -387,7 +409,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         ValueError
             If the front end cannot read the text.
         """
-        return self._planner.plan(
+        return self.planner.plan(
             text,
             unmarked if emotion is None else emotion,
             1.0 if intensity is None else intensity,
@@ -460,7 +482,7 @@ class EmoFiLMSynthesizer(TrainedModel):
             plan = self.plan(text, unmarked, emotion, intensity)
             pieces, _ = pieces_and_gaps(plan)
             instruction = pieces[0].instruction or instruction
-        prompt = self._prompt(speaker, prompting, instruction)
+        prompt = self.prompt(speaker, prompting, instruction)
 
         def generate(piece: Piece, prompt: LMPrompt, seed: int):
             inputs = self._lm_inputs([piece], [prompt], guidance)
@@ -470,7 +492,7 @@ class EmoFiLMSynthesizer(TrainedModel):
             return self._growing_tokens(growing, prompt, seed, guidance)
 
         utterances = Utterances(
-            self._planner,
+            self.planner,
             generate,
             generate_growing if self.reads_pieces else None,
             prompt,
@@ -479,12 +501,9 @@ class EmoFiLMSynthesizer(TrainedModel):
             seed,
             self.history if history is None else history,
         )
-        limits = {"min_ratio": 2.0, "max_ratio": 20.0, **self._generation}
         maker = ChunkMaker(
             lambda: token_to_wav.stream(speaker, speed=speed),
-            token_to_wav.sample_rate,
-            math.sqrt(limits["min_ratio"] * limits["max_ratio"]),
-            speed,
+            self.track(speed),
         )
         return self._computed(
             maker.speak_all(
@@ -526,16 +545,128 @@ class EmoFiLMSynthesizer(TrainedModel):
             return [find(name) for name in speaker]
         return find(self.speakers[0] if speaker is None else speaker)
 
-    def _prompt(
-        self, speaker: str, prompting: str | None, instruction: str | None
+    def prompt(
+        self,
+        speaker: str,
+        prompting: str | None = None,
+        instruction: str | None = None,
     ) -> LMPrompt:
-        """Make the language model's prompt for one text."""
+        """Make the language model's prompt for a text.
+
+        Arguments
+        ---------
+        speaker : str
+            Name of the speaker.
+        prompting, instruction : str, optional
+            As in :meth:`synthesize`.
+
+        Returns
+        -------
+        LMPrompt
+            The prompt.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot be prompted so.
+        """
         if prompting is None:
             prompting = "instruct" if instruction else self.prompting
         voice = self.mods.token_to_wav.voice_of(speaker)
         return make_prompt(
             self.text_frontend, prompting, speaker, voice, instruction
         )
+
+    def decoding(self) -> SpeechDecoding:
+        """Start a decoding of utterances that join and leave as they like.
+
+        Returns
+        -------
+        SpeechDecoding
+            It takes the utterances of :meth:`utterance`, and its steps are
+            to be made as :attr:`inference_ctx` says.
+        """
+        options = {
+            name: value
+            for name, value in self._generation.items()
+            if name not in _LENGTH_OPTIONS
+        }
+        return SpeechDecoding(self.mods.emofilm.llm, **options)
+
+    @torch.no_grad()
+    def utterance(
+        self,
+        piece: Piece,
+        prompt: LMPrompt,
+        seed: int = 0,
+        guidance: float = 1.0,
+        key: Hashable = 0,
+    ) -> LMUtterance:
+        """Prepare a piece of text for a :meth:`decoding`.
+
+        It gets the tokens that :meth:`synthesize` would give it.
+
+        Arguments
+        ---------
+        piece : Piece
+            A piece of :meth:`plan`.
+        prompt : LMPrompt
+            Prompt of the text, from :meth:`prompt`.
+        seed : int
+            Seed of the piece, see
+            :func:`~speechbrain_emofilm.inference.long_text.piece_seed`.
+        guidance : float
+            As in :meth:`synthesize`.
+        key : hashable
+            Name of the utterance in the decoding.
+
+        Returns
+        -------
+        Utterance
+            What the language model needs to know.
+
+        Example
+        -------
+        >>> from speechbrain_emofilm.utils.assets import find_file
+        >>> mini = find_file("speechbrain_emofilm/assets/mini/synthesizer.yaml")
+        >>> synthesizer = EmoFiLMSynthesizer.from_hparams(mini.parent)
+        >>> (piece,) = synthesizer.plan("<happy>We won!</happy>")
+        >>> prompt = synthesizer.prompt(synthesizer.speakers[0])
+        >>> decoding, tokens = synthesizer.decoding(), []
+        >>> decoding.join([synthesizer.utterance(piece, prompt)])
+        >>> while len(decoding):
+        ...     tokens += [drawn.token for drawn in decoding.step()]
+        >>> expected = synthesizer.synthesize("<happy>We won!</happy>")
+        >>> tokens[:-1] == expected.speech_tokens.tolist()
+        True
+        """
+        with self.inference_ctx:
+            inputs = self._lm_inputs([piece], [prompt], guidance)
+            inputs = {
+                name: value
+                for name, value in inputs.items()
+                if name in _LENGTH_OPTIONS or name not in self._generation
+            }
+            llm = self.mods.emofilm.llm
+            (utterance,) = llm.utterances(**inputs, seeds=[seed])
+        return replace(utterance, key=key)
+
+    def track(self, speed: float = 1.0) -> SpeechTrack:
+        """Start to join the sound of pieces, and to time their words.
+
+        Arguments
+        ---------
+        speed : float
+            Speed of the speech.
+
+        Returns
+        -------
+        SpeechTrack
+            It joins sound as :meth:`synthesize` and :meth:`stream` do.
+        """
+        limits = {"min_ratio": 2.0, "max_ratio": 20.0, **self._generation}
+        guess = math.sqrt(limits["min_ratio"] * limits["max_ratio"])
+        return SpeechTrack(self.sample_rate, guess, speed)
 
     def _plan_all(
         self,
@@ -547,7 +678,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         plans = []
         for index, text in enumerate(texts):
             try:
-                plans.append(self._planner.plan(text, unmarked, intensity))
+                plans.append(self.planner.plan(text, unmarked, intensity))
             except ValueError as error:
                 if len(texts) == 1:
                     raise
@@ -580,7 +711,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         results = []
         for request, wav, spoken in zip(batch, wavs, tokens):
             wav = wav.float().cpu()
-            words, source = self._word_times(request, wav, sample_rate)
+            words, source = self.word_times(request, wav, sample_rate)
             results.append(
                 SynthesisResult(
                     wav,
@@ -632,9 +763,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         if changing:
             neutral = vocode([mels[i] for i in changing], 1.0)
         for i, wav in zip(changing, neutral):
-            words, _ = self._word_times(
-                batch[i], wav.float().cpu(), sample_rate
-            )
+            words, _ = self.word_times(batch[i], wav.float().cpu(), sample_rate)
             spans = voice_spans(
                 words,
                 [voices[i].index(name) for name in asked[i]],
@@ -737,14 +866,32 @@ class EmoFiLMSynthesizer(TrainedModel):
             embeddings(), spoken, seed=seed, guidance=guidance, **options
         )
 
-    def _word_times(
-        self, request: Piece, wav: torch.Tensor, sample_rate: int
+    def word_times(
+        self, piece: Piece, wav: torch.Tensor, sample_rate: int
     ) -> tuple[list[Word], str]:
-        """Find the time of each word, and name the source of the times."""
-        names = [word.word for word in request.marked.words]
+        """Find the words of a piece in its sound.
+
+        Arguments
+        ---------
+        piece : Piece
+            What is said.
+        wav : torch.Tensor
+            Its sound (T,), on the CPU.
+        sample_rate : int
+            Sampling rate in Hz.
+
+        Returns
+        -------
+        words : list of Word
+            The words with their times.
+        source : str
+            As ``word_times_source`` of a
+            :class:`~speechbrain_emofilm.inference.speech.SynthesisResult`.
+        """
+        names = [word.word for word in piece.marked.words]
         language = self.text_frontend.language
         if language == "both":
-            language = language_of(request.marked.text)
+            language = language_of(piece.marked.text)
         if self.aligner is not None:
             try:
                 found = self.aligner.align(
@@ -763,7 +910,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                 ]
                 return words, type(self.aligner).__name__
         duration = len(wav) / sample_rate
-        return proportional_times(names, request.units, duration), (
+        return proportional_times(names, piece.units, duration), (
             "proportional"
         )
 

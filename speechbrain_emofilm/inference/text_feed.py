@@ -62,8 +62,9 @@ class TextFeed:
         """Text up to its last known word, with its marks closed."""
         if self.finished:
             return self._text
-        heads = [self._head(*cut) for cut in self._cuts()]
-        return next((h for h in reversed(heads) if h is not None), "")
+        # Most often the last head is the one.
+        heads = (self._head(*cut) for cut in reversed(self._cuts()))
+        return next((head for head in heads if head is not None), "")
 
     def take(self, n_words: int | None = None) -> str:
         """Cut off the first words, or all, and return them."""

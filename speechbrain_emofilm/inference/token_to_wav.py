@@ -443,12 +443,23 @@ class WavStream:
         mel = self._mels.push(tokens[None].to(self._device))
         return self._vocoder.push(self._speed.push(mel))[0]
 
-    def finish(self) -> torch.Tensor:
-        """End the utterance and return the rest of its wave (samples,)."""
-        waves = [self._vocoder.push(self._speed.push(self._mels.finish()))]
+    def finish(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """End the utterance and return the rest of its wave (samples,).
+
+        Arguments
+        ---------
+        tokens : torch.Tensor, optional
+            Its last tokens (T,), which costs less than to push them before.
+        """
+        mels = []
+        if tokens is not None and len(tokens):
+            mels.append(self._mels.push(tokens[None].to(self._device)))
+        mels.append(self._mels.finish())
+        mels = [self._speed.push(torch.cat(mels, dim=1))]
         rest = self._speed.finish()
         if rest is not None:
-            waves.append(self._vocoder.push(rest))
+            mels.append(rest)
+        waves = [self._vocoder.push(torch.cat(mels, dim=1))]
         waves.append(self._vocoder.finish())
         return torch.cat(waves, dim=1)[0]
 

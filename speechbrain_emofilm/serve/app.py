@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -31,6 +32,7 @@ from speechbrain_emofilm.dataio.labels import (
 )
 from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
 from speechbrain_emofilm.inference.labeling import make_label
+from speechbrain_emofilm.inference.long_text import Piece
 from speechbrain_emofilm.inference.suggester import make_suggest, write_marks
 from speechbrain_emofilm.serve import audio
 from speechbrain_emofilm.serve.engine import (
@@ -39,7 +41,6 @@ from speechbrain_emofilm.serve.engine import (
     OutOfTime,
     Overloaded,
     RowSpeaker,
-    Said,
     Speaking,
 )
 from speechbrain_emofilm.serve.guard import Guard, error_body, is_loopback
@@ -54,8 +55,13 @@ from speechbrain_emofilm.serve.models import (
     SuggestRequest,
     WordsRequest,
 )
-from speechbrain_emofilm.serve.pieces import PieceReader, cut_text
 from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
+from speechbrain_emofilm.serve.speech import (
+    Reading,
+    Speech,
+    StreamReader,
+    read_text,
+)
 from speechbrain_emofilm.utils.colors import emotion_colors
 
 import numpy as np
@@ -82,8 +88,6 @@ logger = get_logger(__name__)
 STATIC = Path(__file__).parent / "static"
 #: Names by which OpenAI's clients ask for a speech model.
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-#: Silence between two sentences, in seconds.
-PAUSE = 0.2
 #: Greatest number of recordings that wait to be labelled.
 MAX_RECORDINGS = 8
 #: How often it is checked whether the client is still there, in seconds.
@@ -195,45 +199,6 @@ class _Listener:
         return event
 
 
-@dataclass
-class Utterance:
-    """Speech of a whole text, put together from its pieces."""
-
-    sample_rate: int
-    wavs: list[np.ndarray] = field(default_factory=list)
-    words: list[Word] = field(default_factory=list)
-    sources: set[str] = field(default_factory=set)
-    n_samples: int = 0
-    _start: float = 0.0  # of the present piece
-    _ended: bool = False
-
-    def add(self, said: Said) -> tuple[np.ndarray, list[Word]]:
-        """Add a part; return its sound and words with their times."""
-        wav = said.wav
-        if self._ended:
-            pause = np.zeros(round(PAUSE * self.sample_rate), np.float32)
-            wav = np.concatenate([pause, wav])
-            self._start = (self.n_samples + len(pause)) / self.sample_rate
-        self.n_samples += len(wav)
-        words = [
-            replace(
-                word,
-                start=self._start + word.start,
-                end=self._start + word.end,
-            )
-            for word in said.words
-        ]
-        self._ended = said.last
-        if said.source:
-            self.sources.add(said.source)
-        return wav, words
-
-    @property
-    def duration(self) -> float:
-        """Duration in seconds."""
-        return self.n_samples / self.sample_rate
-
-
 class Service:
     """What the endpoints share: model, engine and settings."""
 
@@ -255,6 +220,10 @@ class Service:
         )
         folder = getattr(synthesizer, "folder", None)
         self.name = folder.name if folder else "emofilm"
+        # Texts are read, and words found in sound, beside the model's thread:
+        # one at a time, since front ends and aligners have a state.
+        self.reader = ThreadPoolExecutor(1, "emofilm-text")
+        self.aligner = ThreadPoolExecutor(1, "emofilm-words")
         self.n_streams = 0
         self.n_added = 0
         self.labelling = ThreadPoolExecutor(1, "labelling")
@@ -273,7 +242,13 @@ class Service:
     @property
     def sample_rate(self) -> int:
         """Sampling rate of the model in Hz."""
-        return self.synthesizer.mods.token_to_wav.sample_rate
+        return self.synthesizer.sample_rate
+
+    def close(self) -> None:
+        """End the threads."""
+        self.engine.close()
+        for pool in (self.reader, self.aligner):
+            pool.shutdown(cancel_futures=True)
 
     def parse(self, text: str, param: str = "text") -> MarkedText:
         """Read a marked text; refuse it with the place of the error."""
@@ -301,10 +276,9 @@ class Service:
             raise _Fault("Give either text or words.", param="text")
         if request.text is not None:
             marked = self.parse(request.text)
-            words, breaks = words_of(marked), getattr(marked, "breaks", ())
+            words = words_of(marked)
         else:
             words = [word.model_dump() for word in request.words or ()]
-            breaks = ()
             unknown = {
                 name for word in words for name in word["emotion"] or ()
             } - set(self.emotions)
@@ -315,7 +289,7 @@ class Service:
                     param="words",
                 )
         try:
-            marks = marks_of(words, self.emotions, self.tags, breaks)
+            marks = marks_of(words, self.emotions, self.tags)
         except ValueError as error:
             raise _Fault(str(error), param="words") from error
         return marks, self.parse(marks, "words")
@@ -335,15 +309,45 @@ class Service:
             param="voice",
         )
 
+    async def plan(
+        self,
+        text: str,
+        asked: SpeechRequest | WordsRequest,
+        instruction: str | None,
+        param: str,
+    ) -> tuple[Reading, Speaking]:
+        """Read a text, and how to speak it; refuse what is not possible."""
+        voice = self.voice(asked.voice)
+
+        def read() -> tuple[Reading, Any]:
+            try:
+                reading = read_text(self.synthesizer.planner, text)
+            except ValueError as error:
+                raise _Fault(str(error), param=param) from error
+            try:
+                prompt = self.synthesizer.prompt(voice, None, instruction)
+            except ValueError as error:
+                raise _Fault(str(error), param="instructions") from error
+            return reading, prompt
+
+        reading, prompt = await self.in_reader(read)
+        return reading, Speaking(
+            voice, asked.seed, asked.guidance, asked.speed, prompt
+        )
+
+    async def in_reader(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in the thread that reads texts."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.reader, function, *args)
+
     def job(
         self,
         client: str,
         listener: _Listener,
         speaking: Speaking,
-        pieces: Sequence[str],
+        pieces: Sequence[Piece],
         complete: bool = True,
         streaming: bool = False,
-        timed: bool = True,
     ) -> Job:
         """Hand a job to the engine."""
         job = Job(
@@ -353,8 +357,8 @@ class Service:
             pieces,
             complete,
             streaming,
-            timed,
             self.settings.time_limit,
+            self.synthesizer.history,
         )
         self.engine.submit(job)
         return job
@@ -442,7 +446,7 @@ def create_app(
         service.engine.start()
         yield
         service.labelling.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(service.engine.close)
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="E-FiLM speech",
@@ -741,30 +745,24 @@ def _add_speech(app: FastAPI, service: Service) -> None:
                 code="model_not_found",
             )
         service.parse(asked.input, "input")
-        speaking = Speaking(
-            service.voice(asked.voice),
-            asked.seed,
-            asked.guidance,
-            asked.speed,
-            asked.instructions or None,
+        reading, speaking = await service.plan(
+            asked.input, asked, asked.instructions or None, "input"
         )
-        pieces = cut_text(asked.input, service.tags)
         listener = _Listener()
         in_parts = asked.stream
         if in_parts is None:
-            in_parts = len(pieces) > 1
+            in_parts = asked.response_format == "pcm" or len(reading.pieces) > 1
         sse = asked.stream_format == "sse"
         streamed = in_parts and asked.response_format in encoding.STREAMED
         job = service.job(
             _client(request),
             listener,
             speaking,
-            pieces,
+            reading.pieces,
             streaming=streamed,
-            timed=False,
         )
         try:
-            # Errors that show with the first sentence have a status.
+            # Errors that show with the first sound have a status.
             first: Any = await service.next_event(request, listener, job)
         except BaseException:
             service.engine.cancel(job)
@@ -774,17 +772,22 @@ def _add_speech(app: FastAPI, service: Service) -> None:
             encoder = encoding.Encoder(
                 service.sample_rate, asked.response_format, not streamed
             )
-            utterance = Utterance(service.sample_rate)
+            speech = Speech(service.synthesizer, speaking.speed)
+            speech.expect(reading)
             event = first
             while event is not None:
-                wav, _ = utterance.add(event)
-                data = encoder.add(wav)
+                data = encoder.add(speech.add(event))
                 if data:
                     yield _delta(data) if sse else data
                 event = await listener.next(
                     max(job.deadline - time.monotonic(), 0)
                 )
-            data = encoder.finish()
+
+            def finish():
+                return encoder.add(speech.finish()) + encoder.finish()
+
+            # A whole file is encoded now, beside other requests.
+            data = finish() if streamed else await asyncio.to_thread(finish)
             if data:
                 yield _delta(data) if sse else data
             if sse:
@@ -810,40 +813,41 @@ def _add_speech(app: FastAPI, service: Service) -> None:
     @app.post("/v1/words", summary="Speech with the times of its words")
     async def words(asked: WordsRequest, request: Request):
         marks, marked = service.read(asked)
-        speaking = Speaking(
-            service.voice(asked.voice),
-            asked.seed,
-            asked.guidance,
-            asked.speed,
-            asked.instruction or None,
+        reading, speaking = await service.plan(
+            marks, asked, asked.instruction or None, "text"
         )
-        pieces = cut_text(marks, service.tags)
         listener = _Listener()
-        job = service.job(_client(request), listener, speaking, pieces)
-        utterance = Utterance(service.sample_rate)
-        wavs, times = [], []
+        job = service.job(_client(request), listener, speaking, reading.pieces)
+        speech = Speech(service.synthesizer, speaking.speed, service.aligner)
+        speech.expect(reading)
+        rate, kind = service.sample_rate, asked.response_format
         try:
+            wavs = []
             while True:
                 event = await service.next_event(request, listener, job)
                 if event is None:
                     break
-                wav, timed = utterance.add(event)
-                wavs.append(wav)
-                times += timed
+                wavs.append(speech.add(event))
+            wav = np.concatenate([*wavs, speech.finish()])
+
+            def finish():
+                sound = encoding.encode(wav, rate, kind)
+                f0 = audio.f0_track(wav, rate)
+                left = max(job.deadline - time.monotonic(), 0)
+                try:
+                    return sound, f0, *speech.timed_words(left)
+                except FutureTimeout:
+                    raise OutOfTime() from None
+
+            sound, f0, times, source = await asyncio.to_thread(finish)
         finally:
             service.engine.cancel(job)
-        wav = np.concatenate(wavs)
-        rate, kind = service.sample_rate, asked.response_format
-
-        def finish():
-            return encoding.encode(wav, rate, kind), audio.f0_track(wav, rate)
-
-        sound, f0 = await asyncio.to_thread(finish)
+            speech.close()
         return {
             "audio": base64.b64encode(sound).decode(),
             "format": kind,
             "sample_rate": rate,
-            "duration": round(utterance.duration, 4),
+            "duration": round(speech.duration, 4),
             "text": marked.text,
             "marks": marks,
             "seed": asked.seed,
@@ -857,7 +861,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
                 }
                 for word, time in zip(words_of(marked), times)
             ],
-            "word_times_source": ", ".join(sorted(utterance.sources)),
+            "word_times_source": source,
             "f0": f0,
         }
 
@@ -1164,8 +1168,9 @@ async def _speak_stream(
         job = service.job(
             _client(socket), listener, speaking, (), False, streaming=True
         )
+        speech = Speech(service.synthesizer, speaking.speed)
         await send({"type": "start", "sample_rate": service.sample_rate})
-        done = await _converse(service, inbox, send, job, listener)
+        done = await _converse(service, inbox, send, job, listener, speech)
         await send({"type": "done", **done})
         return True
     except (_Fault, ValueError, Overloaded, OutOfTime) as error:
@@ -1177,14 +1182,19 @@ async def _speak_stream(
 
 
 async def _converse(
-    service: Service, inbox: _Inbox, send, job: Job, listener: _Listener
+    service: Service,
+    inbox: _Inbox,
+    send,
+    job: Job,
+    listener: _Listener,
+    speech: Speech,
 ) -> dict[str, Any]:
     """Read text and send its sound at the same time, until one has ended."""
     reading: asyncio.Future = asyncio.ensure_future(
-        _read_stream(service, inbox, job)
+        _read_stream(service, inbox, job, speech)
     )
     writing: asyncio.Future = asyncio.ensure_future(
-        _write_stream(service, send, listener)
+        _write_stream(send, listener, speech)
     )
     waiting: asyncio.Future = reading
     try:
@@ -1211,20 +1221,20 @@ async def _converse(
         await asyncio.gather(reading, writing, waiting, return_exceptions=True)
 
 
-async def _read_stream(service: Service, inbox: _Inbox, job: Job) -> str:
+async def _read_stream(
+    service: Service, inbox: _Inbox, job: Job, speech: Speech
+) -> str:
     """Hand the sentences of a stream's text to the engine."""
-    reader = PieceReader(service.tags)
-    n_characters, spoken = 0, False
+    reader = StreamReader(service.synthesizer.planner)
+    n_characters = 0
     while True:
         message = await inbox.take(StreamText, StreamEnd)
         if isinstance(message, StreamEnd):
             if message.type == "cancel":
                 return "cancel"
-            pieces = reader.finish()
-            _check_pieces(service, pieces)
-            if not (pieces or spoken):
-                raise _Fault("The text has no word to speak.")
-            service.engine.add(job, pieces, True)
+            reading = await service.in_reader(reader.finish)
+            speech.expect(reading)
+            service.engine.add(job, reading.pieces, True)
             return "end"
         n_characters += len(message.text)
         if n_characters > service.settings.max_characters:
@@ -1233,27 +1243,21 @@ async def _read_stream(service: Service, inbox: _Inbox, job: Job) -> str:
                 f"{service.settings.max_characters} characters that are "
                 "accepted: start another."
             )
-        pieces = reader.feed(message.text)
-        _check_pieces(service, pieces)
-        spoken = spoken or bool(pieces)
-        service.engine.add(job, pieces, False)
+        reading = await service.in_reader(reader.add, message.text)
+        if reading is not None:
+            speech.expect(reading)
+        service.engine.add(job, reading.pieces if reading else (), False)
 
 
-def _check_pieces(service: Service, pieces: Sequence[str]) -> None:
-    """Refuse pieces whose marks are wrong before they reach the model."""
-    for piece in pieces:
-        service.parse(piece)
-
-
-async def _write_stream(service: Service, send, listener: _Listener) -> float:
-    """Send what is said, sound and word times; return the duration."""
-    utterance = Utterance(service.sample_rate)
+async def _write_stream(send, listener: _Listener, speech: Speech) -> float:
+    """Send what is said and the words that begin; return the duration."""
     while True:
         event = await listener.next()
-        if event is None:
-            return utterance.duration
-        wav, words = utterance.add(event)
+        wav = speech.finish() if event is None else speech.add(event)
         if len(wav):
             await send(encoding.to_pcm(wav))
+        words = speech.new_words()
         if words:
             await send({"type": "words", "words": [_timed(w) for w in words]})
+        if event is None:
+            return speech.duration

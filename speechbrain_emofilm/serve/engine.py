@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from speechbrain_emofilm.dataio.alignments import Word
+from speechbrain_emofilm.inference.long_text import piece_seed
 
 import numpy as np
 import torch
@@ -45,15 +45,15 @@ class Speaking:
         Strength of the emotions.
     speed : float
         Speed of the speech, 1 for the model's own.
-    instruction : str, optional
-        How to speak.
+    prompt : object, optional
+        What the language model is prompted with.
     """
 
     voice: str | None = None
     seed: int = 0
     guidance: float = 1.0
     speed: float = 1.0
-    instruction: str | None = None
+    prompt: Any = None
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,26 @@ class Row:
     ---------
     key : int
         Number that no other row has.
-    text : str
-        Marked text.
+    piece : object
+        What is spoken: a
+        :class:`~speechbrain_emofilm.inference.long_text.Piece` for the
+        synthesizer.
     speaking : Speaking
         How it is spoken.
+    seed : int
+        Seed of the piece.
     streaming : bool
         Whether its sound is wanted bit by bit.
-    timed : bool
-        Whether the times of its words are wanted.
+    previous : tuple, optional
+        The piece before and its speech tokens, which this one continues.
     """
 
     key: int
-    text: str
+    piece: Any
     speaking: Speaking
+    seed: int = 0
     streaming: bool = False
-    timed: bool = True
+    previous: tuple[Any, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,8 @@ class Said:
         Key of the row.
     wav : numpy.ndarray
         Sound (T,), float32, that follows what was said before.
-    sample_rate : int
-        Sampling rate in Hz.
-    words : list of Word
-        Words of the text with their times from the start of the row's sound,
-        with the last part of a row whose words are timed.
-    source : str
-        Name of the words' aligner, or ``"proportional"``.
+    tokens : list of int
+        All speech tokens of the row, with its last part.
     last : bool
         Whether the row is finished.
     error : Exception, optional
@@ -106,9 +106,7 @@ class Said:
 
     key: int
     wav: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    sample_rate: int = 0
-    words: Sequence[Word] = ()
-    source: str = ""
+    tokens: Sequence[int] = ()
     last: bool = True
     error: Exception | None = None
 
@@ -116,7 +114,8 @@ class Said:
 class RowSpeaker(Protocol):
     """Model that speaks rows together.
 
-    It is used by one thread. A row sounds the same alone and in company.
+    It is used by one thread. A row sounds the same alone and in company. A
+    step may return later what it has begun.
     """
 
     @property
@@ -131,6 +130,9 @@ class RowSpeaker(Protocol):
 
     def leave(self, key: int) -> None:
         """Drop a row, if it is still there."""
+
+    def close(self) -> None:
+        """End what still runs."""
 
 
 class Overloaded(Exception):
@@ -173,16 +175,17 @@ class Job:
         ``sink(event)`` is called by the model's thread, in the order of the
         text: with each :class:`Said`, with an exception, which is the last
         event, or with None after the last piece.
-    pieces : list of str
+    pieces : list
         Pieces of text.
     complete : bool
         Whether no pieces will be added.
     streaming : bool
         Whether the first sound is waited for.
-    timed : bool
-        Whether the times of the words are wanted.
     time_limit : float
         Seconds after which the job is given up, since its last text.
+    history : bool
+        Whether each piece continues the one before it, so that they are
+        spoken one by one.
     """
 
     def __init__(
@@ -190,16 +193,16 @@ class Job:
         client: str,
         speaking: Speaking,
         sink: Callable[[Any], None],
-        pieces: Sequence[str] = (),
+        pieces: Sequence[Any] = (),
         complete: bool = True,
         streaming: bool = False,
-        timed: bool = True,
         time_limit: float = math.inf,
+        history: bool = False,
     ):
         self.client = client
         self.speaking = speaking
         self.streaming = streaming
-        self.timed = timed
+        self.history = history
         self.complete = complete
         self._time_limit = time_limit
         self.renew()
@@ -207,6 +210,9 @@ class Job:
         self.ended = False
         self.waiting = deque(pieces)
         self._sink = sink
+        self._n_rows = 0
+        self._previous: Row | None = None
+        self._spoken: Sequence[int] = ()  # tokens of the last row
         self._order: deque[int] = deque()  # keys of rows in order of the text
         self._held: dict[int, list[Said]] = {}  # said before their turn
         self.turn = 0.0  # when it was last served
@@ -218,16 +224,32 @@ class Job:
     def start_row(self, key: int) -> Row:
         """Turn the next piece into a row."""
         self._order.append(key)
-        return Row(
+        previous = None
+        if self.history and self._previous is not None:
+            previous = self._previous.piece, self._spoken
+        self._previous = Row(
             key,
             self.waiting.popleft(),
             self.speaking,
+            piece_seed(self.speaking.seed, self._n_rows),
             self.streaming,
-            self.timed,
+            previous,
         )
+        self._n_rows += 1
+        return self._previous
+
+    @property
+    def n_at_once(self) -> int:
+        """Greatest number of rows that are spoken at once.
+
+        The sentences of a stream are heard in order.
+        """
+        return 1 if self.streaming or self.history else PIECES_AT_ONCE
 
     def accept(self, said: Said) -> None:
         """Take what was said and pass on what it is the turn of."""
+        if said.last:
+            self._spoken = said.tokens
         self._held.setdefault(said.key, []).append(said)
         while self._order and self._order[0] in self._held:
             key = self._order[0]
@@ -302,6 +324,7 @@ class Engine:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+        self.speaker.close()
 
     @property
     def alive(self) -> bool:
@@ -339,7 +362,7 @@ class Engine:
             self._jobs.append(job)
             self._changed.notify_all()
 
-    def add(self, job: Job, pieces: Sequence[str], complete: bool) -> None:
+    def add(self, job: Job, pieces: Sequence[Any], complete: bool) -> None:
         """Add pieces to a job that is not complete."""
         with self._changed:
             job.waiting.extend(pieces)
@@ -425,8 +448,7 @@ class Engine:
         """Choose rows for the speaker's room.
 
         The client with the fewest rows comes first, then the one that was
-        served longest ago; of its jobs, the one served longest ago. A stream
-        has one row at a time: its sentences are heard in order.
+        served longest ago; of its jobs, the one served longest ago.
         """
         room = self.speaker.room + len(leaving)
         n_of_client: dict[str, int] = {}
@@ -439,9 +461,7 @@ class Engine:
             ready = [
                 job
                 for job in self._jobs
-                if job.waiting
-                and n_of_job.get(id(job), 0)
-                < (1 if job.streaming else PIECES_AT_ONCE)
+                if job.waiting and n_of_job.get(id(job), 0) < job.n_at_once
             ]
             if not ready:
                 break

@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speechbrain_emofilm.dataio.labels import WordLabel
-from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
+from speechbrain_emofilm.dataio.markup import (
+    MAX_BREAK,
+    Break,
+    MarkedText,
+    parse_markup,
+)
 from speechbrain_emofilm.dataio.text import blank_tags, split_words
 from speechbrain_emofilm.inference.suggester import write_labels
 
@@ -27,7 +32,9 @@ def words_of(marked: MarkedText) -> list[dict[str, Any]]:
     list of dict
         "text", "before", "after", "emotion" (dict of weights, or None) and
         "intensity" of each word, and its values on the axes. The plain text
-        is that of all words joined.
+        is that of all words joined. A word behind a silence that the text
+        asks for has "break_before", the last word before one "break_after",
+        in seconds.
 
     Example
     -------
@@ -35,7 +42,7 @@ def words_of(marked: MarkedText) -> list[dict[str, Any]]:
     >>> words[0]["before"], words[0]["emotion"], words[1]["after"]
     ('“', {'happy': 1.0}, '!')
     """
-    words = []
+    words: list[dict[str, Any]] = []
     for index, word in enumerate(marked.words):
         following = marked.words[index + 1 : index + 2]
         end = following[0].start if following else len(marked.text)
@@ -54,6 +61,11 @@ def words_of(marked: MarkedText) -> list[dict[str, Any]]:
                 **{axis: getattr(word, axis, None) for axis in AXES},
             }
         )
+    for pause in marked.breaks:
+        name, index = "break_before", pause.word
+        if index == len(words):
+            name, index = "break_after", -1
+        words[index][name] = words[index].get(name, 0.0) + pause.seconds
     return words
 
 
@@ -61,7 +73,6 @@ def marks_of(
     words: Sequence[Mapping[str, Any]],
     emotions: Sequence[str],
     tags: Sequence[str] = (),
-    breaks: Sequence[Any] = (),
 ) -> str:
     """Write words as marked text, the inverse of :func:`words_of`.
 
@@ -73,8 +84,6 @@ def marks_of(
         The model's emotions.
     tags : list of str
         The model's tags, which may stand between words.
-    breaks : list of Break
-        Silence between the words.
 
     Returns
     -------
@@ -120,9 +129,31 @@ def marks_of(
             "and spaces and punctuation in before and after."
         )
     labels = [_label(index, word) for index, word in enumerate(words)]
-    marks = write_labels(text, places, labels, tags, breaks)
+    marks = write_labels(text, places, labels, tags, _breaks(words))
     parse_markup(marks, emotions, max_words=MAX_WORDS, tags=tags)
     return marks
+
+
+def _breaks(words: Sequence[Mapping[str, Any]]) -> list[Break]:
+    """List the breaks before and behind words; long ones are several."""
+    breaks = []
+    for index, word in enumerate(words):
+        places = {"break_before": index, "break_after": index + 1}
+        for name, place in places.items():
+            left = word.get(name)
+            if left is None:
+                continue
+            if name == "break_after" and place < len(words):
+                raise ValueError(
+                    f"Word {index} ({word['text']!r}) has a break_after: only "
+                    "the last word has one, others give the break_before of "
+                    "the next word."
+                )
+            while left > MAX_BREAK:
+                breaks.append(Break(place, MAX_BREAK))
+                left -= MAX_BREAK
+            breaks.append(Break(place, left))
+    return breaks
 
 
 def _label(index: int, word: Mapping[str, Any]) -> WordLabel:

@@ -11,6 +11,7 @@ MAX_ITEMS = 2000
 Format = Literal["wav", "flac", "mp3", "opus", "pcm"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Silence = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)]
 Voice = Annotated[str, Field(max_length=128)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
@@ -24,7 +25,7 @@ class _Model(BaseModel):
 
 
 class MarkedWord(_Model):
-    """One word, its emotion, and the characters around it."""
+    """One word, its emotion, and the characters and silence around it."""
 
     text: Annotated[str, Field(min_length=1, max_length=200)]
     before: Annotated[str, Field(max_length=1000)] = ""
@@ -34,6 +35,8 @@ class MarkedWord(_Model):
     pitch: Number | None = None
     pace: Number | None = None
     level: Number | None = None
+    break_before: Silence | None = None
+    break_after: Silence | None = None
 
 
 class MarksRequest(_Model):
@@ -105,7 +108,7 @@ class SpeechRequest(_Model):
         default=None,
         description="False: a file with its exact length. True: parts as "
         "soon as they are spoken (wav, pcm and opus). Left out: parts, if "
-        "there are several sentences.",
+        "the format is pcm or the text is spoken in several pieces.",
     )
     seed: Seed = 0
     guidance: Guidance = 1.0

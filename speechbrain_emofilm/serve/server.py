@@ -6,10 +6,14 @@ import threading
 import webbrowser
 
 from speechbrain_emofilm.serve.app import Settings, create_app
+from speechbrain_emofilm.serve.audio import f0_track
 from speechbrain_emofilm.serve.guard import TOKEN, is_loopback, log_to_stderr
 
 import uvicorn
+from speechbrain.utils.logger import get_logger
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+logger = get_logger(__name__)
 
 #: Seconds within which the head of a request must arrive.
 HEAD_SECONDS = 15.0
@@ -131,6 +135,7 @@ def serve(
         Whether to open the page.
     """
     log_to_stderr()
+    warm_up(synthesizer)
     app = create_app(synthesizer, settings)
     server = make_server(app, settings.host, port)
     shown = settings.host
@@ -147,6 +152,25 @@ def serve(
     if browser:
         threading.Timer(0.5, webbrowser.open, [address]).start()
     server.run()
+
+
+def warm_up(synthesizer) -> None:
+    """Let a model speak once, so that no client waits for what is loaded.
+
+    Arguments
+    ---------
+    synthesizer : EmoFiLMSynthesizer
+        The model.
+    """
+    speaks_english = synthesizer.text_frontend.language != "zh"
+    text = "We won." if speaks_english else "你好。"
+    try:
+        result = synthesizer.synthesize(text)
+        f0_track(result.wav.numpy(), result.sample_rate)
+        for _ in synthesizer.stream(text):
+            pass
+    except ValueError as error:  # a model that cannot stream, for example
+        logger.info("The model was not warmed up: %s", error)
 
 
 def check_token(token: str | None) -> None:

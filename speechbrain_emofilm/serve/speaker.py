@@ -1,27 +1,28 @@
 """Speech of several rows at once, which join and leave between two tokens."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
-from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
-from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
-    SpeechDecoding,
-    Utterance,
-)
+from speechbrain_emofilm.inference.long_text import carry_history
+from speechbrain_emofilm.inference.streaming import first_chunk_tokens
 from speechbrain_emofilm.serve.engine import Row, Said
 
-import numpy as np
 import torch
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 
-#: Tokens (of 40 ms) after which a stream's sound is made: the first time, so
-#: that it begins soon, and later, so that little is computed twice.
-FIRST_TOKENS, NEXT_TOKENS = 16, 25
+#: Tokens (of 40 ms) after which more of a stream's sound is made, once it has
+#: begun; with fewer, more would be computed twice.
+NEXT_TOKENS = 25
+#: Rows whose sound is made together, if they end within so many steps.
+SOUNDS, PATIENCE = 4, 8
+#: Parts of the sound that are made while tokens are drawn.
+_AHEAD = 4
 
 
 @dataclass
@@ -29,18 +30,19 @@ class _Spoken:
     """A row that is being spoken."""
 
     row: Row
-    request: Any  # of the synthesizer: text, units and emotions
     speaker: str
     stream: Any = None  # of token_to_wav; None if the sound is made at the end
+    n_first: int = 0  # tokens after which a stream begins
     tokens: list[int] = field(default_factory=list)
     n_pushed: int = 0
-    pauses: tuple[float, float] = (0.0, 0.0)  # before and behind, in seconds
-    wavs: list[torch.Tensor] = field(default_factory=list)
+    dropped: bool = False
 
     def is_due(self) -> bool:
         """Check whether there are enough tokens for the next sound."""
+        if self.stream is None:
+            return False
         n_new = len(self.tokens) - self.n_pushed
-        return n_new >= (NEXT_TOKENS if self.n_pushed else FIRST_TOKENS)
+        return n_new >= (NEXT_TOKENS if self.n_pushed else self.n_first)
 
     def new_tokens(self) -> torch.Tensor:
         """Return the tokens that have not been made sound (T,)."""
@@ -53,59 +55,90 @@ class ContinuousSpeaker:
     """Row speaker that draws one token of every row in each step.
 
     A new row does not wait for the others' end. The sound of rows that are
-    streamed is made bit by bit, that of others at their end, for all that
-    end together.
+    streamed is made bit by bit, that of others at their end, for those that
+    end at about the same time together. Where the model leaves a core of the
+    CPU free, sound is made there while the next tokens are drawn.
 
     Arguments
     ---------
     synthesizer : EmoFiLMSynthesizer
         The model.
     max_rows : int
-        Greatest number of rows.
+        Greatest number of rows whose tokens are drawn together.
+    beside : bool, optional
+        Whether sound is made in a thread of its own; as the machine suggests
+        if None.
     """
 
-    def __init__(self, synthesizer, max_rows: int = 16):
+    def __init__(
+        self, synthesizer, max_rows: int = 16, beside: bool | None = None
+    ):
         self.synthesizer = synthesizer
         self.max_rows = max_rows
-        options = dict(synthesizer._generation)
-        self._limits = {
-            name: options.pop(name)
-            for name in ("min_ratio", "max_ratio")
-            if name in options
-        }
-        self._decoding = SpeechDecoding(synthesizer.mods.emofilm.llm, **options)
+        self._decoding = synthesizer.decoding()
         self._rows: dict[int, _Spoken] = {}
         self._refused: list[Said] = []
+        self._waiting: list[_Spoken] = []  # ended, without their sound
+        self._patience = PATIENCE
+        self._beside = beside
+        self._pool: ThreadPoolExecutor | None = None
+        self._making: deque[Future] = deque()
 
     @property
     def room(self) -> int:
         """Number of rows that can join now."""
-        return self.max_rows - len(self._rows)
+        return self.max_rows - len(self._decoding)
 
-    @torch.no_grad()
+    def close(self) -> None:
+        """End the thread that makes sound."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
     def join(self, rows: Sequence[Row]) -> None:
         """Take on rows; what is wrong with one is told by the next step."""
         for row in rows:
             try:
-                spoken, utterance = self._read(row)
+                self._join(row)
             except ValueError as error:
                 self._refused.append(Said(row.key, error=error))
-                continue
-            self._rows[row.key] = spoken
-            self._decoding.join([utterance])
+
+    def _join(self, row: Row) -> None:
+        synthesizer, speaking = self.synthesizer, row.speaking
+        speaker = speaking.voice or synthesizer.speakers[0]
+        prompt = speaking.prompt or synthesizer.prompt(speaker)
+        if row.previous is not None:
+            piece, tokens = row.previous
+            prompt = carry_history(
+                prompt, piece, torch.tensor(tokens, dtype=torch.long)
+            )
+        utterance = synthesizer.utterance(
+            row.piece, prompt, row.seed, speaking.guidance, row.key
+        )
+        spoken = _Spoken(row, speaker)
+        if row.streaming:
+            token_to_wav = synthesizer.mods.token_to_wav
+            try:
+                spoken.stream = token_to_wav.stream(
+                    speaker, speed=speaking.speed
+                )
+                spoken.n_first = first_chunk_tokens(spoken.stream)
+            except ValueError as error:
+                logger.warning("Sound comes piece by piece: %s", error)
+        self._decoding.join([utterance])
+        self._rows[row.key] = spoken
 
     def leave(self, key: int) -> None:
         """Drop a row, if it is still there."""
         self._refused = [said for said in self._refused if said.key != key]
-        if self._rows.pop(key, None) is not None:
+        spoken = self._rows.pop(key, None)
+        if spoken is not None:
+            spoken.dropped = True
             self._decoding.leave(key)
 
-    @torch.no_grad()
     def step(self) -> list[Said]:
         """Draw one token of every row and return the sound that is ready."""
         said, self._refused = self._refused, []
-        ended = []
-        with self.synthesizer.inference_ctx:
+        with self.synthesizer.inference_ctx, torch.no_grad():
             drawn = self._decoding.step()
         for key, token, is_last, _ in drawn:
             spoken = self._rows[key]
@@ -114,214 +147,100 @@ class ContinuousSpeaker:
                 if is_last:
                     logger.warning("Speech did not end by itself and was cut.")
             if is_last:
-                ended.append(self._rows.pop(key))
-            elif spoken.stream is not None and spoken.is_due():
-                wav = self._sound(spoken, spoken.stream.push)
-                if len(wav):
-                    rate = self.synthesizer.mods.token_to_wav.sample_rate
-                    wav = _silent(wav, rate, spoken.pauses[0])
-                    spoken.pauses = (0.0, spoken.pauses[1])
-                    said.append(Said(key, wav.numpy(), rate, last=False))
-        return said + self._finish(ended)
-
-    def _sound(self, spoken: _Spoken, make) -> torch.Tensor:
-        """Make sound (samples,) of a stream's new tokens."""
-        with self.synthesizer.inference_ctx:
-            wav = make(spoken.new_tokens().to(self.synthesizer.device))
-        spoken.wavs.append(wav.float().cpu())
-        return spoken.wavs[-1]
-
-    def _finish(self, ended: Sequence[_Spoken]) -> list[Said]:
-        """Make the rest of the sound of rows, and find their words."""
-        said = []
-        whole = [s for s in ended if s.stream is None and s.tokens]
-        wavs = {}
-        if whole:
-            token_to_wav = self.synthesizer.mods.token_to_wav
-            with self.synthesizer.inference_ctx:
-                made = token_to_wav(
-                    [s.new_tokens() for s in whole],
-                    [s.speaker for s in whole],
-                    speed=[s.row.speaking.speed for s in whole],
-                )
-            wavs = {s.row.key: wav.float().cpu() for s, wav in zip(whole, made)}
-        for spoken in ended:
-            if not spoken.tokens:
-                error = ValueError("The model says nothing for this text.")
-                said.append(Said(spoken.row.key, error=error))
-                continue
-            if spoken.stream is not None:
-                self._sound(spoken, spoken.stream.push)
-                with self.synthesizer.inference_ctx:
-                    rest = spoken.stream.finish()
-                spoken.wavs.append(rest.float().cpu())
-                wav = torch.cat(spoken.wavs[-2:])
-                heard = torch.cat(spoken.wavs)
-            else:
-                wav = heard = wavs[spoken.row.key]
-            said.append(self._last(spoken, wav, heard))
+                self._end(spoken)
+            elif spoken.is_due():
+                self._make(self._push, spoken, spoken.new_tokens(), False)
+        if self._waiting:
+            self._patience -= 1
+            if (
+                len(self._waiting) >= SOUNDS
+                or self._patience <= 0
+                or not len(self._decoding)
+            ):
+                self._make(self._speak, self._waiting)
+                self._waiting = []
+        for part in self._made():
+            if part.last:
+                self._rows.pop(part.key, None)
+            said.append(part)
         return said
 
-    def _last(
-        self, spoken: _Spoken, wav: torch.Tensor, heard: torch.Tensor
-    ) -> Said:
-        """Return the last part of a row, with the times of its words."""
-        row = spoken.row
-        rate = self.synthesizer.mods.token_to_wav.sample_rate
-        before, behind = _pauses(self.synthesizer, row.text)
-        wav = _silent(wav, rate, spoken.pauses[0], behind)
-        if not row.timed:
-            return Said(row.key, wav.numpy(), rate)
-        words, source = self.synthesizer._word_times(
-            spoken.request, heard, rate
-        )
-        words = [
-            replace(word, start=word.start + before, end=word.end + before)
-            for word in words_of_text(self.synthesizer, row.text, words)
-        ]
-        return Said(row.key, wav.numpy(), rate, words, source)
+    def _end(self, spoken: _Spoken) -> None:
+        """Let the rest of a row's sound be made."""
+        if not spoken.tokens:
+            error = ValueError("The model says nothing for this text.")
+            self._refused.append(Said(spoken.row.key, error=error))
+        elif spoken.stream is not None:
+            self._make(self._push, spoken, spoken.new_tokens(), True)
+        else:
+            if not self._waiting:
+                self._patience = PATIENCE
+            self._waiting.append(spoken)
 
-    def _read(self, row: Row) -> tuple[_Spoken, Utterance]:
-        """Prepare a row; ValueError if its text cannot be spoken."""
-        synthesizer, speaking = self.synthesizer, row.speaking
-        speaker = speaking.voice or synthesizer.speakers[0]
-        request = self._request(row.text)
-        prompt = synthesizer._prompt(
-            speaker, None, request.instruction or speaking.instruction
-        )
-        spoken = _Spoken(row, request, speaker)
-        spoken.pauses = _pauses(synthesizer, row.text)
-        if row.streaming:
-            token_to_wav = synthesizer.mods.token_to_wav
-            try:
-                spoken.stream = token_to_wav.stream(
-                    speaker, speed=speaking.speed
-                )
-            except ValueError as error:
-                logger.warning("Sound comes sentence by sentence: %s", error)
-        return spoken, self._utterance(row, request, prompt)
-
-    def _request(self, text: str) -> Any:
-        """Read a text as one utterance, whatever its length."""
-        synthesizer = self.synthesizer
-        planner = getattr(synthesizer, "_planner", None)
-        if planner is None:
-            return synthesizer._read(text, "unlabelled", 1.0)
-        marked = parse_markup(text, synthesizer.emotions, tags=planner.tags)
-        marked = planner._normalize(marked)
-        units = planner._encode(marked)
-        return SimpleNamespace(
-            marked=marked,
-            units=units,
-            word_emotions=marked.tensors(1.0)[0],
-            word_intensity=marked.tensors(1.0)[1],
-            instruction="",
-        )
-
-    def _utterance(self, row: Row, request, prompt) -> Utterance:
-        """Embed a row's text with and without its emotions."""
-        emofilm, device = self.synthesizer.mods.emofilm, self.synthesizer.device
-        units, whole = request.units, torch.ones(1, device=device)
-        n_prompt = len(prompt.text_ids)
-        ids = torch.tensor([[*prompt.text_ids, *units.ids]], device=device)
-        words = torch.tensor(
-            [[-1] * n_prompt + list(units.word_of_unit)], device=device
-        )
-        intensity = request.word_intensity[None].to(device)
-
-        def condition(emotions: torch.Tensor) -> torch.Tensor:
+    def _make(self, function: Callable[..., list[Said]], *args: Any) -> None:
+        """Call a function that makes sound, in its thread if there is one."""
+        if self._beside is None:
             with self.synthesizer.inference_ctx:
-                return emofilm.condition(
-                    ids, whole, words, emotions, intensity
-                ).text_embeddings
+                n_threads = torch.get_num_threads()
+            on_cpu = torch.device(self.synthesizer.device).type == "cpu"
+            self._beside = on_cpu and n_threads < _n_cores()
+        if self._beside:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, "emofilm-sound")
+            self._making.append(self._pool.submit(function, *args))
+            return
+        made: Future = Future()
+        made.set_result(function(*args))
+        self._making.append(made)
 
-        emotions = request.word_emotions[None].to(device)
-        guidance = row.speaking.guidance
-        spoken = prompt.speech_tokens[None].to(device)
-        (utterance,) = emofilm.llm._utterances(
-            condition(emotions),
-            whole,
-            spoken if spoken.numel() else None,
-            whole,
-            condition(torch.zeros_like(emotions)) if guidance != 1 else None,
-            guidance,
-            **{"min_ratio": 2.0, "max_ratio": 20.0, **self._limits},
-            n_target_text=[sum(w >= 0 for w in units.word_of_unit)],
-            seeds=[row.speaking.seed],
-        )
-        return replace(utterance, key=row.key)
+    def _made(self) -> list[Said]:
+        """Return the sound that is ready, in its order.
 
+        It is waited for if there is nothing else to do, or too much of it.
+        """
+        said = []
+        idle = not (len(self._decoding) or self._refused)
+        while self._making and (
+            self._making[0].done() or idle or len(self._making) > _AHEAD
+        ):
+            said += self._making.popleft().result()
+            idle = False
+        return said
 
-def _pauses(synthesizer, text: str) -> tuple[float, float]:
-    """Return the silence of the breaks before and behind a text, in seconds."""
-    marked = parse_markup(text, synthesizer.emotions, tags=synthesizer.tags)
-    breaks = getattr(marked, "breaks", ())
-    before = sum(pause.seconds for pause in breaks if pause.word == 0)
-    return before, sum(pause.seconds for pause in breaks) - before
+    def _push(
+        self, spoken: _Spoken, tokens: torch.Tensor, ended: bool
+    ) -> list[Said]:
+        """Make sound of new tokens of a stream, perhaps its last ones."""
+        if spoken.dropped:
+            return []
+        key, stream = spoken.row.key, spoken.stream
+        make = stream.finish if ended else stream.push
+        with self.synthesizer.inference_ctx, torch.no_grad():
+            wav = make(tokens).float().cpu().numpy()
+        if ended:
+            return [Said(key, wav, spoken.tokens)]
+        return [Said(key, wav, last=False)] if len(wav) else []
 
-
-def _silent(
-    wav: torch.Tensor, sample_rate: int, before: float, behind: float = 0.0
-) -> torch.Tensor:
-    """Put silence around a sound (T,)."""
-    sizes = (round(before * sample_rate), round(behind * sample_rate))
-    return torch.nn.functional.pad(wav, sizes)
-
-
-def words_of_text(synthesizer, text: str, spoken: Sequence[Word]) -> list[Word]:
-    """Find the times of a text's own words from those of its reading.
-
-    A reading may have several words for one ("21" is "twenty one").
-
-    Arguments
-    ---------
-    synthesizer : EmoFiLMSynthesizer
-        The model, whose text normaliser made the reading.
-    text : str
-        Marked text.
-    spoken : list of Word
-        Words of the reading with their times.
-
-    Returns
-    -------
-    list of Word
-        One for each word of the marked text.
-    """
-    marked = parse_markup(text, synthesizer.emotions, tags=synthesizer.tags)
-    normalizer = getattr(synthesizer.hparams, "text_normalizer", None)
-    owners = list(range(len(marked.words)))
-    if normalizer is not None:
-        owners = _owners(normalizer, marked)
-    parts: dict[int, list[Word]] = {}
-    for owner, word in zip(owners, spoken):
-        if owner >= 0:
-            parts.setdefault(owner, []).append(word)
-    words, end = [], 0.0
-    for index, marked_word in enumerate(marked.words):
-        name = marked_word.word
-        own = parts.get(index) or [Word(name, end, end, 0.0)]
-        end = max(part.end for part in own)
-        start = min(part.start for part in own)
-        confidence = min(part.confidence for part in own)
-        words.append(Word(name, start, end, confidence))
-    return words
+    def _speak(self, rows: Sequence[_Spoken]) -> list[Said]:
+        """Make the sound of whole rows."""
+        rows = [spoken for spoken in rows if not spoken.dropped]
+        if not rows:
+            return []
+        with self.synthesizer.inference_ctx, torch.no_grad():
+            wavs = self.synthesizer.mods.token_to_wav(
+                [spoken.new_tokens() for spoken in rows],
+                [spoken.speaker for spoken in rows],
+                speed=[spoken.row.speaking.speed for spoken in rows],
+            )
+        return [
+            Said(spoken.row.key, wav.float().cpu().numpy(), spoken.tokens)
+            for spoken, wav in zip(rows, wavs)
+        ]
 
 
-def _owners(normalizer, marked: MarkedText) -> list[int]:
-    """Find the word of the text that each word of its reading comes from.
-
-    The normaliser carries emotions over: here every word has its own.
-    """
-    weights = np.eye(len(marked.words)).tolist()
-    numbered = MarkedText(
-        marked.text,
-        [
-            replace(word, probs=own, intensity=None)
-            for word, own in zip(marked.words, weights)
-        ],
-        [str(index) for index in range(len(weights))],
-    )
-    return [
-        word.probs.index(max(word.probs)) if any(word.probs) else -1
-        for word in normalizer.normalize_words(numbered).words
-    ]
+def _n_cores() -> int:
+    """Count the cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import socket
+import struct
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from speechbrain_emofilm.dataio.labels import (
     write_label_textgrid,
 )
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.splitting import TextSplitter
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.serve.app import (
     MAX_RECORDINGS,
@@ -192,31 +194,96 @@ def test_openai_client_gets_each_format(server):
         assert info.duration > 0.3
 
 
+def pcm(content):
+    return np.frombuffer(content, "<i2") / 32767
+
+
 def test_openai_client_streams_the_same_samples(server, synthesizer):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     with client.audio.speech.with_streaming_response.create(
         model="tts-1", voice="0012", input=TEXT, response_format="pcm"
     ) as response:
         parts = list(response.iter_bytes())
-    streamed = np.frombuffer(b"".join(parts), "<i2")
-    spoken = [
-        synthesizer.synthesize(text, speaker="0012").wav
-        for text in ("<happy>We won!</>", "<sad intensity=0.4>But he left.</>")
-    ]
-    pause = len(streamed) - sum(map(len, spoken))
-    assert pause == 0.2 * 24000
-    silence = np.zeros(pause, np.float32)
-    expected = np.concatenate([spoken[0], silence, spoken[1]])
-    np.testing.assert_array_equal(streamed, np.rint(expected * 32767))
+    expected = synthesizer.synthesize(TEXT, speaker="0012").wav
+    np.testing.assert_allclose(pcm(b"".join(parts)), expected, atol=1e-3)
+
+
+MANY = (
+    "<break time=0.1s/><happy>The men won.</happy> He left <sad>us, <break "
+    'time="400ms"/> again.</sad> The 2 dogs ran. Why not?'
+)
+
+
+@pytest.fixture
+def small_pieces(synthesizer, monkeypatch):
+    """The model as one that cuts short texts, too."""
+    splitter = TextSplitter(min_units=5, max_units=15, min_last_units=2)
+    monkeypatch.setattr(synthesizer.planner, "splitter", splitter)
+
+
+def test_a_text_of_pieces_sounds_as_the_synthesizer_speaks_it(
+    server, synthesizer, gate, small_pieces
+):
+    """Alone and in company, whole and streamed, with the same word times."""
+    assert len(synthesizer.plan(MANY)) == 6  # 4 pieces and 2 breaks
+    whole = synthesizer.synthesize(MANY, seed=3)
+    asked = {"input": MANY, "seed": 3, "response_format": "pcm"}
+
+    def say(stream):
+        return httpx.post(
+            f"{server.url}/v1/audio/speech",
+            json={**asked, "stream": stream},
+            timeout=120,
+        ).content
+
+    def words():
+        url, asked = f"{server.url}/v1/words", {"text": MANY, "seed": 3}
+        return httpx.post(url, json=asked, timeout=120).json()
+
+    threads, answers = in_threads(
+        [lambda: say(True), lambda: say(False), words]
+    )
+    wait_for(lambda: server.service.engine.n_jobs == 3)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    for sound in (*answers[:2], say(True)):
+        np.testing.assert_allclose(pcm(sound), whole.wav, atol=1e-3)
+    answer = answers[2]
+    wav, _ = soundfile.read(io.BytesIO(base64.b64decode(answer["audio"])))
+    np.testing.assert_allclose(wav, whole.wav, atol=1e-3)
+    own = {w["text"]: (w["start"], w["end"]) for w in answer["words"]}
+    for word in whole.words:
+        name = "2" if word.text == "two" else word.text
+        if name not in ("the", "The"):
+            assert own[name] == pytest.approx((word.start, word.end), abs=1e-3)
+
+
+def test_history_is_that_of_the_model(
+    server, synthesizer, small_pieces, monkeypatch
+):
+    monkeypatch.setattr(synthesizer, "history", True)
+    asked = {"input": MANY, "response_format": "pcm", "stream": True}
+    answer = httpx.post(
+        f"{server.url}/v1/audio/speech", json=asked, timeout=120
+    )
+    expected = synthesizer.synthesize(MANY).wav
+    plain = synthesizer.synthesize(MANY, history=False).wav
+    assert len(expected) != len(plain)
+    np.testing.assert_allclose(pcm(answer.content), expected, atol=1e-3)
 
 
 def test_wav_of_several_sentences_is_readable_and_exact_if_asked(client):
     asked = {"input": TEXT, "response_format": "wav"}
-    stream = client.post("/v1/audio/speech", json=asked)
+    stream = client.post("/v1/audio/speech", json={**asked, "stream": True})
     exact = client.post("/v1/audio/speech", json={**asked, "stream": False})
     assert stream.content[4:8] == b"\xff" * 4
     wav, rate = soundfile.read(io.BytesIO(exact.content))
-    assert stream.content[44:] == exact.content[-2 * len(wav) :]
+    streamed, whole = stream.content[44:], exact.content[-2 * len(wav) :]
+    np.testing.assert_allclose(pcm(streamed), pcm(whole), atol=1e-3)
+    # The header says the length, and players believe it.
+    assert exact.content[4:8] == struct.pack("<I", len(exact.content) - 8)
+    assert len(exact.content) == 44 + 2 * len(wav)
     assert rate == 24000
 
 
@@ -263,7 +330,10 @@ def test_speed_changes_the_length_and_the_word_times(client):
         ({"guidance": "x"}, "guidance", "number"),
         ({"response_format": "aac"}, "response_format", "'wav'"),
         ({"inputs": "We won"}, "inputs", "not permitted"),
-        ({"instructions": "mumble"}, None, "mumble"),
+        ({"instructions": "mumble"}, "instructions", "mumble"),
+        ({"input": "We won. <hapy>He</>"}, "input", "Character 8"),
+        ({"input": "We won. He left 我们 here."}, "input", "我"),
+        ({"input": "a <break time=10s/> " * 40}, "input", "400 s"),
     ],
 )
 def test_a_wrong_request_has_one_clear_message(client, change, param, words):
@@ -316,7 +386,7 @@ def test_words_have_times_emotions_and_pitch(client):
     assert words[5]["emotion"] is None
     times = [t for w in words for t in (w["start"], w["end"])]
     assert times == sorted(times)
-    assert words[5]["start"] > words[4]["end"]
+    assert words[5]["start"] >= words[4]["end"]
     assert all(w["end"] > w["start"] for w in words)
     assert times[-1] <= answer["duration"]
     f0 = answer["f0"]
@@ -340,6 +410,7 @@ def test_words_of_the_page_and_marks_speak_alike(client):
         "“<happy=0.7 surprise=0.3 intensity=0.25>Oh</>,” he said…",
         "<sad=0.125 happy=0.875>well-kept</> &amp; &lt;sound&gt;!",
         "no marks at all",
+        "<sad>We <break time=0.3s/>won</> <break time=2s/>",
     ],
 )
 def test_marks_and_words_are_lossless(client, text, synthesizer):
@@ -416,19 +487,16 @@ def test_a_sentence_sounds_the_same_alone_and_in_company(server, gate):
     assert together == [speak(server, text, seed=3) for text in texts]
 
 
-def test_one_bad_text_does_not_harm_its_company(server, gate):
-    def ask(text):
+def test_what_cannot_be_read_does_not_wait_for_the_model(server, gate):
+    for text, message in (
+        ("He left 我们 here.", "我"),
+        ("We won. <sad>He", "is not closed"),
+    ):
         asked = {"text": text}
-        return httpx.post(f"{server.url}/v1/words", json=asked, timeout=120)
-
-    texts = ["We won!", "He left 我们 here."]
-    threads, answers = in_threads([lambda t=t: ask(t) for t in texts])
-    wait_for(lambda: server.service.engine.n_jobs == 2)
-    gate.set()
-    for thread in threads:
-        thread.join()
-    assert answers[0].status_code == 200
-    assert "我" in error_of(answers[1], 400)["message"]
+        answer = httpx.post(f"{server.url}/v1/words", json=asked, timeout=120)
+        error = error_of(answer, 400)
+        assert message in error["message"] and error["param"] == "text"
+    assert server.speaker.joined == [] or server.service.engine.n_rows == 0
 
 
 def test_a_client_that_leaves_frees_its_row(server, gate):
@@ -515,35 +583,50 @@ def run_stream(server, messages, **options):
                 return answers
 
 
-def hear(ws):
-    """Read sound up to the words it belongs to, or to the end."""
-    sound = b""
-    while isinstance(answer := ws.recv(timeout=60), bytes):
-        sound += answer
-    return np.frombuffer(sound, "<i2"), json.loads(answer)
+def hear(ws, until="done"):
+    """Listen to a stream; return sound, words and the last message.
+
+    It ends when a word begins, or with its end.
+    """
+    sound, words = b"", []
+    while True:
+        answer = ws.recv(timeout=60)
+        if isinstance(answer, bytes):
+            sound += answer
+            continue
+        answer = json.loads(answer)
+        if answer["type"] != "words":
+            return pcm(sound), words, answer
+        for word in answer["words"]:
+            # It begins in the sound that has come.
+            words.append(word)
+        if until in [word["text"] for word in words]:
+            return pcm(sound), words, answer
 
 
 def test_stream_speaks_sentences_as_they_arrive(server, synthesizer):
     with connect(server.ws) as ws:
         ws.send(json.dumps({"type": "start", "voice": "0012", "seed": 4}))
         assert json.loads(ws.recv()) == {"type": "start", "sample_rate": 24000}
-        for piece in ("<happy>We ", "won! An", "d he "):
+        pieces = ["<happy>We ", "won! An", "d he ", "left 2 dogs.</happy>"]
+        for piece in pieces[:3]:
             ws.send(json.dumps({"type": "text", "text": piece}))
         # The first sentence sounds before the second one is known.
-        sound, words = hear(ws)
-        assert [w["text"] for w in words["words"]] == ["We", "won"]
-        spoken = synthesizer.synthesize(
-            "<happy>We won!</happy>", speaker="0012", seed=4
-        )
-        np.testing.assert_allclose(sound, 32767 * spoken.wav, atol=4)
-        ws.send(json.dumps({"type": "text", "text": "left.</happy>"}))
+        sound, words, _ = hear(ws, "won")
+        ws.send(json.dumps({"type": "text", "text": pieces[3]}))
         ws.send(json.dumps({"type": "end"}))
-        rest, words = hear(ws)
-        assert [w["text"] for w in words["words"]] == ["And", "he", "left"]
-        assert words["words"][0]["start"] > len(sound) / 24000
-        nothing, done = hear(ws)
-        duration = (len(sound) + len(rest)) / 24000
-        assert done == {"type": "done", "duration": round(duration, 4)}
+        rest, more, done = hear(ws)
+        sound, words = np.concatenate([sound, rest]), words + more
+        chunks = list(
+            synthesizer.stream(pieces[:3] + pieces[3:], speaker="0012", seed=4)
+        )
+        spoken = np.concatenate([chunk.wav for chunk in chunks])
+        np.testing.assert_allclose(sound, spoken, atol=1e-3)
+        assert done["duration"] == pytest.approx(len(sound) / 24000, abs=1e-4)
+        assert [w["text"] for w in words] == "We won And he left 2 dogs".split()
+        starts = [w["start"] for w in words]
+        assert starts == sorted(starts) and starts[-1] < done["duration"]
+        assert all(w["end"] >= w["start"] for w in words)
         # A second text on the same connection.
         for message in (
             {"type": "start"},
@@ -552,7 +635,7 @@ def test_stream_speaks_sentences_as_they_arrive(server, synthesizer):
         ):
             ws.send(json.dumps(message))
         assert json.loads(ws.recv(timeout=60))["type"] == "start"
-        assert [w["text"] for w in hear(ws)[1]["words"]] == ["No"]
+        assert [w["text"] for w in hear(ws)[1]] == ["No"]
 
 
 LONG = "<sad>One two three four five six seven eight nine ten, and he left.</>"
@@ -569,9 +652,14 @@ def test_a_long_sentence_sounds_before_its_end(server, synthesizer):
         ws.recv()
         first = ws.recv(timeout=60)
         assert isinstance(first, bytes)
-        rest, words = hear(ws)
-        assert len(words["words"]) == 13
-        assert 0 < len(first) < 2 * len(rest)
+        rest, words, done = hear(ws, "seven")
+        # Words come with the sound in which they begin.
+        assert words[0]["text"] == "One"
+        heard = len(rest) + len(first) // 2
+        assert words[-1]["start"] <= heard / 24000 + 0.1
+        rest, more, done = hear(ws)
+        assert len(words) + len(more) == 13
+        assert heard / 24000 < 0.9 * done["duration"]
 
 
 def test_a_stream_begins_while_long_texts_are_spoken(server, gate):
@@ -612,7 +700,7 @@ def test_a_stream_begins_while_long_texts_are_spoken(server, gate):
                 {"type": "text", "text": "a <b"},
                 {"type": "end"},
             ],
-            "inside the mark",
+            "Complete the mark",
         ),
         ([{"type": "start"}, {"type": "text", "text": "a" * 5000}], "4096"),
         ([[1]], "not expected"),

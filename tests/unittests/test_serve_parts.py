@@ -1,4 +1,4 @@
-"""Scheduling, cutting of texts, sound and command of the server."""
+"""Scheduling, reading of texts, sound and command of the server."""
 
 import io
 import queue
@@ -7,6 +7,10 @@ from speechbrain_emofilm.cli import main
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.encoding import encode_parts
 from speechbrain_emofilm.dataio.markup import parse_markup
+from speechbrain_emofilm.dataio.normalization import TextNormalizer
+from speechbrain_emofilm.dataio.splitting import TextSplitter
+from speechbrain_emofilm.dataio.text import TextUnits, split_words
+from speechbrain_emofilm.inference.long_text import Planner, piece_seed
 from speechbrain_emofilm.serve.audio import decode_recording
 from speechbrain_emofilm.serve.engine import (
     Engine,
@@ -17,7 +21,11 @@ from speechbrain_emofilm.serve.engine import (
     Speaking,
 )
 from speechbrain_emofilm.serve.marks import marks_of, words_of
-from speechbrain_emofilm.serve.pieces import PieceReader, cut_text
+from speechbrain_emofilm.serve.speech import (
+    StreamReader,
+    read_text,
+    words_of_text,
+)
 
 import numpy as np
 import pytest
@@ -32,7 +40,7 @@ class FakeSpeaker:
     def __init__(self, max_rows):
         self.max_rows = max_rows
         self.rows = {}
-        self.joined, self.left = [], []
+        self.all, self.joined, self.left = [], [], []
         self.turns = queue.Queue()
 
     @property
@@ -41,10 +49,14 @@ class FakeSpeaker:
 
     def join(self, rows):
         self.rows.update((row.key, row) for row in rows)
-        self.joined += [row.text for row in rows]
+        self.all += rows
+        self.joined += [row.piece for row in rows]
 
     def leave(self, key):
-        self.left.append(self.rows.pop(key).text)
+        self.left.append(self.rows.pop(key).piece)
+
+    def close(self):
+        self.joined.append("closed")
 
     def step(self):
         """Finish the rows of the texts that the test names, or all."""
@@ -53,9 +65,9 @@ class FakeSpeaker:
             raise texts
         said = []
         for key, row in list(self.rows.items()):
-            if texts == "all" or row.text in texts:
+            if texts == "all" or row.piece in texts:
                 del self.rows[key]
-                said.append(Said(key, np.array([float(key)]), 1))
+                said.append(Said(key, np.array([float(key)]), [key, key]))
         return said
 
 
@@ -184,6 +196,22 @@ def test_pieces_may_come_later(engine):
     assert sink.next() is None
 
 
+def test_pieces_have_seeds_of_their_own_and_may_continue_each_other(engine):
+    job = Job("a", Speaking(seed=7), Sink(), ["1", "2", "3"], history=True)
+    engine.submit(job)
+    engine.start()
+    for _ in range(3):
+        engine.speaker.turns.put("all")
+    assert job._sink.all()[-1] is None
+    rows = engine.speaker.all
+    assert [row.seed for row in rows] == [piece_seed(7, i) for i in range(3)]
+    assert [row.previous for row in rows] == [
+        None,
+        ("1", [rows[0].key] * 2),
+        ("2", [rows[1].key] * 2),
+    ]
+
+
 def test_functions_run_between_steps_and_errors_reach_the_caller(engine):
     engine.start()
     assert engine.call(lambda: 5).result(timeout=60) == 5
@@ -196,65 +224,12 @@ def test_closing_tells_those_who_wait(engine):
     engine.start()
     engine.close()
     assert isinstance(sink.all()[-1], Overloaded)
+    assert engine.speaker.joined == ["closed"]
     with pytest.raises(Overloaded):
         submit(engine, "a", ["one"])
 
 
-# ------------------------------------------------------------------- cutting
-
-
-@pytest.mark.parametrize(
-    ("text", "pieces"),
-    [
-        ("We won! He left.", ["We won!", "He left."]),
-        ("Mr. A. Hill paid 3.50 today.", ["Mr. A. Hill paid 3.50 today."]),
-        ("“We won!” he said.", ["“We won!”", "he said."]),
-        ("… We won.", ["… We won."]),
-        ("我们赢了。他走了！", ["我们赢了。", "他走了！"]),
-        ("A title\n\nA text", ["A title", "A text"]),
-        ("<sad>We won. </sad>He left.", ["<sad>We won.</>", "He left."]),
-        (
-            "<sad=0.5 happy=0.5>We won! He left.</> No!",
-            ["<sad=0.5 happy=0.5>We won!</>", "<sad=0.5 happy=0.5>He left.</>"]
-            + ["No!"],
-        ),
-    ],
-)
-def test_texts_are_cut_into_sentences(text, pieces):
-    assert cut_text(text) == pieces
-
-
-def test_long_sentences_are_cut_at_clauses():
-    clause = " ".join(["word"] * 25)
-    text = f"<sad>{clause}, {clause}, {clause}.</>"
-    assert cut_text(text) == [
-        f"<sad>{clause},</>",
-        f"<sad>{clause},</>",
-        f"<sad>{clause}.</>",
-    ]
-    assert [len(p.split()) for p in cut_text(" ".join(["a"] * 95))] == [
-        40,
-        40,
-        15,
-    ]
-
-
-def test_breaks_stand_between_pieces():
-    text = "<sad>We <break time=1s/>won. He left.</> <break time='2s'/>"
-    assert cut_text(text) == [
-        "<sad>We</>",
-        "<break time=1s/><sad>won.</>",
-        "<sad>He left.</><break time='2s'/>",
-    ]
-
-
-def test_tags_are_no_marks():
-    tags = ["[laughter]", "<strong>", "</strong>"]
-    text = "<sad><strong>We</strong> won. [laughter] Ha.</sad>"
-    assert cut_text(text, tags) == [
-        "<sad><strong>We</strong> won.</>",
-        "<sad>[laughter] Ha.</>",
-    ]
+# --------------------------------------------------------------------- marks
 
 
 EMOTIONS = ["neutral", "angry", "happy", "sad", "surprise"]
@@ -272,30 +247,6 @@ PARTS = st.lists(
 
 
 @settings(deadline=None, max_examples=60)
-@given(PARTS, st.integers(1, 9))
-def test_cutting_keeps_every_word_and_its_emotion(parts, size):
-    text = " ".join(
-        f"{mark}{' '.join(words)}{end}{'</>' if mark else ''}"
-        for mark, words, end in parts
-    )
-
-    def words(texts):
-        return [
-            (word.word, word.probs, word.intensity)
-            for text in texts
-            for word in parse_markup(text, EMOTIONS, max_words=9999).words
-        ]
-
-    pieces = cut_text(text)
-    assert words(pieces) == words([text])
-    # The same, however the text arrives.
-    reader = PieceReader()
-    bits = [text[i : i + size] for i in range(0, len(text), size)]
-    arrived = [piece for bit in bits for piece in reader.feed(bit)]
-    assert words(arrived + reader.finish()) == words([text])
-
-
-@settings(deadline=None, max_examples=60)
 @given(PARTS)
 def test_words_and_marks_are_lossless(parts):
     text = " ".join(
@@ -305,6 +256,24 @@ def test_words_and_marks_are_lossless(parts):
     marked = parse_markup(text, EMOTIONS, max_words=9999)
     marks = marks_of(words_of(marked), EMOTIONS)
     assert parse_markup(marks, EMOTIONS, max_words=9999) == marked
+
+
+def test_words_and_marks_keep_breaks():
+    tags = ["[laughter]"]
+    text = (
+        "<break time=0.25s/> <sad>We [laughter] <break time=10s/> "
+        '<break time="10s"/><break time=2s/> “won”</sad> now. <break time=0s/>'
+    )
+    marked = parse_markup(text, EMOTIONS, tags=tags)
+    words = words_of(marked)
+    assert [word.get("break_before") for word in words] == [0.25, 22.0, None]
+    assert [word.get("break_after") for word in words] == [None, None, 0.0]
+    again = parse_markup(marks_of(words, EMOTIONS, tags), EMOTIONS, tags=tags)
+    assert (again.text, again.words) == (marked.text, marked.words)
+    assert words_of(again) == words
+    words[0]["break_after"] = 1.0
+    with pytest.raises(ValueError, match="Word 0 .*break_after"):
+        marks_of(words, EMOTIONS, tags)
 
 
 def test_words_and_marks_are_lossless_with_tags():
@@ -379,7 +348,7 @@ class Model:
 
 
 def test_the_command_says_what_is_wrong(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda _: Model())
+    monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda *_: Model())
     common = ["serve", "--no-browser", "--model", str(tmp_path)]
     for options, message in (
         (["--token", "a b"], "The token has other characters"),
@@ -399,7 +368,7 @@ def test_the_command_serves_with_its_settings(monkeypatch, tmp_path):
     from speechbrain_emofilm.serve import server
 
     calls = []
-    monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda _: Model())
+    monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda *_: Model())
     monkeypatch.setattr(server, "serve", lambda *args: calls.append(args))
     monkeypatch.setenv("EMOFILM_TOKEN", "from-the-environment")
     options = ["--port", "8001", "--max-jobs", "7"]
@@ -418,27 +387,95 @@ def test_the_command_names_what_is_not_installed(monkeypatch, capsys):
     assert "speechbrain-emofilm[serve]" in capsys.readouterr().err
 
 
-def test_words_of_readings_are_those_of_the_text():
-    from types import SimpleNamespace
+class Frontend:
+    """Reads every word as one unit."""
 
-    from speechbrain_emofilm.dataio.normalization import TextNormalizer
-    from speechbrain_emofilm.serve.speaker import words_of_text
+    language = "en"
 
-    synthesizer = SimpleNamespace(
-        emotions=EMOTIONS,
-        tags=[],
-        hparams=SimpleNamespace(text_normalizer=TextNormalizer()),
-    )
-    spoken = [
-        Word(word, index, index + 1, 0.5)
-        for index, word in enumerate(
-            "She paid twenty five dollars today".split()
+    def encode(self, text):
+        words = [word.text for word in split_words(text)]
+        return TextUnits(
+            list(range(len(words))), list(range(len(words))), words
         )
+
+
+@pytest.fixture
+def planner():
+    return Planner(
+        EMOTIONS,
+        Frontend(),
+        TextNormalizer(language="en"),
+        TextSplitter(min_units=2, max_units=4, min_last_units=1),
+    )
+
+
+TEXT = "<sad>She paid $25 &amp; left. <break time=1s/> He won 3 times.</> Why?"
+
+
+def test_words_of_readings_are_those_of_the_text(planner):
+    reading = read_text(planner, TEXT)
+    assert len(reading.pieces) == 3
+    assert reading.gaps == [None, 1.0, 0.5] and reading.last_gap is None
+    said = [word.word for p in reading.pieces for word in p.marked.words]
+    assert said[2:6] == ["twenty", "five", "dollars", "and"]
+    spoken = [Word(w, i, i + 1, 0.5) for i, w in enumerate(said)]
+    found = words_of_text(reading.words, reading.origins, spoken)
+    assert [
+        w.text for w in found
+    ] == "She paid 25 left He won 3 times Why".split()
+    assert [(w.start, w.end) for w in found[:4]] == [
+        (0, 1), (1, 2), (2, 5), (6, 7),
+    ]  # fmt: skip
+    assert found[-1].end == len(said)
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_sentences_are_read_however_they_arrive(planner, size):
+    reader = StreamReader(planner)
+    parts = [TEXT[at : at + size] for at in range(0, len(TEXT), size)]
+    readings = [reader.add(part) for part in parts] + [reader.finish()]
+    readings = [reading for reading in readings if reading is not None]
+    whole = read_text(planner, TEXT)
+    assert len(readings) > 1
+    for name in ("words", "gaps"):
+        joined = [x for reading in readings for x in getattr(reading, name)]
+        assert joined == getattr(whole, name)
+    joined = [p.marked.words for r in readings for p in r.pieces]
+    emotions = [(w.word, w.probs) for words in joined for w in words]
+    assert emotions == [
+        (w.word, w.probs) for p in whole.pieces for w in p.marked.words
     ]
-    found = words_of_text(synthesizer, "<sad>She paid $25 today</>", spoken)
-    assert [(w.text, w.start, w.end) for w in found] == [
-        ("She", 0, 1),
-        ("paid", 1, 2),
-        ("25", 2, 5),
-        ("today", 5, 6),
-    ]
+
+
+def test_a_break_behind_a_stream_is_kept(planner):
+    reader = StreamReader(planner)
+    assert reader.add("We won. ") is None
+    assert reader.add("He left. <break time=2s/").words == ["We", "won"]
+    rest = reader.add("> ")
+    last = reader.finish()
+    gaps = [(r.words, r.last_gap) for r in (rest, last) if r is not None]
+    assert gaps == [(["He", "left"], 2.0)]
+    reader = StreamReader(planner)
+    reader.add("We won. No ")
+    reader.add("one. <break time=1s/> <break time=1s/> ")
+    assert reader.finish().last_gap == 2.0
+    reader = StreamReader(planner)
+    assert reader.add("We won. He left. No").words == ["We", "won"]
+    reader.add("w. <break time=1s/> ")
+    assert reader.add("… ") is None
+    assert reader.finish().last_gap == 1.0
+
+
+def test_too_much_silence_is_refused(planner):
+    breaks = "<break time=10s/>" * 31
+    with pytest.raises(ValueError, match="take 310 s"):
+        read_text(planner, f"We {breaks} won.")
+    reader = StreamReader(planner)
+    reader.add(f"We {breaks[: 17 * 20]} won. He")
+    with pytest.raises(ValueError, match="310 s|340 s|s that are accepted"):
+        reader.add(f" {breaks} left. And ")
+
+
+def test_what_cannot_be_read_is_told_with_its_place(planner):
+    with pytest.raises(ValueError, match="Character 16: .*hapy"):
+        read_text(planner, "We won. He left <hapy>us</>.")

@@ -162,7 +162,7 @@ def test_words_in_pieces_get_the_units_and_emotions_of_the_whole(
     monkeypatch.setattr(lm, "generate_stream", record)
     list(reads_pieces.stream(pieces_of(SHORT, 3), guidance=1.5))
     (piece,) = reads_pieces.plan(SHORT)
-    prompt = reads_pieces._prompt("0011", None, None)
+    prompt = reads_pieces.prompt("0011", None, None)
     whole = reads_pieces._lm_inputs([piece], [prompt], 1.5)
     assert len(read) == 1
     assert torch.allclose(read[0][0], whole["text_embeddings"][0], atol=1e-6)

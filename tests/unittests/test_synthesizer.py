@@ -295,7 +295,7 @@ def test_english_is_aligned_by_pocketsphinx_where_it_is_installed():
     sound = 0.01 * torch.randn(24000)
     synthesizer = make_synthesizer(English())
     (piece,) = synthesizer.plan("We won")
-    words, source = synthesizer._word_times(piece, sound, 24000)
+    words, source = synthesizer.word_times(piece, sound, 24000)
     assert source in ("PocketsphinxAligner", "proportional")
     assert [word.text for word in words] == ["We", "won"]
 

@@ -391,7 +391,7 @@ class CosyVoice2LM(nn.Module):
             If an item has no text to speak, the ratios contradict each
             other, or guidance is used without unconditional embeddings.
         """
-        utterances = self._utterances(
+        utterances = self.utterances(
             text_embeddings,
             text_lens,
             prompt_speech_tokens,
@@ -493,7 +493,7 @@ class CosyVoice2LM(nn.Module):
                 f"{len(text_embeddings)}; use SpeechDecoding for several."
             )
         whole = torch.ones(1)
-        utterances = self._utterances(
+        utterances = self.utterances(
             text_embeddings,
             whole if text_lens is None else text_lens,
             prompt_speech_tokens,
@@ -520,20 +520,53 @@ class CosyVoice2LM(nn.Module):
 
         return draw()
 
-    def _utterances(
+    def utterances(
         self,
         text_embeddings: torch.Tensor,
         text_lens: torch.Tensor,
-        prompt_speech_tokens: torch.Tensor | None,
-        prompt_speech_lens: torch.Tensor | None,
-        unconditional_embeddings: torch.Tensor | None,
-        guidance: float,
-        min_ratio: float,
-        max_ratio: float,
-        n_target_text: Sequence[int] | None,
-        seeds: Sequence[int] | None,
+        prompt_speech_tokens: torch.Tensor | None = None,
+        prompt_speech_lens: torch.Tensor | None = None,
+        unconditional_embeddings: torch.Tensor | None = None,
+        guidance: float = 1.0,
+        min_ratio: float = 2.0,
+        max_ratio: float = 20.0,
+        n_target_text: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> list[Utterance]:
-        """Check the arguments of ``generate`` and split the batch by item."""
+        """Make utterances for ``SpeechDecoding`` from the inputs of `generate`.
+
+        Arguments
+        ---------
+        text_embeddings, text_lens, prompt_speech_tokens : torch.Tensor
+            See ``generate``.
+        prompt_speech_lens, unconditional_embeddings : Optional[torch.Tensor]
+            See ``generate``.
+        guidance, min_ratio, max_ratio : float
+            See ``generate``.
+        n_target_text, seeds : Optional[Sequence[int]]
+            See ``generate``.
+
+        Returns
+        -------
+        utterances : List[Utterance]
+            One for each item of the batch, with its index as the key.
+
+        Raises
+        ------
+        ValueError
+            As ``generate``.
+
+        Example
+        -------
+        >>> lm = CosyVoice2LM(dict(
+        ...     vocab_size=40, hidden_size=16, intermediate_size=32,
+        ...     num_hidden_layers=1, num_attention_heads=2,
+        ...     num_key_value_heads=1), speech_token_size=27)
+        >>> text = lm.embed_text(torch.tensor([[3, 1, 4]]))
+        >>> (utterance,) = lm.utterances(text, torch.ones(1), seeds=[7])
+        >>> utterance.min_len, utterance.max_len, utterance.seed
+        (6, 60, 7)
+        """
         if guidance == 1.0:
             unconditional_embeddings = None
         elif unconditional_embeddings is None:
