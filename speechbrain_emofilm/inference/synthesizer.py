@@ -704,7 +704,9 @@ class EmoFiLMSynthesizer(TrainedModel):
             # Flow and vocoder have fixed noise, as in CosyVoice2: the seed
             # changes the reading only.
             if reference is None:
-                wavs = self.mods.token_to_wav(tokens, speakers, speed=speeds)
+                # A user's own converter need not know other speeds.
+                options = {"speed": speeds} if set(speeds) != {1.0} else {}
+                wavs = self.mods.token_to_wav(tokens, speakers, **options)
         if reference is not None:
             wavs = self._speak_in_spans(batch, tokens, speakers, speeds)
         sample_rate = self.mods.token_to_wav.sample_rate
