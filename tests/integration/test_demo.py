@@ -21,7 +21,8 @@ SIZES = [
     "--n_train=2", "--n_evaluation=1", "--n_test=2", "--n_transitions=2",
     "--speakers", "0011", "0012",
     "--labeler_flags=--number_of_epochs=2",
-    "--train_flags=--number_of_steps=3 --warmup_steps=1",
+    "--train_flags=--number_of_steps=3 --warmup_steps=1"
+    " --dynamic_batching=False --batch_size=4 --diagnosis_utterances=2",
     "--evaluate_flags=--n_mixed=2 --n_single=2 --n_classifier=12 --n_shown=2"
     " --workers=1",
 ]  # fmt: skip
