@@ -12,12 +12,14 @@ from speechbrain_emofilm import __version__, cli
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.dataio.voices import Voice
+from speechbrain_emofilm.utils.assets import find_file
 
 import pytest
 import soundfile
 import torch
 
 EMOTIONS = ["neutral", "happy", "sad"]
+MINI = "speechbrain_emofilm/assets/mini/synthesizer.yaml"
 
 
 class RecordingSynthesizer:
@@ -508,3 +510,60 @@ def test_a_sentence_is_spoken_without_unused_packages(tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1].strip() == "loaded:"
     assert soundfile.info(out).duration > 0.5
+
+
+# --- Streaming --------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(monkeypatch):
+    """The shipped model, whatever was trained below the present folder."""
+    monkeypatch.setattr(cli, "find_model", lambda: find_file(MINI).parent)
+
+
+def test_a_stream_is_written_with_the_words_as_they_begin(
+    shipped, tmp_path, capsys
+):
+    output = tmp_path / "a.wav"
+    assert cli.main(["say", "We won!", "--stream", "-o", str(output)]) == 0
+    wav, rate = soundfile.read(output)
+    assert rate == 24000 and abs(wav).max() > 0.05
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[:2]] == ["We", "won"]
+
+
+def test_a_stream_goes_to_a_player(shipped, tmp_path, monkeypatch):
+    player, heard = tmp_path / "aplay", tmp_path / "heard.wav"
+    player.write_text(f"#!/bin/sh\ncat > {heard}\n")
+    player.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert cli.main(["say", "We won!", "--stream"]) == 0
+    assert heard.read_bytes()[:4] == b"RIFF"
+    assert len(heard.read_bytes()) > 24000
+
+
+def test_a_player_that_fails_or_is_missing_is_told(
+    shipped, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["say", "We won!", "--stream"]) == 2
+    assert "-o FILE" in capsys.readouterr().err
+    player = tmp_path / "aplay"
+    player.write_text("#!/bin/sh\n/bin/cat > /dev/null; exit 3\n")
+    player.chmod(0o755)
+    assert cli.main(["say", "We won!", "--stream"]) == 2
+    assert "exit code 3" in capsys.readouterr().err
+
+
+def test_a_text_from_a_pipe_is_spoken_in_pieces(tmp_path):
+    command = [
+        *(sys.executable, "-m", "speechbrain_emofilm", "say", "-", "--stream"),
+        *("-o", "-", "--model", str(find_file(MINI).parent)),
+    ]
+    done = subprocess.run(
+        command, input=b"<happy>We won!</happy> He left.", capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout[:4] == b"RIFF" and len(done.stdout) > 48000
+    words = [line.split()[-1] for line in done.stderr.decode().splitlines()]
+    assert {"We", "won", "He", "left"} <= set(words)
