@@ -19,7 +19,8 @@ logger = get_logger(__name__)
 #: Tokens (of 40 ms) after which more of a stream's sound is made, once it has
 #: begun; with fewer, more would be computed twice.
 NEXT_TOKENS = 25
-#: Rows whose sound is made together, if they end within so many steps.
+#: Rows whose sound a GPU makes together, if they end within so many steps; a
+#: CPU gains nothing by it.
 SOUNDS, PATIENCE = 4, 8
 #: Parts of the sound that are made while tokens are drawn.
 _AHEAD = 4
@@ -55,9 +56,9 @@ class ContinuousSpeaker:
     """Row speaker that draws one token of every row in each step.
 
     A new row does not wait for the others' end. The sound of rows that are
-    streamed is made bit by bit, that of others at their end, for those that
-    end at about the same time together. Where the model leaves a core of the
-    CPU free, sound is made there while the next tokens are drawn.
+    streamed is made bit by bit, that of others at their end. Where the model
+    leaves a core of the CPU free, sound is made there while the next tokens
+    are drawn.
 
     Arguments
     ---------
@@ -79,7 +80,12 @@ class ContinuousSpeaker:
         self._rows: dict[int, _Spoken] = {}
         self._refused: list[Said] = []
         self._waiting: list[_Spoken] = []  # ended, without their sound
-        self._patience = PATIENCE
+        on_cpu = torch.device(synthesizer.device).type == "cpu"
+        self._patience = self._max_patience = 0 if on_cpu else PATIENCE
+        if beside is None:
+            with synthesizer.inference_ctx:
+                n_threads = torch.get_num_threads()
+            beside = on_cpu and n_threads < _n_cores()
         self._beside = beside
         self._pool: ThreadPoolExecutor | None = None
         self._making: deque[Future] = deque()
@@ -88,6 +94,11 @@ class ContinuousSpeaker:
     def room(self) -> int:
         """Number of rows that can join now."""
         return self.max_rows - len(self._decoding)
+
+    @property
+    def busy(self) -> bool:
+        """Whether rows are spoken or their sound is made."""
+        return bool(self._rows or self._refused or self._making)
 
     def close(self) -> None:
         """End the thread that makes sound."""
@@ -174,16 +185,11 @@ class ContinuousSpeaker:
             self._make(self._push, spoken, spoken.new_tokens(), True)
         else:
             if not self._waiting:
-                self._patience = PATIENCE
+                self._patience = self._max_patience
             self._waiting.append(spoken)
 
     def _make(self, function: Callable[..., list[Said]], *args: Any) -> None:
         """Call a function that makes sound, in its thread if there is one."""
-        if self._beside is None:
-            with self.synthesizer.inference_ctx:
-                n_threads = torch.get_num_threads()
-            on_cpu = torch.device(self.synthesizer.device).type == "cpu"
-            self._beside = on_cpu and n_threads < _n_cores()
         if self._beside:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, "emofilm-sound")

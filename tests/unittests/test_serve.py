@@ -27,6 +27,7 @@ from speechbrain_emofilm.serve.app import (
     create_app,
     find_parts,
 )
+from speechbrain_emofilm.serve.engine import Row, Speaking
 from speechbrain_emofilm.serve.server import make_server
 from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
 from speechbrain_emofilm.utils.assets import find_file
@@ -257,6 +258,38 @@ def test_a_text_of_pieces_sounds_as_the_synthesizer_speaks_it(
         name = "2" if word.text == "two" else word.text
         if name not in ("the", "The"):
             assert own[name] == pytest.approx((word.start, word.end), abs=1e-3)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_are_spoken_as_the_synthesizer_does(
+    synthesizer, beside, streaming
+):
+    """Also if sound is made beside the tokens, and some rows leave."""
+    speaker = ContinuousSpeaker(synthesizer, 3, beside)
+    texts = ["<happy>We won!</>", "He left.", "<sad>No dog ran home.</>"]
+    rows = [
+        Row(i, synthesizer.plan(text)[0], Speaking(), i, streaming)
+        for i, text in enumerate(texts)
+    ]
+    speaker.join(rows[:2])
+    sounds, steps = {0: [], 2: []}, 0
+    while speaker.busy:
+        steps += 1
+        if steps == 9:
+            speaker.join(rows[2:])
+            assert speaker.room == 0
+            speaker.leave(1)
+        for said in speaker.step():
+            sounds[said.key].append(said)
+    speaker.close()
+    for key, parts in sounds.items():
+        expected = synthesizer.synthesize(texts[key], seed=key)
+        assert [part.last for part in parts][-1]
+        assert list(parts[-1].tokens) == expected.speech_tokens.tolist()
+        wav = np.concatenate([part.wav for part in parts])
+        np.testing.assert_allclose(wav, expected.wav, atol=1e-3)
+        assert (len(parts) > 1) == streaming
 
 
 def test_history_is_that_of_the_model(

@@ -198,6 +198,21 @@ def test_layers_that_see_too_far_are_refused():
         LayersStream([torch.nn.LSTM(2, 2)])
 
 
+@pytest.mark.parametrize("speed", [1.0, 1.3])
+def test_the_last_tokens_may_come_with_the_end(token_to_wav, speed):
+    tokens = torch.arange(40) % 20
+    waves = []
+    for at_the_end in (False, True):
+        stream = token_to_wav.stream(speed=speed)
+        parts = [stream.push(tokens[:25])]
+        if at_the_end:
+            parts.append(stream.finish(tokens[25:]))
+        else:
+            parts += [stream.push(tokens[25:]), stream.finish()]
+        waves.append(torch.cat(parts))
+    assert torch.allclose(*waves, atol=1e-4)
+
+
 def test_a_finished_stream_is_refused(token_to_wav):
     stream = token_to_wav.stream()
     assert len(stream.finish()) == 0
