@@ -10,7 +10,7 @@ import re
 import runpy
 import sys
 from functools import cache
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 from unittest import mock
 
@@ -199,19 +199,28 @@ def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-#: Read once: it opens many files.
-installed = cache(packages_distributions)
+@cache
+def installed():
+    """Distributions by the names of what they let one import."""
+    found = dict(packages_distributions())
+    # Python 3.10 reads only a file that not every distribution has.
+    for distribution in distributions():
+        for file in distribution.files or ():
+            name = file.parts[0]
+            if len(file.parts) == 2 and file.name == "__init__.py":
+                found.setdefault(name, []).append(distribution.metadata["Name"])
+    return found
 
 
 def not_brought(imports, extras):
     """Those imports that no distribution of some extras gives."""
-    distributions = installed()
+    given = installed()
     asked = declared()
     brought = set().union(*(asked[extra] for extra in extras))
     return {
         name: sorted(files)
         for name, files in imports.items()
-        if not brought & set(map(canonical, distributions.get(name, [name])))
+        if not brought & set(map(canonical, given.get(name, [name])))
     }
 
 
