@@ -198,7 +198,7 @@ def test_one_line_swaps_the_fusion(pristine_world, tmp_path, fusion, kind):
 
 @pytest.mark.parametrize("training", ["lora", "joint"])
 def test_an_opened_backbone_trains_resumes_and_speaks(
-    pristine_world, tmp_path, training
+    pristine_world, tmp_path, training, warm_python
 ):
     options = dict(backbone_training=training, ckpt_interval_steps=1)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -210,7 +210,7 @@ def test_an_opened_backbone_trains_resumes_and_speaks(
     assert all(("adapter" in name) == (training == "lora") for name in trained)
 
     flags = recipe_flags(pristine_world, resumed, **options)
-    run = start_and_kill("step", 8, flags)  # of 3 x 4
+    run = start_and_kill(warm_python, "step", 8, flags)  # of 3 x 4
     assert run.returncode == -signal.SIGKILL, run.stderr
     run_script("train.py", flags)
     assert_same(torch.load(resumed / "open_backbone.ckpt"), trained)

@@ -233,7 +233,7 @@ def init_from(hparams, source):
     llm, embedding = hparams["llm"], hparams["embedding"]
     if Path(source).suffix == ".safetensors":
         load_safetensors(llm, find_file(source))
-        embedding.load_table(llm.llm.get_input_embeddings().weight)
+        embedding.load_table(llm.llm.embed_tokens.weight)
         return
     parts = {name: hparams[name] for name in ("embedding", "phoneme_head")}
     Checkpointer(
@@ -267,7 +267,7 @@ def main():
     llm = hparams["llm"]
     with torch.no_grad():
         table = hparams["embedding"].weight
-        llm.llm.get_input_embeddings().weight.copy_(table)
+        llm.llm.embed_tokens.weight.copy_(table)
     path = Path(hparams["output_folder"]) / "llm.safetensors"
     pretraining.save_weights(llm.state_dict(), path)
 
