@@ -62,6 +62,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 logger = get_logger(__name__)
 
+#: Pieces of a long text that are spoken together, and speech tokens whose sound
+#: is made at once: both keep the memory at that of a short text.
+LONG_BATCH, LONG_WINDOW = 4, 50
 #: File of a model's folder with the voices that its user added.
 ADDED_VOICES = "added_voices.safetensors"
 #: Options of ``generation`` that belong to an utterance, not to the decoding.
@@ -361,7 +364,11 @@ class EmoFiLMSynthesizer(TrainedModel):
         current = list(prompts)
         history = self.history if history is None else history
         joiners = [SpeechJoiner(gaps) for _, gaps in parted]
-        for batch in _batches([len(p) for p in pieces], batch_size, history):
+        n_pieces = [len(own) for own in pieces]
+        long = any(n > 1 for n in n_pieces)
+        if long:
+            batch_size = min(batch_size, LONG_BATCH)
+        for batch in _batches(n_pieces, batch_size, history):
             results = self._speak(
                 [pieces[item][index] for item, index in batch],
                 [current[item] for item, _ in batch],
@@ -370,6 +377,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                 guidance,
                 reference,
                 [speeds[text] for text, _ in batch],
+                long,
             )
             for (item, index), result in zip(batch, results):
                 joiners[item].add(result)
@@ -697,6 +705,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         guidance: float,
         reference: str | None,
         speeds: list[float],
+        long: bool,
     ) -> list[SynthesisResult]:
         """Generate speech tokens, waves and word times of a batch."""
         with self.inference_ctx:
@@ -706,7 +715,10 @@ class EmoFiLMSynthesizer(TrainedModel):
             if reference is None:
                 # A user's own converter need not know other speeds.
                 options = {"speed": speeds} if set(speeds) != {1.0} else {}
-                wavs = self.mods.token_to_wav(tokens, speakers, **options)
+                if long and not options:
+                    wavs = self._long_waves(tokens, speakers)
+                else:
+                    wavs = self.mods.token_to_wav(tokens, speakers, **options)
         if reference is not None:
             wavs = self._speak_in_spans(batch, tokens, speakers, speeds)
         sample_rate = self.mods.token_to_wav.sample_rate
@@ -727,6 +739,21 @@ class EmoFiLMSynthesizer(TrainedModel):
                 )
             )
         return results
+
+    def _long_waves(
+        self, tokens: list[torch.Tensor], speakers: list[str]
+    ) -> list[torch.Tensor]:
+        """Make the waves of a long text's pieces, with little memory."""
+        token_to_wav = self.mods.token_to_wav
+        exact = getattr(token_to_wav, "streams_exactly", False)
+        if not exact or not all(map(len, tokens)):
+            return token_to_wav(tokens, speakers)
+        wavs = []
+        for own, speaker in zip(tokens, speakers):
+            stream = token_to_wav.stream(speaker)
+            parts = [stream.push(part) for part in own.split(LONG_WINDOW)]
+            wavs.append(torch.cat([*parts, stream.finish()]))
+        return wavs
 
     def _speak_in_spans(
         self,

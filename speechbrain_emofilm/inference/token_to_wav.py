@@ -116,6 +116,11 @@ class TokenToWavBase(nn.Module, ABC):
         mel, mel_lens = self.decode_mels(tokens, speakers, seed)
         return self.vocode(mel, mel_lens, seed, speeds)
 
+    @property
+    def streams_exactly(self) -> bool:
+        """Whether streams sound like whole utterances, but for rounding."""
+        return False
+
     def mel_stream(self, speaker: int, seed: int):
         """Start the mels of an utterance whose tokens arrive later.
 
@@ -352,6 +357,11 @@ class TokenToWav(TokenToWavBase):
             n_timesteps=self.n_timesteps,
             seed=seed,
         )
+
+    @property
+    def streams_exactly(self) -> bool:
+        """Whether streams sound like whole utterances; see the base class."""
+        return getattr(self.mel_decoder, "streams_exactly", False)
 
     def mel_stream(self, speaker: int, seed: int):
         """Start the mels of an utterance; see the base class.

@@ -35,6 +35,9 @@ class RegressionDecoder(MelDecoder):
     (torch.Size([2, 10, 80]), tensor([1.0000, 0.6000]))
     """
 
+    #: A stream gives the same mels as a whole utterance.
+    streams_exactly = True
+
     def __init__(
         self,
         channels: int = 192,
