@@ -98,7 +98,7 @@ def test_a_word_that_is_not_spoken_has_low_confidence(aligner, spoken):
     assert min(word.confidence for word in found) > 0.5
     swapped = " ".join(WORDS).replace("cushion", "elephant")
     found = aligner.align(spoken.wav, 24000, swapped)
-    assert found[2].confidence < 0.1
+    assert found[2].confidence < 0.2
     assert min(found[i].confidence for i in (0, 4, 5, 6)) > 0.5
 
 
