@@ -506,12 +506,19 @@ def write_tiers(
     Raises
     ------
     ValueError
-        If intervals of a tier overlap by more than 1 ms or have no length.
+        If a time is not finite, or intervals of a tier overlap by more than
+        1 ms or have no length.
     """
     from praatio import textgrid
 
-    ends = [end for tier in tiers.values() for _, end, _ in tier]
-    duration = max([duration, *ends])
+    times = [
+        time for tier in tiers.values() for one in tier for time in one[:2]
+    ]
+    if not all(map(math.isfinite, [duration, *times])):
+        raise ValueError(
+            f"{path} cannot be written as a TextGrid: give finite times."
+        )
+    duration = max([duration, *times])
     grid = textgrid.Textgrid(0.0, duration)
     try:
         for name, intervals in tiers.items():

@@ -405,3 +405,11 @@ def test_the_alignment_of_a_longer_recording_is_refused():
 
 def test_no_words_is_all_silence():
     assert word_of_speech([], 3).tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("end", [float("inf"), float("nan")])
+def test_tiers_with_times_that_are_not_finite_are_refused(tmp_path, end):
+    path = tmp_path / "a.TextGrid"
+    with pytest.raises(ValueError, match="finite"):
+        write_tiers(path, {"words": [(0.0, end, "We")]}, 1.0)
+    assert not path.exists()
