@@ -208,6 +208,25 @@ def _say(options: argparse.Namespace) -> int:
     return 0
 
 
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is asked for besides text and speaker."""
+    asked = {
+        name: getattr(options, name)
+        for name in (
+            "seed",
+            "guidance",
+            "unmarked",
+            "intensity",
+            "instruction",
+            "prompting",
+        )
+    }
+    # Only passed on if given: a model of fixed speed need not know it.
+    if options.speed is not None:
+        asked["speed"] = options.speed
+    return asked
+
+
 def _say_streaming(options: argparse.Namespace) -> None:
     """Play or write speech while it is made; print words as they begin."""
     from speechbrain_emofilm.inference import sinks
@@ -227,13 +246,7 @@ def _say_streaming(options: argparse.Namespace) -> None:
     chunks = synthesizer.stream(
         text,
         speaker=_take_on_voice(synthesizer, options),
-        seed=options.seed,
-        guidance=options.guidance,
-        unmarked=options.unmarked,
-        intensity=options.intensity,
-        instruction=options.instruction,
-        prompting=options.prompting,
-        speed=options.speed or 1.0,
+        **_asked(options),
     )
     rate = synthesizer.mods.token_to_wav.sample_rate
     if to_pipe:
@@ -289,19 +302,7 @@ def _say_one(options: argparse.Namespace) -> None:
 
     synthesizer = _load(model, options)
     speaker = _take_on_voice(synthesizer, options)
-    # Only passed on if given: a model of fixed speed need not know it.
-    others = {} if options.speed is None else {"speed": options.speed}
-    result = synthesizer.synthesize(
-        text,
-        speaker=speaker,
-        seed=options.seed,
-        guidance=options.guidance,
-        unmarked=options.unmarked,
-        intensity=options.intensity,
-        instruction=options.instruction,
-        prompting=options.prompting,
-        **others,
-    )
+    result = synthesizer.synthesize(text, speaker=speaker, **_asked(options))
     try:
         with atomic_path(output) as temporary:
             soundfile.write(
@@ -332,16 +333,7 @@ def _say_list(options: argparse.Namespace) -> int:
         )
     from speechbrain_emofilm.inference import batch
 
-    common = batch.Settings(
-        seed=options.seed,
-        guidance=options.guidance,
-        unmarked=options.unmarked,
-        intensity=options.intensity,
-        instruction=options.instruction,
-        prompting=options.prompting,
-        speed=options.speed,
-        speaker=options.speaker,
-    )
+    common = batch.Settings(speaker=options.speaker, **_asked(options))
     if options.file == "-":
         items = batch.split_lines(sys.stdin.read(), common, "standard input")
     else:

@@ -442,12 +442,14 @@ class Utterances:
         while True:
             marked = self._read(feed)
             if marked is not None:
-                end = self._end(marked, feed.finished)
+                piece = self._planner.piece(marked, self._intensity)
+                end = self._end(marked, piece, feed.finished)
                 if end is not None:
                     text = feed.take(None if end == len(marked.words) else end)
                     marked = self._planner.parse(text, self._unmarked)
-                utterance.piece = self._planner.piece(marked, self._intensity)
-                sizes = units_before(utterance.piece.units)
+                    piece = self._planner.piece(marked, self._intensity)
+                utterance.piece = piece
+                sizes = units_before(piece.units)
                 # The last word is held back: what follows changes its reading.
                 n_known = sizes[-1 if end is not None else -2]
                 if not begun:
@@ -457,7 +459,7 @@ class Utterances:
                     )
                 if n_known > n_final:
                     n_final = n_known
-                    yield utterance.piece, n_known
+                    yield piece, n_known
                 if end is not None:
                     return
             elif feed.finished:
@@ -473,12 +475,17 @@ class Utterances:
             return None
         return self._planner.parse(known, self._unmarked)
 
-    def _end(self, marked: MarkedText, finished: bool) -> int | None:
+    def _end(
+        self, marked: MarkedText, piece: Piece, finished: bool
+    ) -> int | None:
         """Choose the end of the utterance among the known words, if any."""
         n_words = len(marked.words)
         ends = [b.word for b in marked.breaks if 0 < b.word < n_words]
         splitter = self._planner.splitter
-        sizes = self._sizes(marked)
+        read = units_before(piece.units)
+        n_read = len(read) - 1
+        # The normaliser may have written other words: then about so many.
+        sizes = [read[i * n_read // n_words] for i in range(n_words + 1)]
         for end in sentence_ends(marked)[:-1]:
             if sizes[end] >= splitter.min_units:
                 ends.append(end)
@@ -488,14 +495,6 @@ class Utterances:
         elif sizes[n_words - 1] > splitter.max_sentence_units:
             ends.append(n_words - 1)
         return min(ends, default=None)
-
-    def _sizes(self, marked: MarkedText) -> list[int]:
-        """Count the units before each word, and all."""
-        piece = self._planner.piece(marked)
-        read = units_before(piece.units)
-        n_words, n_read = len(marked.words), len(read) - 1
-        # The normaliser may have written other words: then about so many.
-        return [read[i * n_read // n_words] for i in range(n_words + 1)]
 
     def _speak(
         self, utterance: Utterance, tokens: Iterable[int]

@@ -482,9 +482,8 @@ class EmoFiLMSynthesizer(TrainedModel):
         token_to_wav = self.mods.token_to_wav
         (index,) = token_to_wav.speaker_ids(speaker, 1)
         speaker = self.speakers[index]
-        token_to_wav.stream(
-            speaker, speed=speed
-        )  # refuses what is not possible
+        # Refuses a model that cannot.
+        token_to_wav.stream(speaker, speed=speed)
         plan = None
         if isinstance(text, str):
             plan = self.plan(text, unmarked, emotion, intensity)
