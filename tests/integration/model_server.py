@@ -11,22 +11,29 @@ SHIPPED_MODEL = "speechbrain_emofilm/assets/mini/synthesizer.yaml"
 
 
 @contextmanager
-def serving_model():
-    """The address of a server on a free port, which stops at the end."""
-    from speechbrain_emofilm.serve.app import Parts, create_app
+def running(app):
+    """The port of a server of an application, which stops at the end."""
     from speechbrain_emofilm.serve.server import make_server
 
-    folder = find_file(SHIPPED_MODEL).parent
-    app = create_app(EmoFiLMSynthesizer.from_hparams(folder), parts=Parts())
     server = make_server(app, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield f"http://127.0.0.1:{port}/"
+        yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def serving_model():
+    """The address of a server of the shipped model."""
+    from speechbrain_emofilm.serve.app import Parts, create_app
+
+    folder = find_file(SHIPPED_MODEL).parent
+    app = create_app(EmoFiLMSynthesizer.from_hparams(folder), parts=Parts())
+    with running(app) as port:
+        yield f"http://127.0.0.1:{port}/"

@@ -28,7 +28,6 @@ from speechbrain_emofilm.serve.app import (
     find_parts,
 )
 from speechbrain_emofilm.serve.engine import Row, Speaking
-from speechbrain_emofilm.serve.server import make_server
 from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
 from speechbrain_emofilm.utils.assets import find_file
 
@@ -37,6 +36,7 @@ import numpy as np
 import openai
 import pytest
 import soundfile
+from model_server import running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -79,31 +79,23 @@ def serving(synthesizer, settings=None, parts=None):
     settings = settings or Settings()
     speaker = GatedSpeaker(synthesizer, settings.max_rows)
     app = create_app(synthesizer, settings, parts or Parts(), speaker)
-    server = make_server(app, "127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield SimpleNamespace(
-            url=f"http://127.0.0.1:{port}",
-            ws=f"ws://127.0.0.1:{port}/v1/stream",
-            port=port,
-            service=app.state.service,
-            speaker=speaker,
-        )
-    finally:
-        speaker.gate.set()
-        server.should_exit = True
-        thread.join()
+    with running(app) as port:
+        try:
+            yield SimpleNamespace(
+                url=f"http://127.0.0.1:{port}",
+                ws=f"ws://127.0.0.1:{port}/v1/stream",
+                port=port,
+                service=app.state.service,
+                speaker=speaker,
+            )
+        finally:
+            speaker.gate.set()
 
 
 @pytest.fixture(scope="module")
 def server(synthesizer):
-    with serving(synthesizer) as running:
-        yield running
+    with serving(synthesizer) as served:
+        yield served
 
 
 @pytest.fixture
