@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM, LMOutput
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import ModulatedEmbeddings
 from speechbrain_emofilm.lobes.efilm import (
     EFiLM,
     EFiLMOutput,
@@ -266,14 +267,13 @@ class EmotionConditionedLM(nn.Module):
             n_prompt=inputs.n_prompt,
             bistream_probability=self.bistream_share * self.training,
         )
+        text_states = text.text_embeddings
+        if isinstance(text_states, ModulatedEmbeddings):
+            text_states = text_states.applied()
         # hidden[:, t] predicts speech token t, and the last one the end.
         emotion = self._classify(
             word_emotions,
-            input=(
-                text.text_embeddings,
-                inputs.word_of_token,
-                inputs.text_lens,
-            ),
+            input=(text_states, inputs.word_of_token, inputs.text_lens),
             speech=(
                 speech.hidden[:, :-1],
                 inputs.word_of_speech,

@@ -28,6 +28,10 @@ embedding exactly, however long the fusion is trained.
 
 from dataclasses import dataclass
 
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import (
+    Embeddings,
+    ModulatedEmbeddings,
+)
 from speechbrain_emofilm.processing.pooling import spread
 
 import torch
@@ -43,14 +47,17 @@ class EFiLMOutput:
 
     Arguments
     ---------
-    text_embeddings : torch.Tensor
-        Modulated text embeddings h', shape (B, T, C).
+    text_embeddings : torch.Tensor | ModulatedEmbeddings
+        Modulated text embeddings h', shape (B, T, C), or embeddings that are
+        modulated inside the language model.
     modulation_ratio : torch.Tensor
         Mean of ||h' - h|| / ||h|| over the tokens of labelled words, without
-        gradient, 0-d; 0 where no word is labelled.
+        gradient, 0-d; 0 where no word is labelled. For modulations inside
+        the language model, h is the text embedding once for each of them,
+        side by side, in place of the states, which it would have to compute.
     """
 
-    text_embeddings: torch.Tensor
+    text_embeddings: Embeddings
     modulation_ratio: torch.Tensor
 
 
@@ -118,6 +125,7 @@ class EmotionEncoder(nn.Module):
 
     def __init__(self, n_emotions: int, dim: int = 64, hidden: int = 64):
         super().__init__()
+        self.n_emotions = n_emotions
         self.input_layer = nn.Linear(2 * n_emotions, hidden)
         self.output_layer = nn.Linear(hidden, dim)
         nn.init.zeros_(self.output_layer.weight)
@@ -190,9 +198,15 @@ class FiLM(nn.Module):
         self, text_embeddings: torch.Tensor, emotion: torch.Tensor
     ) -> torch.Tensor:
         """Modulate text embeddings (B, T, C) by emotions (B, T, E)."""
-        gamma = 1 + self._bounded(self.gamma(emotion))
-        beta = self.text_scale * self._bounded(self.beta(emotion))
-        return gamma * text_embeddings + beta
+        scale, shift = self.scale_and_shift(emotion)
+        return (1 + scale) * text_embeddings + shift
+
+    def scale_and_shift(
+        self, emotion: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute gamma - 1 and beta, two (B, T, C), of emotions (B, T, E)."""
+        scale = self._bounded(self.gamma(emotion))
+        return scale, self.text_scale * self._bounded(self.beta(emotion))
 
     def _bounded(self, x: torch.Tensor) -> torch.Tensor:
         if self.bound is None:
@@ -315,7 +329,9 @@ class EFiLM(nn.Module):
         for unlabelled words; see ``EmotionEncoder``.
     fusion : nn.Module
         Maps text embeddings (B, T, C) and emotions (B, T, E) to (B, T, C);
-        see ``FiLM``.
+        see ``FiLM``, and :mod:`~speechbrain_emofilm.lobes.deep_fusion` for
+        those that act inside the language model. One with a method
+        ``make_encoder(encoder)`` gets another encoder in place of this one.
 
     Example
     -------
@@ -331,6 +347,8 @@ class EFiLM(nn.Module):
 
     def __init__(self, encoder: nn.Module, fusion: nn.Module):
         super().__init__()
+        if hasattr(fusion, "make_encoder"):
+            encoder = fusion.make_encoder(encoder)
         self.encoder = encoder
         self.fusion = fusion
 
@@ -362,15 +380,18 @@ class EFiLM(nn.Module):
         return EFiLMOutput(
             text_embeddings=modulated,
             modulation_ratio=_modulation_ratio(
-                text_embeddings.detach(), modulated.detach(), labelled
+                text_embeddings, modulated, labelled
             ),
         )
 
 
+@torch.no_grad()
 def _modulation_ratio(
-    text: torch.Tensor, modulated: torch.Tensor, labelled: torch.Tensor
+    text: torch.Tensor, modulated: Embeddings, labelled: torch.Tensor
 ) -> torch.Tensor:
     """Average ||h' - h|| / ||h|| over the tokens ``labelled`` (B, T)."""
+    if isinstance(modulated, ModulatedEmbeddings):
+        text, modulated = modulated.side_by_side()
     text, modulated = text.float(), modulated.float()
     norm = text.norm(dim=-1).clamp(min=torch.finfo(text.dtype).tiny)
     ratio = (modulated - text).norm(dim=-1) / norm

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import SOS, TASK
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import Embeddings, join
 from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
     TokenDrawing,
     without_gradients,
@@ -52,19 +53,19 @@ class BistreamDecoding:
         n_variants = 1 if guidance == 1.0 else 2
         # The parts of the prompt and of the text that are not read yet.
         self._prompt = prompt_speech.expand(n_variants, -1, -1)
-        self._text = self._prompt[:, :0]
-        self._unread = [self._mark(SOS)]
+        self._text: Embeddings = self._prompt[:, :0]
+        self._unread: list[Embeddings] = [self._mark(SOS)]
 
     def add_text(
-        self, piece: torch.Tensor | Sequence[torch.Tensor]
+        self, piece: Embeddings | Sequence[Embeddings]
     ) -> Iterator[int]:
         """Speak the blocks that a piece of text completes.
 
         Arguments
         ---------
-        piece : torch.Tensor | Sequence[torch.Tensor]
+        piece : Embeddings | Sequence[Embeddings]
             Embeddings with the condition and, for guidance, without it:
-            (variants, T, C) or a sequence of tensors (1, T, C).
+            (variants, T, C) or a sequence of (1, T, C).
 
         Yields
         ------
@@ -77,8 +78,8 @@ class BistreamDecoding:
             If guidance is used and the piece has no unconditional variant.
         """
         n_text, n_speech = self._lm.mix_ratio
-        if not isinstance(piece, torch.Tensor):
-            piece = torch.cat([*piece])
+        if isinstance(piece, Sequence):
+            piece = join(piece, 0)
         n_variants = len(self._prompt)
         if len(piece) < n_variants:
             raise ValueError(
@@ -87,7 +88,7 @@ class BistreamDecoding:
             )
         embeddings = piece[:n_variants]
         self.n_text += embeddings.shape[1]
-        self._text = torch.cat([self._text, embeddings], 1)
+        self._text = join([self._text, embeddings], 1)
         while self._text.shape[1] >= n_text:
             prompt = self._prompt[:, :n_speech]
             self._unread += [self._text[:, :n_text], prompt]
@@ -112,7 +113,7 @@ class BistreamDecoding:
     @without_gradients
     def _draw(self, stop_id: int) -> int:
         """Read what is new and draw a token, which is read next."""
-        hidden = self._cached(torch.cat(self._unread, 1))[:, -1]
+        hidden = self._cached(join(self._unread, 1))[:, -1]
         self._unread = []
         tokens = self._drawing.draw(hidden, [stop_id])
         token = int(tokens)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import Embeddings, plain
 from speechbrain_emofilm.lobes.cosyvoice2.trunk import (
     read_layers,
     rotation,
@@ -77,11 +78,12 @@ class CachedQwen2:
         self._offsets: torch.Tensor | None = None  # the same on the device
         self._hides: torch.Tensor | None = None  # -inf in padding, (B, room)
 
-    def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
+    def __call__(self, piece: Embeddings) -> torch.Tensor:
         """Read the next piece (B, L, C) and return its hidden states.
 
         They have the same shape and are meaningless in padding.
         """
+        embeddings = plain(piece)
         start, self.size = self.size, self.size + embeddings.shape[1]
         if self._padding is not None and self._offsets is None:
             self._offsets = torch.tensor(
@@ -102,7 +104,7 @@ class CachedQwen2:
             return _attend(query, keys, values, mask)
 
         return read_layers(
-            self.trunk, self._layers, embeddings, cosine, sine, attend
+            self.trunk, self._layers, piece, cosine, sine, attend
         )
 
     def keep(self, rows: Sequence[int]) -> None:

@@ -17,6 +17,12 @@ from speechbrain_emofilm.lobes.cosyvoice2.layout import (
     SequenceLayout,
     sequence_layout,
 )
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import (
+    Embeddings,
+    join,
+    plain,
+    transform,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.qwen2 import (
     Qwen2Config,
     Qwen2Model,
@@ -169,7 +175,7 @@ class CosyVoice2LM(nn.Module):
 
     def forward(
         self,
-        text_embeddings: torch.Tensor,
+        text_embeddings: Embeddings,
         text_lens: torch.Tensor,
         speech_tokens: torch.Tensor,
         speech_lens: torch.Tensor,
@@ -183,7 +189,7 @@ class CosyVoice2LM(nn.Module):
 
         Arguments
         ---------
-        text_embeddings : torch.Tensor
+        text_embeddings : torch.Tensor | ModulatedEmbeddings
             Shape (B, T, C).
         text_lens : torch.Tensor
             Relative lengths of the text, shape (B,).
@@ -256,7 +262,7 @@ class CosyVoice2LM(nn.Module):
         n_text: torch.Tensor,
         n_speech: torch.Tensor,
         interleaved: torch.Tensor,
-        text: torch.Tensor,
+        text: Embeddings,
     ) -> SequenceLayout:
         """Lay sequences out, on the device of embedded text (B, T, C)."""
         layout = sequence_layout(
@@ -275,25 +281,20 @@ class CosyVoice2LM(nn.Module):
     def _embed(
         self,
         layout: SequenceLayout,
-        text: torch.Tensor,
+        text: Embeddings,
         speech_tokens: torch.Tensor,
         n_speech: torch.Tensor,
-    ) -> torch.Tensor:
+    ) -> Embeddings:
         """Embed the sequences, shape (B, L, C)."""
         # Padding may hold -1, which is no id.
         valid = length_to_mask(n_speech, speech_tokens.shape[1]).bool()
         speech_tokens = speech_tokens.masked_fill(
             ~valid.to(speech_tokens.device), 0
         )
-        parts = torch.cat(
-            [
-                self.llm_embedding.weight.to(text).expand(len(text), -1, -1),
-                text,
-                self.speech_embedding(speech_tokens).to(text),
-            ],
-            dim=1,
-        )
-        return _take(parts, layout.source)
+        marks = self.llm_embedding.weight.to(plain(text))
+        speech = self.speech_embedding(speech_tokens).to(plain(text))
+        parts = join([marks.expand(len(text), -1, -1), text, speech], dim=1)
+        return transform(parts, lambda x: _take(x, layout.source))
 
     def _collect(
         self,
@@ -329,11 +330,11 @@ class CosyVoice2LM(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        text_embeddings: torch.Tensor,
+        text_embeddings: Embeddings,
         text_lens: torch.Tensor,
         prompt_speech_tokens: torch.Tensor | None = None,
         prompt_speech_lens: torch.Tensor | None = None,
-        unconditional_embeddings: torch.Tensor | None = None,
+        unconditional_embeddings: Embeddings | None = None,
         guidance: float = 1.0,
         candidate_top_k: int | None = None,
         candidate_top_p: float = 1.0,
@@ -350,7 +351,7 @@ class CosyVoice2LM(nn.Module):
 
         Arguments
         ---------
-        text_embeddings : torch.Tensor
+        text_embeddings : torch.Tensor | ModulatedEmbeddings
             Prompt text, if any, followed by the text, shape (B, T, C).
         text_lens : torch.Tensor
             Relative lengths of the text, shape (B,).
@@ -358,7 +359,7 @@ class CosyVoice2LM(nn.Module):
             Speech of the prompt text, which is continued, shape (B, P).
         prompt_speech_lens : Optional[torch.Tensor]
             Relative lengths of the prompts' speech, shape (B,).
-        unconditional_embeddings : Optional[torch.Tensor]
+        unconditional_embeddings : Optional[torch.Tensor | ModulatedEmbeddings]
             Text without its condition, for guidance, shape (B, T, C).
         guidance : float
             Classifier-free guidance w: logits are
@@ -424,11 +425,11 @@ class CosyVoice2LM(nn.Module):
 
     def generate_tokens(
         self,
-        text_embeddings: torch.Tensor,
+        text_embeddings: Embeddings,
         text_lens: torch.Tensor | None = None,
         prompt_speech_tokens: torch.Tensor | None = None,
         prompt_speech_lens: torch.Tensor | None = None,
-        unconditional_embeddings: torch.Tensor | None = None,
+        unconditional_embeddings: Embeddings | None = None,
         guidance: float = 1.0,
         candidate_top_k: int | None = None,
         candidate_top_p: float = 1.0,
@@ -445,7 +446,7 @@ class CosyVoice2LM(nn.Module):
 
         Arguments
         ---------
-        text_embeddings : torch.Tensor
+        text_embeddings : torch.Tensor | ModulatedEmbeddings
             Prompt text, if any, followed by the text, shape (1, T, C).
         text_lens : Optional[torch.Tensor]
             Relative length of the text, shape (1,); the whole if None.
@@ -454,7 +455,7 @@ class CosyVoice2LM(nn.Module):
         prompt_speech_lens : Optional[torch.Tensor]
             Relative length of the prompt's speech, shape (1,); the whole if
             None.
-        unconditional_embeddings : Optional[torch.Tensor]
+        unconditional_embeddings : Optional[torch.Tensor | ModulatedEmbeddings]
             Text without its condition, for guidance, shape (1, T, C).
         guidance, candidate_top_k, candidate_top_p : float
             See ``generate``.
@@ -522,11 +523,11 @@ class CosyVoice2LM(nn.Module):
 
     def utterances(
         self,
-        text_embeddings: torch.Tensor,
+        text_embeddings: Embeddings,
         text_lens: torch.Tensor,
         prompt_speech_tokens: torch.Tensor | None = None,
         prompt_speech_lens: torch.Tensor | None = None,
-        unconditional_embeddings: torch.Tensor | None = None,
+        unconditional_embeddings: Embeddings | None = None,
         guidance: float = 1.0,
         min_ratio: float = 2.0,
         max_ratio: float = 20.0,
@@ -608,7 +609,7 @@ class CosyVoice2LM(nn.Module):
     @torch.no_grad()
     def generate_stream(
         self,
-        text_pieces: Iterable[torch.Tensor | Sequence[torch.Tensor]],
+        text_pieces: Iterable[Embeddings | Sequence[Embeddings]],
         prompt_speech_tokens: torch.Tensor | None = None,
         sampler: Sampler | None = None,
         max_ratio: float = 20.0,
@@ -625,7 +626,7 @@ class CosyVoice2LM(nn.Module):
 
         Arguments
         ---------
-        text_pieces : Iterable[torch.Tensor | Sequence[torch.Tensor]]
+        text_pieces : Iterable[Embeddings | Sequence[Embeddings]]
             Embeddings of the text, piece by piece, the prompt text first,
             shape (1, T_i, C). With guidance, each piece is a pair of these,
             with and without its condition, or both in one tensor

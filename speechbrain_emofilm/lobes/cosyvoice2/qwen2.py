@@ -10,6 +10,7 @@ runs the layers itself.
 
 from typing import Any, NamedTuple
 
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import Embeddings, plain
 from speechbrain_emofilm.lobes.cosyvoice2.trunk import (
     read_layers,
     rotation,
@@ -310,7 +311,7 @@ class Qwen2Model(nn.Module):
 
     def forward(
         self,
-        inputs_embeds: torch.Tensor,
+        inputs_embeds: Embeddings,
         attention_mask: torch.Tensor | None = None,
         output_attentions: bool = False,
         use_cache: bool = False,
@@ -319,7 +320,7 @@ class Qwen2Model(nn.Module):
 
         Arguments
         ---------
-        inputs_embeds : torch.Tensor
+        inputs_embeds : torch.Tensor | ModulatedEmbeddings
             Shape (B, L, C).
         attention_mask : torch.Tensor, optional
             1 in the sequences, 0 in padding, shape (B, L).
@@ -372,7 +373,7 @@ class Qwen2Model(nn.Module):
             self,
             trunk_layers(self),
             inputs_embeds,
-            *rotation(self, inputs_embeds, places[None]),
+            *rotation(self, plain(inputs_embeds), places[None]),
             attend,
         )
         return Qwen2Output(

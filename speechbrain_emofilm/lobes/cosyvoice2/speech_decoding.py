@@ -12,6 +12,12 @@ from typing import Any, NamedTuple
 
 from speechbrain_emofilm.lobes.cosyvoice2.decoding import CachedQwen2
 from speechbrain_emofilm.lobes.cosyvoice2.layout import IGNORE, SOS, TASK
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import (
+    Embeddings,
+    join,
+    plain,
+    transform,
+)
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
     RepetitionAwareSampler,
     Sampler,
@@ -242,7 +248,7 @@ class Utterance:
     ---------
     key : Hashable
         Name of the utterance, unique among those that are decoded together.
-    text : torch.Tensor
+    text : torch.Tensor | ModulatedEmbeddings
         Embedded prompt text, if any, followed by the text, shape (T, C).
     max_len : int
         Maximum number of speech tokens.
@@ -250,7 +256,7 @@ class Utterance:
         Number of speech tokens before which the speech does not end.
     prompt_tokens : Optional[torch.Tensor]
         Speech of the prompt text, which is continued, shape (P,).
-    unconditional : Optional[torch.Tensor]
+    unconditional : Optional[torch.Tensor | ModulatedEmbeddings]
         The text without its condition, for guidance, shape (T, C).
     guidance : float
         Classifier-free guidance, see ``CosyVoice2LM.generate``; 1 needs no
@@ -260,11 +266,11 @@ class Utterance:
     """
 
     key: Hashable
-    text: torch.Tensor
+    text: Embeddings
     max_len: int
     min_len: int = 0
     prompt_tokens: torch.Tensor | None = None
-    unconditional: torch.Tensor | None = None
+    unconditional: Embeddings | None = None
     guidance: float = 1.0
     seed: int = 0
 
@@ -484,9 +490,8 @@ class SpeechDecoding:
             ]
             size = max(len(prefix) for prefix in prefixes)
             padding = [size - len(prefix) for prefix in prefixes]
-            padded = [F.pad(p, (0, 0, n, 0)) for p, n in zip(prefixes, padding)]
             cached = CachedQwen2(self._lm.llm, padding)
-            new_hidden = cached(torch.stack(padded))[:, -1]
+            new_hidden = cached(_stack(prefixes, padding))[:, -1]
         if self._live:
             assert self._cached is not None and self._tokens is not None
             hidden = self._cached(self._drawing.embed(self._tokens))[:, -1]
@@ -517,14 +522,27 @@ class SpeechDecoding:
         return torch.cat([hidden, new_hidden])[index]
 
     def _prefix(
-        self, utterance: Utterance, text: torch.Tensor | None
-    ) -> torch.Tensor:
+        self, utterance: Utterance, text: Embeddings | None
+    ) -> Embeddings:
         """Embed everything before the first new token, shape (L, C)."""
         assert text is not None
         lm, tokens = self._lm, utterance.prompt_tokens
-        marks = lm.llm_embedding.weight.to(text)
-        parts = [marks[SOS : SOS + 1], text, marks[TASK : TASK + 1]]
+        marks = lm.llm_embedding.weight.to(plain(text))
+        parts: list[Embeddings] = [
+            marks[SOS : SOS + 1],
+            text,
+            marks[TASK : TASK + 1],
+        ]
         if tokens is not None:
             tokens = tokens.to(text.device)
-            parts.append(lm.speech_embedding(tokens).to(text))
-        return torch.cat(parts)
+            parts.append(lm.speech_embedding(tokens).to(plain(text)))
+        return join(parts, 0)
+
+
+def _stack(rows: Sequence[Embeddings], padding: Sequence[int]) -> Embeddings:
+    """Stack rows (L_i, C) with so many positions of padding on their left."""
+    padded = [
+        transform(row, lambda x, n=n: F.pad(x, (0, 0, n, 0))[None])
+        for row, n in zip(rows, padding)
+    ]
+    return join(padded, 0)

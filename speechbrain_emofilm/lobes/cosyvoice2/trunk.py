@@ -12,6 +12,13 @@ only the attention over time is replaced: teacher forcing without padding
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import (
+    Embeddings,
+    ModulatedEmbeddings,
+    plain,
+    transform,
+)
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -117,7 +124,7 @@ def rotation(
 def read_layers(
     trunk: nn.Module,
     layers: Sequence[TrunkLayer],
-    embeddings: torch.Tensor,
+    embeddings: Embeddings,
     cosine: torch.Tensor,
     sine: torch.Tensor,
     attend: Attend,
@@ -130,7 +137,7 @@ def read_layers(
         A ``transformers.Qwen2Model`` with full (not sliding) attention.
     layers : Sequence[TrunkLayer]
         Its ``trunk_layers``.
-    embeddings : torch.Tensor
+    embeddings : torch.Tensor | ModulatedEmbeddings
         Shape (B, L, C).
     cosine, sine : torch.Tensor
         Rotary position embedding, see ``rotation``, shape (B, L, 1, D); may
@@ -143,8 +150,13 @@ def read_layers(
     hidden : torch.Tensor
         Shape (B, L, C).
     """
-    hidden = embeddings
+    hidden = plain(embeddings)
+    modulations = {}
+    if isinstance(embeddings, ModulatedEmbeddings):
+        modulations = embeddings.by_layer(len(layers))
     for index, layer in enumerate(layers):
+        for modulation in modulations.get(index, ()):
+            hidden = modulation.apply(hidden)
         normalised = layer.attention_norm(hidden)
         heads = (-1, layer.head_dim)
         query, key = layer.query(normalised), layer.key(normalised)
@@ -184,7 +196,7 @@ def _feed_forward(layer: TrunkLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def read_packed(
-    trunk: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor
+    trunk: nn.Module, embeddings: Embeddings, mask: torch.Tensor
 ) -> torch.Tensor:
     """Compute whole sequences; only the attention computes their padding.
 
@@ -192,7 +204,7 @@ def read_packed(
     ---------
     trunk : nn.Module
         A ``transformers.Qwen2Model`` with full (not sliding) attention.
-    embeddings : torch.Tensor
+    embeddings : torch.Tensor | ModulatedEmbeddings
         Shape (B, L, C), padded on the right.
     mask : torch.Tensor
         1 in the sequence, 0 in padding, shape (B, L).
@@ -243,8 +255,10 @@ def read_packed(
         )
         return attended.transpose(1, 2).flatten(0, 1)[places].unsqueeze(0)
 
-    packed = embeddings.flatten(0, 1)[places].unsqueeze(0)
+    packed = transform(
+        embeddings, lambda x: x.flatten(0, 1)[places].unsqueeze(0)
+    )
     positions = (places % size).unsqueeze(0)
-    cosine, sine = rotation(trunk, packed, positions)
+    cosine, sine = rotation(trunk, plain(packed), positions)
     layers = trunk_layers(trunk)
     return pad(read_layers(trunk, layers, packed, cosine, sine, attend))
