@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from speechbrain_emofilm.lobes.deep_fusion import DeepFiLM, SteeringFusion
 from speechbrain_emofilm.lobes.efilm import (
     AdditiveFusion,
     ConcatenationFusion,
@@ -74,12 +75,50 @@ def test_a_fusion_without_gamma_and_beta_is_refused():
 
 
 @pytest.mark.parametrize(
+    "fusion, n_depths",
+    [
+        (DeepFiLM(4, TEXT_DIM, [0, 0.5], bound=0.5), 2),
+        (SteeringFusion(4, TEXT_DIM), 1),
+    ],
+    ids=["film_deep", "steering"],
+)
+def test_fusions_inside_the_language_model_are_analysed(fusion, n_depths):
+    efilm = make_efilm(fusion)
+    if n_depths == 1:
+        torch.nn.init.normal_(efilm.encoder.vectors)
+    modulation, scores = analyze(efilm)
+    assert modulation.gamma.shape[1] == n_depths * TEXT_DIM
+    sizes = {
+        row["intensity"]: row["modulation_ratio"]
+        for row in scores["points"]
+        if row["name"] == "sad"
+    }
+    assert sizes[1.0] > sizes[0.5] > 0
+    # The script and the training measure the same.
+    text = torch.randn(1, 7, TEXT_DIM)
+    out = efilm(
+        text,
+        torch.zeros(1, 7, dtype=torch.long),
+        torch.eye(len(EMOTIONS))[None, 3:],
+        torch.ones(1, 1),
+    )
+    pure, _ = analyze_modulation.list_points(EMOTIONS)
+    said = analyze_modulation.read_modulation(efilm, pure, EMOTIONS, TEXT_DIM)
+    assert said.ratios(text[0])[-1] == pytest.approx(
+        out.modulation_ratio.item(), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
     "efilm",
     [
         make_efilm(NoFusion()),
         EFiLM(EmotionEncoder(len(EMOTIONS), dim=4), film()),
+        EFiLM(
+            EmotionEncoder(len(EMOTIONS), dim=4), SteeringFusion(4, TEXT_DIM)
+        ),
     ],
-    ids=["none", "untrained"],
+    ids=["none", "untrained", "untrained_steering"],
 )
 def test_a_model_that_ignores_the_emotion_is_refused(efilm):
     with pytest.raises(ValueError, match="the same for every emotion"):

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from speechbrain_emofilm.lobes.deep_fusion import DeepFiLM, SteeringFusion
 from speechbrain_emofilm.lobes.efilm import (
     AdditiveFusion,
     ConcatenationFusion,
+    EmotionEncoder,
     FiLM,
     NoFusion,
 )
@@ -20,6 +22,8 @@ FUSIONS = {
     "addition": AdditiveFusion,
     "concatenation": ConcatenationFusion,
     "none": NoFusion,
+    "steering": SteeringFusion,
+    "film_deep": DeepFiLM,
 }
 SIZES = "emotion_dim: !ref <emotion_dim>, text_dim: !ref <text_dim>"
 RECIPE = """
@@ -64,13 +68,32 @@ def test_the_included_file_is_the_fusion(name, load):
     assert type(fusion) is FUSIONS[name]
     assert hparams["efilm"].fusion is fusion
     text = torch.randn(2, 3, 16)
-    assert fusion(text, torch.randn(2, 3, 8)).shape == text.shape
+    out = hparams["efilm"](
+        text, torch.zeros(2, 3).long(), torch.rand(2, 1, 5), torch.ones(2, 1)
+    )
+    assert out.text_embeddings.shape == text.shape
 
 
 def test_an_option_is_set_in_the_line(load):
     assert load("film.yaml", SIZES + ", bound: 0.25")["fusion"].bound == 0.25
     unbounded = load("film.yaml", SIZES + ", bound: null")["fusion"]
     assert unbounded.bound is None
+
+
+def test_the_depths_of_deep_fusions_are_set_in_the_line(load):
+    fusion = load("film_deep.yaml", SIZES + ", depths: [0, 0.9]")["fusion"]
+    assert fusion.depths == (0, 0.9) and len(fusion.films) == 2
+    assert load("steering.yaml", SIZES + ", depth: 0.9")["fusion"].depth == 0.9
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_every_fusion_takes_the_line_of_the_recipe(name, load):
+    """It gives a text_scale, too."""
+    hparams = load(f"{name}.yaml", SIZES + ", text_scale: 0.03")
+    assert type(hparams["fusion"]) is FUSIONS[name]
+    assert hparams["efilm"].encoder.n_emotions == 5
+    is_usual = type(hparams["efilm"].encoder) is EmotionEncoder
+    assert is_usual == (name != "steering")
 
 
 def test_a_misspelled_option_is_an_error(load):

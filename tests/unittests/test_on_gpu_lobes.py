@@ -253,6 +253,40 @@ def test_every_fusion_learns(path, batch):
     assert_same_on_gpu(learn, make_model(fusion), batch)
 
 
+@pytest.mark.parametrize("name", ["steering", "film_deep"])
+def test_modulations_inside_the_language_model_are_spoken(name, batch):
+    sizes = "{emotion_dim: 8, text_dim: 16}"
+    path = FUSIONS / f"{name}.yaml"
+    fusion = load_hyperpyyaml(f"fusion: !include:{path} {sizes}")["fusion"]
+    model = make_model(fusion).eval()
+    torch.nn.init.normal_(next(model.efilm.encoder.parameters()))
+
+    def run(model, batch):
+        with torch.no_grad():
+            text, plain = (
+                model.condition(
+                    batch.text_tokens,
+                    batch.text_lens,
+                    batch.word_of_token,
+                    emotions,
+                    batch.word_intensity,
+                ).text_embeddings
+                for emotions in (
+                    batch.word_emotions,
+                    torch.zeros_like(batch.word_emotions),
+                )
+            )
+        options = dict(guidance=2.0, max_ratio=3.0)
+        pieces = [(text[:1, :3], plain[:1, :3]), (text[:1, 3:], plain[:1, 3:])]
+        growing = list(model.llm.generate_stream(pieces, **options))
+        whole = model.llm.generate(
+            text, batch.text_lens, unconditional_embeddings=plain, **options
+        )
+        return whole, torch.tensor(growing, device=text.device)
+
+    assert_same_on_gpu(run, model, batch)
+
+
 @pytest.mark.parametrize("position", ["speech", "input", None])
 def test_every_emotion_loss_learns(position, batch):
     assert_same_on_gpu(learn, make_model(position=position), batch)

@@ -14,6 +14,10 @@ intensities 0.1 to 1.0 and of every mixture of two emotions, and measures
 * how large the modulation is relative to the text, by emotion and intensity,
   and how it grew during the training.
 
+A fusion inside the language model has a gamma and a beta at each of its
+depths, side by side here; beta is in units of the hidden state, in whose place
+the text embedding stands.
+
 It writes, to the model's folder or to `--output_folder`:
 
 * `modulation.safetensors`: `gamma` and `beta`, a row for each point;
@@ -30,6 +34,7 @@ from pathlib import Path
 
 from speechbrain_emofilm.dataio.labels import full_intensity
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
+from speechbrain_emofilm.lobes.cosyvoice2.modulation import ModulatedEmbeddings
 from speechbrain_emofilm.utils.colors import emotion_colors
 from speechbrain_emofilm.utils.files import atomic_path, write_json
 
@@ -63,16 +68,20 @@ class Modulation:
     Arguments
     ---------
     gamma : torch.Tensor
-        Factor of h at each of N points, (N, C).
+        Factor of h at each of N points, (N, C); of several depths, side by
+        side, (N, depths C).
     beta : torch.Tensor
-        Offset added to h, (N, C).
+        Offset added to h, of the same shape.
     text_scale : float
         Unit of beta: the root mean square of the elements of h.
+    own_scale : bool
+        Whether the unit of beta is that of each h instead.
     """
 
     gamma: torch.Tensor
     beta: torch.Tensor
     text_scale: float = 1.0
+    own_scale: bool = False
 
     @property
     def features(self) -> np.ndarray:
@@ -92,6 +101,11 @@ class Modulation:
         >>> modulation.ratios(torch.ones(3, 4))
         [0.5]
         """
+        if self.own_scale:
+            scale = text_embeddings.square().mean(-1, keepdim=True).sqrt()
+            text_embeddings = text_embeddings / scale
+        n_depths = self.gamma.shape[1] // text_embeddings.shape[1]
+        text_embeddings = text_embeddings.repeat(1, n_depths)
         change = (self.gamma - 1)[:, None] * text_embeddings
         change = change + self.beta[:, None]
         norms = text_embeddings.norm(dim=-1)
@@ -158,25 +172,42 @@ def read_modulation(
 
     def fuse(value):
         text = torch.full((1, len(points), text_dim), value, device=device)
-        return efilm.fusion(text, emotion)[0].double().cpu()
+        return efilm.fusion(text, emotion)
 
-    scale = float(getattr(efilm.fusion, "text_scale", 1.0))
     kind = type(efilm.fusion).__name__
-    beta = fuse(0.0)
-    gamma = (fuse(scale) - beta) / scale
-    tolerance = 1e-4 * scale
-    if not torch.allclose(fuse(-scale), beta - gamma * scale, atol=tolerance):
-        raise ValueError(
-            f"{kind} has no gamma and beta, since it is not affine in the "
-            "text: analyse a model trained with FiLM or AdditiveFusion."
+    inside = fuse(0.0)
+    if isinstance(inside, ModulatedEmbeddings):
+        modulation = read_depths(inside)
+    else:
+        scale = float(getattr(efilm.fusion, "text_scale", 1.0))
+        beta, above, below = (
+            fuse(value)[0].double().cpu() for value in (0.0, scale, -scale)
         )
-    modulation = Modulation(gamma.float(), beta.float(), scale)
+        gamma = (above - beta) / scale
+        tolerance = 1e-4 * scale
+        if not torch.allclose(below, beta - gamma * scale, atol=tolerance):
+            raise ValueError(
+                f"{kind} has no gamma and beta, since it is not affine in the "
+                "text: analyse a model trained with FiLM or AdditiveFusion."
+            )
+        modulation = Modulation(gamma.float(), beta.float(), scale)
     if np.ptp(modulation.features, axis=0).max() < 1e-6:
         raise ValueError(
             f"{kind} does the same for every emotion: train it first, or "
             "analyse a model whose fusion reads the emotion."
         )
     return modulation
+
+
+def read_depths(text: ModulatedEmbeddings) -> Modulation:
+    """Put gamma and beta of all depths of one utterance side by side."""
+    shifts = [m.shift[0] for m in text.modulations.values()]
+    scales = [
+        torch.zeros_like(m.shift[0]) if m.scale is None else m.scale[0]
+        for m in text.modulations.values()
+    ]
+    gamma, beta = 1 + torch.cat(scales, -1), torch.cat(shifts, -1)
+    return Modulation(gamma.float().cpu(), beta.float().cpu(), own_scale=True)
 
 
 def shuffle_weights(module: torch.nn.Module, seed: int) -> torch.nn.Module:
