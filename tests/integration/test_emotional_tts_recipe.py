@@ -175,6 +175,8 @@ def test_checkpoint_of_the_mini_backbone_is_below_5_mb(tmp_path):
         ("addition", "AdditiveFusion"),
         ("concatenation", "ConcatenationFusion"),
         ("none", "NoFusion"),
+        ("steering", "SteeringFusion"),
+        ("film_deep", "DeepFiLM"),
     ],
 )
 def test_one_line_swaps_the_fusion(pristine_world, tmp_path, fusion, kind):
@@ -194,6 +196,13 @@ def test_one_line_swaps_the_fusion(pristine_world, tmp_path, fusion, kind):
     assert type(brain.modules.emofilm.efilm.fusion).__name__ == kind
     assert brain.optimizer_step == 2
     assert newest_checkpoint(output)
+    # The trained model is loaded with all its weights, and speaks.
+    synthesizer = EmoFiLMSynthesizer.from_hparams(output)
+    trained = brain.modules.emofilm.efilm.state_dict()
+    loaded = synthesizer.mods.emofilm.efilm.state_dict()
+    assert trained.keys() == loaded.keys()
+    assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+    assert synthesizer.synthesize("<sad>He left.</sad>").wav.isfinite().all()
 
 
 @pytest.mark.parametrize("training", ["lora", "joint"])

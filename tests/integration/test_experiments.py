@@ -13,6 +13,7 @@ from speechbrain_emofilm.dataio.labels import (
     read_word_labels,
     write_word_labels,
 )
+from speechbrain_emofilm.lobes.deep_fusion import DeepFiLM, SteeringFusion
 from speechbrain_emofilm.lobes.efilm import (
     AdditiveFusion,
     ConcatenationFusion,
@@ -41,6 +42,14 @@ import split_emotions  # noqa: E402
 sys.path.remove(str(FOLDER))
 
 FILES = sorted(FOLDER.glob("*.yaml"))
+FUSIONS = [
+    "film",
+    "addition",
+    "concatenation",
+    "steering",
+    "film_deep",
+    "none",
+]
 
 
 # --- The experiments -------------------------------------------------------
@@ -77,7 +86,7 @@ def test_the_variants_are_those_of_the_paper_and_ours():
         path.stem: [v.name for v in run_experiments.read_experiment(path)]
         for path in FILES
     }
-    assert variants["fusion"] == ["film", "addition", "concatenation", "none"]
+    assert variants["fusion"] == FUSIONS
     assert variants["emotion_loss"] == ["none", "input", "speech"]
     assert variants["labels"] == ["truth", "labels", "sentence"]
     assert variants["backbone"] == ["frozen", "lora", "joint"]
@@ -92,8 +101,11 @@ def test_each_fusion_is_really_built(loaded):
         "film": FiLM,
         "addition": AdditiveFusion,
         "concatenation": ConcatenationFusion,
+        "steering": SteeringFusion,
+        "film_deep": DeepFiLM,
         "none": NoFusion,
     }
+    assert list(kinds) == FUSIONS
     for name, kind in kinds.items():
         hparams = loaded["fusion", name]
         assert type(hparams["emofilm"].efilm.fusion) is kind
@@ -102,7 +114,7 @@ def test_each_fusion_is_really_built(loaded):
             torch.zeros(1, 2, dim), torch.zeros(1, 2, hparams["emotion_dim"])
         )
         assert fused.shape == (1, 2, dim)
-        if name != "none":
+        if name in ("film", "addition", "concatenation"):
             scale = hparams["backbone"]["text_scale"]
             assert hparams["fusion"].text_scale == scale
 
@@ -432,14 +444,10 @@ def start(pristine_world, tmp_path):
 
 def test_a_row_for_each_run_and_a_table_of_the_variants(start, ran):
     rows, folder = start("fusion.yaml", "--seeds", "1", "2", "--jobs=2")
-    assert len(ran) == 4 * 2 * 2
+    assert len(ran) == len(FUSIONS) * 2 * 2
     assert [(row["variant"], row["seed"]) for row in rows] == [
         *((name, "") for name in experiment_results.REFERENCES),
-        *(
-            (name, seed)
-            for name in ("film", "addition", "concatenation", "none")
-            for seed in "12"
-        ),
+        *((name, seed) for name in FUSIONS for seed in "12"),
     ]
     row = rows[-1]
     assert (row["experiment"], row["wer"], row["wer_low"]) == (
