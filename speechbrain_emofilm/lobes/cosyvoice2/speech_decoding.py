@@ -541,8 +541,8 @@ class SpeechDecoding:
 
 def _stack(rows: Sequence[Embeddings], padding: Sequence[int]) -> Embeddings:
     """Stack rows (L_i, C) with so many positions of padding on their left."""
-    padded = [
-        transform(row, lambda x, n=n: F.pad(x, (0, 0, n, 0))[None])
-        for row, n in zip(rows, padding)
-    ]
-    return join(padded, 0)
+
+    def pad(row: Embeddings, n: int) -> Embeddings:
+        return transform(row, lambda x: F.pad(x, (0, 0, n, 0))[None])
+
+    return join([pad(row, n) for row, n in zip(rows, padding)], 0)
