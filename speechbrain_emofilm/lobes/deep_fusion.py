@@ -92,8 +92,8 @@ class DeepFiLM(nn.Module):
 class EmotionVectors(nn.Module):
     """Look up a vector for each emotion, as long as the emotion is intense.
 
-    The encoder of :class:`SteeringFusion`: e = alpha * sum_k p_k v_k, with
-    the intensity alpha and the distribution p over the emotions. Vectors
+    The encoder of :class:`SteeringFusion`: e = gain * alpha * sum_k p_k v_k,
+    with the intensity alpha and the distribution p over the emotions. Vectors
     start at zero and learn from the first step, as e is linear in them.
 
     Arguments
@@ -102,6 +102,9 @@ class EmotionVectors(nn.Module):
         Number K of emotions in the taxonomy.
     dim : int
         Size C of a vector.
+    gain : float
+        Unit of the vectors. Adam moves each element by about the learning
+        rate in a step, so a larger gain learns faster.
 
     Example
     -------
@@ -114,16 +117,18 @@ class EmotionVectors(nn.Module):
     [[[2.0], [0.0]]]
     """
 
-    def __init__(self, n_emotions: int, dim: int):
+    def __init__(self, n_emotions: int, dim: int, gain: float = 1.0):
         super().__init__()
         self.n_emotions = n_emotions
+        self.gain = gain
         self.vectors = nn.Parameter(torch.zeros(n_emotions, dim))
 
     def forward(
         self, word_emotions: torch.Tensor, word_intensity: torch.Tensor
     ) -> torch.Tensor:
         """Encode words as vectors (B, W, C); arguments as in ``EFiLM``."""
-        return (word_emotions * word_intensity.unsqueeze(-1)) @ self.vectors
+        weights = word_emotions * word_intensity.unsqueeze(-1)
+        return self.gain * (weights @ self.vectors)
 
 
 class SteeringFusion(nn.Module):
@@ -142,8 +147,10 @@ class SteeringFusion(nn.Module):
     depth : float
         Depth from 0 (the text embeddings) to below 1: k / n means the states
         that enter layer k of n, counted from 0.
+    gain : float
+        Unit of the vectors, see :class:`EmotionVectors`.
     text_scale : float
-        Not used: the unit is each state's own root mean square.
+        Not used: the state's own root mean square is the unit.
 
     Raises
     ------
@@ -163,15 +170,16 @@ class SteeringFusion(nn.Module):
         emotion_dim: int,
         text_dim: int,
         depth: float = 0.5,
+        gain: float = 10.0,
         text_scale: float = 1.0,
     ):
         super().__init__()
         (self.depth,) = _check_depths([depth], "SteeringFusion")
-        self.text_dim = text_dim
+        self.text_dim, self.gain = text_dim, gain
 
     def make_encoder(self, encoder: nn.Module) -> EmotionVectors:
         """Make the encoder that ``EFiLM`` uses instead of the given one."""
-        return EmotionVectors(encoder.n_emotions, self.text_dim)
+        return EmotionVectors(encoder.n_emotions, self.text_dim, self.gain)
 
     def forward(
         self, text_embeddings: torch.Tensor, emotion: torch.Tensor

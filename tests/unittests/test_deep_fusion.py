@@ -1,5 +1,6 @@
 """Fusions inside the language model: what they touch, and what they do not."""
 
+from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.lobes.conditioned_lm import (
     ConditionedLMInputs,
     EmotionConditionedLM,
@@ -21,6 +22,7 @@ from speechbrain_emofilm.lobes.efilm import (
     EmotionEncoder,
     WordEmotionLoss,
 )
+from speechbrain_emofilm.utils.assets import find_file
 
 import pytest
 import torch
@@ -36,7 +38,7 @@ QWEN2 = dict(
     initializer_range=0.3,
 )
 FUSIONS = {
-    "steering": lambda: SteeringFusion(E, C, depth=0.5),
+    "steering": lambda: SteeringFusion(E, C, depth=0.5, gain=1.0),
     "film_deep": lambda: DeepFiLM(E, C, depths=[0, 0.25, 0.75], bound=1.0),
 }
 
@@ -206,7 +208,7 @@ def test_modulation_reaches_the_speech(model, batch):
 
 
 def test_steering_adds_the_intensity_times_the_emotions_vector(batch):
-    model = wake(a_model(SteeringFusion(E, C, depth=0.5)))
+    model = wake(a_model(SteeringFusion(E, C, depth=0.5, gain=4.0)))
     text = condition(model, batch)
     (layer,) = text.by_layer(LAYERS)
     assert layer == 2
@@ -214,8 +216,8 @@ def test_steering_adds_the_intensity_times_the_emotions_vector(batch):
     change = text.modulations[0.5].apply(states) - states
     unit = states.square().mean(-1, keepdim=True).sqrt()
     vectors = model.efilm.encoder.vectors
-    expected = unit[0, 2] * 0.5 * vectors[1]
-    torch.testing.assert_close(change[0, 2], expected, atol=1e-5, rtol=1e-4)
+    expected = unit[0, 2] * 4.0 * 0.5 * vectors[1]
+    torch.testing.assert_close(change[0, 2], expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(change[2, 1], torch.zeros(C))
 
 
@@ -335,7 +337,7 @@ def test_the_modulation_ratio_of_steering_is_the_size_of_its_vectors(batch):
         for word in words:
             emotion = batch.word_emotions[item, word].argmax()
             vector = model.efilm.encoder.vectors[emotion]
-            vector = batch.word_intensity[item, word] * vector
+            vector = 10 * batch.word_intensity[item, word] * vector
             sizes.append(vector.square().mean().sqrt().item())
     expected = sum(sizes) / len(sizes)
     ratio = model(batch).modulation_ratio
@@ -574,3 +576,65 @@ def test_a_step_at_cosyvoice2s_width(name, batch):
         learning = step(model, batch)
     assert all(learning.values())
     assert model(batch).modulation_ratio > 0
+
+
+# --- The synthesizer ---------------------------------------------------------
+
+
+@pytest.fixture(params=FUSIONS)
+def synthesizer(request):
+    """The shipped model with random vectors in a fusion of the layers."""
+    folder = find_file("speechbrain_emofilm/assets/mini/synthesizer.yaml")
+    synthesizer = EmoFiLMSynthesizer.from_hparams(folder.parent)
+    fusion = {
+        "steering": SteeringFusion(64, 192, gain=0.2),
+        "film_deep": DeepFiLM(64, 192, bound=0.2),
+    }[request.param]
+    encoder = EmotionEncoder(len(synthesizer.emotions), dim=64)
+    synthesizer.mods.emofilm.efilm = EFiLM(encoder, fusion)
+    wake(synthesizer.mods.emofilm)
+    return synthesizer
+
+
+def test_texts_are_spoken_whole_in_batches_and_as_a_stream(synthesizer):
+    text, plain = (
+        "<happy>We won!</happy> <sad>He left.</sad>",
+        "We won! He left.",
+    )
+    alone, unmarked = (synthesizer.synthesize(t) for t in (text, plain))
+    both = synthesizer.synthesize([text, plain], guidance=1.5)
+    assert torch.equal(
+        both[0].wav, synthesizer.synthesize(text, guidance=1.5).wav
+    )
+    assert torch.equal(both[1].wav, unmarked.wav)
+    assert len(alone.wav) != len(unmarked.wav) or not torch.equal(
+        alone.wav, unmarked.wav
+    )
+    chunks = [chunk.wav for chunk in synthesizer.stream(text)]
+    assert torch.allclose(torch.cat(chunks), alone.wav, atol=1e-3)
+
+
+def test_words_in_pieces_are_modulated_as_in_the_whole(
+    synthesizer, monkeypatch
+):
+    monkeypatch.setattr(synthesizer, "reads_pieces", True)
+    lm, read = synthesizer.mods.emofilm.llm, []
+
+    def record(texts, *args, **kwargs):
+        read.append(join([join(variants, 0) for variants in texts], 1))
+        return iter([7] * 30)
+
+    monkeypatch.setattr(lm, "generate_stream", record)
+    text = "<happy>We won!</happy> But <sad>he left.</sad>"
+    pieces = [text[start : start + 3] for start in range(0, len(text), 3)]
+    list(synthesizer.stream(iter(pieces), guidance=1.5))
+    (piece,) = synthesizer.plan(text)
+    prompt = synthesizer.prompt("0011", None, None)
+    whole = synthesizer._lm_inputs([piece], [prompt], 1.5)
+    (grown,) = read
+    expected = whole["text_embeddings"]
+    assert torch.equal(grown.embeddings[:1], expected.embeddings)
+    for depth, modulation in expected.modulations.items():
+        conditional = grown.modulations[depth].shift[:1]
+        torch.testing.assert_close(conditional, modulation.shift)
+        assert not grown.modulations[depth].shift[1:].any()
