@@ -6,18 +6,26 @@
 > python benchmarks/serve.py --abuse 600
 
 The first command prints, for 1, 4, 16 and 64 clients that ask at the same
-time, the requests per second, the same relative to those of a server that
-speaks one text at a time, and the 95th percentile of the time to the first
-sound. The second one has 4 clients ask a model of CosyVoice2-0.5B's size with
-random weights, in int8. The third one, for so many seconds,
-has clients leave in the middle, send rubbish, too much and too slowly, and try
-what is forbidden, while others ask properly. It fails if one of these is not
-answered or hears something else, or if the server's memory or open files grow.
+time, for sound that is streamed and for sound as a whole, the requests per
+second, the same relative to those of a server that speaks one text at a time
+(``--max-rows 1``: it draws the tokens of a text, makes their sound and goes on
+to the next text, all in one process), the 95th percentile of the time to the
+first sound, and the CPU time of a request. Both servers run at the same time
+and are asked in turn.
+
+The second one has 4 clients ask a model of CosyVoice2-0.5B's size with random
+weights, in int8, which speaks one text, and then four, at a time.
+
+The third one, for so many seconds, has clients leave in the middle, send
+rubbish, too much and too slowly, and try what is forbidden, while others ask
+properly. It fails if one of these is not answered or hears something else, or
+if the server's memory or open files grow.
 """
 
 import argparse
 import asyncio
 import io
+import json
 import os
 import random
 import socket
@@ -43,7 +51,7 @@ import torch
 from common.esd_like import make_emofilm
 from common.random_cosyvoice2 import qwen2, write_llm
 from common.reporting import print_result
-from httpx import AsyncClient, HTTPError, Limits, get
+from httpx import HTTPError, get
 
 CLIENTS = (1, 4, 16, 64)
 TEXTS = (
@@ -52,6 +60,8 @@ TEXTS = (
     "<surprise=0.5 happy=0.5>Did you see that?</> I did not.",
     "<angry intensity=0.7>Leave the door open.</> It is warm in here.",
 )
+#: Texts that the large model speaks together, and clients that ask it.
+LARGE_ROWS = 4
 #: Growth of the server's memory in the second half of the abuse, in MB.
 TOLERANCE_MB = 64
 
@@ -83,86 +93,159 @@ def serving(*options, command=("-m", "speechbrain_emofilm", "serve")):
         process.wait()
 
 
-async def speak(client, text, seed=0):
-    """Ask for a text; returns the time to the first sound, and the sound."""
-    started = time.perf_counter()
-    first, sound = None, b""
-    asked = {
-        "input": text,
-        "seed": seed,
-        "response_format": "pcm",
-        "stream": True,
-    }
-    async with client.stream("POST", "/v1/audio/speech", json=asked) as answer:
-        if answer.status_code == 429:
-            await asyncio.sleep(float(answer.headers["retry-after"]))
-            return None, None
-        answer.raise_for_status()
-        async for part in answer.aiter_raw():
-            first = first or time.perf_counter() - started
-            sound += part
-    return first, sound
+class Client:
+    """Client with one connection, which costs little beside the server."""
 
+    def __init__(self, url):
+        host, port = url.removeprefix("http://").split(":")
+        self._address = host, int(port)
+        self._streams = None
 
-async def load(url, n_clients, n_requests):
-    """Let clients ask one request after the other; returns the scores."""
-    limits = Limits(max_connections=n_clients)
-    async with AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        await speak(client, TEXTS[0])  # warm
-        firsts, seconds = [], 0.0
+    async def speak(self, text, seed=0, stream=True):
+        """Ask for a text; returns the time to the first sound, and the sound.
 
-        async def work(number):
-            nonlocal seconds
-            for index in range(number, n_requests, n_clients):
-                first, sound = await speak(client, TEXTS[index % 4], index)
-                if first is not None:
-                    firsts.append(first)
-                    seconds += len(sound) / 48000
-
+        Both are None if the server is asked too much.
+        """
+        asked = {
+            "input": text,
+            "seed": seed,
+            "response_format": "pcm",
+            "stream": stream,
+        }
+        data = request(json.dumps(asked).encode(), "/v1/audio/speech")
         started = time.perf_counter()
-        await asyncio.gather(*(work(number) for number in range(n_clients)))
-        took = time.perf_counter() - started
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self._address)
+        reader, writer = self._streams
+        writer.write(data)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        status = int(head.split()[1])
+        if "transfer-encoding: chunked" not in head:
+            length = int(head.split("content-length:")[1].split()[0])
+            body = await reader.readexactly(length)
+            if status != 429:
+                raise RuntimeError(f"The server answers {status}: {body}")
+            seconds = float(head.split("retry-after:")[1].split()[0])
+            self.close()  # before the server does
+            await asyncio.sleep(seconds)
+            return None, None
+        first, parts = None, []
+        while size := int(await reader.readline(), 16):
+            parts.append((await reader.readexactly(size + 2))[:-2])
+            first = first or time.perf_counter() - started
+        await reader.readline()
+        return first, b"".join(parts)
+
+    def close(self):
+        """Close the connection."""
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+def cpu_seconds(process):
+    """CPU time of a server and the processes it has started (Linux)."""
+    total = 0
+    for pid in processes_of(process):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+        total += sum(map(int, fields.split()[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def processes_of(process):
+    """Numbers of a server's process and of those it has started (Linux)."""
+    found = [process.pid]
+    for task in Path(f"/proc/{process.pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+async def load(served, n_clients, n_requests, stream=True):
+    """Let clients ask one request after the other; returns the scores."""
+    url, process = served
+    clients = [Client(url) for _ in range(n_clients)]
+    for text in TEXTS[:2]:
+        await clients[0].speak(text, stream=stream)
+    firsts, seconds = [], 0.0
+
+    async def work(client, number):
+        nonlocal seconds
+        for index in range(number, n_requests, n_clients):
+            sound = None
+            while sound is None:
+                first, sound = await client.speak(
+                    TEXTS[index % 4], index, stream
+                )
+            firsts.append(first)
+            seconds += len(sound) / 48000
+
+    used, started = cpu_seconds(process), time.perf_counter()
+    await asyncio.gather(
+        *(work(client, number) for number, client in enumerate(clients))
+    )
+    took = time.perf_counter() - started
+    used = cpu_seconds(process) - used
+    for client in clients:
+        client.close()
     firsts.sort()
     return {
         "requests_per_s": round(len(firsts) / took, 3),
         "speech_s_per_s": round(seconds / took, 3),
         "first_sound_p50_s": round(firsts[len(firsts) // 2], 3),
         "first_sound_p95_s": round(firsts[int(0.95 * (len(firsts) - 1))], 3),
+        "cpu_s_per_request": round(used / len(firsts), 4),
     }
 
 
 def measure(options):
-    """Print the scores of a server, beside those of one text at a time."""
-    rates = {}
-    for max_rows in (1, options.rows):
-        with serving("--max-rows", str(max_rows)) as (url, _):
+    """Print the scores of a server, beside those of one text at a time.
+
+    The servers run at the same time and take turns, so that other work of the
+    machine disturbs both alike.
+    """
+    with (
+        serving("--max-rows", "1") as one_by_one,
+        serving("--max-rows", str(options.rows)) as together,
+    ):
+        wait_for_sound(together[1])
+        for stream in (True, False):
             for n_clients in options.clients:
-                n = max(options.requests, n_clients)
-                scores = asyncio.run(load(url, n_clients, n))
-                rate = scores["requests_per_s"]
-                one = rates.setdefault(n_clients, rate)
-                print_result(
-                    "serve",
-                    rows=max_rows,
-                    clients=n_clients,
-                    relative=round(rate / one, 2),
-                    **scores,
-                )
+                n = max(options.requests, 2 * n_clients)
+                rates = []
+                for rows, served in ((1, one_by_one), (options.rows, together)):
+                    scores = asyncio.run(load(served, n_clients, n, stream))
+                    rates.append(scores["requests_per_s"])
+                    print_result(
+                        "serve",
+                        rows=rows,
+                        clients=n_clients,
+                        streamed=stream,
+                        relative=round(rates[-1] / rates[0], 2),
+                        **scores,
+                    )
+
+
+def wait_for_sound(process):
+    """Wait until the process that makes a server's sound has started."""
+    used = -1.0
+    while cpu_seconds(process) - used > 0.2:  # it loads what it needs
+        used = cpu_seconds(process)
+        time.sleep(3)
 
 
 def measure_large(options):
     """Print the scores of a model of CosyVoice2-0.5B's size."""
     command = [__file__, "--serve-large", "--layers", str(options.layers)]
     rates = {}
-    for max_rows in (1, options.rows):
-        with serving("--rows", str(max_rows), command=command) as (url, _):
-            scores = asyncio.run(load(url, 4, max(options.requests // 4, 4)))
+    for max_rows in (1, LARGE_ROWS):
+        with serving("--rows", str(max_rows), command=command) as served:
+            scores = asyncio.run(load(served, LARGE_ROWS, 8))
         rate = scores["requests_per_s"]
-        one = rates.setdefault(4, rate)
+        one = rates.setdefault(1, rate)
         print_result(
             "serve_large",
             rows=max_rows,
-            clients=4,
+            clients=LARGE_ROWS,
             relative=round(rate / one, 2),
             **scores,
         )
@@ -306,11 +389,13 @@ ABUSES = (
 
 
 def resources(process):
-    """Memory in MB and open files of the server (Linux)."""
-    folder = Path(f"/proc/{process.pid}")
-    pages = int((folder / "statm").read_text().split()[1])
-    memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return memory, len(os.listdir(folder / "fd"))
+    """Memory in MB and open files of the server's processes (Linux)."""
+    pages, n_files = 0, 0
+    for pid in processes_of(process):
+        folder = Path(f"/proc/{pid}")
+        pages += int((folder / "statm").read_text().split()[1])
+        n_files += len(os.listdir(folder / "fd"))
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, n_files
 
 
 async def attack(url, process, seconds):
@@ -318,42 +403,42 @@ async def attack(url, process, seconds):
     until = time.monotonic() + seconds
     n_abuses, n_proper, different = 0, 0, 0
     readings = []
-    async with AsyncClient(base_url=url, timeout=600) as client:
-        expected = [(await speak(client, text))[1] for text in TEXTS]
+    clients = [Client(url) for _ in range(2)]
+    expected = [(await clients[0].speak(text))[1] for text in TEXTS]
 
-        async def abuse(number):
-            nonlocal n_abuses
-            rng = random.Random(number)
-            while time.monotonic() < until:
-                kind = ABUSES[number % len(ABUSES)]
-                try:
-                    await asyncio.to_thread(kind, url, rng)
-                except OSError:  # refused: there are too many connections
-                    await asyncio.sleep(0.1)
-                n_abuses += 1
+    async def abuse(number):
+        nonlocal n_abuses
+        rng = random.Random(number)
+        while time.monotonic() < until:
+            kind = ABUSES[number % len(ABUSES)]
+            try:
+                await asyncio.to_thread(kind, url, rng)
+            except OSError:  # refused: there are too many connections
+                await asyncio.sleep(0.1)
+            n_abuses += 1
 
-        async def proper(number):
-            nonlocal n_proper, different
-            while time.monotonic() < until:
-                index = random.randrange(len(TEXTS))
-                _, sound = await speak(client, TEXTS[index])
-                if sound is not None:
-                    n_proper += 1
-                    different += sound != expected[index]
+    async def proper(client):
+        nonlocal n_proper, different
+        while time.monotonic() < until:
+            index = random.randrange(len(TEXTS))
+            _, sound = await client.speak(TEXTS[index])
+            if sound is not None:
+                n_proper += 1
+                different += sound != expected[index]
 
-        async def watch():
-            while time.monotonic() < until:
-                readings.append(resources(process))
-                await asyncio.sleep(1)
+    async def watch():
+        while time.monotonic() < until:
+            readings.append(resources(process))
+            await asyncio.sleep(1)
 
-        await asyncio.gather(
-            *(abuse(number) for number in range(2 * len(ABUSES))),
-            *(proper(number) for number in range(2)),
-            watch(),
-        )
-        # Everything that was given up has left.
-        await asyncio.sleep(35)
-        await speak(client, TEXTS[0])
+    await asyncio.gather(
+        *(abuse(number) for number in range(2 * len(ABUSES))),
+        *(proper(client) for client in clients),
+        watch(),
+    )
+    # Everything that was given up has left.
+    await asyncio.sleep(35)
+    await Client(url).speak(TEXTS[0])
     half = readings[len(readings) // 2 :]
     memory, files = resources(process)
     return {

@@ -461,17 +461,22 @@ class WavStream:
         tokens : torch.Tensor, optional
             Its last tokens (T,), which costs less than to push them before.
         """
-        mels = []
-        if tokens is not None and len(tokens):
-            mels.append(self._mels.push(tokens[None].to(self._device)))
-        mels.append(self._mels.finish())
-        mels = [self._speed.push(torch.cat(mels, dim=1))]
+        if tokens is None or not len(tokens):
+            mel = self._mels.finish()
+        else:
+            mel = _finish(self._mels, tokens[None].to(self._device))
+        mel = self._speed.push(mel)
         rest = self._speed.finish()
         if rest is not None:
-            mels.append(rest)
-        waves = [self._vocoder.push(torch.cat(mels, dim=1))]
-        waves.append(self._vocoder.finish())
-        return torch.cat(waves, dim=1)[0]
+            mel = torch.cat([mel, rest], dim=1)
+        return _finish(self._vocoder, mel)[0]
+
+
+def _finish(stream, piece: torch.Tensor) -> torch.Tensor:
+    """End a stream with its last piece; in one go, if it can."""
+    if getattr(stream, "finishes_with_input", False):
+        return stream.finish(piece)
+    return torch.cat([stream.push(piece), stream.finish()], dim=1)
 
 
 def start_stream(module: nn.Module, *inputs, **options):

@@ -122,6 +122,9 @@ class RowSpeaker(Protocol):
     def room(self) -> int:
         """Number of rows that can join now."""
 
+    def start(self) -> None:
+        """Get ready, before the first rows join."""
+
     def join(self, rows: Sequence[Row]) -> None:
         """Take on rows."""
 
@@ -316,6 +319,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the thread."""
+        self.speaker.start()
         self._thread.start()
 
     def close(self) -> None:

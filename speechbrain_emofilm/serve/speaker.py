@@ -1,16 +1,17 @@
 """Speech of several rows at once, which join and leave between two tokens."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from speechbrain_emofilm.inference.long_text import carry_history
 from speechbrain_emofilm.inference.streaming import first_chunk_tokens
 from speechbrain_emofilm.serve.engine import Row, Said
+from speechbrain_emofilm.serve.sound_process import SoundProcess, make_sound
 
+import numpy as np
 import torch
 from speechbrain.utils.logger import get_logger
 
@@ -19,37 +20,53 @@ logger = get_logger(__name__)
 #: Tokens (of 40 ms) after which more of a stream's sound is made, once it has
 #: begun; with fewer, more would be computed twice.
 NEXT_TOKENS = 25
-#: Rows whose sound a GPU makes together, if they end within so many steps; a
-#: CPU gains nothing by it.
+#: The same, once so many tokens have been made sound: the listener has
+#: seconds of sound, and larger parts cost less.
+LATER_TOKENS, BEGINNING_TOKENS = 50, 100
+#: Rows whose sound a GPU makes together, if they end within so many steps. A
+#: CPU gains nothing by it, and makes the same sound to the last bit if each row
+#: is alone.
 SOUNDS, PATIENCE = 4, 8
-#: Parts of the sound that are made while tokens are drawn.
-_AHEAD = 4
+#: Seconds for which a step waits for sound if there is nothing else to do;
+#: rows that arrive wait as long.
+_IDLE = 0.01
 
 
-@dataclass
+@dataclass(eq=False)
 class _Spoken:
     """A row that is being spoken."""
 
     row: Row
     speaker: str
-    stream: Any = None  # of token_to_wav; None if the sound is made at the end
-    n_first: int = 0  # tokens after which a stream begins
+    n_first: int | None = None  # tokens after which a stream begins, if it does
+    beside: bool = False  # whether its sound is made in the other process
     tokens: list[int] = field(default_factory=list)
-    n_pushed: int = 0
-    dropped: bool = False
+    parts: list[slice] = field(default_factory=list)  # tokens made sound
+    ended: bool = False
+    n_heard: int = 0  # parts whose sound is there
+
+    @property
+    def n_pushed(self) -> int:
+        """Number of tokens that have been made sound, or are being."""
+        return self.parts[-1].stop if self.parts else 0
 
     def is_due(self) -> bool:
         """Check whether there are enough tokens for the next sound."""
-        if self.stream is None:
+        if self.n_first is None:
             return False
-        n_new = len(self.tokens) - self.n_pushed
-        return n_new >= (NEXT_TOKENS if self.n_pushed else self.n_first)
+        n_needed = LATER_TOKENS
+        if not self.parts:
+            n_needed = self.n_first
+        elif self.n_pushed < BEGINNING_TOKENS:
+            n_needed = NEXT_TOKENS
+        return len(self.tokens) - self.n_pushed >= n_needed
 
-    def new_tokens(self) -> torch.Tensor:
-        """Return the tokens that have not been made sound (T,)."""
-        new = self.tokens[self.n_pushed :]
-        self.n_pushed = len(self.tokens)
-        return torch.tensor(new, dtype=torch.long)
+    def kind_of(self, index: int) -> str:
+        """Return what :func:`make_sound` calls a part."""
+        if self.n_first is None:
+            return "whole"
+        last = self.ended and index == len(self.parts) - 1
+        return "end" if last else "part"
 
 
 class ContinuousSpeaker:
@@ -57,8 +74,10 @@ class ContinuousSpeaker:
 
     A new row does not wait for the others' end. The sound of rows that are
     streamed is made bit by bit, that of others at their end. Where the model
-    leaves a core of the CPU free, sound is made there while the next tokens
-    are drawn.
+    leaves a core of the CPU free, sound is made there, in a process of its
+    own, while the next tokens are drawn; until that process is ready, and if
+    it ends, sound is made between the steps. With a single row, the speaker
+    does one thing after another: it speaks one text at a time.
 
     Arguments
     ---------
@@ -67,7 +86,7 @@ class ContinuousSpeaker:
     max_rows : int
         Greatest number of rows whose tokens are drawn together.
     beside : bool, optional
-        Whether sound is made in a thread of its own; as the machine suggests
+        Whether sound is made in a process of its own; as the machine suggests
         if None.
     """
 
@@ -80,15 +99,19 @@ class ContinuousSpeaker:
         self._rows: dict[int, _Spoken] = {}
         self._refused: list[Said] = []
         self._waiting: list[_Spoken] = []  # ended, without their sound
+        self._ready: list[Said] = []  # sound that was made here
+        self._streams: dict[int, Any] = {}  # of rows whose sound is made here
+        self._firsts: dict[tuple[str, float], int | None] = {}
         on_cpu = torch.device(synthesizer.device).type == "cpu"
-        self._patience = self._max_patience = 0 if on_cpu else PATIENCE
+        self._together = not on_cpu
+        self._patience = PATIENCE
+        with synthesizer.inference_ctx:
+            self._n_threads = torch.get_num_threads()
         if beside is None:
-            with synthesizer.inference_ctx:
-                n_threads = torch.get_num_threads()
-            beside = on_cpu and n_threads < _n_cores()
+            free = self._n_threads < _n_cores() and max_rows > 1
+            beside = on_cpu and free and os.name == "posix"
         self._beside = beside
-        self._pool: ThreadPoolExecutor | None = None
-        self._making: deque[Future] = deque()
+        self.process: SoundProcess | None = None
 
     @property
     def room(self) -> int:
@@ -98,12 +121,28 @@ class ContinuousSpeaker:
     @property
     def busy(self) -> bool:
         """Whether rows are spoken or their sound is made."""
-        return bool(self._rows or self._refused or self._making)
+        return bool(self._rows or self._refused)
+
+    def start(self) -> None:
+        """Start the process that makes sound, if there is to be one."""
+        if not self._beside or self.process is not None:
+            return
+        try:
+            self.process = SoundProcess(
+                self.synthesizer.mods.token_to_wav,
+                getattr(self.synthesizer, "_autocast", nullcontext()),
+                self._n_threads,
+            )
+        except Exception as error:  # a module that cannot be handed over
+            logger.warning(
+                "Sound is made between the tokens, not beside them: %s", error
+            )
 
     def close(self) -> None:
-        """End the thread that makes sound."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        """End the process that makes sound."""
+        if self.process is not None:
+            self.process.close()
+            self.process = None
 
     def join(self, rows: Sequence[Row]) -> None:
         """Take on rows; what is wrong with one is told by the next step."""
@@ -127,24 +166,43 @@ class ContinuousSpeaker:
         )
         spoken = _Spoken(row, speaker)
         if row.streaming:
-            token_to_wav = synthesizer.mods.token_to_wav
-            try:
-                spoken.stream = token_to_wav.stream(
-                    speaker, speed=speaking.speed
-                )
-                spoken.n_first = first_chunk_tokens(spoken.stream)
-            except ValueError as error:
-                logger.warning("Sound comes piece by piece: %s", error)
+            spoken.n_first = self._first_tokens(speaker, speaking.speed)
+        process = self.process
+        spoken.beside = (
+            process is not None and process.ready and process.knows(speaker)
+        )
         self._decoding.join([utterance])
         self._rows[row.key] = spoken
+
+    def _first_tokens(self, speaker: str, speed: float) -> int | None:
+        """Return the tokens after which a stream begins; None without any."""
+        how = speaker, speed
+        if how not in self._firsts:
+            if len(self._firsts) >= 1000:  # clients choose the speeds
+                self._firsts.clear()
+            token_to_wav = self.synthesizer.mods.token_to_wav
+            try:
+                stream = token_to_wav.stream(speaker, speed=speed)
+                self._firsts[how] = first_chunk_tokens(stream)
+            except ValueError as error:
+                logger.warning("Sound comes piece by piece: %s", error)
+                self._firsts[how] = None
+        return self._firsts[how]
 
     def leave(self, key: int) -> None:
         """Drop a row, if it is still there."""
         self._refused = [said for said in self._refused if said.key != key]
+        self._ready = [said for said in self._ready if said.key != key]
         spoken = self._rows.pop(key, None)
-        if spoken is not None:
-            spoken.dropped = True
-            self._decoding.leave(key)
+        if spoken is None:
+            return
+        self._streams.pop(key, None)
+        self._waiting = [
+            other for other in self._waiting if other is not spoken
+        ]
+        if spoken.beside and self.process is not None:
+            self.process.drop(key)
+        self._decoding.leave(key)
 
     def step(self) -> list[Said]:
         """Draw one token of every row and return the sound that is ready."""
@@ -160,7 +218,7 @@ class ContinuousSpeaker:
             if is_last:
                 self._end(spoken)
             elif spoken.is_due():
-                self._make(self._push, spoken, spoken.new_tokens(), False)
+                self._make_part(spoken)
         if self._waiting:
             self._patience -= 1
             if (
@@ -168,77 +226,114 @@ class ContinuousSpeaker:
                 or self._patience <= 0
                 or not len(self._decoding)
             ):
-                self._make(self._speak, self._waiting)
+                self._speak(self._waiting)
                 self._waiting = []
-        for part in self._made():
+        if self.process is not None:
+            idle = not (
+                len(self._decoding) or said or self._ready or self._refused
+            )
+            self._listen(self.process, _IDLE if idle else 0.0)
+        said += self._ready
+        self._ready = []
+        for part in said:
             if part.last:
                 self._rows.pop(part.key, None)
-            said.append(part)
         return said
 
     def _end(self, spoken: _Spoken) -> None:
         """Let the rest of a row's sound be made."""
+        spoken.ended = True
         if not spoken.tokens:
             error = ValueError("The model says nothing for this text.")
             self._refused.append(Said(spoken.row.key, error=error))
-        elif spoken.stream is not None:
-            self._make(self._push, spoken, spoken.new_tokens(), True)
-        else:
+        elif self._together and spoken.n_first is None:
             if not self._waiting:
-                self._patience = self._max_patience
+                self._patience = PATIENCE
             self._waiting.append(spoken)
+        else:
+            self._make_part(spoken)
 
-    def _make(self, function: Callable[..., list[Said]], *args: Any) -> None:
-        """Call a function that makes sound, in its thread if there is one."""
-        if self._beside:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(1, "emofilm-sound")
-            self._making.append(self._pool.submit(function, *args))
+    def _make_part(self, spoken: _Spoken) -> None:
+        """Let the sound of new tokens be made."""
+        index = len(spoken.parts)
+        spoken.parts.append(slice(spoken.n_pushed, len(spoken.tokens)))
+        if not spoken.beside or self.process is None:
+            self._make_here(spoken, index)
             return
-        made: Future = Future()
-        made.set_result(function(*args))
-        self._making.append(made)
+        self.process.make(
+            spoken.row.key,
+            spoken.tokens[spoken.parts[index]],
+            spoken.speaker,
+            spoken.row.speaking.speed,
+            spoken.kind_of(index),
+        )
 
-    def _made(self) -> list[Said]:
-        """Return the sound that is ready, in its order.
-
-        It is waited for if there is nothing else to do, or too much of it.
-        """
-        said = []
-        idle = not (len(self._decoding) or self._refused)
-        while self._making and (
-            self._making[0].done() or idle or len(self._making) > _AHEAD
-        ):
-            said += self._making.popleft().result()
-            idle = False
-        return said
-
-    def _push(
-        self, spoken: _Spoken, tokens: torch.Tensor, ended: bool
-    ) -> list[Said]:
-        """Make sound of new tokens of a stream, perhaps its last ones."""
-        if spoken.dropped:
-            return []
-        key, stream = spoken.row.key, spoken.stream
-        make = stream.finish if ended else stream.push
+    def _make_here(self, spoken: _Spoken, index: int) -> None:
+        """Make the sound of a part in this process."""
+        tokens = torch.tensor(spoken.tokens[spoken.parts[index]])
         with self.synthesizer.inference_ctx, torch.no_grad():
-            wav = make(tokens).float().cpu().numpy()
-        if ended:
-            return [Said(key, wav, spoken.tokens)]
-        return [Said(key, wav, last=False)] if len(wav) else []
+            wav = make_sound(
+                self.synthesizer.mods.token_to_wav,
+                self._streams,
+                spoken.row.key,
+                tokens,
+                spoken.speaker,
+                spoken.row.speaking.speed,
+                spoken.kind_of(index),
+            )
+        self._hear(spoken, index, wav)
 
-    def _speak(self, rows: Sequence[_Spoken]) -> list[Said]:
-        """Make the sound of whole rows."""
-        rows = [spoken for spoken in rows if not spoken.dropped]
-        if not rows:
-            return []
+    def _hear(self, spoken: _Spoken, index: int, wav: np.ndarray) -> None:
+        """Pass on the sound of a part, unless it has been passed on."""
+        if index < spoken.n_heard:
+            return
+        spoken.n_heard = index + 1
+        key = spoken.row.key
+        if spoken.kind_of(index) != "part":
+            self._ready.append(Said(key, wav, spoken.tokens))
+        elif len(wav):
+            self._ready.append(Said(key, wav, last=False))
+
+    def _listen(self, process: SoundProcess, timeout: float) -> None:
+        """Take the sound that the other process has made."""
+        ended = process.ended  # before its last answers are taken
+        for key, wav in process.take(timeout):
+            spoken = self._rows.get(key)
+            if spoken is None or not spoken.beside:
+                continue
+            if wav is None:
+                process.drop(key)
+                self._make_again(spoken)
+            else:
+                self._hear(spoken, spoken.n_heard, wav)
+        if ended:
+            logger.warning(
+                "The process that makes sound has ended: sound is made "
+                "between the tokens from now on, which takes longer."
+            )
+            self.close()
+            for spoken in list(self._rows.values()):
+                if spoken.beside:
+                    self._make_again(spoken)
+
+    def _make_again(self, spoken: _Spoken) -> None:
+        """Make sound here that the other process has not made.
+
+        The same parts give the same sound; what was heard is left out.
+        """
+        spoken.beside = False
+        for index in range(len(spoken.parts)):
+            self._make_here(spoken, index)
+
+    def _speak(self, rows: Sequence[_Spoken]) -> None:
+        """Make the sound of whole rows in this process."""
         with self.synthesizer.inference_ctx, torch.no_grad():
             wavs = self.synthesizer.mods.token_to_wav(
-                [spoken.new_tokens() for spoken in rows],
+                [torch.tensor(spoken.tokens) for spoken in rows],
                 [spoken.speaker for spoken in rows],
                 speed=[spoken.row.speaking.speed for spoken in rows],
             )
-        return [
+        self._ready += [
             Said(spoken.row.key, wav.float().cpu().numpy(), spoken.tokens)
             for spoken, wav in zip(rows, wavs)
         ]

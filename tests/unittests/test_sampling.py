@@ -7,6 +7,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
     GreedySampler,
     RepetitionAwareSampler,
     UtteranceNoise,
+    candidate_columns,
     draw,
 )
 
@@ -216,3 +217,26 @@ def test_draw_covers_the_ends_of_the_unit_interval():
 def test_refuses_settings_out_of_range(arguments):
     with pytest.raises(ValueError, match="RepetitionAwareSampler"):
         RepetitionAwareSampler(**arguments)
+
+
+@pytest.mark.parametrize("sampler", [RepetitionAwareSampler(), GreedySampler()])
+def test_few_candidates_are_drawn_as_from_the_whole_vocabulary(sampler):
+    torch.manual_seed(0)
+    for n_tokens in (6567, 6561, 1000):
+        scores = torch.randn(64, n_tokens) * torch.rand(64, 1) * 5
+        scores, ids = scores.topk(15)
+        scores[torch.rand(64, 15) < 0.5] = -torch.inf
+        scores[:, 0] = 2.0
+        scores[:8, 1:3] = 2.0  # equal ones
+        uniforms = torch.rand(64, 2, dtype=torch.float64)
+        history = ids[:, :2]  # they count as repeated
+        whole = torch.full((64, n_tokens), -torch.inf)
+        whole = whole.scatter(1, ids, scores).log_softmax(-1)
+        columns, names = candidate_columns(scores, ids)
+        columns = columns.log_softmax(-1)
+        drawn = sampler(columns, history, uniforms, names)
+        assert torch.equal(drawn, sampler(whole, history, uniforms))
+        # Even the last bits are the same.
+        is_candidate = columns.isfinite()
+        same = whole.gather(1, names) == columns
+        assert same[is_candidate].all() and is_candidate.any(1).all()

@@ -55,6 +55,9 @@ class FakeSpeaker:
     def leave(self, key):
         self.left.append(self.rows.pop(key).piece)
 
+    def start(self):
+        pass
+
     def close(self):
         self.joined.append("closed")
 

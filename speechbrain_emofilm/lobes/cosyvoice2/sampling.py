@@ -4,16 +4,22 @@ A sampler is called as ``sampler(log_probs, history, uniforms)`` and draws one
 token per row of a batch. It has no random state: the caller passes uniform
 numbers from one generator per utterance, so that an utterance sounds the same
 alone and in any batch.
+
+Where only few tokens are candidates, nearly all of the vocabulary is forbidden.
+A sampler whose ``takes_ids`` is true is then called with the columns of
+``candidate_columns`` and their ids, which draws the same tokens at less cost.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
 
-Sampler = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Sampler = Callable[..., torch.Tensor]
 
 N_UNIFORMS = 2  # the draw, and the draw that replaces a repeated token
 _AHEAD = 32  # steps whose numbers are drawn at once
+# Numbers that a processor adds at once; sums depend on it in the last bit.
+_LANES = 16
 
 
 class UtteranceNoise:
@@ -113,6 +119,47 @@ def draw(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
+def candidate_columns(
+    log_probs: torch.Tensor, ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Place the candidates in few columns instead of in the vocabulary.
+
+    They are in order of id, and so far apart that sums over the columns are
+    made in the order of sums over the vocabulary: they are equal to the last
+    bit, and so are all tokens that are drawn.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        Scores of the candidates, shape (B, K).
+    ids : torch.Tensor
+        Their ids, in any order, shape (B, K).
+
+    Returns
+    -------
+    log_probs : torch.Tensor
+        Scores of all columns, -inf for those without a candidate, (B, 16 K).
+    ids : torch.Tensor
+        The columns' ids, (B, 16 K).
+
+    Example
+    -------
+    >>> scores, ids = torch.tensor([[0.5, 0.25]]), torch.tensor([[99, 8]])
+    >>> columns, names = candidate_columns(scores, ids)
+    >>> places = columns.isfinite()
+    >>> columns[places], names[places], columns.shape
+    (tensor([0.2500, 0.5000]), tensor([ 8, 99]), torch.Size([1, 32]))
+    """
+    n_columns = _LANES * ids.shape[1]
+    ids, order = ids.sort(-1)
+    starts = torch.arange(0, n_columns, _LANES, device=ids.device)
+    places = starts + ids % _LANES
+    columns = log_probs.new_full((len(ids), n_columns), -torch.inf)
+    columns.scatter_(1, places, log_probs.gather(1, order))
+    names = ids.new_zeros(len(ids), n_columns).scatter_(1, places, ids)
+    return columns, names
+
+
 class RepetitionAwareSampler:
     """Nucleus sampling that redraws recently repeated tokens.
 
@@ -150,6 +197,9 @@ class RepetitionAwareSampler:
     >>> sampler(log_probs, torch.tensor([[1]]), uniforms)
     tensor([2])
     """
+
+    #: Whether it can be called with the ids of the columns.
+    takes_ids = True
 
     def __init__(
         self,
@@ -215,6 +265,7 @@ class RepetitionAwareSampler:
         log_probs: torch.Tensor,
         history: torch.Tensor,
         uniforms: torch.Tensor,
+        column_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Draw one token per row.
 
@@ -226,22 +277,28 @@ class RepetitionAwareSampler:
             Tokens so far, see ``is_repeated``, shape (B, H).
         uniforms : torch.Tensor
             Uniform numbers in [0, 1), shape (B, 2).
+        column_ids : Optional[torch.Tensor]
+            Token of each column of ``log_probs``, shape (B, V), in ascending
+            order; the number of the column if None.
 
         Returns
         -------
         tokens : torch.Tensor
             Shape (B,).
         """
-        ids, probs = self.nucleus(log_probs)
-        tokens = ids.gather(1, draw(probs, uniforms[:, 0]).unsqueeze(1))
+        places, probs = self.nucleus(log_probs)
+        places = places.gather(1, draw(probs, uniforms[:, 0]).unsqueeze(1))
+        tokens = places if column_ids is None else column_ids.gather(1, places)
         repeated = self.is_repeated(tokens, history)
         if not repeated.any():
             return tokens.squeeze(1)
-        rest = self._probs(log_probs.scatter(1, tokens, -torch.inf))
+        rest = self._probs(log_probs.scatter(1, places, -torch.inf))
         # Where all other tokens are forbidden, the token has to repeat.
         repeated &= rest.sum(-1, keepdim=True) > 0
         rest = torch.where(repeated, rest, torch.ones_like(rest))
         again = draw(rest, uniforms[:, 1]).unsqueeze(1)
+        if column_ids is not None:
+            again = column_ids.gather(1, again)
         return torch.where(repeated, again, tokens).squeeze(1)
 
     def _probs(self, log_probs: torch.Tensor) -> torch.Tensor:
@@ -261,11 +318,17 @@ class GreedySampler:
     tensor([1])
     """
 
+    #: Whether it can be called with the ids of the columns.
+    takes_ids = True
+
     def __call__(
         self,
         log_probs: torch.Tensor,
         history: torch.Tensor,
         uniforms: torch.Tensor,
+        column_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Choose the most probable token of each row (B, V), shape (B,)."""
-        return log_probs.argmax(-1)
+        places = log_probs.argmax(-1, keepdim=True)
+        tokens = places if column_ids is None else column_ids.gather(1, places)
+        return tokens.squeeze(1)

@@ -22,6 +22,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.sampling import (
     RepetitionAwareSampler,
     Sampler,
     UtteranceNoise,
+    candidate_columns,
 )
 
 import torch
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 
 _ROOM = 128  # tokens by which the history grows
+_FEW = 64  # tokens for each candidate from which on only these are looked at
 _INFERENCE_DEVICES = ("cpu", "cuda")
 
 
@@ -165,12 +167,15 @@ class TokenDrawing:
         tokens : torch.Tensor
             Shape (B,); not part of the history yet, see ``record``.
         """
-        logits = self._score(hidden, self._forbid(allowed))
-        return self._sampler(
+        logits, ids = self._score(hidden, self._forbid(allowed))
+        drawn_from = (
             logits.log_softmax(-1),
             self._spoken[:, : self._width],
             self._noise(),
         )
+        if ids is None:
+            return self._sampler(*drawn_from)
+        return self._sampler(*drawn_from, ids)
 
     def record(self, tokens: torch.Tensor) -> None:
         """Append tokens (B,) to the utterances' histories."""
@@ -206,15 +211,19 @@ class TokenDrawing:
 
     def _score(
         self, hidden: torch.Tensor, forbidden: torch.Tensor
-    ) -> torch.Tensor:
-        """Compute the scores of the next tokens, shape (B, V + 3)."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute the scores of the next tokens.
+
+        They are those of all tokens, shape (B, V + 3), and None, or those of
+        some columns and the columns' ids, see ``candidate_columns``.
+        """
         logits = self._lm.llm_decoder(hidden).float()
         conditional = logits[: len(self)]
         if self._n_guided:
             logits = self._guide(conditional, logits[len(self) :])
         logits = logits.masked_fill(forbidden, -torch.inf)
         if self._top_k is None and self._top_p >= 1:
-            return logits
+            return logits, None
         # Guidance compares probabilities: it may prefer a token that is
         # improbable both with and without the condition.
         if self._n_guided:
@@ -224,10 +233,14 @@ class TokenDrawing:
         n_candidates = self._top_k or logits.shape[1]
         probs, ids = conditional.softmax(-1).topk(n_candidates, -1)
         outside = probs.cumsum(-1) - probs >= self._top_p
-        candidates = logits.gather(1, ids).masked_fill(outside, -torch.inf)
         # The end is a candidate like any other: if it always were one, the
         # redraw of an almost certain repeated token would end the speech.
-        return torch.full_like(logits, -torch.inf).scatter(1, ids, candidates)
+        candidates = logits.gather(1, ids).masked_fill(outside, -torch.inf)
+        few = n_candidates * _FEW < logits.shape[1]
+        if few and getattr(self._sampler, "takes_ids", False):
+            return candidate_columns(candidates, ids)
+        logits = torch.full_like(logits, -torch.inf)
+        return logits.scatter(1, ids, candidates), None
 
     def _guide(
         self, conditional: torch.Tensor, unconditional: torch.Tensor

@@ -64,11 +64,19 @@ class MelDecoderStream:
             )
         return self._decode(codes, last=False)
 
-    def finish(self) -> torch.Tensor:
-        """End the speech, and return the rest of its mels (1, N, n_mels)."""
+    def finish(self, codes: torch.Tensor | None = None) -> torch.Tensor:
+        """End the speech, and return the rest of its mels (1, N, n_mels).
+
+        Arguments
+        ---------
+        codes : torch.Tensor, optional
+            Its last codes (1, T, 8), which costs less than to push them.
+        """
         self._finished = True
-        n_codes = self._decoder.input.in_channels
-        return self._decode(self._speaker.new_zeros(1, 0, n_codes), last=True)
+        if codes is None:
+            n_codes = self._decoder.input.in_channels
+            codes = self._speaker.new_zeros(1, 0, n_codes)
+        return self._decode(codes, last=True)
 
     @torch.no_grad()
     def _decode(self, codes: torch.Tensor, last: bool) -> torch.Tensor:
@@ -117,6 +125,16 @@ class RegressionStream:
         codes = self._decoder.fsq.from_id(tokens)
         return self._decoder.log_mel(self._mels.push(codes))
 
-    def finish(self) -> torch.Tensor:
-        """End the speech, and return the rest of its mels (1, N, n_mels)."""
-        return self._decoder.log_mel(self._mels.finish())
+    def finish(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """End the speech, and return the rest of its mels (1, N, n_mels).
+
+        Arguments
+        ---------
+        tokens : torch.Tensor, optional
+            Its last tokens (1, T), which costs less than to push them.
+        """
+        codes = None if tokens is None else self._decoder.fsq.from_id(tokens)
+        return self._decoder.log_mel(self._mels.finish(codes))
+
+    #: Whether :meth:`finish` takes the last tokens.
+    finishes_with_input = True

@@ -92,15 +92,27 @@ class HarmonicNoiseStream:
         self._heard = self._heard or mel.size(1) > 0
         return self._speak(mel, last=False)
 
-    def finish(self) -> torch.Tensor:
-        """End the speech, and return the rest of its wave (1, samples)."""
+    def finish(self, mel: torch.Tensor | None = None) -> torch.Tensor:
+        """End the speech, and return the rest of its wave (1, samples).
+
+        Arguments
+        ---------
+        mel : torch.Tensor, optional
+            Its last mels (1, N, bands), which costs less than to push them.
+        """
         window = self.vocoder.window
-        nothing_left = self._finished or not self._heard
+        if mel is None:
+            n_bands = self.vocoder.f0_predictor[0].in_channels
+            mel = window.new_zeros(1, 0, n_bands)
+        heard = self._heard or mel.size(1) > 0
+        nothing_left = self._finished or not heard
         self._finished = True
         if nothing_left:
             return window.new_zeros(1, 0)
-        n_bands = self.vocoder.f0_predictor[0].in_channels
-        return self._speak(window.new_zeros(1, 0, n_bands), last=True)
+        return self._speak(mel, last=True)
+
+    #: Whether :meth:`finish` takes the last mels.
+    finishes_with_input = True
 
     @torch.no_grad()
     def _speak(self, mel: torch.Tensor, last: bool) -> torch.Tensor:
