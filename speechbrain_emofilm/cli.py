@@ -534,12 +534,12 @@ def _positive(text: str) -> int:
 def _serve(options: argparse.Namespace) -> None:
     """Serve a model and its page."""
     try:
-        from speechbrain_emofilm.serve.app import Settings
         from speechbrain_emofilm.serve.server import (
             check_address,
             check_token,
             serve,
         )
+        from speechbrain_emofilm.serve.service import Settings
     except ImportError as error:
         raise ImportError(
             f"{error}: install what the server needs, pip install "

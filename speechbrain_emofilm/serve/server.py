@@ -5,9 +5,10 @@ import socket
 import threading
 import webbrowser
 
-from speechbrain_emofilm.serve.app import Settings, create_app
+from speechbrain_emofilm.serve.app import create_app
 from speechbrain_emofilm.serve.audio import f0_track
 from speechbrain_emofilm.serve.guard import TOKEN, is_loopback, log_to_stderr
+from speechbrain_emofilm.serve.service import Settings
 
 import uvicorn
 from speechbrain.utils.logger import get_logger

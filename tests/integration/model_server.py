@@ -31,7 +31,8 @@ def running(app):
 @contextmanager
 def serving_model():
     """The address of a server of the shipped model."""
-    from speechbrain_emofilm.serve.app import Parts, create_app
+    from speechbrain_emofilm.serve.app import create_app
+    from speechbrain_emofilm.serve.service import Parts
 
     folder = find_file(SHIPPED_MODEL).parent
     app = create_app(EmoFiLMSynthesizer.from_hparams(folder), parts=Parts())

@@ -382,7 +382,8 @@ def test_the_command_serves_with_its_settings(monkeypatch, tmp_path):
 def test_the_command_names_what_is_not_installed(monkeypatch, capsys):
     import sys
 
-    monkeypatch.setitem(sys.modules, "speechbrain_emofilm.serve.app", None)
+    name = "speechbrain_emofilm.serve.server"
+    monkeypatch.setitem(sys.modules, name, None)
     assert main(["serve"]) == 2
     assert "speechbrain-emofilm[serve]" in capsys.readouterr().err
 
