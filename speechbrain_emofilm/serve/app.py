@@ -24,6 +24,7 @@ from speechbrain_emofilm.serve.service import (
     Parts,
     Service,
     Settings,
+    answer_to,
     problem_of,
 )
 
@@ -34,6 +35,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 logger = get_logger(__name__)
+
+#: Codes of the errors that the framework raises, by their status.
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "body_late",
+    413: "too_large",
+}
 
 
 def create_app(
@@ -133,43 +142,43 @@ def find_parts(synthesizer) -> Parts:
 def _add_error_handlers(app: FastAPI) -> None:
     """Answer all errors in one shape."""
 
-    def answer(status, message, headers=None, kind=None, **details):
-        kind = kind or (
-            "server_error" if status >= 500 else "invalid_request_error"
-        )
-        return JSONResponse(
-            error_body(message, kind, **details), status, headers
-        )
-
     @app.exception_handler(Fault)
+    @app.exception_handler(Overloaded)
+    @app.exception_handler(OutOfTime)
     async def on_fault(request, error):
-        return answer(error.status, str(error), **error.details)
+        headers = None
+        if isinstance(error, Overloaded):
+            headers = {"retry-after": str(error.retry_after)}
+        status, body = answer_to(error)
+        return JSONResponse(body, status, headers)
 
     @app.exception_handler(HTTPException)
     async def on_http(request, error):
-        return answer(error.status_code, str(error.detail), error.headers)
-
-    @app.exception_handler(Overloaded)
-    async def on_overload(request, error):
-        return answer(
-            429,
-            str(error),
-            {"retry-after": str(error.retry_after)},
-            kind="rate_limit_error",
-            code="rate_limit_exceeded",
-        )
-
-    @app.exception_handler(OutOfTime)
-    async def on_timeout(request, error):
-        return answer(504, str(error), code="timeout")
+        status = error.status_code
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        code = _HTTP_CODES.get(status, "http_error")
+        body = error_body(str(error.detail), kind, code=code)
+        return JSONResponse(body, status, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request, error):
-        return answer(400, problem_of(error.errors()), param=_place(error))
+        place = _place(error)
+        return JSONResponse(
+            error_body(
+                problem_of(error.errors()),
+                param=place,
+                code="request_wrong",
+                values={"place": place or ""},
+            ),
+            400,
+        )
 
     @app.exception_handler(Exception)
     async def on_error(request, error):
-        return answer(500, "The server has failed; its log says why.")
+        message = "The server has failed; its log says why."
+        return JSONResponse(
+            error_body(message, "server_error", code="server_failed"), 500
+        )
 
     def _place(error):
         place = [str(p) for p in error.errors()[0]["loc"] if p != "body"]

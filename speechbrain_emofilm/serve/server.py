@@ -150,6 +150,11 @@ def serve(
             "with --token, or leave --host out.",
             flush=True,
         )
+    if settings.token is not None:
+        print(
+            f"The page asks for the token; {address}#token=TOKEN brings it.",
+            flush=True,
+        )
     if browser:
         threading.Timer(0.5, webbrowser.open, [address]).start()
     server.run()

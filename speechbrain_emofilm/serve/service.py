@@ -21,6 +21,7 @@ from speechbrain_emofilm.serve.engine import (
     RowSpeaker,
     Speaking,
 )
+from speechbrain_emofilm.serve.guard import error_body
 from speechbrain_emofilm.serve.marks import MAX_WORDS, marks_of, words_of
 from speechbrain_emofilm.serve.models import (
     MarksRequest,
@@ -64,6 +65,8 @@ class Settings:
         Longest recording in seconds.
     max_voices : int
         Greatest number of voices that clients add.
+    keep_voices : bool
+        Whether these voices are kept in the model's folder.
     time_limit : float
         Seconds after which a request is given up.
     idle_limit : float
@@ -83,6 +86,7 @@ class Settings:
     max_upload: int = 32 << 20
     max_recording: float = 120.0
     max_voices: int = 32
+    keep_voices: bool = False
     time_limit: float = 120.0
     idle_limit: float = 60.0
     threads: int | None = None
@@ -118,16 +122,27 @@ class Fault(Exception):
     ---------
     message : str
         One clear sentence.
+    code : str
+        Short name of the error, which does not change.
     status : int
         HTTP status.
-    **details
-        Further items of the error's body, such as ``param`` and ``code``.
+    param : str, optional
+        Name of the item of the request that is wrong.
+    **values
+        Numbers and names of the message.
     """
 
-    def __init__(self, message, status=400, **details):
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        status: int = 400,
+        param: str | None = None,
+        **values: Any,
+    ):
         super().__init__(message)
-        self.status = status
-        self.details = details
+        self.code, self.status, self.param = code, status, param
+        self.values = values
 
 
 class Listener:
@@ -209,6 +224,35 @@ class Service:
         """Sampling rate of the model in Hz."""
         return self.synthesizer.sample_rate
 
+    def abilities(self) -> dict[str, bool]:
+        """Tell which further abilities there are."""
+        return {
+            "suggest": self.parts.suggest is not None,
+            "label": self.parts.label is not None,
+        }
+
+    def require(self, name: str) -> Callable[..., Any]:
+        """Return an ability; say why it is missing."""
+        function = getattr(self.parts, name)
+        if function is None:
+            does = {
+                "suggest": "suggests no emotions",
+                "label": "labels no recordings",
+            }[name]
+            reason = self.reason(name)
+            raise Fault(
+                f"This server {does}: {reason}",
+                f"{name}_missing",
+                501,
+                reason=reason,
+            )
+        return function
+
+    def reason(self, name: str) -> str:
+        """Say why an ability is missing."""
+        absent = {"suggest": "it has no suggester.", "label": "no labeler."}
+        return self.parts.missing.get(name, absent[name])
+
     def close(self) -> None:
         """End the threads."""
         self.engine.close()
@@ -223,7 +267,7 @@ class Service:
                 text, self.emotions, max_words=MAX_WORDS, tags=self.tags
             )
         except ValueError as error:
-            raise Fault(str(error), param=param) from error
+            raise Fault(str(error), "marks_wrong", param=param) from error
 
     def check_length(self, text: str, param: str = "text") -> None:
         """Refuse a text that is too long."""
@@ -232,13 +276,18 @@ class Service:
             raise Fault(
                 f"The text has {len(text)} characters, more than the {limit} "
                 "that are accepted: give it in parts.",
+                "text_too_long",
                 param=param,
+                length=len(text),
+                limit=limit,
             )
 
     def read(self, request: MarksRequest) -> tuple[str, MarkedText]:
         """Return marks and words of a request."""
         if (request.text is None) == (request.words is None):
-            raise Fault("Give either text or words.", param="text")
+            raise Fault(
+                "Give either text or words.", "text_or_words", param="text"
+            )
         if request.text is not None:
             marked = self.parse(request.text)
             words = words_of(marked)
@@ -251,12 +300,15 @@ class Service:
                 raise Fault(
                     f"The emotion {min(unknown)!r} is not known: this model "
                     f"has {', '.join(self.emotions)}.",
+                    "emotion_unknown",
                     param="words",
+                    name=min(unknown),
+                    known=", ".join(self.emotions),
                 )
         try:
             marks = marks_of(words, self.emotions, self.tags)
         except ValueError as error:
-            raise Fault(str(error), param="words") from error
+            raise Fault(str(error), "words_wrong", param="words") from error
         return marks, self.parse(marks, "words")
 
     def voice(self, name: str | None) -> str:
@@ -271,7 +323,10 @@ class Service:
         shown = ", ".join(speakers[:20]) + (", ..." if speakers[20:] else "")
         raise Fault(
             f"The voice {name[:80]!r} is not known: this model has {shown}.",
+            "voice_unknown",
             param="voice",
+            name=name[:80],
+            known=shown,
         )
 
     async def plan(
@@ -288,11 +343,13 @@ class Service:
             try:
                 reading = read_text(self.synthesizer.planner, text)
             except ValueError as error:
-                raise Fault(str(error), param=param) from error
+                raise Fault(str(error), "text_wrong", param=param) from error
             try:
                 prompt = self.synthesizer.prompt(voice, None, instruction)
             except ValueError as error:
-                raise Fault(str(error), param="instructions") from error
+                raise Fault(
+                    str(error), "instruction_wrong", param="instructions"
+                ) from error
             return reading, prompt
 
         reading, prompt = await self.in_reader(read)
@@ -336,10 +393,12 @@ class Service:
             try:
                 return await listener.next(_LOOK)
             except ValueError as error:  # the model cannot speak the text
-                raise Fault(str(error)) from error
+                raise Fault(str(error), "unspeakable") from error
             except TimeoutError:
                 if await request.is_disconnected():
-                    raise Fault("The client has left.", 499) from None
+                    raise Fault(
+                        "The client has left.", "client_left", 499
+                    ) from None
                 # The model's thread may be in the middle of a long step.
                 if time.monotonic() > job.deadline:
                     raise OutOfTime() from None
@@ -369,9 +428,52 @@ class Service:
             raise Fault(
                 "The recording was not labelled in time: cut it, or try "
                 "again later.",
+                "label_timeout",
                 504,
-                code="timeout",
             ) from None
+
+
+def answer_to(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Find status and body of the answer to an error.
+
+    Arguments
+    ---------
+    error : Fault, Overloaded, OutOfTime, ValueError or TimeoutError
+        The error.
+
+    Returns
+    -------
+    status : int
+        HTTP status.
+    body : dict
+        Body, see :func:`~speechbrain_emofilm.serve.guard.error_body`.
+
+    Example
+    -------
+    >>> status, body = answer_to(Overloaded(3))
+    >>> status, body["error"]["code"], body["error"]["values"]
+    (429, 'rate_limit_exceeded', {'seconds': 3})
+    """
+    if isinstance(error, Overloaded):
+        return 429, error_body(
+            str(error),
+            "rate_limit_error",
+            code="rate_limit_exceeded",
+            values={"seconds": error.retry_after},
+        )
+    if isinstance(error, OutOfTime | TimeoutError):
+        message = str(error) or str(OutOfTime())
+        return 504, error_body(message, "server_error", code="timeout")
+    if isinstance(error, Fault):
+        kind = "server_error" if error.status >= 500 else None
+        return error.status, error_body(
+            str(error),
+            kind or "invalid_request_error",
+            error.param,
+            error.code,
+            error.values,
+        )
+    return 400, error_body(str(error), code="unspeakable")
 
 
 def client_of(connection: Request | WebSocket) -> str:
@@ -419,7 +521,12 @@ async def decode(service: Service, file: UploadFile):
             audio.decode_recording, data, limits.max_recording
         )
     except ValueError as error:
-        raise Fault(str(error), param="file") from error
+        raise Fault(
+            str(error),
+            "recording_wrong",
+            param="file",
+            longest=f"{limits.max_recording:g}",
+        ) from error
 
 
 def problem_of(errors: Sequence[Any]) -> str:

@@ -118,8 +118,10 @@ def wait_for(condition):
 
 def error_of(response, status):
     assert response.status_code == status, response.text
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-    return response.json()["error"]
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code", "values"}
+    assert error["code"]
+    return error
 
 
 # ---------------------------------------------------------------- information

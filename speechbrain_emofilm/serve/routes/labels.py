@@ -37,10 +37,6 @@ def add_labels(app: FastAPI, service: Service) -> None:
         text: Annotated[str | None, Form(max_length=20000)] = None,
         alignment: Annotated[UploadFile | None, File()] = None,
     ):
-        function = service.parts.label
-        if function is None:
-            reason = service.parts.missing.get("label", "it has no labeler")
-            raise Fault(f"This server labels no recordings: {reason}", 501)
         text = " ".join((text or "").split())
         wav, sample_rate = await decode(service, file)
         words = labels = None
@@ -51,18 +47,21 @@ def add_labels(app: FastAPI, service: Service) -> None:
             if any(word.emotion for word in given.words):
                 labels = given  # to be looked at and corrected
 
-        def work():
-            return function(wav, sample_rate, text or None, words)
-
         try:
             if labels is None:
-                labels = await service.label(work)
+                function = service.require("label")
+                labels = await service.label(
+                    lambda: function(wav, sample_rate, text or None, words)
+                )
         except ImportError as error:
             raise Fault(
-                f"This server labels no recordings: {error}", 501
+                f"This server labels no recordings: {error}",
+                "label_missing",
+                501,
+                reason=str(error),
             ) from error
         except ValueError as error:
-            raise Fault(str(error), param="file") from error
+            raise Fault(str(error), "label_wrong", param="file") from error
         return {
             "duration": round(len(wav) / sample_rate, 4),
             "text": text or " ".join(word.word for word in labels.words),
@@ -83,7 +82,7 @@ def add_labels(app: FastAPI, service: Service) -> None:
                 }
                 for word in labels.words
             ],
-            "note": getattr(function, "note", None),
+            "note": getattr(service.parts.label, "note", None),
         }
 
     @app.post("/v1/label/export", summary="Labels as a file")
@@ -108,7 +107,7 @@ def add_labels(app: FastAPI, service: Service) -> None:
                 _write_labels, asked, labels, service
             )
         except ValueError as error:
-            raise Fault(str(error), param="words") from error
+            raise Fault(str(error), "labels_wrong", param="words") from error
         suffix = "TextGrid" if asked.format == "textgrid" else "json"
         return Response(
             content,
@@ -187,4 +186,6 @@ def _read_labels(service: Service, content: bytes) -> UtteranceLabels:
             return labels[0]
         except (ValueError, RecursionError) as error:
             message = str(error).replace(str(path), "The alignment")
-            raise Fault(message, param="alignment") from error
+            raise Fault(
+                message, "alignment_wrong", param="alignment"
+            ) from error

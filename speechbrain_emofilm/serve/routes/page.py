@@ -28,7 +28,7 @@ def add_page(app: FastAPI, service: Service) -> None:
     async def page():
         index = STATIC / "index.html"
         if not index.is_file():
-            raise Fault("The page is not installed.", 404)
+            raise Fault("The page is not installed.", "page_missing", 404)
         return FileResponse(index, headers={"cache-control": "no-cache"})
 
     @app.get("/favicon.ico", include_in_schema=False)
@@ -47,7 +47,7 @@ def add_page(app: FastAPI, service: Service) -> None:
             200 if alive else 503,
         )
 
-    @app.get("/v1/models", summary="The model, as in OpenAI's list")
+    @app.get("/v1/models", summary="OpenAI's list: the model, its abilities")
     async def models():
         return {
             "object": "list",
@@ -57,6 +57,13 @@ def add_page(app: FastAPI, service: Service) -> None:
                     "object": "model",
                     "created": 0,
                     "owned_by": "emofilm",
+                    # What a page can offer, without trying it.
+                    "abilities": service.abilities(),
+                    "missing": {
+                        name: service.reason(name)
+                        for name, there in service.abilities().items()
+                        if not there
+                    },
                 }
             ],
         }

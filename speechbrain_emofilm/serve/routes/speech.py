@@ -11,7 +11,7 @@ from speechbrain_emofilm.dataio import encoding
 from speechbrain_emofilm.dataio.markup import MarkedText
 from speechbrain_emofilm.inference.suggester import write_marks
 from speechbrain_emofilm.serve import audio
-from speechbrain_emofilm.serve.engine import OutOfTime
+from speechbrain_emofilm.serve.engine import OutOfTime, Overloaded
 from speechbrain_emofilm.serve.marks import words_of
 from speechbrain_emofilm.serve.models import (
     MarksRequest,
@@ -23,6 +23,7 @@ from speechbrain_emofilm.serve.service import (
     Fault,
     Listener,
     Service,
+    answer_to,
     client_of,
     timed,
 )
@@ -81,9 +82,11 @@ def add_speech(app: FastAPI, service: Service) -> None:
             raise Fault(
                 f"The model {asked.model[:80]!r} is not here: ask for "
                 f"{service.name}.",
+                "model_not_found",
                 404,
                 param="model",
-                code="model_not_found",
+                name=asked.model[:80],
+                known=service.name,
             )
         service.parse(asked.input, "input")
         reading, speaking = await service.plan(
@@ -144,13 +147,6 @@ def add_speech(app: FastAPI, service: Service) -> None:
             headers={"x-sample-rate": str(service.sample_rate)},
         )
 
-    def _delta(data: bytes) -> bytes:
-        encoded = base64.b64encode(data).decode()
-        return _event({"type": "speech.audio.delta", "audio": encoded})
-
-    def _event(content: dict) -> bytes:
-        return f"data: {json.dumps(content)}\n\n".encode()
-
     @app.post("/v1/words", summary="Speech with the times of its words")
     async def words(asked: WordsRequest, request: Request):
         marks, marked = service.read(asked)
@@ -159,11 +155,88 @@ def add_speech(app: FastAPI, service: Service) -> None:
         )
         listener = Listener()
         job = service.job(
-            client_of(request), listener, speaking, reading.pieces
+            client_of(request),
+            listener,
+            speaking,
+            reading.pieces,
+            streaming=asked.stream,
         )
         speech = Speech(service.synthesizer, speaking.speed, service.aligner)
         speech.expect(reading)
         rate, kind = service.sample_rate, asked.response_format
+
+        def answer(wav):
+            """Return what is known of the speech, beside other requests."""
+            f0 = audio.f0_track(wav, rate)
+            left = max(job.deadline - time.monotonic(), 0)
+            try:
+                times, source = speech.timed_words(left)
+            except FutureTimeout:
+                raise OutOfTime() from None
+            return {
+                "sample_rate": rate,
+                "duration": round(speech.duration, 4),
+                "text": marked.text,
+                "marks": marks,
+                "seed": asked.seed,
+                "voice": speaking.voice,
+                "words": [
+                    {
+                        **timed(word_times),
+                        "confidence": round(word_times.confidence, 4),
+                        "emotion": word["emotion"],
+                        "intensity": word["intensity"],
+                    }
+                    for word, word_times in zip(words_of(marked), times)
+                ],
+                "word_times_source": source,
+                "f0": f0,
+            }
+
+        async def events(event):
+            wavs = []
+            try:
+                while True:
+                    wavs.append(
+                        speech.finish() if event is None else speech.add(event)
+                    )
+                    begun = [timed(word) for word in speech.new_words()]
+                    if len(wavs[-1]) or begun:
+                        sound = base64.b64encode(encoding.to_pcm(wavs[-1]))
+                        yield _event(
+                            {
+                                "type": "audio",
+                                "sample_rate": rate,
+                                "audio": sound.decode(),
+                                "words": begun,
+                            }
+                        )
+                    if event is None:
+                        break
+                    event = await listener.next(
+                        max(job.deadline - time.monotonic(), 0)
+                    )
+                known = await asyncio.to_thread(answer, np.concatenate(wavs))
+                yield _event({"type": "done", **known})
+            except (ValueError, Overloaded, OutOfTime, TimeoutError) as error:
+                yield _event({"type": "error", **answer_to(error)[1]})
+            finally:
+                speech.close()
+
+        if asked.stream:
+            try:
+                # Errors that show with the first sound have a status.
+                first = await service.next_event(request, listener, job)
+            except BaseException:
+                service.engine.cancel(job)
+                raise
+            return _SpeechResponse(
+                events(first),
+                job,
+                service.engine,
+                service.settings.idle_limit,
+                media_type="text/event-stream",
+            )
         try:
             wavs = []
             while True:
@@ -175,38 +248,13 @@ def add_speech(app: FastAPI, service: Service) -> None:
 
             def finish():
                 sound = encoding.encode(wav, rate, kind)
-                f0 = audio.f0_track(wav, rate)
-                left = max(job.deadline - time.monotonic(), 0)
-                try:
-                    return sound, f0, *speech.timed_words(left)
-                except FutureTimeout:
-                    raise OutOfTime() from None
+                encoded = base64.b64encode(sound).decode()
+                return {"audio": encoded, "format": kind, **answer(wav)}
 
-            sound, f0, times, source = await asyncio.to_thread(finish)
+            return await asyncio.to_thread(finish)
         finally:
             service.engine.cancel(job)
             speech.close()
-        return {
-            "audio": base64.b64encode(sound).decode(),
-            "format": kind,
-            "sample_rate": rate,
-            "duration": round(speech.duration, 4),
-            "text": marked.text,
-            "marks": marks,
-            "seed": asked.seed,
-            "voice": speaking.voice,
-            "words": [
-                {
-                    **timed(time),
-                    "confidence": round(time.confidence, 4),
-                    "emotion": word["emotion"],
-                    "intensity": word["intensity"],
-                }
-                for word, time in zip(words_of(marked), times)
-            ],
-            "word_times_source": source,
-            "f0": f0,
-        }
 
     @app.post("/v1/marks", summary="Marks as words, and words as marks")
     async def marks(asked: MarksRequest):
@@ -214,17 +262,25 @@ def add_speech(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/suggest", summary="Emotions suggested for a text")
     async def suggest(asked: SuggestRequest):
-        function = service.parts.suggest
-        if function is None:
-            reason = service.parts.missing.get("suggest", "it has no suggester")
-            raise Fault(f"This model suggests no emotions: {reason}", 501)
+        function = service.require("suggest")
         service.parse(asked.text)
         try:
             found = await service.on_model(lambda: function(asked.text))
             suggested = write_marks(found, service.tags)
         except ValueError as error:
-            raise Fault(str(error), param="text") from error
+            raise Fault(str(error), "suggest_wrong", param="text") from error
         return _marks_answer(suggested, service.parse(suggested))
+
+
+def _delta(data: bytes) -> bytes:
+    """Write sound as an event of OpenAI's interface."""
+    encoded = base64.b64encode(data).decode()
+    return _event({"type": "speech.audio.delta", "audio": encoded})
+
+
+def _event(content: dict) -> bytes:
+    """Write a server-sent event."""
+    return f"data: {json.dumps(content)}\n\n".encode()
 
 
 def _marks_answer(marks: str, marked: MarkedText) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from speechbrain_emofilm.serve.service import (
     Fault,
     Listener,
     Service,
+    answer_to,
     client_of,
     problem_of,
     timed,
@@ -104,7 +105,9 @@ def _parse_message(text: str | None, kinds: Sequence[type[BaseModel]]) -> Any:
     try:
         content = json.loads(text or "")
     except (ValueError, RecursionError):
-        raise Fault("The message is not JSON: send an object.") from None
+        raise Fault(
+            "The message is not JSON: send an object.", "message_wrong"
+        ) from None
     asked = content.get("type") if isinstance(content, dict) else None
     expected = []
     for kind in kinds:
@@ -114,10 +117,13 @@ def _parse_message(text: str | None, kinds: Sequence[type[BaseModel]]) -> Any:
             try:
                 return kind.model_validate(content)
             except ValidationError as error:
-                raise Fault(problem_of(error.errors())) from None
+                raise Fault(
+                    problem_of(error.errors()), "message_wrong"
+                ) from None
     raise Fault(
         f"A message of the type {str(asked)[:40]!r} is not expected here: "
-        f"send {', '.join(expected)}."
+        f"send {', '.join(expected)}.",
+        "message_wrong",
     )
 
 
@@ -151,7 +157,11 @@ async def _speak_stream(
         await send({"type": "done", **done})
         return True
     except (Fault, ValueError, Overloaded, OutOfTime) as error:
-        await send({"type": "error", "message": str(error)})
+        _, body = answer_to(error)
+        told = ("message", "code", "values")
+        await send(
+            {"type": "error", **{key: body["error"][key] for key in told}}
+        )
         return False
     finally:
         if job is not None:
@@ -218,7 +228,10 @@ async def _read_stream(
             raise Fault(
                 "The text is longer than the "
                 f"{service.settings.max_characters} characters that are "
-                "accepted: start another."
+                "accepted: start another.",
+                "text_too_long",
+                length=n_characters,
+                limit=service.settings.max_characters,
             )
         reading = await service.in_reader(reader.add, message.text)
         if reading is not None:

@@ -35,6 +35,7 @@ def add_voices(app: FastAPI, service: Service) -> None:
         return {
             "default": next(iter(known)),
             "can_add": _can_add(service),
+            "cannot_add": None if _can_add(service) else _why_not(service),
             "voices": [
                 {"id": name, "emotions": own} for name, own in known.items()
             ],
@@ -50,19 +51,28 @@ def add_voices(app: FastAPI, service: Service) -> None:
             raise Fault(
                 "The name of a voice has 1 to 64 letters, digits, - and _, "
                 "and begins with a letter or digit.",
+                "voice_name",
                 param="name",
             )
         if not _can_add(service):
-            try:
-                service.synthesizer.mods.token_to_wav.check_new_voice(name)
-                problem = "This model has no voice_maker."
-            except ValueError as error:
-                problem = str(error)
-            raise Fault(problem)
+            raise Fault(_why_not(service), "voices_fixed")
         if name in (s.partition("/")[0] for s in service.synthesizer.speakers):
-            raise Fault(f"There is a voice {name!r} already.", 409)
+            raise Fault(
+                f"There is a voice {name!r} already: choose another name.",
+                "voice_exists",
+                409,
+                param="name",
+                name=name,
+            )
         if service.n_added >= service.settings.max_voices:
-            raise Fault("No more voices can be added.", 409)
+            limit = service.settings.max_voices
+            raise Fault(
+                f"No more than {limit} voices can be added: start the server "
+                "again to drop those that are not kept.",
+                "voices_full",
+                409,
+                limit=limit,
+            )
         wav, sample_rate = await decode(service, file)
 
         def add():
@@ -70,15 +80,36 @@ def add_voices(app: FastAPI, service: Service) -> None:
                 path = Path(folder) / "recording.wav"
                 soundfile.write(path, wav.numpy(), sample_rate, "FLOAT")
                 try:
-                    service.synthesizer.add_voice(name, path, text or None)
+                    service.synthesizer.add_voice(
+                        name, path, text or None, service.settings.keep_voices
+                    )
                 except (ValueError, ImportError) as error:
                     # The name of our file tells a client nothing.
                     message = str(error).replace(str(path), "The recording")
-                    raise Fault(message, param="file") from error
+                    raise Fault(message, "voice_wrong", param="file") from error
+                except OSError as error:
+                    raise Fault(
+                        f"The voice {name!r} can be used, but cannot be kept "
+                        f"in the model's folder ({error.strerror}): make the "
+                        "folder writable, or serve without --keep-voices.",
+                        "voice_not_kept",
+                        500,
+                        name=name,
+                        reason=error.strerror,
+                    ) from error
             service.n_added += 1
 
         await service.on_model(add)
         return {"id": name, "emotions": []}
+
+
+def _why_not(service: Service) -> str:
+    """Say why the model takes on no voices."""
+    try:
+        service.synthesizer.mods.token_to_wav.check_new_voice("x")
+    except ValueError as error:
+        return str(error)
+    return "This model has no voice_maker."
 
 
 def _can_add(service: Service) -> bool:
