@@ -534,12 +534,12 @@ def _positive(text: str) -> int:
 def _serve(options: argparse.Namespace) -> None:
     """Serve a model and its page."""
     try:
-        from speechbrain_emofilm.serve.app import Settings
         from speechbrain_emofilm.serve.server import (
             check_address,
             check_token,
             serve,
         )
+        from speechbrain_emofilm.serve.service import Settings
     except ImportError as error:
         raise ImportError(
             f"{error}: install what the server needs, pip install "
@@ -552,6 +552,7 @@ def _serve(options: argparse.Namespace) -> None:
         max_jobs=options.max_jobs,
         max_rows=options.max_rows,
         time_limit=options.time_limit,
+        keep_voices=options.keep_voices,
         threads=getattr(options, "threads", None),
     )
     # Before the long work.
@@ -580,6 +581,12 @@ def _add_serve(commands: Any) -> argparse.ArgumentParser:
         dest="browser",
         action="store_false",
         help="do not open the page",
+    )
+    serve.add_argument(
+        "--keep-voices",
+        action="store_true",
+        help="keep added voices in the model's folder (default: until the "
+        "server stops)",
     )
     for name, default, text in (
         ("max-characters", 4096, "longest text of a request"),

@@ -1,5 +1,6 @@
 """Sound as the bytes of a file, also while it is being made."""
 
+import inspect
 import io
 import struct
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,16 @@ MEDIA_TYPES = {
     "opus": "audio/ogg",
     "pcm": "application/octet-stream",
 }
-#: Formats whose beginning can be sent before the end is known.
-STREAMED = ("wav", "pcm", "opus")
+#: Options of an mp3 without a table in front of it, which could only be
+#: written at the end. Older versions of soundfile do not have them.
+_CONSTANT_MP3 = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+_STREAMS_MP3 = (
+    _CONSTANT_MP3.keys()
+    <= inspect.signature(soundfile.SoundFile.__init__).parameters.keys()
+)
+#: Formats whose beginning can be sent before the end is known. Of flac,
+#: readers expect the length first.
+STREAMED = ("wav", "pcm", "opus", *(("mp3",) if _STREAMS_MP3 else ()))
 _WRITTEN = {
     "wav": ("WAV", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
@@ -116,8 +125,17 @@ class Encoder:
             self._parts.append(_wav_header(sample_rate))
         elif format != "pcm":
             kind, subtype = _WRITTEN[format]
+            options = {}
+            if format == "mp3" and not self._whole:
+                options = _CONSTANT_MP3
             self._file = soundfile.SoundFile(
-                self._buffer, "w", sample_rate, 1, subtype, format=kind
+                self._buffer,
+                "w",
+                sample_rate,
+                1,
+                subtype,
+                format=kind,
+                **options,
             )
 
     def add(self, wav: np.ndarray) -> bytes:

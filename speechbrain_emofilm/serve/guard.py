@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,14 +50,36 @@ def error_body(
     kind: str = "invalid_request_error",
     param: str | None = None,
     code: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Make the body of an error, as OpenAI's."""
+    """Make the body of an error, as OpenAI's.
+
+    Arguments
+    ---------
+    message : str
+        What is wrong and what to do, in English.
+    kind : str
+        OpenAI's kind of error.
+    param : str, optional
+        Name of the item of the request that is wrong.
+    code : str, optional
+        Short name of the error that does not change, by which a page has a
+        sentence of its own for it.
+    values : dict, optional
+        Numbers and names of the message, for such a sentence.
+
+    Returns
+    -------
+    dict
+        The body.
+    """
     return {
         "error": {
             "message": message,
             "type": kind,
             "param": param,
             "code": code,
+            "values": dict(values or {}),
         }
     }
 
@@ -174,7 +196,10 @@ class Guard:
         """Return the answer to a request that is not let in."""
         headers = Headers(scope=scope)
         if sum(len(k) + len(v) for k, v in scope["headers"]) > _MAX_HEADERS:
-            return JSONResponse(error_body("The headers are too large."), 431)
+            message = "The headers are too large: send shorter ones."
+            return JSONResponse(
+                error_body(message, code="headers_too_large"), 431
+            )
         host = headers.get("host", "")
         if self._hosts is not None and _hostname(host) not in self._hosts:
             return JSONResponse(
@@ -182,6 +207,7 @@ class Guard:
                     "This server is not known by that name: use one of "
                     f"{', '.join(sorted(self._hosts))}.",
                     code="wrong_host",
+                    values={"known": ", ".join(sorted(self._hosts))},
                 ),
                 421,
             )
@@ -216,7 +242,14 @@ class Guard:
             length = headers.get("content-length", "0")
             limit = self._limit(scope)
             if not length.isdigit() or int(length) > limit:
-                return JSONResponse(error_body(_too_large(limit)), 413)
+                return JSONResponse(
+                    error_body(
+                        _too_large(limit),
+                        code="too_large",
+                        values={"limit": limit},
+                    ),
+                    413,
+                )
         return None
 
     def _limit(self, scope) -> int:
@@ -258,7 +291,11 @@ def _too_large(limit: int) -> str:
 
 def _internal_error() -> JSONResponse:
     return JSONResponse(
-        error_body("The server has failed; its log says why.", "server_error"),
+        error_body(
+            "The server has failed; its log says why.",
+            "server_error",
+            code="server_failed",
+        ),
         500,
     )
 

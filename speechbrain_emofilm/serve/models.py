@@ -76,6 +76,12 @@ class WordsRequest(MarksRequest):
     speed: Speed = 1.0
     instruction: Instruction | None = None
     response_format: Format = "wav"
+    stream: bool = Field(
+        default=False,
+        description="True: server-sent events, with 16-bit PCM as soon as it "
+        "is spoken and the words that begin in it; the last one has all that "
+        "the answer has otherwise.",
+    )
 
 
 class SpeechRequest(_Model):
@@ -107,8 +113,9 @@ class SpeechRequest(_Model):
     stream: bool | None = Field(
         default=None,
         description="False: a file with its exact length. True: parts as "
-        "soon as they are spoken (wav, pcm and opus). Left out: parts, if "
-        "the format is pcm or the text is spoken in several pieces.",
+        "soon as they are spoken (not flac, whose readers need the length). "
+        "Left out: parts, if the format is pcm or the text is spoken in "
+        "several pieces.",
     )
     seed: Seed = 0
     guidance: Guidance = 1.0

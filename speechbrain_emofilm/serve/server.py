@@ -5,9 +5,10 @@ import socket
 import threading
 import webbrowser
 
-from speechbrain_emofilm.serve.app import Settings, create_app
+from speechbrain_emofilm.serve.app import create_app
 from speechbrain_emofilm.serve.audio import f0_track
 from speechbrain_emofilm.serve.guard import TOKEN, is_loopback, log_to_stderr
+from speechbrain_emofilm.serve.service import Settings
 
 import uvicorn
 from speechbrain.utils.logger import get_logger
@@ -147,6 +148,11 @@ def serve(
         print(
             "Anyone who reaches this address can use the model: give a token "
             "with --token, or leave --host out.",
+            flush=True,
+        )
+    if settings.token is not None:
+        print(
+            f"The page asks for the token; {address}#token=TOKEN brings it.",
             flush=True,
         )
     if browser:

@@ -56,6 +56,25 @@ def world(pristine_world, tmp_path):
     return shutil.copytree(pristine_world, tmp_path / "world")
 
 
+@pytest.fixture(scope="module")
+def shared_browser(tmp_path_factory):
+    from chromium import browsing
+
+    with browsing(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(shared_browser):
+    """The browser, as wide as a laptop; nothing may have gone wrong in it."""
+    shared_browser.size(1300, 1000)
+    shared_browser.prefer(prefers_color_scheme="light")
+    shared_browser.complaints()
+    yield shared_browser
+    assert shared_browser.complaints() == []
+    shared_browser.driver.get("about:blank")
+
+
 def pytest_collection_modifyitems(items):
     """Mark every test of this folder slow: they run whole recipes."""
     here = Path(__file__).parent

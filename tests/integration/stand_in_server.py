@@ -48,6 +48,7 @@ TYPES = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
+NO_SUGGESTER = "This model suggests nothing."
 NOTE = "The labeler heard synthetic speech only."
 
 
@@ -200,6 +201,8 @@ class Server(ThreadingHTTPServer):
         ]
         self.requests = []
         self.speak = speak
+        self.gate = threading.Event()  # behind the first word of a stream
+        self.gate.set()
 
     @property
     def url(self):
@@ -223,6 +226,28 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Security-Policy", CSP)
         self.end_headers()
         self.wfile.write(content)
+
+    def send_parts(self, answer):
+        """Send speech word by word."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        wave = base64.b64decode(answer.pop("audio"))[44:]
+        for word in answer["words"]:
+            start, end = (2 * round(RATE * word[k]) for k in ("start", "end"))
+            sound = base64.b64encode(wave[start:end]).decode()
+            begun = [{key: word[key] for key in ("text", "start", "end")}]
+            self.send_event(
+                type="audio", sample_rate=RATE, audio=sound, words=begun
+            )
+            assert self.server.gate.wait(60)
+        self.send_event(type="done", **answer)
+        self.close_connection = True
+
+    def send_event(self, **content):
+        self.wfile.write(f"data: {json.dumps(content)}\n\n".encode())
+        self.wfile.flush()
 
     def fail(self, status, message):
         error = {"message": message, "type": "invalid_request_error"}
@@ -254,6 +279,7 @@ class Handler(BaseHTTPRequestHandler):
                 {
                     "default": "0011",
                     "can_add": can.get("can_add", False),
+                    "cannot_add": "This model has fixed speakers.",
                     "voices": self.server.voices,
                 }
             )
@@ -266,7 +292,12 @@ class Handler(BaseHTTPRequestHandler):
                 {"emotions": emotions, "axes": can.get("axes", [])}
             )
         if path == "/v1/tags":
-            return self.send({"tags": []})
+            return self.send({"tags": can.get("tags", [])})
+        if path == "/v1/models":
+            why = {} if can.get("suggest") else {"suggest": NO_SUGGESTER}
+            return self.send(
+                {"object": "list", "data": [{"id": "tones", "missing": why}]}
+            )
         if path == "/healthz":
             return self.send({"status": "ok", "model": "tones", "version": "0"})
         self.fail(404, f"There is no {path}.")
@@ -287,10 +318,14 @@ class Handler(BaseHTTPRequestHandler):
                     else read_marks(data["text"])
                 )
             elif self.path == "/v1/words":
-                self.send(self.server.speak(data))
+                answer = self.server.speak(data)
+                if data.get("stream"):
+                    self.send_parts(answer)
+                else:
+                    self.send(answer)
             elif self.path == "/v1/suggest":
                 if not self.server.abilities.get("suggest"):
-                    return self.fail(501, "This model suggests nothing.")
+                    return self.fail(501, NO_SUGGESTER)
                 self.send(suggest(data))
             elif self.path == "/v1/voices":
                 name = data["name"].decode()

@@ -20,14 +20,9 @@ from speechbrain_emofilm.dataio.labels import (
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.dataio.splitting import TextSplitter
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
-from speechbrain_emofilm.serve.app import (
-    MAX_RECORDINGS,
-    Parts,
-    Settings,
-    create_app,
-    find_parts,
-)
+from speechbrain_emofilm.serve.app import create_app, find_parts
 from speechbrain_emofilm.serve.engine import Row, Speaking
+from speechbrain_emofilm.serve.service import MAX_RECORDINGS, Parts, Settings
 from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
 from speechbrain_emofilm.utils.assets import find_file
 
@@ -123,8 +118,10 @@ def wait_for(condition):
 
 def error_of(response, status):
     assert response.status_code == status, response.text
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-    return response.json()["error"]
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code", "values"}
+    assert error["code"]
+    return error
 
 
 # ---------------------------------------------------------------- information

@@ -5,7 +5,7 @@ import queue
 
 from speechbrain_emofilm.cli import main
 from speechbrain_emofilm.dataio.alignments import Word
-from speechbrain_emofilm.dataio.encoding import encode_parts
+from speechbrain_emofilm.dataio.encoding import STREAMED, encode_parts
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.dataio.normalization import TextNormalizer
 from speechbrain_emofilm.dataio.splitting import TextSplitter
@@ -329,7 +329,7 @@ def test_recordings_that_cannot_be_used_are_refused(data, message):
         decode_recording(data, 60)
 
 
-@pytest.mark.parametrize("format", ["wav", "pcm", "opus"])
+@pytest.mark.parametrize("format", STREAMED)
 def test_parts_of_a_sound_are_written_as_they_come(format):
     rng = np.random.default_rng(0)
     wavs = [0.1 * rng.standard_normal(24000) for _ in range(4)]
@@ -385,7 +385,8 @@ def test_the_command_serves_with_its_settings(monkeypatch, tmp_path):
 def test_the_command_names_what_is_not_installed(monkeypatch, capsys):
     import sys
 
-    monkeypatch.setitem(sys.modules, "speechbrain_emofilm.serve.app", None)
+    name = "speechbrain_emofilm.serve.server"
+    monkeypatch.setitem(sys.modules, name, None)
     assert main(["serve"]) == 2
     assert "speechbrain-emofilm[serve]" in capsys.readouterr().err
 

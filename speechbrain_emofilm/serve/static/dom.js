@@ -28,6 +28,13 @@ export function icon(name) {
   return svg;
 }
 
+/** Make a button say why it cannot be used; it stays within reach. */
+export function explainInstead(button, reason, say) {
+  button.setAttribute("aria-disabled", "true");
+  button.title = reason;
+  button.onclick = () => say(reason, true);
+}
+
 /** Hand a file to the browser's downloads. */
 export function download(content, name, type) {
   const address = URL.createObjectURL(new Blob([content], { type }));

@@ -24,6 +24,16 @@ export function t(key, values = {}, otherwise = key) {
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
 
+/**
+ * What to tell of an error: a sentence of this language where there is one,
+ * with the server's numbers and names, else the server's own.
+ */
+export function messageOf({ message, code, values }) {
+  if (!message) return t("error.network");
+  const own = `error.${code}`;
+  return own in LANGUAGES[language] ? t(own, { ...values, message }) : message;
+}
+
 /** Fill elements by data-t (text), data-t-label and data-t-hint. */
 export function translate(root) {
   for (const element of $$("[data-t]", root)) {

@@ -3,8 +3,7 @@
 import { postForm, postForText } from "./api.js";
 import { mixture, wordAt } from "./drawing.js";
 import { $, download, icon } from "./dom.js";
-import { emotionName, percent, t } from "./i18n.js";
-import { messageOf } from "./speak.js";
+import { emotionName, messageOf, percent, t } from "./i18n.js";
 import { Store } from "./state.js";
 import { Wave } from "./takes.js";
 import { WordEditor } from "./words.js";
@@ -16,9 +15,10 @@ export class LabelsView {
   #track = null;
   #buffer = null;
   #name = "labels";
+  #note = null; // of the labeler
 
-  constructor({ taxonomy, player, say }) {
-    Object.assign(this, { player, say });
+  constructor({ taxonomy, model, player, say }) {
+    Object.assign(this, { model, player, say });
     this.store = new Store({ current: "a", a: { words: [] } });
     this.editor = new WordEditor(
       $("#label-words"),
@@ -60,7 +60,16 @@ export class LabelsView {
 
   retitle() {
     this.editor.retitle();
+    const reason = this.model.missing?.label;
+    $("#label-missing").hidden = !reason;
+    $("#label-missing").textContent = reason ? t("labels.missing", { reason }) : "";
+    this.#showNote();
     this.#show();
+  }
+
+  #showNote() {
+    $("#label-note").textContent = this.#note ? t("labels.note", { note: this.#note }) : "";
+    $("#label-note").hidden = !this.#note;
   }
 
   undo() {
@@ -94,8 +103,8 @@ export class LabelsView {
         f0: answer.f0,
       };
       this.duration = answer.duration;
-      $("#label-note").textContent = answer.note ?? "";
-      $("#label-note").hidden = !answer.note;
+      this.#note = answer.note;
+      this.#showNote();
       $("#labelled").hidden = false;
       this.store = this.#emptied(answer.words);
       this.say(t("labels.ready", { n: answer.words.length }));
@@ -189,5 +198,7 @@ function face(word) {
 function describe(word) {
   const names = mixture(face(word)).map(([name]) => emotionName(name)).join(" + ");
   if (word.corrected) return `${names} ✓`;
-  return names && `${names} · ${percent(word.confidence ?? 0)}`;
+  // A TextGrid does not say how sure the labeler was.
+  if (!names || (word.confidence ?? null) === null) return names;
+  return `${names} · ${percent(word.confidence)}`;
 }

@@ -1,13 +1,13 @@
 /** Starts the page: its language, its look, its views, its address. */
 
-import { get, onTokenNeeded } from "./api.js";
+import { adoptToken, get, onTokenNeeded } from "./api.js";
 import { $, $$, debounced } from "./dom.js";
-import { language, setLanguage, t } from "./i18n.js";
+import { language, messageOf, setLanguage, t } from "./i18n.js";
 import { LabelsView } from "./labels.js";
 import { Player } from "./sound.js";
-import { SpeakView, messageOf } from "./speak.js";
+import { SpeakView } from "./speak.js";
 import { readAddress, writeAddress } from "./state.js";
-import { connectVoices } from "./voices.js";
+import { connectVoices, offerVoices } from "./voices.js";
 
 const VIEWS = ["speak", "labels"];
 const page = { view: null, lang: null };
@@ -15,12 +15,13 @@ let views = {};
 
 /** Say something briefly, below; screen readers read it. */
 let quiet;
-function say(text, wrong = false) {
+function say(text, wrong = false, stays = false) {
   const status = $("#status");
   status.textContent = text;
   status.classList.toggle("wrong", wrong);
   status.classList.add("shown");
   clearTimeout(quiet);
+  if (stays) return;
   quiet = setTimeout(() => status.classList.remove("shown"), wrong ? 9000 : 4000);
 }
 
@@ -41,6 +42,7 @@ function speakLanguage(name) {
   $("#language").value = language;
   document.title = t("title");
   for (const view of Object.values(views)) view.retitle();
+  if (views.speak) offerVoices({ view: views.speak, say });
 }
 
 let written = null;
@@ -111,6 +113,7 @@ function listen() {
     else view?.undo();
   });
   window.addEventListener("hashchange", () => {
+    adoptToken();
     if (location.hash === written || !views.speak) return;
     const read = readAddress(location.hash);
     show(read.page.view);
@@ -120,16 +123,20 @@ function listen() {
 }
 
 async function start() {
+  adoptToken();
   const read = readAddress(location.hash);
   show(read.page.view);
   speakLanguage(read.page.lang);
   listen();
   onTokenNeeded(askForToken);
   try {
-    const [taxonomy, voices] = await Promise.all([get("v1/emotions"), get("v1/voices")]);
+    const [taxonomy, voices, { tags }, models] = await Promise.all(
+      ["emotions", "voices", "tags", "models"].map(name => get(`v1/${name}`)),
+    );
     taxonomy.axes ??= [];
+    const [model] = models.data;
     const player = new Player();
-    const parts = { taxonomy, voices, player, say };
+    const parts = { taxonomy, voices, tags, model, player, say };
     const speak = new SpeakView({ ...parts, state: read.state, changed: writeSoon });
     views = { speak, labels: new LabelsView(parts) };
     connectVoices({ view: speak, player, say });
@@ -138,8 +145,8 @@ async function start() {
     // For a console, and for tests: what is heard.
     window.emofilm = { views, player };
   } catch (error) {
-    say(messageOf(error), true);
-    throw error;
+    if (!("status" in error)) throw error;
+    say(t("error.start", { reason: messageOf(error) }), true, true);
   }
 }
 

@@ -2,38 +2,42 @@
 
 import { post } from "./api.js";
 import { wordAt } from "./drawing.js";
-import { $, debounced, icon } from "./dom.js";
-import { emotionName, seconds, t } from "./i18n.js";
+import { $, debounced, explainInstead, icon } from "./dom.js";
+import { emotionName, messageOf, seconds, t } from "./i18n.js";
 import { Store, newTake } from "./state.js";
 import { Speech, TakeCard } from "./takes.js";
-import { WordEditor, makeSlider } from "./words.js";
+import { WordEditor, makeSlider, widthOf } from "./words.js";
 
 const QUIET = 250; // milliseconds without a key, until the server is asked
 const LEAD = 0.03; // seconds before a word from which it is played
+const LONG = 60; // letters of a text that is heard before all of it is spoken
 const LARGEST_SEED = 2 ** 32 - 1;
 const EXAMPLE = "<happy>We won!</happy> But then <sad>he left.</sad>";
 
 export class SpeakView {
   #busy = null; // AbortController of the take that is being spoken
   #span = null; // words that are played, of the speech; null for all
-  #problem = null; // {marks, message} of the server
+  #problem = null; // {marks, error} of the server
+  #live = null; // {name, words} of the take that is heard while it is spoken
   #heard = { a: null, b: null }; // what was spoken last
   #syncSoon = debounced(() => this.#sync(), QUIET);
 
-  constructor({ taxonomy, voices, player, state, say, changed }) {
+  constructor({ taxonomy, voices, tags, model, player, state, say, changed }) {
     Object.assign(this, { taxonomy, player, say, changed });
     this.voices = voices;
+    this.model = model;
+    this.tags = tags;
     this.speech = new Speech(player);
     this.colours = Object.fromEntries(taxonomy.emotions.map(e => [e.name, e.colour]));
     this.store = new Store(this.#complete(state));
-    this.editor = new WordEditor($("#words"), taxonomy);
+    this.editor = new WordEditor($("#words"), taxonomy, { pauses: true });
     this.cards = Object.fromEntries(["a", "b"].map(name => [name, this.#card(name)]));
     $("#takes").append(this.cards.a.root, this.cards.b.root);
     this.#buildSliders();
     this.#listen();
     this.store.addEventListener("change", () => this.#show());
     this.#show();
-    this.#probeSuggestions();
+    this.#offer();
   }
 
   /** Put a state in the place of this one, as of a new address. */
@@ -55,7 +59,32 @@ export class SpeakView {
     this.editor.retitle();
     delete $("#voice").dataset.known; // its emotions' names
     this.#buildSliders();
+    this.#offer();
     this.#show();
+  }
+
+  /** Show what the server and its model can do beside speaking. */
+  #offer() {
+    const { missing = {} } = this.model;
+    if ("suggest" in missing) {
+      const error = { message: missing.suggest, code: "suggest_missing", values: { reason: missing.suggest } };
+      explainInstead($("#suggest"), messageOf(error), this.say);
+    }
+    $("#tags").hidden = !this.tags.length;
+    $("#tags").replaceChildren(
+      new Option(t("tags.insert"), ""), ...this.tags.map(tag => new Option(tag)),
+    );
+  }
+
+  /** Put a tag of the model where the cursor is. */
+  #insertTag(tag) {
+    const text = $("#text");
+    const { selectionStart: start, selectionEnd: end, value } = text;
+    const before = start && !/\s$/.test(value.slice(0, start)) ? " " : "";
+    const after = /^\s/.test(value.slice(end)) ? "" : " ";
+    text.focus();
+    text.setRangeText(`${before}${tag}${after}`, start, end, "end");
+    text.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
   #buildSliders() {
@@ -120,6 +149,10 @@ export class SpeakView {
     });
     $("#share").addEventListener("click", () => this.#share());
     $("#suggest").addEventListener("click", () => this.#suggest());
+    $("#tags").addEventListener("change", event => {
+      if (event.target.value) this.#insertTag(event.target.value);
+      event.target.value = "";
+    });
     $("#speak").addEventListener("keydown", event => {
       const writing = event.target.matches("input, textarea, select");
       if (writing || event.key !== "x" || event.ctrlKey || event.metaKey) return;
@@ -178,13 +211,15 @@ export class SpeakView {
         old: !fresh && this.#heard[name],
         current: name === state.current,
         playing: name === playing,
+        live: this.#live?.name === name,
         alone: !state.b,
       });
     }
     const on = Boolean(this.#busy) || playing === state.current;
-    const label = this.#busy ? "working" : on ? "stop" : "play";
+    const waiting = this.#busy && !this.#live;
+    const label = waiting ? "working" : on ? "stop" : "play";
     $("#play").replaceChildren(icon(on ? "stop" : "play"), t(label));
-    $("#play").classList.toggle("busy", Boolean(this.#busy));
+    $("#play").classList.toggle("busy", Boolean(waiting));
   }
 
   #showVoices(chosen) {
@@ -204,9 +239,9 @@ export class SpeakView {
     const behind = $(".behind");
     const problem = this.#problem;
     text.setAttribute("aria-invalid", String(Boolean(problem)));
-    $("#text-error").textContent = problem ? problem.message : "";
+    $("#text-error").textContent = problem ? messageOf(problem.error) : "";
     behind.replaceChildren();
-    const found = problem && /^\D{0,20}(\d+):/.exec(problem.message);
+    const found = problem && /^\D{0,20}(\d+):/.exec(problem.error.message);
     if (!found) return;
     // The text again, behind the one that is typed, with the place underlined.
     const place = Math.min(Number(found[1]), problem.marks.length - 1);
@@ -249,30 +284,19 @@ export class SpeakView {
       const now = this.store.state[name];
       if (now?.marks !== sent.marks || now.words !== sent.words) return;
       if (name !== this.store.state.current) return;
-      this.#problem = { marks: sent.marks, message: messageOf(error) };
+      this.#problem = { marks: sent.marks, error };
       this.#showProblem();
-    }
-  }
-
-  async #probeSuggestions() {
-    try {
-      await post("v1/suggest", { text: this.store.take.marks || EXAMPLE });
-      $("#suggest").hidden = false;
-    } catch (error) {
-      // A sentence that cannot be read says nothing of the model.
-      $("#suggest").hidden = error.status !== 400;
     }
   }
 
   async #suggest() {
     const name = this.store.state.current;
     const take = this.store.take;
-    if (!take.marks.trim()) return;
+    if (!take.marks.trim() || "suggest" in (this.model.missing ?? {})) return;
     try {
       const { marks, words } = await post("v1/suggest", { text: take.marks });
       if (this.store.state[name] === take) this.store.change({ marks, words, stale: null });
     } catch (error) {
-      if (error.status === 501) $("#suggest").hidden = true;
       this.say(messageOf(error), true);
     }
   }
@@ -282,6 +306,7 @@ export class SpeakView {
   toggle(name) {
     if (this.#busy) {
       this.#busy.abort();
+      this.player.stop();
     } else if (this.player.playing?.owner === name) {
       this.player.stop();
     } else {
@@ -307,6 +332,10 @@ export class SpeakView {
     this.#showCards();
     try {
       const known = this.speech.of(take);
+      if (!known && first === null && isLong(take)) {
+        await this.#playWhileSpoken(name, take, asked);
+        return;
+      }
       const spoken = known ?? (await this.speech.speak(take, asked.signal));
       if (this.#busy !== asked) return;
       this.#busy = null;
@@ -325,6 +354,29 @@ export class SpeakView {
     }
   }
 
+  /** Play what is spoken of a take while the rest is being spoken. */
+  async #playWhileSpoken(name, take, asked) {
+    const words = [];
+    let sound = null;
+    this.#span = null;
+    try {
+      const spoken = await this.speech.stream(take, asked.signal, (samples, rate, begun) => {
+        words.push(...begun);
+        if (this.#busy !== asked) return;
+        if (!sound) {
+          this.#live = { name, words };
+          sound = this.player.startLive(name);
+        }
+        sound.push(samples, rate);
+      });
+      this.#heard[name] = spoken;
+      this.say(t("take.ready", { duration: seconds(spoken.buffer.duration) }));
+    } finally {
+      sound?.end();
+      if (this.#live?.words === words) this.#live = null;
+    }
+  }
+
   #seek(name, time) {
     const spoken = this.#heard[name];
     if (!spoken) return;
@@ -339,7 +391,7 @@ export class SpeakView {
     const { playing } = this.player;
     let first = null;
     if (playing?.owner === state.current) {
-      const words = this.#heard[state.current]?.answer.words ?? [];
+      const words = this.#wordsOf(state.current);
       const time = this.player.time;
       first = Math.max(0, words.findLastIndex(word => word.start <= time));
     }
@@ -347,21 +399,30 @@ export class SpeakView {
     if (first !== null) this.play(name, { first });
   }
 
+  /** Words of a take with their times, as far as they are known. */
+  #wordsOf(name) {
+    if (this.#live?.name === name) return this.#live.words;
+    return this.#heard[name]?.answer.words ?? [];
+  }
+
   #hear(kind) {
     const owner = this.player.playing?.owner;
     if (kind !== "time") this.#showCards();
     for (const [name, card] of Object.entries(this.cards)) {
-      const time = owner === name ? this.player.time : null;
+      // While it is spoken there is no wave yet, or that of another reading.
+      const time = owner === name && this.#live?.name !== name ? this.player.time : null;
       if (kind !== "time" || time !== null) card.wave.show(card.wave.track, time);
     }
     const { current } = this.store.state;
-    const words = this.#heard[current]?.answer.words ?? [];
+    const words = this.#wordsOf(current);
     let spoken = owner === current ? wordAt(words, this.player.time) : -1;
     // A little of the words around is heard with the chosen ones.
     const [first, last] = this.#span ?? [0, Infinity];
     if (spoken >= 0) spoken = Math.min(Math.max(spoken, first), last);
     const n = this.editor.words.length;
-    this.editor.light(spoken < 0 ? -1 : matching(spoken, words.length, n));
+    // Of a take that is being spoken, the first words are known.
+    const total = this.#live?.name === current ? n : words.length;
+    this.editor.light(spoken < 0 ? -1 : matching(spoken, total, n));
   }
 
   async #share() {
@@ -384,8 +445,8 @@ function newSeed() {
   return Math.floor(Math.random() * 10000);
 }
 
-export function messageOf(error) {
-  return error.message || t("error.network");
+function isLong(take) {
+  return take.words.reduce((sum, word) => sum + widthOf(word.text) + 1, 0) > LONG;
 }
 
 /** Make a text field as high as its text. */

@@ -1,9 +1,10 @@
 /** Spoken takes: made by the server, kept for a while, shown with their wave. */
 
-import { bytes, post } from "./api.js";
+import { ServerError, bytes, post, postForParts } from "./api.js";
 import { drawTrack } from "./drawing.js";
 import { download, icon, make } from "./dom.js";
 import { seconds, t } from "./i18n.js";
+import { samplesOf, wavOf } from "./sound.js";
 
 const KEPT = 12; // spoken takes, so that undo and A/B need no server
 
@@ -37,7 +38,29 @@ export class Speech {
     if (known) return known;
     const request = requestOf(take);
     const answer = await post("v1/words", request, signal);
-    const wav = bytes(answer.audio);
+    return this.#keep(request, answer, bytes(answer.audio));
+  }
+
+  /**
+   * Speak a take, and hear it meanwhile: hear(samples, rate, words) has what
+   * has just been spoken and the words that begin in it.
+   */
+  async stream(take, signal, hear) {
+    const request = requestOf(take);
+    const parts = [];
+    let answer = null;
+    for await (const part of postForParts("v1/words", { ...request, stream: true }, signal)) {
+      if (part.type === "audio") {
+        const pcm = bytes(part.audio);
+        parts.push(pcm);
+        hear(samplesOf(pcm), part.sample_rate, part.words);
+      } else if (part.type === "done") answer = part;
+    }
+    if (!answer) throw new ServerError(null, 0);
+    return this.#keep(request, answer, wavOf(parts, answer.sample_rate));
+  }
+
+  async #keep(request, answer, wav) {
     const buffer = await this.player.decode(wav.slice().buffer);
     const spoken = {
       answer,
@@ -146,7 +169,7 @@ export class TakeCard extends EventTarget {
   }
 
   /** spoken: the take's speech, or an older one (`old`), or null. */
-  show({ take, spoken, old, current, playing, alone }) {
+  show({ take, spoken, old, current, playing, live, alone }) {
     this.take = take;
     this.#spoken = old ? null : spoken;
     const name = this.letter;
@@ -167,7 +190,7 @@ export class TakeCard extends EventTarget {
     this.canvas.hidden = !spoken;
     this.canvas.setAttribute("aria-label", t("take.wave", { name }));
     this.none.hidden = Boolean(spoken);
-    this.none.textContent = t("take.none");
+    this.none.textContent = t(live ? "take.live" : "take.none");
     this.info.hidden = !spoken;
     if (spoken) {
       const { answer, buffer } = spoken;
@@ -179,9 +202,9 @@ export class TakeCard extends EventTarget {
         }),
       ];
       if (answer.word_times_source === "proportional") parts.push(t("take.guessed"));
-      this.info.textContent = old ? t("take.old") : parts.join(" · ");
+      this.info.textContent = live ? t("take.live") : old ? t("take.old") : parts.join(" · ");
     }
-    this.wave.show(spoken?.track ?? null, playing ? this.wave.time : null);
+    this.wave.show(spoken?.track ?? null, playing && !live ? this.wave.time : null);
   }
 }
 

@@ -1,10 +1,17 @@
 /** The dialog that adds a voice, from a file or from the microphone. */
 
 import { get, postForm } from "./api.js";
-import { $, icon } from "./dom.js";
-import { seconds, t } from "./i18n.js";
+import { $, explainInstead, icon } from "./dom.js";
+import { messageOf, seconds, t } from "./i18n.js";
 import { encodeWav, record } from "./sound.js";
-import { messageOf } from "./speak.js";
+
+/** Let the button that adds a voice say why the model takes on none. */
+export function offerVoices({ view, say }) {
+  const { can_add: able, cannot_add: message } = view.voices;
+  if (able) return;
+  const error = { message: message ?? t("voice.none"), code: "voices_fixed", values: {} };
+  explainInstead($("#add-voice"), messageOf(error), say);
+}
 
 export function connectVoices({ view, player, say }) {
   const dialog = $("#voice-dialog");
@@ -16,7 +23,7 @@ export function connectVoices({ view, player, say }) {
   let recorded = null; // a WAV
   let clock = null;
 
-  opener.hidden = !view.voices.can_add;
+  offerVoices({ view, say });
 
   function title() {
     const began = recording?.began;
@@ -51,6 +58,7 @@ export function connectVoices({ view, player, say }) {
   }
 
   opener.addEventListener("click", () => {
+    if (!view.voices.can_add) return;
     $("#voice-form").reset();
     error.textContent = "";
     keep(null);

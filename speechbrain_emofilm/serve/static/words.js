@@ -7,9 +7,10 @@
 
 import { background, mixture } from "./drawing.js";
 import { icon, make } from "./dom.js";
-import { emotionName, percent, t } from "./i18n.js";
+import { emotionName, percent, seconds, t } from "./i18n.js";
 
-const STEP = 0.1; // of + and -
+const STEP = 0.1; // of + and -, and of a pause in seconds
+const PAUSE = { first: 0.3, least: 0.1, most: 10 }; // seconds
 const SMALL = 0.55; // size of what stands below a word, to that of the word
 let counter = 0;
 
@@ -26,8 +27,11 @@ export class WordEditor extends EventTarget {
    * root: element to fill. taxonomy: {emotions: [{name, colour}], axes}.
    * describe: what stands below a word; by default its emotion. doubtful:
    * whether a word has a dashed frame. face: the word to be shown for a word.
+   * pauses: whether there may be pauses between the words.
    */
-  constructor(root, taxonomy, { describe = describeEmotion, doubtful = () => false, face = word => word } = {}) {
+  constructor(root, taxonomy, {
+    describe = describeEmotion, doubtful = () => false, face = word => word, pauses = false,
+  } = {}) {
     super();
     this.taxonomy = taxonomy;
     this.colours = Object.fromEntries(
@@ -36,6 +40,7 @@ export class WordEditor extends EventTarget {
     this.describe = describe;
     this.doubtful = doubtful;
     this.face = face;
+    this.pauses = pauses;
     this.id = `words${counter++}`;
     this.list = make("div", {
       class: "chips",
@@ -63,7 +68,10 @@ export class WordEditor extends EventTarget {
     if (words.length !== this.words.length) this.#clearChoice();
     this.words = words;
     this.#options = words.map((word, index) => this.#chip(word, index));
-    this.list.replaceChildren(...this.#options);
+    this.list.replaceChildren(
+      ...this.#options.flatMap((chip, index) => [...this.#gap(index), chip]),
+      ...(words.length ? this.#gap(words.length) : []),
+    );
     this.list.classList.toggle("empty", !words.length);
     if (!words.length) {
       this.list.removeAttribute("role");
@@ -104,18 +112,71 @@ export class WordEditor extends EventTarget {
     this.#chosen = false;
   }
 
+  // Pauses: before each word, and behind the last.
+
+  /** Seconds of the pause before a word, or behind all of them. */
+  pauseAt(index) {
+    const { words } = this;
+    const pause = index < words.length ? words[index].break_before : words.at(-1)?.break_after;
+    return pause || 0;
+  }
+
+  setPause(index, value) {
+    const { words } = this;
+    const behind = index === words.length;
+    const pause = value < PAUSE.least / 2
+      ? null
+      : Math.min(Math.max(Math.round(100 * value) / 100, PAUSE.least), PAUSE.most);
+    const key = behind ? "break_after" : "break_before";
+    const changed = behind ? index - 1 : index;
+    const others = words.map((word, i) => (i === changed ? { ...word, [key]: pause } : word));
+    this.show(others);
+    const detail = { words: others, kind: `pause ${index} ${pause === null}` };
+    this.dispatchEvent(new CustomEvent("change", { detail }));
+  }
+
+  /** What is clicked between words; keys and the palette do the same. */
+  #gap(index) {
+    if (!this.pauses) return [];
+    const pause = this.pauseAt(index);
+    const gap = make(
+      "span",
+      { class: pause ? "gap pause" : "gap", "aria-hidden": "true", title: t("pause.label") },
+      pause ? make("span", {}, written(pause)) : "",
+    );
+    gap.dataset.gap = index;
+    return [gap];
+  }
+
+  #pressGap(index) {
+    this.choose(Math.min(index, this.words.length - 1));
+    if (!this.pauseAt(index)) this.setPause(index, PAUSE.first);
+    else {
+      const { input } = index < this.words.length ? this.pauseBefore : this.pauseBehind;
+      input.focus();
+      input.select();
+    }
+  }
+
+  #lengthen(index, step) {
+    const pause = this.pauseAt(index);
+    if (!pause && step < 0) return;
+    this.setPause(index, pause ? pause + step : PAUSE.first);
+  }
+
   #chip(word, index) {
     const [before, after] = [word.before ?? "", word.after ?? ""];
     const feeling = this.describe(word);
     const previous = this.words[index - 1];
     const next = this.words[index + 1];
-    const joinsPrevious = this.#same(word, previous);
-    const joinsNext = this.#same(word, next);
+    const pause = this.pauseAt(index);
+    const joinsPrevious = !pause && this.#same(word, previous);
+    const joinsNext = !(next && this.pauseAt(index + 1)) && this.#same(word, next);
     const same = joinsPrevious && this.describe(previous) === feeling;
     // A long name below a short run of words needs its room.
     let run = 0;
     for (let i = index; i < this.words.length; i++) {
-      if (i > index && !this.#same(this.words[i], word)) break;
+      if (i > index && (this.pauseAt(i) || !this.#same(this.words[i], word))) break;
       run += widthOf(this.words[i].text) + 2;
     }
     const label = make(
@@ -140,7 +201,14 @@ export class WordEditor extends EventTarget {
         role: "option",
         id: `${this.id}-${index}`,
         "aria-selected": "false",
-        "aria-label": [word.text, feeling || t("words.plain")].join(", "),
+        "aria-label": [
+          word.text,
+          feeling || t("words.plain"),
+          ...(this.pauses && pause ? [t("pause.before", { time: written(pause) })] : []),
+          ...(this.pauses && !next && this.pauseAt(index + 1)
+            ? [t("pause.behind", { time: written(this.pauseAt(index + 1)) })]
+            : []),
+        ].join(", "),
       },
       shape,
       label,
@@ -188,6 +256,7 @@ export class WordEditor extends EventTarget {
 
   #listenToPointer() {
     let dragging = false;
+    let before = null; // what was chosen before this press
     const indexAt = event => {
       const under = document.elementFromPoint(event.clientX, event.clientY);
       const chip = under?.closest(".chip");
@@ -195,7 +264,10 @@ export class WordEditor extends EventTarget {
     };
     this.list.addEventListener("pointerdown", event => {
       if (event.button !== 0) return;
+      const gap = event.target.closest(".gap");
+      if (gap && this.list.contains(gap)) return; // its click counts
       const index = indexAt(event);
+      before = [this.#anchor, this.#focus, this.#chosen];
       if (index < 0) {
         this.#chosen = false;
         this.#showChoice();
@@ -212,11 +284,21 @@ export class WordEditor extends EventTarget {
       const index = indexAt(event);
       if (index >= 0 && index !== this.#focus) this.choose(this.#anchor, index);
     });
-    for (const end of ["pointerup", "pointercancel"]) {
-      window.addEventListener(end, () => {
-        dragging = false;
-      });
-    }
+    window.addEventListener("pointerup", () => {
+      dragging = false;
+    });
+    window.addEventListener("pointercancel", () => {
+      // The finger scrolls the page: it has not chosen anything.
+      if (dragging) {
+        [this.#anchor, this.#focus, this.#chosen] = before;
+        this.#showChoice();
+      }
+      dragging = false;
+    });
+    this.list.addEventListener("click", event => {
+      const gap = event.target.closest(".gap");
+      if (gap && this.list.contains(gap)) this.#pressGap(Number(gap.dataset.gap));
+    });
     this.list.addEventListener("dblclick", event => {
       const index = indexAt(event);
       if (index >= 0) this.#play(index);
@@ -255,6 +337,8 @@ export class WordEditor extends EventTarget {
       if (emotion) this.setEmotion(emotion.name, event.shiftKey || this.#mixing);
     } else if (event.key === "+" || event.key === "=") this.#louder(STEP);
     else if (event.key === "-") this.#louder(-STEP);
+    else if (this.pauses && [".", "。"].includes(event.key)) this.#lengthen(at, STEP);
+    else if (this.pauses && [",", "，"].includes(event.key)) this.#lengthen(at, -STEP);
     else if (event.key === " " || event.key === "Enter") this.#play(at);
     else if (event.key === "Escape") {
       this.#chosen = false;
@@ -418,6 +502,8 @@ export class WordEditor extends EventTarget {
         axis.unit ? ` ${axis.unit}` : "",
       ),
     ]);
+    this.pauseBefore = this.#pauseField(() => this.choice?.[0] ?? 0);
+    this.pauseBehind = this.#pauseField(() => this.words.length);
     this.around = make(
       "button",
       {
@@ -440,9 +526,59 @@ export class WordEditor extends EventTarget {
         this.intensity.root,
         ...this.weights.map(([, made]) => made.root),
         ...this.axes.map(([, made]) => made.root),
+        this.pauseBefore.root,
+        this.pauseBehind.root,
         this.around,
       ),
     );
+  }
+
+  /** A number of seconds, and a button that takes the pause out. */
+  #pauseField(placeOf) {
+    const label = make("span");
+    const input = make("input", {
+      type: "number",
+      min: "0",
+      max: String(PAUSE.most),
+      step: String(STEP),
+      inputmode: "decimal",
+      oninput: () => {
+        // "0." is on its way to "0.5".
+        const value = Number(input.value);
+        if (input.value && (value >= PAUSE.least || value === 0)) {
+          this.setPause(placeOf(), value);
+        }
+      },
+      onchange: () => {
+        const value = Number(input.value);
+        const place = placeOf();
+        if (value !== this.pauseAt(place)) this.setPause(place, value);
+        this.#showPalette();
+      },
+      onblur: () => this.#showPalette(),
+    });
+    const remove = make(
+      "button",
+      { type: "button", class: "round", onclick: () => this.setPause(placeOf(), 0) },
+      icon("close"),
+    );
+    const root = make(
+      "span",
+      { class: "pause-field" },
+      make("label", {}, label, input, make("span", { class: "soft" }, " s")),
+      remove,
+    );
+    const set = (text, pause) => {
+      label.textContent = text;
+      remove.hidden = !pause;
+      remove.setAttribute("aria-label", `${t("pause.remove")}: ${text}`);
+      remove.title = t("pause.remove");
+      // What is being typed stays as it is typed.
+      if (document.activeElement !== input) {
+        input.value = pause ? String(Math.round(100 * pause) / 100) : "";
+      }
+    };
+    return { root, input, set };
   }
 
   #press(name, mix) {
@@ -486,6 +622,14 @@ export class WordEditor extends EventTarget {
       made.root.hidden = !several || !(name in mixed);
       made.set(100 * (mixed[name] ?? 0));
     }
+    const [first, last] = choice ?? [-1, -1];
+    this.pauseBefore.root.hidden = !this.pauses || !choice;
+    this.pauseBehind.root.hidden = !this.pauses || !choice || last !== this.words.length - 1;
+    if (this.pauses && choice) {
+      const { text } = this.words[first] ?? {};
+      this.pauseBefore.set(t("pause.field", { word: text }), this.pauseAt(first));
+      this.pauseBehind.set(t("pause.end"), this.pauseAt(this.words.length));
+    }
     for (const [axis, made] of this.axes) {
       made.set(shown[0]?.[axis.name] ?? axis.neutral);
       made.root.hidden = !shown.length;
@@ -493,8 +637,15 @@ export class WordEditor extends EventTarget {
   }
 }
 
+/** A pause as it is written: 0.3 s, or 0.25 s. */
+function written(pause) {
+  return Math.abs(10 * pause - Math.round(10 * pause)) < 1e-6
+    ? seconds(pause)
+    : `${Math.round(100 * pause) / 100} s`;
+}
+
 /** Rough width of a text in letters; Chinese ones are two wide. */
-function widthOf(text) {
+export function widthOf(text) {
   return [...text].reduce((sum, letter) => sum + (letter > "\u2e7f" ? 2 : 1), 0);
 }
 
