@@ -34,6 +34,7 @@ from speechbrain_emofilm.dataio.markup import MarkedText, parse_markup
 from speechbrain_emofilm.inference.labeling import make_label
 from speechbrain_emofilm.inference.long_text import Piece
 from speechbrain_emofilm.inference.suggester import make_suggest, write_marks
+from speechbrain_emofilm.processing.prosody_axes import AXES
 from speechbrain_emofilm.serve import audio
 from speechbrain_emofilm.serve.engine import (
     Engine,
@@ -240,6 +241,11 @@ class Service:
         return list(self.synthesizer.tags)
 
     @property
+    def axes(self) -> list[str]:
+        """Names of the model's axes of prosody."""
+        return list(getattr(self.synthesizer, "axes", ()))
+
+    @property
     def sample_rate(self) -> int:
         """Sampling rate of the model in Hz."""
         return self.synthesizer.sample_rate
@@ -255,7 +261,11 @@ class Service:
         self.check_length(text, param)
         try:
             return parse_markup(
-                text, self.emotions, max_words=MAX_WORDS, tags=self.tags
+                text,
+                self.emotions,
+                max_words=MAX_WORDS,
+                tags=self.tags,
+                axes=self.axes,
             )
         except ValueError as error:
             raise _Fault(str(error), param=param) from error
@@ -289,7 +299,7 @@ class Service:
                     param="words",
                 )
         try:
-            marks = marks_of(words, self.emotions, self.tags)
+            marks = marks_of(words, self.emotions, self.tags, self.axes)
         except ValueError as error:
             raise _Fault(str(error), param="words") from error
         return marks, self.parse(marks, "words")
@@ -615,7 +625,7 @@ def _add_information(app: FastAPI, service: Service) -> None:
                 {"name": name, "colour": colour}
                 for name, colour in emotion_colors(service.emotions).items()
             ],
-            "axes": list(getattr(service.synthesizer, "axes", ())),
+            "axes": [AXES[name].describe() for name in service.axes],
         }
 
     @app.get("/v1/tags", summary="Tags that a text may hold")
