@@ -146,8 +146,8 @@ class WordStyleEncoder(EmotionEncoder):
     without any. For training, :meth:`drop` drops the axes of random words, so
     that each can be asked for alone, with others, or not at all; and the
     emotion of random utterances whose axes are known, so that the axes say
-    alone how a word sounds. A word without emotion and axes is mapped to exactly
-    0.
+    alone how a word sounds. A word without emotion and axes is mapped to
+    exactly 0.
 
     Parameters of an ``EmotionEncoder`` can be loaded; the axes then begin
     without effect.
