@@ -49,11 +49,11 @@ def place_of(item):
 
 def neutral_readings(items, emotion):
     """Find the neutral reading of each speaker and sentence: its id."""
-    return {
-        place_of(item): name
-        for name, item in items.items()
-        if item["emotion"] == emotion and "varied_from" not in item
-    }
+    found = {}
+    for name, item in items.items():
+        if item["emotion"] == emotion and "varied_from" not in item:
+            found.setdefault(place_of(item), name)
+    return found
 
 
 def group_by_neutral(items, hparams):
@@ -67,6 +67,8 @@ def group_by_neutral(items, hparams):
     groups, skipped, without = {}, {}, []
     for name, item in items.items():
         own = neutral.get(place_of(item))
+        if item["emotion"] == emotion and "varied_from" not in item:
+            own = name  # a second neutral reading is neutral, too
         if own is None:
             without.append(name)
             continue
