@@ -17,11 +17,16 @@ def prepare_corpus(hparams):
 
 
 def corpus_manifests(hparams, splits=None):
-    """List the manifests of splits (default: all), with transitions if any."""
+    """List the manifests of splits (default: all), with transitions if any,
+    and varied readings if there are some.
+    """
     chosen, transitions = (
         [paths[split] for split in splits or paths]
         for paths in (hparams["manifests"], hparams["transitions_manifests"])
     )
+    if hparams.get("axes") and hparams["prosody_variations"]:
+        varied = hparams["varied_manifests"]
+        transitions += [varied[s] for s in splits or varied if s in varied]
     return chosen + [path for path in transitions if Path(path).is_file()]
 
 

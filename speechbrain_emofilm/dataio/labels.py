@@ -5,13 +5,15 @@ A labels file is JSON by utterance id::
     {"0011_000351": {
         "words": [{"word": "We", "start": 0.11, "end": 0.32,
                    "emotion": "happy", "probs": {"happy": 0.8, "sad": 0.2},
-                   "intensity": 0.6, "confidence": 0.9}, ...],
+                   "intensity": 0.6, "confidence": 0.9,
+                   "axes": {"pitch": 2.0}}, ...],
         "source": {"labeler": "..."}}, ...}
 
-``probs``, ``intensity`` and ``confidence`` may be left out. A word without
-an ``emotion`` (or with ``null``) is unlabelled. The same labels, without
-probabilities, are written as TextGrid tiers ``words``, ``emotion`` and
-``intensity``, to be opened and corrected in Praat.
+``probs``, ``intensity``, ``confidence`` and ``axes`` (asked prosody, see
+:mod:`speechbrain_emofilm.processing.prosody_axes`) may be left out. A word
+without an ``emotion`` (or with ``null``) is unlabelled. The same labels,
+without probabilities and axes, are written as TextGrid tiers ``words``,
+``emotion`` and ``intensity``, to be opened and corrected in Praat.
 """
 
 import itertools
@@ -28,6 +30,7 @@ from speechbrain_emofilm.dataio.alignments import (
     write_tiers,
 )
 from speechbrain_emofilm.dataio.text import same_word
+from speechbrain_emofilm.processing.prosody_axes import AXES
 from speechbrain_emofilm.utils.files import read_json, write_json
 
 import torch
@@ -40,6 +43,7 @@ _FIELDS = (
     "probs",
     "intensity",
     "confidence",
+    "axes",
 )
 
 
@@ -61,6 +65,8 @@ class WordLabel:
         0 to 1.
     confidence : float or None
         Confidence of the labeler, 0 to 1.
+    axes : dict or None
+        Axis of prosody to the value asked of the word, in natural units.
     """
 
     word: str
@@ -70,6 +76,7 @@ class WordLabel:
     probs: Mapping[str, float] | None = None
     intensity: float | None = None
     confidence: float | None = None
+    axes: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -475,7 +482,8 @@ def check_labels(
     ------
     ValueError
         If a time is out of order, an emotion is outside of the taxonomy, or
-        a probability, intensity or confidence is not within 0 and 1.
+        a probability, intensity or confidence is not within 0 and 1, or an
+        axis is unknown or out of its range.
     """
     previous = 0.0
     for index, word in enumerate(labels.words):
@@ -495,6 +503,17 @@ def check_labels(
                     "emotion to the taxonomy."
                 )
         _check_shares(word, where)
+        for name, value in (word.axes or {}).items():
+            axis = AXES.get(name)
+            if axis is None or not axis.low <= value <= axis.high:
+                ranges = [
+                    f"{a.name} ({a.low:g} to {a.high:g} {a.unit})"
+                    for a in AXES.values()
+                ]
+                raise ValueError(
+                    f"{where} has the axis {name!r} at {value}: known are "
+                    f"{', '.join(ranges)}."
+                )
 
 
 def _check_shares(word: WordLabel, where: str) -> None:
@@ -570,6 +589,14 @@ def _parse_word(item: Mapping, where: str) -> WordLabel:
                 f"{where} has the probs {item['probs']!r}: give a number from "
                 "0 to 1 for each emotion."
             )
+    axes = item.get("axes")
+    if not isinstance(axes, (dict, type(None))) or (
+        axes and None in axes.values()
+    ):
+        raise ValueError(
+            f"{where} has the axes {axes!r}: give an object of names and "
+            "numbers."
+        )
     return WordLabel(
         item["word"],
         _number(item["start"], where),
@@ -578,6 +605,7 @@ def _parse_word(item: Mapping, where: str) -> WordLabel:
         probs or None,
         _number(item.get("intensity"), where),
         _number(item.get("confidence"), where),
+        {name: _number(v, where) for name, v in axes.items()} if axes else None,
     )
 
 

@@ -1,11 +1,22 @@
-"""Text with marks for the emotion of each word.
+"""Text with marks for the emotion and the prosody of each word.
 
 ``<happy>We won!</happy> <sad intensity=0.4>but he left.</sad>``
 
 * ``<happy>...</happy>`` gives each word inside the emotion *happy*;
   ``intensity=`` (0 to 1) says how strongly.
 * ``<happy=0.7 surprise=0.3>...</happy>`` is a mixture. Its weights sum to 1.
-* A mark is closed by ``</>`` or by its first emotion's name, ``</happy>``.
+* ``<happy pitch=+2st pace=0.8 level=+3dB>...</happy>`` changes the prosody
+  of each word from the neutral reading: its pitch in semitones (-12 to 12),
+  its pace by a factor (0.5 to 2; above 1 is faster) and its level in decibels
+  (-12 to 12), see :mod:`speechbrain_emofilm.processing.prosody_axes`. An axis
+  that is not named is left to the model. Only models with such axes can.
+* ``<pace=0.7>...</pace>`` changes the prosody only: the emotion is that of
+  words outside of marks.
+* ``<stress>...</stress>`` raises what stress raises in English: it stands for
+  ``<pitch=+2st pace=0.8 level=+3dB>``, as far as the model has these axes. A
+  value that is given as well wins: ``<stress pace=1>``.
+* A mark is closed by ``</>`` or by its first emotion's name, ``</happy>``;
+  one without an emotion by its first name.
 * Marks hold whole words and do not contain other marks.
 * ``<break time="300ms"/>`` (or ``time=0.3s``; 0 to 10 s) is silence of that
   length between two words, or before or after all. Several in a row add up;
@@ -23,6 +34,11 @@ from html import escape
 
 from speechbrain_emofilm.dataio.labels import WordLabel, full_intensity
 from speechbrain_emofilm.dataio.text import blank_tags, split_words
+from speechbrain_emofilm.processing.prosody_axes import (
+    AXES,
+    STRESS,
+    axes_tensor,
+)
 
 import torch
 
@@ -65,7 +81,7 @@ class MarkupError(ValueError):
 
 @dataclass(frozen=True)
 class MarkedWord:
-    """A word and its asked emotion.
+    """A word, its asked emotion and its asked prosody.
 
     Arguments
     ---------
@@ -80,6 +96,10 @@ class MarkedWord:
         Index of its first character in the text without marks.
     end : int
         Index after its last character.
+    axes : dict
+        Axis to asked value in natural units, see
+        :mod:`speechbrain_emofilm.processing.prosody_axes`; empty if none is
+        asked for.
     """
 
     word: str
@@ -87,6 +107,7 @@ class MarkedWord:
     intensity: float | None
     start: int
     end: int
+    axes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,15 +175,36 @@ class MarkedText:
         ]
         return word_emotions, torch.tensor(word_intensity)
 
+    def axes_tensor(self, axes: Sequence[str]) -> torch.Tensor:
+        """Convert the asked prosody to the model's input.
+
+        Arguments
+        ---------
+        axes : list of str
+            The model's A axes.
+
+        Returns
+        -------
+        torch.Tensor
+            Values (W, A) of
+            :func:`~speechbrain_emofilm.processing.prosody_axes.axes_tensor`,
+            NaN where nothing is asked.
+        """
+        return axes_tensor([word.axes for word in self.words], axes)
+
 
 @dataclass(frozen=True)
 class _Mark:
-    """An opening mark: its weights, intensity, name and position."""
+    """An opening mark: its weights, intensity, name, position and axes.
 
-    probs: tuple[float, ...]
+    The weights are None for a mark without an emotion.
+    """
+
+    probs: tuple[float, ...] | None
     intensity: float | None
     name: str
     position: int
+    axes: Mapping[str, float]
 
 
 def parse_markup(
@@ -171,8 +213,9 @@ def parse_markup(
     unmarked: str | Mapping[str, float] = "unlabelled",
     max_words: int | None = MAX_WORDS,
     tags: Sequence[str] = (),
+    axes: Sequence[str] = (),
 ) -> MarkedText:
-    """Parse a text with emotion marks.
+    """Parse a text with marks.
 
     Arguments
     ---------
@@ -188,13 +231,17 @@ def parse_markup(
     tags : list of str
         Tags that the model knows, such as ``"[laughter]"`` or ``"<strong>"``.
         They stay in the text and are no words.
+    axes : list of str
+        Axes of prosody that the model has, some of
+        :data:`~speechbrain_emofilm.processing.prosody_axes.AXES`.
 
     Raises
     ------
     MarkupError
         If the text is empty or too long, or a mark is not closed, is nested,
-        cuts a word, names an unknown emotion, or holds a number out of range;
-        or if a break has no such time or cuts a word.
+        cuts a word, names an unknown emotion or an axis that the model lacks,
+        or holds a number out of range; or if a break has no such time or cuts
+        a word.
     ValueError
         If `unmarked` is not ``"unlabelled"`` and not of the taxonomy.
 
@@ -208,12 +255,15 @@ def parse_markup(
     'We won! But he left.'
     >>> marked.words[4]
     MarkedWord(word='left', probs=[0.0, 0.0, 1.0], intensity=0.4, start=15,
-               end=19)
+               end=19, axes={})
+    >>> parse_markup("<pace=0.7>We</> won", ["sad"], axes=["pace"]).words[0]
+    MarkedWord(word='We', probs=[0.0], intensity=None, start=0, end=2,
+               axes={'pace': 0.7})
     """
     outside = _probs_outside(emotions, unmarked)
     _refuse_brackets(text, emotions)
     _refuse_unknown_tags(text, tags)
-    clean, marks, sources, pauses = _strip_marks(text, emotions, tags)
+    clean, marks, sources, pauses = _strip_marks(text, emotions, tags, axes)
     words = split_words(blank_tags(clean, tags))
     if not words:
         raise MarkupError(
@@ -234,13 +284,15 @@ def parse_markup(
                 "around whole words.",
                 sources[word.start],
             )
+        probs = mark.probs if mark else None
         marked.append(
             MarkedWord(
                 word.text,
-                list(mark.probs if mark else outside),
+                list(outside if probs is None else probs),
                 mark.intensity if mark else None,
                 word.start,
                 word.end,
+                dict(mark.axes) if mark else {},
             )
         )
     _refuse_marks_without_words(marks, words)
@@ -314,23 +366,23 @@ def _refuse_marks_without_words(
 def write_markup(
     text: str, labels: Sequence[WordLabel], breaks: Sequence[Break] = ()
 ) -> str:
-    """Write word emotions as marks, the inverse of :func:`parse_markup`.
+    """Write words as marks, the inverse of :func:`parse_markup`.
 
     Arguments
     ---------
     text : str
         Text without marks.
     labels : list of WordLabel
-        Emotion or mixture, and intensity, of each word of `text`. A word
-        without an emotion stays outside of marks.
+        Emotion or mixture, intensity and asked prosody of each word of
+        `text`. A word without any stays outside of marks.
     breaks : list of Break
         Silence between the words.
 
     Returns
     -------
     str
-        Marked text. Neighbouring words with the same emotion and intensity
-        share a mark, which includes the punctuation next to them.
+        Marked text. Neighbouring words with the same emotion, intensity and
+        prosody share a mark, which includes the punctuation next to them.
 
     Raises
     ------
@@ -349,6 +401,8 @@ def write_markup(
     '<happy intensity=0.4>We won</> &amp; <sad=0.75 happy=0.25>it!</>'
     >>> write_markup("We won it!", labels, [Break(1, 0.3)])[:45]
     '<happy intensity=0.4>We <break time=0.3s/>won'
+    >>> write_markup("We", [WordLabel("We", 0, 1, axes={"pitch": 2.0})])
+    '<pitch=+2st>We</>'
     """
     text = f" {text} "  # so that every word has a space somewhere before it
     words = split_words(text)
@@ -443,9 +497,23 @@ def _write_opening(label: WordLabel) -> str:
         )
     else:
         opening = next(iter(weights), None) or label.emotion
+    parts = [opening] if opening else []
     if opening and label.intensity is not None:
-        opening += f" intensity={_write_number(label.intensity)}"
-    return opening or ""
+        parts.append(f"intensity={_write_number(label.intensity)}")
+    return " ".join([*parts, *_write_axes(label.axes or {})])
+
+
+def _write_axes(axes: Mapping[str, float]) -> list[str]:
+    """Write the prosody of a word as attributes of a mark."""
+    if dict(axes) == dict(STRESS):
+        return ["stress"]
+    attributes = []
+    for name, axis in AXES.items():
+        if (value := axes.get(name)) is not None:
+            plus = "" if axis.is_factor or value <= 0 else "+"
+            unit = "" if axis.is_factor else axis.unit
+            attributes.append(f"{name}={plus}{_write_number(value)}{unit}")
+    return attributes
 
 
 def _write_number(value: float) -> str:
@@ -478,7 +546,10 @@ def _probs_outside(
 
 
 def _strip_marks(
-    text: str, emotions: Sequence[str], tags: Sequence[str]
+    text: str,
+    emotions: Sequence[str],
+    tags: Sequence[str],
+    axes: Sequence[str],
 ) -> tuple[str, list[_Mark | None], list[int], list[_Pause]]:
     """Remove the marks from a text.
 
@@ -517,7 +588,7 @@ def _strip_marks(
                         "<happy=0.7 sad=0.3>.",
                         position,
                     )
-                mark = _read_mark(body, position, emotions, tags)
+                mark = _read_mark(body, position, emotions, tags, axes)
             position = end + 1
             continue
         # Spaces at the start, and behind other spaces, are left out.
@@ -605,11 +676,15 @@ def _no_text(mark: _Mark) -> MarkupError:
 
 
 def _read_mark(
-    body: str, position: int, emotions: Sequence[str], tags: Sequence[str]
+    body: str,
+    position: int,
+    emotions: Sequence[str],
+    tags: Sequence[str],
+    axes: Sequence[str],
 ) -> _Mark:
     """Parse the text between ``<`` and ``>``."""
     lowered = [emotion.lower() for emotion in emotions]
-    weights, intensity = {}, None
+    weights: dict[str, float | None] = {}
     rest = _ATTRIBUTE.sub("", body).strip()
     attributes = _ATTRIBUTE.findall(body)
     if rest or not attributes:
@@ -618,31 +693,79 @@ def _read_mark(
             ", or &lt; for a plain '<'.",
             position,
         )
+    given: dict[str, float] = {}  # intensity and axes
     for name, value in attributes:
         name = name.lower()
-        if name == "intensity":
-            if intensity is not None:
+        is_emotion = name in lowered and name != "intensity"
+        if not is_emotion and name not in ("intensity", "stress", *AXES):
+            plain = not body[:1].isalpha()  # as in "3 < 4, but 5 > 4"
+            raise _unknown_name(name, emotions, tags, axes, position, plain)
+        if is_emotion:
+            if name in weights:
                 raise MarkupError(
-                    f"<{body}> gives the intensity twice. Give it once.",
+                    f"<{body}> names {name} twice. Name each emotion once.",
                     position,
                 )
-            intensity = _read_number(name, value, position)
+            weights[name] = (
+                _read_number(name, value, position) if value else None
+            )
             continue
-        if name not in lowered:
-            plain = not body[:1].isalpha()  # as in "3 < 4, but 5 > 4"
-            raise _unknown_emotion(name, emotions, tags, position, plain)
-        if name in weights:
+        if name in given:
             raise MarkupError(
-                f"<{body}> names {name} twice. Name each emotion once.",
+                f"<{body}> gives the {name} twice. Give it once.", position
+            )
+        if name == "intensity":
+            given[name] = _read_number(name, value, position)
+        else:
+            given[name] = _read_axis(name, value, body, axes, position)
+    intensity = given.pop("intensity", None)
+    if "stress" in given:
+        del given["stress"]
+        stress = {name: STRESS[name] for name in axes if name in STRESS}
+        given = {**stress, **given}
+    # In the order of the axes, so that what is the same is written the same.
+    given = {name: given[name] for name in AXES if name in given}
+    probs = None
+    if weights or intensity is not None:
+        probs = _mixture(weights, body, lowered, position)
+    first = next(iter(weights), attributes[0][0].lower())
+    return _Mark(probs, intensity, first, position, given)
+
+
+def _read_axis(
+    name: str, value: str, body: str, axes: Sequence[str], position: int
+) -> float:
+    """Parse the value of an axis; 1 for stress, which has none."""
+    if name not in axes and (name != "stress" or not axes):
+        own = f"It changes {' and '.join(axes)} only" if axes else "It has none"
+        raise MarkupError(
+            f"<{body}> asks for {name}, an axis of prosody that this model "
+            f"lacks. {own}: leave it out, or take a model that was trained "
+            "with axes.",
+            position,
+        )
+    if name == "stress":
+        if value:
+            raise MarkupError(
+                f"<{body}> gives stress a value, but it has none. Write "
+                "<stress>, or pitch, pace and level.",
                 position,
             )
-        weights[name] = _read_number(name, value, position) if value else None
-    return _Mark(
-        _mixture(weights, body, lowered, position),
-        intensity,
-        next(iter(weights)),
-        position,
+        return 1.0
+    axis = AXES[name]
+    plain = value.strip("\"'").replace("\u2212", "-")
+    number = re.fullmatch(
+        rf"({_NUMBER})\s*({axis.unit})?", plain, re.IGNORECASE
     )
+    if number is None or not axis.low <= float(number[1]) <= axis.high:
+        example = "0.8" if axis.is_factor else f"+2{axis.unit}"
+        what = "a factor" if axis.is_factor else f"a change in {axis.unit}"
+        raise MarkupError(
+            f"{name}={plain} is not {what} from {axis.low:g} to "
+            f"{axis.high:g}. Write for example {name}={example}.",
+            position,
+        )
+    return float(number[1])
 
 
 def _mixture(
@@ -689,21 +812,24 @@ def _read_number(name: str, value: str, position: int) -> float:
     return float(plain)
 
 
-def _unknown_emotion(
+def _unknown_name(
     name: str,
     emotions: Sequence[str],
     tags: Sequence[str],
+    axes: Sequence[str],
     position: int,
     plain: bool,
 ) -> MarkupError:
-    """Build the error for a name outside of the taxonomy."""
+    """Build the error for a name outside of the taxonomy and the axes."""
     in_angles = [tag[1:-1] for tag in tags if re.fullmatch("<[^/]+>", tag)]
     known = [*emotions, *in_angles]
-    close = difflib.get_close_matches(name, known, n=1)
+    own = [*axes, "stress"] if axes else []
+    close = difflib.get_close_matches(name, [*known, *own], n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
+    what = "emotion or axis" if axes else "emotion"
     return MarkupError(
-        f"the emotion {name!r} is not known: {hint}This model has "
-        f"{', '.join(known)}."
+        f"the {what} {name!r} is not known: {hint}This model has "
+        f"{', '.join([*known, *own])}."
         + (" Write &lt; for a plain '<'." if plain else ""),
         position,
     )

@@ -690,11 +690,11 @@ class _Traced:
     def marked(self, source: MarkedText, breaks: Sequence[Break]) -> MarkedText:
         """Give the words of the text the emotions of the source's words."""
         owners = self.word_owners()
-        nothing = ([0.0] * len(source.emotions), None)
+        nothing = ([0.0] * len(source.emotions), None, {})
 
         def label(owner):
             word = source.words[owner]
-            return list(word.probs), word.intensity
+            return list(word.probs), word.intensity, dict(word.axes)
 
         words = []
         for place, word in enumerate(split_words(self.text)):
@@ -702,14 +702,19 @@ class _Traced:
             before = next((o for o in owners[place::-1] if o >= 0), None)
             behind = next((o for o in owners[place:] if o >= 0), None)
             if owner >= 0:
-                probs, intensity = label(owner)
+                probs, intensity, axes = label(owner)
             elif None in (before, behind) or label(before) != label(behind):
-                probs, intensity = nothing
+                probs, intensity, axes = nothing
             else:
-                probs, intensity = label(before)
+                probs, intensity, axes = label(before)
             words.append(
                 MarkedWord(
-                    word.text, list(probs), intensity, word.start, word.end
+                    word.text,
+                    list(probs),
+                    intensity,
+                    word.start,
+                    word.end,
+                    dict(axes),
                 )
             )
         # Behind everything that the words before a break have become.

@@ -279,6 +279,7 @@ def cut_marked(
                 word.intensity,
                 word.start - lost,
                 word.end - lost,
+                dict(word.axes),
             )
             for word in marked.words[first:end]
         ]

@@ -42,6 +42,10 @@ class Piece:
     pause : float
         Natural pause in seconds between its sound and that of the next piece;
         0 before a break and at the end.
+    word_axes : torch.Tensor, optional
+        Asked prosody (W, A), NaN where nothing is asked, see
+        :func:`~speechbrain_emofilm.processing.prosody_axes.axes_tensor`; None
+        for a model without axes.
     """
 
     marked: MarkedText
@@ -50,6 +54,7 @@ class Piece:
     word_intensity: torch.Tensor
     instruction: str = ""
     pause: float = 0.0
+    word_axes: torch.Tensor | None = None
 
 
 class Planner:
@@ -67,6 +72,8 @@ class Planner:
         Normalises text before the front end reads it.
     splitter : TextSplitter, optional
         Chooses where long texts are cut; one of CosyVoice2's sizes if None.
+    axes : list of str
+        The model's axes of prosody.
 
     Example
     -------
@@ -91,8 +98,10 @@ class Planner:
         text_frontend,
         normalizer: TextNormalizer | None = None,
         splitter: TextSplitter | None = None,
+        axes: Sequence[str] = (),
     ):
         self.emotions = list(emotions)
+        self.axes = list(axes)
         self.text_frontend = text_frontend
         self.normalizer = normalizer
         self.splitter = splitter or TextSplitter()
@@ -156,7 +165,12 @@ class Planner:
     ) -> MarkedText:
         """Read the marks of a text of any length; see :meth:`plan`."""
         return parse_markup(
-            text, self.emotions, unmarked, max_words=None, tags=self.tags
+            text,
+            self.emotions,
+            unmarked,
+            max_words=None,
+            tags=self.tags,
+            axes=self.axes,
         )
 
     def piece(self, marked: MarkedText, intensity: float = 1.0) -> Piece:
@@ -170,7 +184,16 @@ class Planner:
             Intensity of labelled words whose mark gives none.
         """
         whole = self._normalize(marked)
-        return Piece(whole, self._encode(whole), *whole.tensors(intensity))
+        return self._piece(whole, self._encode(whole), intensity)
+
+    def _piece(
+        self, marked: MarkedText, units: TextUnits, intensity: float, **options
+    ) -> Piece:
+        """Make a piece of a text and its units."""
+        axes = marked.axes_tensor(self.axes) if self.axes else None
+        return Piece(
+            marked, units, *marked.tensors(intensity), word_axes=axes, **options
+        )
 
     def origins(self, marked: MarkedText) -> list[int]:
         """Find the word of a text that each spoken word comes from.
@@ -213,16 +236,17 @@ class Planner:
         units = self._encode(whole)
         ends = self.splitter.split(whole, units)
         if len(ends) == 1:
-            emotions = whole.tensors(intensity)
-            return [Piece(whole, units, *emotions, instruction)]
+            return [
+                self._piece(whole, units, intensity, instruction=instruction)
+            ]
         pauses = [self.splitter.pause(whole, end) for end in ends[:-1]]
         return [
-            Piece(
+            self._piece(
                 part,
                 self._encode(part),
-                *part.tensors(intensity),
-                instruction,
-                pause,
+                intensity,
+                instruction=instruction,
+                pause=pause,
             )
             for part, pause in zip(
                 cut_marked(whole, ends, self.tags), [*pauses, 0.0]
@@ -246,8 +270,8 @@ class Planner:
                 for index, (before, word) in enumerate(
                     zip(marked.words, marked.words[1:]), start=1
                 )
-                if (before.probs, before.intensity)
-                != (word.probs, word.intensity)
+                if (before.probs, before.intensity, before.axes)
+                != (word.probs, word.intensity, word.axes)
             ]
         units = self.text_frontend.encode(marked.text, **options)
         if len(units.words) != len(marked.words):

@@ -124,7 +124,11 @@ class Suggester:
         raise NotImplementedError
 
     def suggest(
-        self, text: str, emotions: Sequence[str], tags: Sequence[str] = ()
+        self,
+        text: str,
+        emotions: Sequence[str],
+        tags: Sequence[str] = (),
+        axes: Sequence[str] = (),
     ) -> MarkedText:
         """Give the unmarked words of a text emotions.
 
@@ -136,6 +140,8 @@ class Suggester:
             The model's taxonomy.
         tags : list of str
             Tags of the model, such as ``"[laughter]"``.
+        axes : list of str
+            The model's axes of prosody, for the marks of the text.
 
         Returns
         -------
@@ -157,7 +163,9 @@ class Suggester:
                 f"the model has {', '.join(emotions)}: name another suggester "
                 "in its hparams, or map its labels to these emotions."
             )
-        marked = parse_markup(text, emotions, max_words=None, tags=tags)
+        marked = parse_markup(
+            text, emotions, max_words=None, tags=tags, axes=axes
+        )
         plain = blank_tags(marked.text, tags)
         spans = _clauses(plain)
         found = self.judge([plain[start:end].strip() for start, end in spans])
@@ -394,10 +402,13 @@ def make_suggest(synthesizer: Any) -> Callable[[str], MarkedText]:
         If the default suggester's package is missing.
     """
     suggester = getattr(synthesizer.hparams, "suggester", None)
+    axes = getattr(synthesizer, "axes", ())
     return partial(
         (suggester or LexiconSuggester()).suggest,
         emotions=list(synthesizer.emotions),
         tags=list(synthesizer.tags),
+        # A user's own suggester need not know axes.
+        **({"axes": list(axes)} if axes else {}),
     )
 
 
@@ -435,11 +446,15 @@ def suggest_marks(text: str, hparams_file: str | Path) -> str:
     '<happy intensity=0.6>We won!</> But he left.'
     """
     hparams = load_some_hparams(
-        hparams_file, ("emotions", "suggester", "text_frontend")
+        hparams_file, ("emotions", "suggester", "text_frontend", "axes")
     )
     tags = list(getattr(hparams.get("text_frontend"), "tags", ()))
     suggester = hparams.get("suggester") or LexiconSuggester()
-    return write_marks(suggester.suggest(text, hparams["emotions"], tags), tags)
+    axes = hparams.get("axes") or ()
+    marked = suggester.suggest(
+        text, hparams["emotions"], tags, **({"axes": axes} if axes else {})
+    )
+    return write_marks(marked, tags)
 
 
 def write_marks(marked: MarkedText, tags: Sequence[str] = ()) -> str:
@@ -474,7 +489,15 @@ def write_marks(marked: MarkedText, tags: Sequence[str] = ()) -> str:
         }
         strongest = max(weights, key=weights.__getitem__, default=None)
         labels.append(
-            WordLabel(word.word, 0, 1, strongest, weights, word.intensity)
+            WordLabel(
+                word.word,
+                0,
+                1,
+                strongest,
+                weights,
+                word.intensity,
+                axes=word.axes,
+            )
         )
     places = [(word.start, word.end) for word in marked.words]
     return write_labels(marked.text, places, labels, tags, marked.breaks)
@@ -539,7 +562,11 @@ def write_labels(
 
 
 def _alike(one: WordLabel, other: WordLabel) -> bool:
-    return (one.probs, one.intensity) == (other.probs, other.intensity)
+    return (one.probs, one.intensity, one.axes or {}) == (
+        other.probs,
+        other.intensity,
+        other.axes or {},
+    )
 
 
 def _clauses(text: str) -> list[tuple[int, int]]:

@@ -137,12 +137,17 @@ class EmoFiLMSynthesizer(TrainedModel):
         super().__init__(*args, **kwargs)
         self.emotions = list(self.hparams.emotions)
         self.text_frontend = self.hparams.text_frontend
+        efilm = getattr(self.mods.emofilm, "efilm", None)
+        encoder = getattr(efilm, "encoder", None)
+        #: Axes of prosody that a text can ask for; none of plain models.
+        self.axes = list(getattr(encoder, "axes", ()))
         #: Reads texts and divides them.
         self.planner = Planner(
             self.emotions,
             self.text_frontend,
             getattr(self.hparams, "text_normalizer", None),
             getattr(self.hparams, "text_splitter", None),
+            self.axes,
         )
         #: Whether the language model speaks a text while it is written.
         self.reads_pieces = bool(getattr(self.hparams, "bistream", False))
@@ -844,17 +849,27 @@ class EmoFiLMSynthesizer(TrainedModel):
             ).to(device)
             inputs["prompt_speech_lens"] = n_spoken / n_spoken.max()
 
-        def condition(emotions):
+        word_axes = None
+        if self.axes:
+            word_axes = pad_sequence(
+                [piece.word_axes for piece in batch],
+                batch_first=True,
+                padding_value=math.nan,
+            ).to(device)
+
+        def condition(emotions, axes):
+            # A user's own model need not know axes.
+            options = {} if axes is None else {"word_axes": axes}
             return emofilm.condition(
-                ids, lens, word_of_token, emotions, word_intensity
+                ids, lens, word_of_token, emotions, word_intensity, **options
             ).text_embeddings
 
-        inputs["text_embeddings"] = condition(word_emotions)
+        inputs["text_embeddings"] = condition(word_emotions, word_axes)
         inputs["text_lens"] = lens
         inputs["guidance"] = guidance
         if guidance != 1:
             unlabelled = torch.zeros_like(word_emotions)
-            inputs["unconditional_embeddings"] = condition(unlabelled)
+            inputs["unconditional_embeddings"] = condition(unlabelled, None)
         # Tags belong to no word and make no text to speak.
         inputs["n_target_text"] = [
             sum(word >= 0 for word in u.word_of_unit) for u in units

@@ -52,6 +52,11 @@ class ConditionedLMInputs(NamedTuple):
         Number of each item's first speech tokens that are the prompt, long,
         shape (B,); no item has one if None. The text of a prompt comes first
         in ``text_tokens``, and its tokens and its speech belong to no word.
+    word_axes : torch.Tensor, optional
+        Prosody of each word, NaN where it is not known or not asked, shape
+        (B, W, A), see
+        :func:`~speechbrain_emofilm.processing.prosody_axes.axes_tensor`; None
+        for an encoder without axes.
     """
 
     text_tokens: torch.Tensor
@@ -63,6 +68,7 @@ class ConditionedLMInputs(NamedTuple):
     word_emotions: torch.Tensor
     word_intensity: torch.Tensor
     n_prompt: torch.Tensor | None = None
+    word_axes: torch.Tensor | None = None
 
     def behind(self, prompts: Sequence) -> "ConditionedLMInputs":
         """Put a prompt before some utterances.
@@ -230,6 +236,7 @@ class EmotionConditionedLM(nn.Module):
         word_of_token: torch.Tensor,
         word_emotions: torch.Tensor,
         word_intensity: torch.Tensor,
+        word_axes: torch.Tensor | None = None,
     ) -> EFiLMOutput:
         """Embed text and modulate it, in training and in synthesis.
 
@@ -246,17 +253,20 @@ class EmotionConditionedLM(nn.Module):
             _no_word_in_padding(word_of_token, text_lens),
             word_emotions,
             word_intensity,
+            # An E-FiLM of the user need not know axes.
+            **({} if word_axes is None else {"word_axes": word_axes}),
         )
 
     def forward(self, inputs: ConditionedLMInputs) -> ConditionedLMOutput:
         """Predict the speech tokens and the emotion of their words."""
-        word_emotions = self._drop_labels(inputs.word_emotions)
+        word_emotions, word_intensity, word_axes = self._drop_labels(inputs)
         text = self.condition(
             inputs.text_tokens,
             inputs.text_lens,
             inputs.word_of_token,
             word_emotions,
-            inputs.word_intensity,
+            word_intensity,
+            word_axes,
         )
         speech = self.llm(
             text.text_embeddings,
@@ -297,18 +307,30 @@ class EmotionConditionedLM(nn.Module):
         word_of_state = _no_word_in_padding(word_of_state, lens)
         return self.emotion_loss(states, word_of_state, word_emotions)
 
-    def _drop_labels(self, word_emotions: torch.Tensor) -> torch.Tensor:
+    def _drop_labels(
+        self, inputs: ConditionedLMInputs
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Drop the labels of random utterances in training.
 
         The emotion loss does not see these labels either: without the
         condition, its classifier could only learn from the history.
         """
+        word_emotions, word_axes = inputs.word_emotions, inputs.word_axes
+        word_intensity = inputs.word_intensity
+        if self.training and word_axes is not None:
+            word_emotions, word_intensity, word_axes = self.efilm.encoder.drop(
+                word_emotions, word_intensity, word_axes
+            )
         if not self.training or self.condition_dropout == 0:
-            return word_emotions
+            return word_emotions, word_intensity, word_axes
         coins = torch.rand(
             len(word_emotions), 1, 1, device=word_emotions.device
         )
-        return word_emotions.masked_fill(coins < self.condition_dropout, 0.0)
+        dropped = coins < self.condition_dropout
+        if word_axes is not None:
+            word_axes = word_axes.masked_fill(dropped, torch.nan)
+        word_emotions = word_emotions.masked_fill(dropped, 0.0)
+        return word_emotions, word_intensity, word_axes
 
     def _corrupt(
         self, speech_tokens: torch.Tensor, speech_lens: torch.Tensor

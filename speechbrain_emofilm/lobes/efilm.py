@@ -1,7 +1,8 @@
-"""E-FiLM: text embeddings modulated by the emotion of each word.
+"""E-FiLM: text embeddings modulated by the style of each word.
 
 An encoder maps the emotion of a word (a class or a mixture of classes, with a
-continuous intensity) to a vector e, every text token of the word gets that
+continuous intensity), and its pitch, pace and level if the model has such
+axes, to a vector e, every text token of the word gets that
 vector, and a fusion modulates the token's embedding h. In the paper
 (https://arxiv.org/abs/2509.20378, E-FiLM) the fusion is feature-wise linear
 modulation, h' = gamma(e) * h + beta(e), in front of a frozen language model.
@@ -22,10 +23,11 @@ The implementation avoids three known failures of this design:
    ``EFiLM`` reports its size relative to the text.
 
 A fusion maps text embeddings (B, T, C) and emotions (B, T, E) to (B, T, C).
-All fusions are bias-free in e: a token without emotion, e = 0, keeps its
-embedding exactly, however long the fusion is trained.
+All fusions are bias-free in e: a token of a word without emotion and asked
+prosody, e = 0, keeps its embedding exactly, however long the fusion is trained.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from speechbrain_emofilm.lobes.cosyvoice2.modulation import (
@@ -33,6 +35,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.modulation import (
     ModulatedEmbeddings,
 )
 from speechbrain_emofilm.processing.pooling import spread
+from speechbrain_emofilm.processing.prosody_axes import AXES, check_axes
 
 import torch
 import torch.nn.functional as F
@@ -51,10 +54,11 @@ class EFiLMOutput:
         Modulated text embeddings h', shape (B, T, C), or embeddings that are
         modulated inside the language model.
     modulation_ratio : torch.Tensor
-        Mean of ||h' - h|| / ||h|| over the tokens of labelled words, without
-        gradient, 0-d; 0 where no word is labelled. For modulations inside
-        the language model, h is the text embedding once for each of them,
-        side by side, in place of the states, which it would have to compute.
+        Mean of ||h' - h|| / ||h|| over the tokens of words with an emotion or
+        asked prosody, without gradient, 0-d; 0 where there is no such word.
+        For modulations inside the language model, h is the text embedding
+        once for each of them, side by side, in place of the states, which it
+        would have to compute.
     """
 
     text_embeddings: Embeddings
@@ -140,6 +144,161 @@ class EmotionEncoder(nn.Module):
         emotion = self.output_layer(F.gelu(hidden))
         unlabelled = ~is_labelled(word_emotions)
         return emotion.masked_fill(unlabelled.unsqueeze(-1), 0.0)
+
+
+class WordStyleEncoder(EmotionEncoder):
+    """Map the emotion, its intensity and the prosody of a word to a vector.
+
+    Each axis of prosody is read as its value in units of the axis's ``scale``
+    and a mask bit that tells whether it is asked for. They enter the hidden
+    layer of the ``EmotionEncoder``, whose result is unchanged for words
+    without any. For training, :meth:`drop` drops the axes of random words, so
+    that each can be asked for alone, with others, or not at all; and the
+    emotion of random utterances whose axes are known, so that the axes say
+    alone how a word sounds. A word without emotion and axes is mapped to
+    exactly 0.
+
+    Parameters of an ``EmotionEncoder`` can be loaded; the axes then begin
+    without effect.
+
+    Arguments
+    ---------
+    n_emotions : int
+        Number K of emotions in the taxonomy.
+    dim : int
+        Size E of the vector.
+    hidden : int
+        Size of the hidden layer.
+    axes : list of str
+        Names of the A axes, some of
+        :data:`~speechbrain_emofilm.processing.prosody_axes.AXES`. Without
+        any, it is an ``EmotionEncoder``, random numbers included.
+    axis_dropout : float
+        Share of the words for which each axis is dropped, independently of
+        the others.
+    all_axes_dropout : float
+        Share of the utterances without any axis: emotions alone.
+    emotion_dropout : float
+        Share of the utterances whose emotions are dropped where a word keeps
+        an axis: prosody alone.
+    intensity_dropout : float
+        Share of the utterances in which words that keep an axis are given the
+        intensity 1, so that the axes tell how strongly.
+
+    Raises
+    ------
+    ValueError
+        If an axis is unknown, or a share is not within 0 to 1.
+
+    Example
+    -------
+    >>> encoder = WordStyleEncoder(5, dim=8, axes=["pitch", "pace"])
+    >>> emotions = torch.eye(5)[torch.tensor([[1, 4]])]
+    >>> nothing = torch.full((1, 2, 2), torch.nan)
+    >>> encoder(emotions, torch.ones(1, 2), nothing).shape
+    torch.Size([1, 2, 8])
+    """
+
+    def __init__(
+        self,
+        n_emotions: int,
+        dim: int = 64,
+        hidden: int = 64,
+        axes: Sequence[str] = (),
+        axis_dropout: float = 0.3,
+        all_axes_dropout: float = 0.2,
+        emotion_dropout: float = 0.2,
+        intensity_dropout: float = 0.5,
+    ):
+        super().__init__(n_emotions, dim, hidden)
+        self.axes = check_axes(axes)
+        self.shares = {
+            "axis_dropout": axis_dropout,
+            "all_axes_dropout": all_axes_dropout,
+            "emotion_dropout": emotion_dropout,
+            "intensity_dropout": intensity_dropout,
+        }
+        for name, share in self.shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(
+                    f"WordStyleEncoder: {name} is {share}; give a share from 0 "
+                    "to 1."
+                )
+        if self.axes:
+            self.axis_layer = nn.Linear(2 * len(axes), hidden, bias=False)
+            scale = torch.tensor([AXES[name].scale for name in self.axes])
+            self.register_buffer("axis_scale", scale, persistent=False)
+
+    def forward(
+        self,
+        word_emotions: torch.Tensor,
+        word_intensity: torch.Tensor,
+        word_axes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Encode words as vectors (B, W, E); arguments as in ``EFiLM``."""
+        if not self.axes or word_axes is None:
+            return super().forward(word_emotions, word_intensity)
+        asked = ~word_axes.isnan()
+        values = torch.nan_to_num(word_axes) / self.axis_scale
+        prosody = torch.cat([values, asked.to(values)], -1)
+        scaled = word_emotions * word_intensity.unsqueeze(-1)
+        hidden = self.input_layer(torch.cat([word_emotions, scaled], -1))
+        hidden = hidden + self.axis_layer(prosody.to(hidden))
+        style = self.output_layer(F.gelu(hidden))
+        plain = ~(is_labelled(word_emotions) | asked.any(-1))
+        return style.masked_fill(plain.unsqueeze(-1), 0.0)
+
+    def drop(
+        self,
+        word_emotions: torch.Tensor,
+        word_intensity: torch.Tensor,
+        word_axes: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Drop axes, emotions and intensities of training utterances.
+
+        The emotion loss is to see what is left of the emotions too: else its
+        classifier would have to guess an emotion from the axes.
+
+        Arguments
+        ---------
+        word_emotions, word_intensity, word_axes
+            As in ``EFiLM``.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            The same three, with random ones dropped.
+        """
+
+        def drawn(name: str, *shape: int) -> torch.Tensor:
+            coins = torch.rand(shape, device=word_axes.device)
+            return coins < self.shares[name]
+
+        if not self.axes:
+            return word_emotions, word_intensity, word_axes
+        n = len(word_axes)
+        dropped = drawn("axis_dropout", *word_axes.shape)
+        dropped = dropped | drawn("all_axes_dropout", n, 1, 1)
+        word_axes = word_axes.masked_fill(dropped, torch.nan)
+        kept = ~word_axes.isnan().all(-1)
+        without = kept & drawn("emotion_dropout", n, 1)
+        full = kept & drawn("intensity_dropout", n, 1) & (word_intensity > 0)
+        return (
+            word_emotions.masked_fill(without.unsqueeze(-1), 0.0),
+            word_intensity.masked_fill(full, 1.0),
+            word_axes,
+        )
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Load parameters; those of an ``EmotionEncoder`` lack the axes."""
+        key = f"{prefix}axis_layer.weight"
+        if (
+            self.axes
+            and key not in state_dict
+            and f"{prefix}input_layer.weight" in state_dict
+        ):
+            state_dict[key] = torch.zeros_like(self.axis_layer.weight)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class FiLM(nn.Module):
@@ -320,13 +479,14 @@ class NoFusion(nn.Module):
 
 
 class EFiLM(nn.Module):
-    """Modulate the text tokens of each word by the word's emotion.
+    """Modulate the text tokens of each word by the word's style.
 
     Arguments
     ---------
     encoder : nn.Module
-        Maps word emotions (B, W, K) and intensities (B, W) to (B, W, E), 0
-        for unlabelled words; see ``EmotionEncoder``.
+        Maps word emotions (B, W, K) and intensities (B, W), and asked prosody
+        (B, W, A) if there is any, to (B, W, E), 0 for unlabelled words; see
+        ``WordStyleEncoder``.
     fusion : nn.Module
         Maps text embeddings (B, T, C) and emotions (B, T, E) to (B, T, C);
         see ``FiLM``, and :mod:`~speechbrain_emofilm.lobes.deep_fusion` for
@@ -358,6 +518,7 @@ class EFiLM(nn.Module):
         word_of_token: torch.Tensor,
         word_emotions: torch.Tensor,
         word_intensity: torch.Tensor,
+        word_axes: torch.Tensor | None = None,
     ) -> EFiLMOutput:
         """Modulate text embeddings.
 
@@ -373,10 +534,19 @@ class EFiLM(nn.Module):
             shape (B, W, K).
         word_intensity : torch.Tensor
             Intensity of each word's emotion, 0 to 1, shape (B, W).
+        word_axes : torch.Tensor, optional
+            Asked prosody of each word, NaN where nothing is asked, shape
+            (B, W, A), see
+            :func:`~speechbrain_emofilm.processing.prosody_axes.axes_tensor`.
         """
-        emotion = self.encoder(word_emotions, word_intensity)
+        labelled = is_labelled(word_emotions)
+        if word_axes is None:  # an encoder of the user's own need not know it
+            emotion = self.encoder(word_emotions, word_intensity)
+        else:
+            emotion = self.encoder(word_emotions, word_intensity, word_axes)
+            labelled = labelled | ~word_axes.isnan().all(-1)
         modulated = self.fusion(text_embeddings, spread(emotion, word_of_token))
-        labelled = spread(is_labelled(word_emotions), word_of_token)
+        labelled = spread(labelled, word_of_token)
         return EFiLMOutput(
             text_embeddings=modulated,
             modulation_ratio=_modulation_ratio(

@@ -11,6 +11,8 @@ the mapped boundaries is 5 ms, that of a second forced alignment 20 ms.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from speechbrain_emofilm.processing.prosody_axes import AXES
+
 import numpy as np
 from scipy.fft import dct
 from scipy.signal import resample_poly
@@ -175,13 +177,62 @@ def prosody_change(
         when longer; change of log F0 from the first to the second half;
         tilt in dB; breathiness in dB.
     """
+    return _word_changes(neutral, words, reading)[0]
+
+
+def axis_changes(
+    neutral: ProsodyTrack, words: Sequence, reading: ProsodyTrack
+) -> list[dict[str, float | None]]:
+    """Measure the pitch, pace and level of each word of a reading.
+
+    Arguments
+    ---------
+    neutral, words, reading
+        As for :func:`prosody_change`.
+
+    Returns
+    -------
+    list of dict
+        For each word the value of each axis of
+        :mod:`speechbrain_emofilm.processing.prosody_axes`, in natural units
+        and limited to the axis's range. The pitch is None where the word is
+        unvoiced in either reading.
+    """
+    changes, voiced = _word_changes(neutral, words, reading)
+    columns = {name: changes[:, i] for i, name in enumerate(PROSODY_CHANGES)}
+    measured = {
+        "pitch": 12 / np.log(2) * columns["f0"],
+        "pace": np.exp(-columns["duration"]),
+        "level": columns["energy"],
+    }
+    for name, values in measured.items():
+        axis = AXES[name]
+        measured[name] = values.clip(axis.low, axis.high).round(4)
+    return [
+        {
+            name: float(values[index])
+            if name != "pitch" or voiced[index]
+            else None
+            for name, values in measured.items()
+        }
+        for index in range(len(words))
+    ]
+
+
+def _word_changes(
+    neutral: ProsodyTrack, words: Sequence, reading: ProsodyTrack
+) -> tuple[np.ndarray, list[bool]]:
+    """Return the changes (W, 6), and which words are voiced in both."""
     path = warp(neutral, reading)
     pairs = _Pairs(neutral, reading, path)
     changes = np.zeros((len(words), len(PROSODY_CHANGES)))
+    voiced = []
     for row, word in zip(changes, words):
-        row[:] = pairs.change(*_frames(word, len(neutral)))
+        frames = _frames(word, len(neutral))
+        row[:] = pairs.change(*frames)
         row[PROSODY_CHANGES.index("duration")] = _duration_change(path, word)
-    return changes
+        voiced.append(pairs.is_voiced(*frames))
+    return changes, voiced
 
 
 def _frames(word, n_frames: int) -> tuple[int, int]:
@@ -206,6 +257,11 @@ class _Pairs:
         loudness = np.minimum(neutral.energy[i], reading.energy[j])
         weight = 10 ** ((loudness - loudness.max()) / 40)
         self.f0_weight = np.where(self.voiced, weight, 1e-4 * weight)
+
+    def is_voiced(self, start: int, end: int) -> bool:
+        """Tell whether a word in these frames has a reliable pitch."""
+        word = (self.frame >= start) & (self.frame < end)
+        return bool((word & self.voiced).sum() >= FEWEST_VOICED)
 
     def change(self, start: int, end: int) -> list[float]:
         """Return the changes of the word in these frames; duration is 0."""

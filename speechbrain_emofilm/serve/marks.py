@@ -12,11 +12,10 @@ from speechbrain_emofilm.dataio.markup import (
 )
 from speechbrain_emofilm.dataio.text import blank_tags, split_words
 from speechbrain_emofilm.inference.suggester import write_labels
+from speechbrain_emofilm.processing.prosody_axes import AXES
 
 #: Greatest number of words of a request; pieces of it are spoken one by one.
 MAX_WORDS = 2000
-#: Values of a word that only models with such an axis have.
-AXES = ("pitch", "pace", "level")
 
 
 def words_of(marked: MarkedText) -> list[dict[str, Any]]:
@@ -58,7 +57,7 @@ def words_of(marked: MarkedText) -> list[dict[str, Any]]:
                 "after": marked.text[word.end : end],
                 "emotion": emotion or None,
                 "intensity": word.intensity,
-                **{axis: getattr(word, axis, None) for axis in AXES},
+                **{axis: word.axes.get(axis) for axis in AXES},
             }
         )
     for pause in marked.breaks:
@@ -73,6 +72,7 @@ def marks_of(
     words: Sequence[Mapping[str, Any]],
     emotions: Sequence[str],
     tags: Sequence[str] = (),
+    axes: Sequence[str] = (),
 ) -> str:
     """Write words as marked text, the inverse of :func:`words_of`.
 
@@ -84,6 +84,8 @@ def marks_of(
         The model's emotions.
     tags : list of str
         The model's tags, which may stand between words.
+    axes : list of str
+        The model's axes of prosody.
 
     Returns
     -------
@@ -128,9 +130,9 @@ def marks_of(
             "exactly one word between others: give one item for each word, "
             "and spaces and punctuation in before and after."
         )
-    labels = [_label(index, word) for index, word in enumerate(words)]
+    labels = [_label(index, word, axes) for index, word in enumerate(words)]
     marks = write_labels(text, places, labels, tags, _breaks(words))
-    parse_markup(marks, emotions, max_words=MAX_WORDS, tags=tags)
+    parse_markup(marks, emotions, max_words=MAX_WORDS, tags=tags, axes=axes)
     return marks
 
 
@@ -156,13 +158,22 @@ def _breaks(words: Sequence[Mapping[str, Any]]) -> list[Break]:
     return breaks
 
 
-def _label(index: int, word: Mapping[str, Any]) -> WordLabel:
+def _label(
+    index: int, word: Mapping[str, Any], axes: Sequence[str]
+) -> WordLabel:
     """Return the label of a word; refuse values that nothing expresses."""
-    for axis in AXES:
-        if word.get(axis) is not None:
+    asked = {name: word[name] for name in AXES if word.get(name) is not None}
+    for name, value in asked.items():
+        axis = AXES[name]
+        if name not in axes:
             raise ValueError(
-                f"Word {index} ({word['text']!r}) has a {axis}, which this "
+                f"Word {index} ({word['text']!r}) has a {name}, which this "
                 "model cannot change: leave it out."
+            )
+        if not axis.low <= value <= axis.high:
+            raise ValueError(
+                f"Word {index} ({word['text']!r}) has the {name} {value:g}: "
+                f"give a number from {axis.low:g} to {axis.high:g}."
             )
     weights = {
         name: weight
@@ -170,7 +181,7 @@ def _label(index: int, word: Mapping[str, Any]) -> WordLabel:
         if weight
     }
     if not weights:
-        return WordLabel(word["text"], 0, 1)
+        return WordLabel(word["text"], 0, 1, axes=asked or None)
     if len(weights) == 1 and abs(sum(weights.values()) - 1) > 0.02:
         (name,) = weights
         raise ValueError(
@@ -185,4 +196,5 @@ def _label(index: int, word: Mapping[str, Any]) -> WordLabel:
         max(weights, key=weights.__getitem__),
         weights,
         word.get("intensity"),
+        axes=asked or None,
     )

@@ -220,6 +220,11 @@ class Service:
         return list(self.synthesizer.tags)
 
     @property
+    def axes(self) -> list[str]:
+        """Names of the model's axes of prosody."""
+        return list(getattr(self.synthesizer, "axes", ()))
+
+    @property
     def sample_rate(self) -> int:
         """Sampling rate of the model in Hz."""
         return self.synthesizer.sample_rate
@@ -264,7 +269,11 @@ class Service:
         self.check_length(text, param)
         try:
             return parse_markup(
-                text, self.emotions, max_words=MAX_WORDS, tags=self.tags
+                text,
+                self.emotions,
+                max_words=MAX_WORDS,
+                tags=self.tags,
+                axes=self.axes,
             )
         except ValueError as error:
             raise Fault(str(error), "marks_wrong", param=param) from error
@@ -306,7 +315,7 @@ class Service:
                     known=", ".join(self.emotions),
                 )
         try:
-            marks = marks_of(words, self.emotions, self.tags)
+            marks = marks_of(words, self.emotions, self.tags, self.axes)
         except ValueError as error:
             raise Fault(str(error), "words_wrong", param="words") from error
         return marks, self.parse(marks, "words")

@@ -16,6 +16,7 @@ from speechbrain_emofilm.dataio.speech_tokens import (
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.utils.files import read_json, write_json
 
+import numpy as np
 import pytest
 import soundfile
 import speechbrain as sb
@@ -851,3 +852,98 @@ def test_unusable_wav_is_skipped_and_listed(world, wavs, kind, reason):
     cache = extract(world, max_bad_share=0.1)
     assert list(cache.skipped) == ["0011_000001"]
     assert len(prepare_data(world)["train"]) == 15
+
+
+# --- Prosody of words --------------------------------------------------------
+
+AXES = "[pitch, pace, level]"
+
+
+def with_voices(world):
+    """Gives the neutral readings of a world sound whose pitch is found."""
+    for wav in (world / "esd" / "0011").glob("*/*/*.wav"):
+        samples, rate = soundfile.read(wav)
+        time = np.arange(len(samples)) / rate
+        hertz = 120 + 10 * (int(wav.stem[-3:]) % 5)
+        tones = [np.sin(2 * np.pi * k * hertz * time) / k for k in range(1, 20)]
+        soundfile.write(wav, 0.1 * np.sum(tones, 0), rate, subtype="PCM_16")
+    return world
+
+
+def test_a_model_with_axes_is_trained_on_measured_and_varied_prosody(
+    world, tmp_path
+):
+    with_voices(world)
+    output = tmp_path / "output"
+    flags = recipe_flags(world, output, axes=AXES, prosody_workers=1)
+    prepared = world / "prepared"
+    run_script("vary_prosody.py", flags)
+    varied = read_json(prepared / "varied_train.json")
+    assert len(varied) == 16  # each training reading, the transition included
+    wav = Path(next(iter(varied.values()))["wav"])
+    made = wav.stat().st_mtime_ns
+    run_script("extract_speech_tokens.py", flags)
+    run_script("measure_prosody.py", flags)
+    prosody = read_json(prepared / "word_prosody.json")
+    neutral = next(
+        name
+        for name, item in read_json(prepared / "train.json").items()
+        if item["emotion"] == "neutral"
+    )
+    zero = {"pitch": 0.0, "pace": 1.0, "level": 0.0}
+    assert prosody[neutral]["words"] == [zero] * 4
+    assert set(varied) <= set(prosody)
+    assert any(
+        word["level"] not in (None, 0.0)
+        for name in varied
+        for word in prosody[name]["words"]
+    )
+
+    # The same commands do nothing again.
+    run_script("vary_prosody.py", flags)
+    assert wav.stat().st_mtime_ns == made
+    groups = run_script("measure_prosody.py", flags)["found"]
+    assert {n: w.key for n, w in groups.items()} == {
+        n: w["key"] for n, w in prosody.items()
+    }
+
+    run_script("train.py", flags)
+    trained = newest_checkpoint(output)["efilm"]
+    assert trained["encoder.axis_layer.weight"].any()
+    synthesizer = EmoFiLMSynthesizer.from_hparams(output)
+    assert synthesizer.axes == ["pitch", "pace", "level"]
+    spoken = synthesizer.synthesize("We <sad pitch=-3st pace=0.7>won</> it.")
+    assert spoken.wav.isfinite().all()
+
+
+def test_readings_without_a_neutral_one_are_left_to_the_emotion(
+    world, tmp_path, caplog
+):
+    for split in ("train", "valid"):
+        path = world / "prepared" / f"{split}.json"
+        items = read_json(path)
+        kept = {
+            name: item
+            for name, item in items.items()
+            if item["emotion"] != "neutral" or item["text"] != "But he left."
+        }
+        write_json(path, kept)
+    flags = recipe_flags(
+        world,
+        tmp_path / "output",
+        axes=AXES,
+        prosody_workers=1,
+        prosody_variations=0,
+    )
+    run_script("measure_prosody.py", flags)
+    assert "4 of 20 utterances have no neutral reading" in caplog.text
+    brain = run_script("train.py", flags)["brain"]
+    assert brain.optimizer_step == 4
+
+
+def test_axes_without_measured_prosody_name_the_missing_step(
+    pristine_world, tmp_path
+):
+    flags = recipe_flags(pristine_world, tmp_path / "output", axes=AXES)
+    with pytest.raises(FileNotFoundError, match="run measure_prosody.py first"):
+        run_script("train.py", flags)

@@ -11,6 +11,7 @@ from speechbrain_emofilm.lobes.efilm import (
     FiLM,
     NoFusion,
     WordEmotionLoss,
+    WordStyleEncoder,
 )
 
 import pytest
@@ -417,3 +418,55 @@ def test_the_condition_is_what_generation_speaks(batch):
     )
     assert len(tokens) == 3
     assert all((0 <= item).all() and (item < V).all() for item in tokens)
+
+
+# --- Prosody of words --------------------------------------------------------
+
+
+def with_axes(batch):
+    """The batch with the pitch and the pace of some words."""
+    axes = torch.arange(18.0).view(3, 3, 2) - 9
+    axes[0, 1] = axes[2, :, 1] = float("nan")
+    return batch._replace(word_axes=axes)
+
+
+def a_model_with_axes(**options):
+    """A model that has learned something of its axes."""
+    model = wake(a_model(**options))
+    encoder = WordStyleEncoder(
+        K,
+        dim=E,
+        axes=["pitch", "pace"],
+        axis_dropout=0.0,
+        all_axes_dropout=0.0,
+        emotion_dropout=1.0,
+        intensity_dropout=0.0,
+    )
+    encoder.output_layer.load_state_dict(
+        model.efilm.encoder.output_layer.state_dict()
+    )
+    model.efilm.encoder = encoder
+    return model
+
+
+def test_axes_reach_the_speech_behind_prompts_too(batch):
+    model = a_model_with_axes().eval()
+    without, asked = model(batch), model(with_axes(batch))
+    assert asked.speech_loss != without.speech_loss
+    prompted = with_axes(batch).behind([None] * 3)
+    assert torch.equal(model(prompted).speech_loss, asked.speech_loss)
+
+
+def test_words_whose_emotion_is_dropped_for_axes_have_no_emotion_loss(batch):
+    model = a_model_with_axes()
+    n_labelled = int(model(batch).n_emotion)
+    out = model.train()(with_axes(batch))
+    # Left are the words without any axis: one, of two speech tokens.
+    assert n_labelled > int(out.n_emotion) == 2
+    assert int(model.eval()(with_axes(batch)).n_emotion) == n_labelled
+
+
+def test_dropped_conditions_drop_the_axes_too(batch):
+    model = a_model_with_axes(condition_dropout=1.0)
+    out = model.train()(with_axes(batch))
+    assert out.modulation_ratio == 0 and out.n_emotion == 0

@@ -10,6 +10,7 @@ from speechbrain_emofilm.lobes.efilm import (
     FiLM,
     NoFusion,
     WordEmotionLoss,
+    WordStyleEncoder,
     is_labelled,
 )
 
@@ -298,3 +299,144 @@ def test_word_emotion_loss_knows_two_positions():
 
 def test_only_words_with_probability_are_labelled():
     assert is_labelled(WORD_EMOTIONS).tolist() == [[True, False, True]]
+
+
+# --- Prosody of words --------------------------------------------------------
+
+AXES = ["pitch", "pace", "level"]
+NAN = math.nan
+#: Two axes of the first word, one of the unlabelled second, none of the third.
+WORD_AXES = torch.tensor([[[4.0, NAN, -5.0], [NAN, 0.4, NAN], [NAN] * 3]])
+
+
+def a_style_encoder(**options):
+    """An encoder that has learned something about everything."""
+    encoder = WordStyleEncoder(K, dim=E, axes=AXES, **options)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter)
+    return encoder
+
+
+def test_without_axes_the_style_encoder_is_the_emotion_encoder():
+    torch.manual_seed(1)
+    plain = EmotionEncoder(K, dim=E)
+    after_plain = torch.rand(1)
+    torch.manual_seed(1)
+    style = WordStyleEncoder(K, dim=E)
+    assert torch.equal(torch.rand(1), after_plain)
+    assert style.state_dict().keys() == plain.state_dict().keys()
+    for one, other in zip(style.parameters(), plain.parameters()):
+        assert torch.equal(one, other)
+        torch.nn.init.normal_(other)
+        one.data.copy_(other)
+    assert torch.equal(
+        style(WORD_EMOTIONS, WORD_INTENSITY),
+        plain(WORD_EMOTIONS, WORD_INTENSITY),
+    )
+
+
+def test_a_checkpoint_of_the_emotion_encoder_loads_and_axes_do_nothing_yet():
+    plain = EmotionEncoder(K, dim=E)
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter)
+    style = WordStyleEncoder(K, dim=E, axes=AXES)
+    weights = plain.state_dict()
+    efilm = EFiLM(style, FiLM(E, C))
+    efilm.load_state_dict(
+        {
+            **efilm.fusion.state_dict(prefix="fusion."),
+            **{f"encoder.{name}": value for name, value in weights.items()},
+        }
+    )
+    nothing = torch.full_like(WORD_AXES, NAN)
+    expected = plain(WORD_EMOTIONS, WORD_INTENSITY)
+    assert torch.equal(style(WORD_EMOTIONS, WORD_INTENSITY, nothing), expected)
+    with_axes = style(WORD_EMOTIONS, WORD_INTENSITY, WORD_AXES)
+    assert torch.equal(with_axes[:, ::2], expected[:, ::2])
+    with pytest.raises(RuntimeError, match="input_layer"):
+        style.load_state_dict({})
+
+
+def test_axes_change_a_word_with_and_without_emotion_and_no_other():
+    encoder = a_style_encoder()
+    nothing = torch.full_like(WORD_AXES, NAN)
+    without = encoder(WORD_EMOTIONS, WORD_INTENSITY, nothing)
+    style = encoder(WORD_EMOTIONS, WORD_INTENSITY, WORD_AXES)
+    assert not without[0, 1].any()
+    assert style[0, 1].all()
+    assert not torch.equal(style[0, 0], without[0, 0])
+    assert torch.equal(style[0, 2], without[0, 2])
+    zero = WORD_AXES.clone()
+    zero[0, 0, 1] = 0.0  # asked to be as in the neutral reading
+    assert not torch.equal(
+        encoder(WORD_EMOTIONS, WORD_INTENSITY, zero)[0, 0], style[0, 0]
+    )
+
+
+def test_words_without_emotion_and_axes_keep_their_text_to_the_bit(text):
+    efilm = EFiLM(a_style_encoder(), FiLM(E, C))
+    emotions = WORD_EMOTIONS.clone()
+    emotions[:, 2] = 0.0
+    out = efilm(text, WORD_OF_TOKEN, emotions, WORD_INTENSITY, WORD_AXES)
+    changed = (out.text_embeddings != text).any(-1)[0]
+    assert changed.tolist() == [True, True, False, True, True, False]
+    only_axes = efilm(
+        text,
+        WORD_OF_TOKEN,
+        torch.zeros_like(emotions),
+        WORD_INTENSITY,
+        WORD_AXES,
+    )
+    assert only_axes.modulation_ratio > 0
+
+
+def test_axes_and_the_encoder_learn_from_the_first_steps(text):
+    encoder = WordStyleEncoder(K, dim=E, axes=AXES)
+    efilm = EFiLM(encoder, FiLM(E, C))
+    before = encoder.axis_layer.weight.clone()
+    optimizer = torch.optim.Adam(efilm.parameters(), lr=0.05)
+    for _ in range(2):
+        out = efilm(
+            text, WORD_OF_TOKEN, WORD_EMOTIONS, WORD_INTENSITY, WORD_AXES
+        )
+        (out.text_embeddings - text - 1.0).square().mean().backward()
+        optimizer.step()
+    assert (encoder.axis_layer.weight != before).any(1).all()
+
+
+@pytest.mark.parametrize(
+    "share, emotions, intensity, axes",
+    [
+        ("axis_dropout", True, True, False),
+        ("all_axes_dropout", True, True, False),
+        ("emotion_dropout", False, True, True),
+        ("intensity_dropout", True, False, True),
+    ],
+)
+def test_training_drops_what_its_shares_say(share, emotions, intensity, axes):
+    shares = dict.fromkeys(
+        ("axis_dropout", "all_axes_dropout", "emotion_dropout",
+         "intensity_dropout"), 0.0,
+    )  # fmt: skip
+    encoder = a_style_encoder(**{**shares, share: 1.0})
+    left = encoder.drop(WORD_EMOTIONS, WORD_INTENSITY, WORD_AXES)
+    # The last word has no axes: only emotions tell how it sounds.
+    assert torch.equal(left[0][:, 2], WORD_EMOTIONS[:, 2])
+    assert torch.equal(left[0], WORD_EMOTIONS) == emotions
+    assert torch.equal(left[1], WORD_INTENSITY) == intensity
+    assert left[1][0, 1] == 0
+    assert torch.equal(left[2].isnan(), WORD_AXES.isnan()) == axes
+    assert axes or left[2].isnan().all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"axes": ["pich"]}, "choose some of pitch, pace, level"),
+        ({"axes": ["pace", "pace"]}, "each once"),
+        ({"axis_dropout": 1.5}, "axis_dropout is 1.5; give a share"),
+    ],
+)
+def test_impossible_axes_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        WordStyleEncoder(K, **options)

@@ -183,3 +183,25 @@ def test_labels_of_another_text_are_one_clear_error(text_words, message):
 
 def test_case_and_punctuation_of_the_text_do_not_matter():
     check_words(LABELS, ["we", "WON!", "“again”"], "0011_000351")
+
+
+def test_asked_prosody_is_written_and_read_and_must_be_in_range(tmp_path):
+    path = tmp_path / "labels.json"
+    labels = {
+        "a": UtteranceLabels(
+            [WordLabel("We", 0, 1, "happy", axes={"pitch": 2.0})]
+        )
+    }
+    write_word_labels(path, labels, EMOTIONS)
+    assert read_word_labels(path, EMOTIONS) == labels
+    for axes, message in (
+        ({"pich": 2.0}, "the axis 'pich' at 2.0: known are pitch"),
+        ({"pace": 3.0}, r"pace \(0.5 to 2 x\)"),
+    ):
+        wrong = UtteranceLabels([WordLabel("We", 0, 1, axes=axes)])
+        with pytest.raises(ValueError, match=message):
+            write_word_labels(path, {"a": wrong}, EMOTIONS)
+    for axes in ([1], {"pitch": None}, {"pitch": "x"}):
+        write(path, {"word": "We", "start": 0, "end": 1, "axes": axes})
+        with pytest.raises(ValueError, match="axes|in place of a number"):
+            read_word_labels(path, EMOTIONS)

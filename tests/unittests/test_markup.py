@@ -396,3 +396,118 @@ def test_breaks_that_cannot_be_written_are_refused(wrong):
     labels = [label("We"), label("won")]
     with pytest.raises(ValueError, match="cannot be written"):
         write_markup("We won", labels, [wrong])
+
+
+# --- Prosody of words --------------------------------------------------------
+
+AXES = ["pitch", "pace", "level"]
+
+
+def axes_of(text, axes=AXES, **options):
+    return [
+        word.axes
+        for word in parse_markup(text, EMOTIONS, axes=axes, **options).words
+    ]
+
+
+def test_marks_ask_for_prosody_beside_an_emotion_or_alone():
+    text = "<happy pitch=+2st pace=0.8 level='+3 dB'>a</> <pace=.7>b</pace> c"
+    marked = parse_markup(text, EMOTIONS, axes=AXES)
+    assert [word.axes for word in marked.words] == [
+        {"pitch": 2.0, "pace": 0.8, "level": 3.0},
+        {"pace": 0.7},
+        {},
+    ]
+    assert [sum(word.probs) for word in marked.words] == [1, 0, 0]
+    assert axes_of("<level=-3 PITCH=\u22121.5ST>a</>") == [
+        {"pitch": -1.5, "level": -3.0}
+    ]
+
+
+def test_a_mark_without_emotion_keeps_the_emotion_of_unmarked_words():
+    marked = parse_markup("<pace=2>a</> b", EMOTIONS, "sad", axes=AXES)
+    assert [word.probs for word in marked.words] == [[0, 0, 0, 1, 0]] * 2
+
+
+def test_stress_raises_the_axes_that_the_model_has_and_explicit_values_win():
+    assert axes_of("<stress>a</stress>") == [
+        {"pitch": 2.0, "pace": 0.8, "level": 3.0}
+    ]
+    assert axes_of("<stress level=0dB>a</stress>") == [
+        {"pitch": 2.0, "pace": 0.8, "level": 0.0}
+    ]
+    assert axes_of("<stress>a</>", axes=["level"]) == [{"level": 3.0}]
+
+
+def test_axes_become_steps_that_add_up_and_nan_where_nothing_is_asked():
+    marked = parse_markup("<pace=0.5 level=2>a</> b", EMOTIONS, axes=AXES)
+    steps = marked.axes_tensor(AXES)
+    nan = float("nan")
+    torch.testing.assert_close(
+        steps,
+        torch.tensor([[nan, -1.0, 2.0], [nan] * 3]),
+        equal_nan=True,
+    )
+    assert marked.axes_tensor([]).shape == (2, 0)
+    plain = parse_markup("a b", EMOTIONS)
+    for one, other in zip(marked.tensors(), plain.tensors()):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "text, axes, message",
+    [
+        ("<pitch=2st>a</>", [], "asks for pitch.*this model lacks. It has n"),
+        ("<stress>a</>", [], "asks for stress.*trained with axes"),
+        ("<happy pace=2>a</>", ["pitch"], "It changes pitch only"),
+        ("<pitch=13st>a</>", AXES, "a change in st from -12 to 12"),
+        ("<pitch>a</>", AXES, "Write for example pitch=\\+2st"),
+        ("<pitch=2dB>a</>", AXES, "pitch=2dB is not a change in st"),
+        ("<pace=0.4>a</>", AXES, "a factor from 0.5 to 2. .*pace=0.8"),
+        ("<pace=-10%>a</>", AXES, "pace=-10% is not a factor"),
+        ("<level=nan>a</>", AXES, "a change in dB from -12 to 12"),
+        ("<stress=0.5>a</>", AXES, "stress a value, but it has none"),
+        ("<pitch=1 pitch=1>a</>", AXES, "gives the pitch twice"),
+        ("<stress intensity=1>a</>", AXES, "names no emotion"),
+        ("<pich=2>a</>", AXES, "emotion or axis 'pich'.*did you mean 'pitch'"),
+        ("<pace=2>a</happy>", AXES, "closes <pace>"),
+    ],
+)
+def test_wrong_prosody_is_refused_with_the_correction(text, axes, message):
+    with pytest.raises(MarkupError, match=message):
+        parse_markup(text, EMOTIONS, axes=axes)
+
+
+def test_prosody_is_written_as_marks_that_read_as_the_same():
+    rng = random.Random(1)
+    asked = [
+        {},
+        {"pitch": 2.0, "pace": 0.8, "level": 3.0},
+        {"pitch": -1.25},
+        {"level": 0.0, "pace": 1.0},
+        {"pace": 0.1 + 0.4},
+    ]
+    for _ in range(50):
+        words = [chr(97 + i) for i in range(rng.randint(1, 6))]
+        labels = [
+            WordLabel(
+                word,
+                0,
+                1,
+                emotion,
+                intensity=rng.choice([None, 0.5]) if emotion else None,
+                axes=rng.choice(asked),
+            )
+            for word in words
+            for emotion in [rng.choice([None, "sad", "happy"])]
+        ]
+        text = write_markup(", ".join(words), labels)
+        marked = parse_markup(text, EMOTIONS, axes=AXES)
+        assert [word.axes for word in marked.words] == [
+            label.axes for label in labels
+        ]
+        again = write_markup(marked.text, labels)
+        assert again == text
+    assert write_markup("a", [WordLabel("a", 0, 1, axes=asked[1])]) == (
+        "<stress>a</>"
+    )

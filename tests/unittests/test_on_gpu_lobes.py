@@ -25,6 +25,7 @@ from speechbrain_emofilm.lobes.efilm import (
     EmotionEncoder,
     FiLM,
     WordEmotionLoss,
+    WordStyleEncoder,
 )
 from speechbrain_emofilm.lobes.mini.fsq import FSQ, FSQEmbedding, FSQLinear
 from speechbrain_emofilm.lobes.mini.harmonic_noise_vocoder import (
@@ -620,3 +621,18 @@ def test_pooling_over_words_and_back():
         torch.tensor([1.0, 0.5]),
         torch.tensor([[0, 0, -1, 1]] * 2),
     )
+
+
+# --- Prosody of words -------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_with_axes(batch, training):
+    model = make_model()
+    encoder = WordStyleEncoder(K, dim=8, axes=["pitch", "level"])
+    torch.nn.init.normal_(encoder.output_layer.weight)
+    model.efilm.encoder = encoder
+    axes = torch.randn(3, 3, 2)
+    axes[torch.rand(3, 3, 2) < 0.3] = torch.nan
+    batch = batch._replace(word_axes=axes)
+    assert_same_on_gpu(learn, model.train(training), batch)

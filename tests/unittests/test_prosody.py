@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from speechbrain_emofilm.processing.prosody import (
     FRAME_RATE,
     PROSODY_CHANGES,
+    axis_changes,
     prosody_change,
     prosody_track,
     warp,
 )
+from speechbrain_emofilm.processing.prosody_variation import PEAK, vary_prosody
 
 import numpy as np
 import pytest
@@ -171,3 +173,84 @@ def test_a_track_has_a_fixed_frame_rate_at_any_sample_rate():
 def test_sound_that_cannot_be_measured_is_refused(wav):
     with pytest.raises(ValueError, match="50 ms of finite samples"):
         prosody_track(wav, RATE)
+
+
+def test_axes_are_semitones_a_rate_and_decibels_within_their_ranges():
+    neutral, words = say([{}] * 4)
+    reading, _ = say(
+        [
+            {"f0": np.log(2) / 4},
+            {"duration": np.log(1.25)},
+            {"energy": -6.0},
+            {"energy": -14.0},
+        ]
+    )
+    changes = axis_changes(
+        prosody_track(neutral, RATE), words, prosody_track(reading, RATE)
+    )
+    expected = [
+        {"pitch": 3.0, "pace": 1.0, "level": 0.0},
+        {"pitch": 0.0, "pace": 0.8, "level": 0.0},
+        {"pitch": 0.0, "pace": 1.0, "level": -6.0},
+        {"pitch": 0.0, "pace": 1.0, "level": -12.0},
+    ]
+    for change, wanted in zip(changes, expected):
+        assert change["pitch"] == pytest.approx(wanted["pitch"], abs=0.4)
+        assert change["pace"] == pytest.approx(wanted["pace"], rel=0.1)
+        assert change["level"] == pytest.approx(wanted["level"], abs=0.8)
+    assert changes[3]["level"] == -12.0  # the lowest that can be asked for
+
+
+def test_an_unvoiced_word_has_no_pitch_but_a_level():
+    neutral, words = say([{}] * 4)
+    start, end = (int(t * RATE) for t in (words[1].start, words[1].end))
+    mute = neutral.copy()
+    mute[start:end] *= 1e-5
+    changes = axis_changes(
+        prosody_track(neutral, RATE), words, prosody_track(mute, RATE)
+    )
+    assert changes[1]["pitch"] is None and changes[1]["level"] == -12.0
+    assert all(changes[index]["pitch"] is not None for index in (0, 2, 3))
+
+
+# --- Changed prosody --------------------------------------------------------
+
+CHANGES = [{"pitch": 4.0}, {"pace": 0.7}, {"level": -6.0}, {}]
+
+
+def test_each_word_changes_along_its_own_axis_only():
+    neutral, words = say([{}] * 4)
+    varied, _ = vary_prosody(neutral, RATE, words, CHANGES)
+    measured = axis_changes(
+        prosody_track(neutral, RATE), words, prosody_track(varied, RATE)
+    )
+    for own, asked in zip(measured, CHANGES):
+        wanted = {"pitch": 0.0, "pace": 1.0, "level": 0.0, **asked}
+        assert own["pitch"] == pytest.approx(wanted["pitch"], abs=0.6)
+        assert own["pace"] == pytest.approx(wanted["pace"], rel=0.15)
+        assert own["level"] == pytest.approx(wanted["level"], abs=1.5)
+
+
+def test_words_have_new_times_and_the_sound_their_length():
+    neutral, words = say([{}] * 4)
+    varied, times = vary_prosody(neutral, RATE, words, CHANGES)
+    own = [word.end - word.start for word in words]
+    durations = [end - start for start, end in times]
+    assert durations[0] == pytest.approx(own[0], abs=0.01)
+    assert durations[1] == pytest.approx(own[1] / 0.7, abs=0.02)
+    added = durations[1] - own[1]
+    assert times[3][0] == pytest.approx(words[3].start + added, abs=0.01)
+    assert len(varied) == pytest.approx(len(neutral) + added * RATE, abs=480)
+
+
+def test_louder_speech_is_not_clipped():
+    neutral, words = say([{}] * 4)
+    loud = neutral / np.abs(neutral).max() * 0.9
+    varied, _ = vary_prosody(loud, RATE, words, [{"level": 8.0}] * 4)
+    assert np.abs(varied).max() == pytest.approx(PEAK)
+
+
+def test_each_word_needs_a_change():
+    neutral, words = say([{}] * 4)
+    with pytest.raises(ValueError, match="1 changes were given for 4 words"):
+        vary_prosody(neutral, RATE, words, [{}])

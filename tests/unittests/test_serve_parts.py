@@ -483,3 +483,32 @@ def test_too_much_silence_is_refused(planner):
 def test_what_cannot_be_read_is_told_with_its_place(planner):
     with pytest.raises(ValueError, match="Character 16: .*hapy"):
         read_text(planner, "We won. He left <hapy>us</>.")
+
+
+# --- Prosody of words --------------------------------------------------------
+
+
+def test_words_of_the_page_carry_prosody_to_marks_and_back():
+    axes = ["pitch", "pace", "level"]
+    text = "<happy pitch=+2st>We</> <pace=0.7>won,</> <stress>he</> left."
+    words = words_of(parse_markup(text, ["happy"], axes=axes))
+    assert [[word[axis] for axis in axes] for word in words] == [
+        [2.0, None, None],
+        [None, 0.7, None],
+        [2.0, 0.8, 3.0],
+        [None] * 3,
+    ]
+    assert marks_of(words, ["happy"], axes=axes) == text
+
+
+@pytest.mark.parametrize(
+    "axes, message",
+    [
+        ([], "Word 0 .'We'. has a pitch, which this model cannot change"),
+        (["pitch"], "has the pitch 13: give a number from -12 to 12"),
+    ],
+)
+def test_prosody_that_a_model_cannot_give_is_refused(axes, message):
+    words = [{"text": "We", "pitch": 13.0}]
+    with pytest.raises(ValueError, match=message):
+        marks_of(words, ["happy"], axes=axes)

@@ -13,7 +13,12 @@ from speechbrain_emofilm.inference.token_to_wav import TokenToWav
 from speechbrain_emofilm.inference.trained_model import TrainedModel
 from speechbrain_emofilm.lobes.conditioned_lm import EmotionConditionedLM
 from speechbrain_emofilm.lobes.cosyvoice2.llm import CosyVoice2LM
-from speechbrain_emofilm.lobes.efilm import EFiLM, EmotionEncoder, FiLM
+from speechbrain_emofilm.lobes.efilm import (
+    EFiLM,
+    EmotionEncoder,
+    FiLM,
+    WordStyleEncoder,
+)
 from speechbrain_emofilm.utils.threads import (
     PARAMETERS_PER_THREAD,
     VARIABLES,
@@ -522,3 +527,81 @@ def test_impossible_ways_to_run_are_refused(options, message, model_folder):
 def test_a_model_without_a_language_model_has_no_precision_to_reduce():
     with pytest.raises(ValueError, match="no language model"):
         TrainedModel(modules={}, hparams={})._reduce_weights("bf16")
+
+
+# --- Prosody of words --------------------------------------------------------
+
+AXES = ["pitch", "pace", "level"]
+
+
+@pytest.fixture(scope="module")
+def with_axes():
+    """A synthesizer that has learned something of every axis."""
+    made = make_synthesizer()
+    emofilm = made.mods.emofilm
+    encoder = WordStyleEncoder(5, dim=8, axes=AXES)
+    encoder.load_state_dict(emofilm.efilm.encoder.state_dict())
+    torch.manual_seed(1)
+    torch.nn.init.normal_(encoder.axis_layer.weight, std=3.0)
+    emofilm.efilm.encoder = encoder.eval()
+    return EmoFiLMSynthesizer(
+        modules=dict(made.mods),
+        hparams=vars(made.hparams),
+        run_opts={"device": "cpu"},
+    )
+
+
+def tokens(synthesizer, text, **options):
+    return synthesizer.synthesize(text, **options).speech_tokens
+
+
+def test_a_model_tells_its_axes_and_a_plain_one_refuses_them(
+    synthesizer, with_axes
+):
+    assert with_axes.axes == AXES and synthesizer.axes == []
+    with pytest.raises(MarkupError, match="pitch, an axis .* this model lacks"):
+        synthesizer.synthesize("We <pitch=+2st>won</>")
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_axes_change_the_speech_and_texts_without_them_keep_theirs(
+    synthesizer, with_axes, guidance
+):
+    for text in TEXTS:
+        assert torch.equal(
+            tokens(with_axes, text, guidance=guidance),
+            tokens(synthesizer, text, guidance=guidance),
+        )
+    asked = [
+        "We won the game",
+        "<pitch=8st>We won the game</>",
+        "<pitch=-8st>We won the game</>",
+        "<happy pitch=8st>We won the game</>",
+        "<stress>We won the game</>",
+    ]
+    spoken = [
+        tuple(tokens(with_axes, t, seed=3, guidance=guidance).tolist())
+        for t in asked
+    ]
+    assert len(set(spoken)) == len(asked)
+
+
+def test_axes_sound_the_same_alone_in_a_batch_and_in_a_stream(with_axes):
+    texts = ["We <level=6dB>won</>", "Yes", "<sad pace=0.6>He left us</> all"]
+    batch = with_axes.synthesize(texts, seed=[1, 2, 3])
+    for text, seed, result in zip(texts, [1, 2, 3], batch):
+        alone = with_axes.synthesize(text, seed=seed)
+        assert torch.equal(result.speech_tokens, alone.speech_tokens)
+
+
+def test_pieces_of_a_long_text_carry_their_axes(with_axes):
+    planned = with_axes.plan(
+        "We <pace=0.5>won <break time=1s/>it</> all", emotion="sad"
+    )
+    first, _, second = planned
+    nan = float("nan")
+    for piece, pace in ((first, [nan, -1.0]), (second, [-1.0, nan])):
+        torch.testing.assert_close(
+            piece.word_axes[:, 1], torch.tensor(pace), equal_nan=True
+        )
+        assert piece.word_emotions[:, 3].eq(1).all()

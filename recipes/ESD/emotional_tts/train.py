@@ -39,7 +39,9 @@ from speechbrain_emofilm.dataio.labels import (
 )
 from speechbrain_emofilm.dataio.prompts import Prompt, PromptPool
 from speechbrain_emofilm.dataio.speech_tokens import read_speech_tokens
+from speechbrain_emofilm.dataio.word_prosody import read_word_prosody
 from speechbrain_emofilm.lobes.conditioned_lm import ConditionedLMInputs
+from speechbrain_emofilm.processing.prosody_axes import axes_tensor
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
 from speechbrain_emofilm.utils.files import file_fingerprint, read_json
@@ -165,6 +167,7 @@ class EmoFiLMBrain(ResumableBrain):
 
 def model_inputs(batch):
     """Build the model's inputs from a batch."""
+    axes = getattr(batch, "word_axes", None)
     return ConditionedLMInputs(
         text_tokens=batch.text_tokens.data,
         text_lens=batch.text_tokens.lengths,
@@ -174,6 +177,7 @@ def model_inputs(batch):
         word_of_speech=batch.word_of_speech.data,
         word_emotions=batch.word_emotions.data,
         word_intensity=batch.word_intensity.data,
+        word_axes=None if axes is None else axes.data,
     )
 
 
@@ -181,7 +185,8 @@ def dataio_prepare(hparams):
     """Make the datasets of the splits, without unusable utterances.
 
     The items hold text_tokens (T,), word_of_token (T,), speech_tokens (S,),
-    word_of_speech (S,), word_emotions (W, K) and word_intensity (W,).
+    word_of_speech (S,), word_emotions (W, K) and word_intensity (W,), and
+    with `axes` also word_axes (W, A).
     """
     emotions = hparams["emotions"]
     tokens_file = hparams["speech_tokens"]
@@ -193,6 +198,9 @@ def dataio_prepare(hparams):
         cache, hparams["emofilm"].llm.speech_token_size, tokens_file
     )
     labels_of = label_reader(hparams)
+    axes = hparams.get("axes", [])
+    prosody = read_word_prosody(hparams["prosody_file"]) if axes else {}
+    model_items = [*MODEL_ITEMS, "word_axes"] if axes else MODEL_ITEMS
     # A corpus has the same sentence in several emotions.
     encode = functools.lru_cache(maxsize=None)(hparams["text_frontend"].encode)
 
@@ -237,7 +245,22 @@ def dataio_prepare(hparams):
             labels.alignment(), len(speech_tokens), hparams["speech_token_rate"]
         )
 
+    # 4. Prosody of each word, as far as it is known, for a model with axes.
+    @takes("id", "units")
+    @provides("word_axes")
+    def axes_pipeline(utterance, units):
+        own = prosody.get(utterance)
+        words = [None] * len(units.words) if own is None else own.words
+        if len(words) != len(units.words):
+            raise ValueError(
+                f"{hparams['prosody_file']} has {len(words)} words of it, but "
+                f"its text {len(units.words)}: run measure_prosody.py again."
+            )
+        return axes_tensor(words, axes)
+
     pipelines = [text_pipeline, speech_pipeline, word_pipeline]
+    if axes:
+        pipelines.append(axes_pipeline)
     items = {
         split: read_items(hparams, split, cache.skipped)
         for split in ("train", "valid", "test")
@@ -246,7 +269,7 @@ def dataio_prepare(hparams):
     listing = Path(hparams["output_folder"]) / "skipped.json"
     run_on_main(
         list_unusable,
-        args=[items, pipelines, hparams["max_bad_share"], listing],
+        args=[items, pipelines, model_items, hparams["max_bad_share"], listing],
     )
     skipped = read_json(listing)
     datasets = {}
@@ -259,7 +282,7 @@ def dataio_prepare(hparams):
                 "preparation."
             )
         datasets[split] = DynamicItemDataset(kept, pipelines)
-        datasets[split].set_output_keys(["id", "speaker", "text", *MODEL_ITEMS])
+        datasets[split].set_output_keys(["id", "speaker", "text", *model_items])
     return datasets
 
 
@@ -291,13 +314,13 @@ def read_items(hparams, split, without_tokens):
     return kept
 
 
-def list_unusable(items, pipelines, max_bad_share, listing):
+def list_unusable(items, pipelines, model_items, max_bad_share, listing):
     """Try every item, so that no bad one stops a running training."""
     skipped = {}
     for split, entries in items.items():
         if not entries:
             continue
-        dataset = DynamicItemDataset(entries, pipelines, MODEL_ITEMS)
+        dataset = DynamicItemDataset(entries, pipelines, model_items)
         for index, utterance in enumerate(
             tqdm(dataset.data_ids, desc=f"Checking {split}")
         ):
@@ -359,7 +382,17 @@ def label_reader(hparams):
         raise ValueError(
             f"label_source is {source!r}: set it to truth, labels or sentence."
         )
-    return labels_of
+    path = hparams.get("varied_labels")
+    if not hparams.get("axes") or not Path(path).is_file():
+        return labels_of
+    varied = read_word_labels(path, hparams["emotions"])
+
+    def labels_of_all(utterance, *about):
+        if utterance in varied:
+            return varied[utterance], path
+        return labels_of(utterance, *about)
+
+    return labels_of_all
 
 
 def loader_options(hparams, train_data):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from speechbrain_emofilm import __version__
+from speechbrain_emofilm.processing.prosody_axes import AXES
 from speechbrain_emofilm.serve.service import Fault, Service
 from speechbrain_emofilm.utils.colors import emotion_colors
 
@@ -75,7 +76,7 @@ def add_page(app: FastAPI, service: Service) -> None:
                 {"name": name, "colour": colour}
                 for name, colour in emotion_colors(service.emotions).items()
             ],
-            "axes": list(getattr(service.synthesizer, "axes", ())),
+            "axes": [AXES[name].describe() for name in service.axes],
         }
 
     @app.get("/v1/tags", summary="Tags that a text may hold")
