@@ -57,6 +57,7 @@ from evaluate import (
 from hyperpyyaml import load_hyperpyyaml
 from preference_judge import (
     check_independence,
+    compared_reading,
     evaluation_record,
     judged_utterances,
     sentence_halves,
@@ -171,13 +172,16 @@ def train_judges(pool, hparams):
     )
     check_independence(judge.record, record)
     measured = pool.measure(
-        {u.id: as_reading(u, u.wav, neutral, ("change",)) for u in heard},
+        {u.id: compared_reading(u, u.wav, neutral, ("change",)) for u in heard},
         folder,
         "Measuring, natural speech for the independent judge",
     )
     changes, emotions = [], []
     for u in heard:
-        for change, own in zip(measured[u.id].change or (), u.emotions):
+        found = measured[u.id].change or []
+        if len(found) != len(u.emotions):
+            continue
+        for change, own in zip(found, u.emotions):
             if own:
                 changes.append(change)
                 emotions.append(own)
@@ -203,7 +207,7 @@ def score_utterance(u, measured, baseline, original, judge, classifier):
         by_prosody = classifier.predict(np.array(measured.change))
     by_reward = None
     posteriors = judge.posteriors(u.speaker, measured, baseline)
-    if posteriors is not None and len(posteriors) == len(u.emotions):
+    if posteriors is not None:
         by_reward = [judge.emotions[i] for i in posteriors.argmax(1)]
     sums = {
         "wer": (errors, row["words"]),
@@ -214,7 +218,7 @@ def score_utterance(u, measured, baseline, original, judge, classifier):
         ("reward_judge", by_reward),
     ):
         right = 0
-        if heard is not None:
+        if heard is not None and len(heard) == len(u.emotions):
             right = sum(heard[i] == u.emotions[i] for i in asked)
         sums[name] = (right, len(asked))
     if measured.mos is not None:
@@ -364,7 +368,10 @@ def score_all(pool, wavs, chosen, neutral, hparams):
         )
         measured = [
             pool.measure(
-                {u.id: as_reading(u, own[u.id], neutral[name]) for u in chosen},
+                {
+                    u.id: compared_reading(u, own[u.id], neutral[name])
+                    for u in chosen
+                },
                 folder,
                 f"Measuring, {name}",
             )

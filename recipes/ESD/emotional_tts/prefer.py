@@ -339,10 +339,14 @@ def item_key(item):
     return digest.hexdigest()[:20]
 
 
-def reference_log_probs(scorer, datasets, path, model_version, batch_size):
+def reference_log_probs(
+    scorer, datasets, path, model_version, batch_size, context
+):
     """Score every reading under the reference, each only once.
 
-    The file is of one model; what it holds already is not scored again.
+    The file is of one model; what it holds already is not scored again. The
+    `context` is that of the training: in another precision, the reference
+    would differ from the model before its first update.
     """
     stored = read_json(path) if Path(path).is_file() else {}
     if stored.get("model") != model_version:
@@ -357,7 +361,7 @@ def reference_log_probs(scorer, datasets, path, model_version, batch_size):
         inputs = model_inputs(batch)
         if any(prompt is not None for prompt in batch.prompt):
             inputs = inputs.behind(batch.prompt)
-        with torch.no_grad():
+        with torch.no_grad(), context:
             found = scorer(inputs).log_probs.double().tolist()
         known.update(zip(pending, found))
         pending.clear()
@@ -472,18 +476,6 @@ if __name__ == "__main__":
         tokens,
         prompt_finder(synthesizer, hparams["baseline_emotion"]),
     )
-    run_on_main(
-        reference_log_probs,
-        args=[
-            scorer,
-            pair_data,
-            hparams["reference_file"],
-            model_version,
-            hparams["reference_batch_size"],
-        ],
-    )
-    add_references(pair_data, hparams["reference_file"])
-
     # Training
     checkpointer = hparams["checkpointer"]
     checkpointer.add_recoverable("efilm", emofilm.efilm)
@@ -495,6 +487,18 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=checkpointer,
     )
+    run_on_main(
+        reference_log_probs,
+        args=[
+            scorer,
+            pair_data,
+            hparams["reference_file"],
+            f"{model_version} {hparams['precision']}",
+            hparams["reference_batch_size"],
+            brain.training_ctx,
+        ],
+    )
+    add_references(pair_data, hparams["reference_file"])
     brain.fit(
         hparams["epoch_counter"],
         pair_data["train"],

@@ -10,7 +10,7 @@ from speechbrain_emofilm.evaluation.judge import (
     WordEmotionJudge,
     features_only,
 )
-from speechbrain_emofilm.evaluation.measuring import make_tool
+from speechbrain_emofilm.evaluation.measuring import Reading, make_tool
 from speechbrain_emofilm.metrics.control import WordEmotionClassifier
 from speechbrain_emofilm.processing.prosody import PROSODY_CHANGES
 
@@ -79,6 +79,18 @@ def feature_names(extractor):
         for name in extractor.config.get("prosody", ())
     ]
     return [extractor.model_name, *prosody]
+
+
+def compared_reading(utterance, wav, neutral, only=()):
+    """Build the request to measure a reading against a neutral one.
+
+    Words of the neutral reading whose times are unknown are found in it.
+    """
+    baseline = neutral[utterance.speaker, utterance.text]
+    words = tuple(baseline.labels.alignment())
+    if not any(word.end for word in words):
+        words = ()
+    return Reading(wav, utterance.text, baseline.wav, words, only)
 
 
 class RewardJudge:

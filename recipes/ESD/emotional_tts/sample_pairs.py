@@ -73,15 +73,15 @@ logger = get_logger(__name__)
 
 
 def choose_sampled(candidates, hparams):
-    """Choose the utterances whose sentences are spoken, always the same."""
-    draw = random.Random(hparams["seed"])
+    """Choose the utterances to speak; a larger number adds to the same ones."""
     chosen = []
     for part, n in (
         ("mixed", hparams["n_mixed"]),
         ("single", hparams["n_single"]),
     ):
         own = sorted(u.id for u in candidates.values() if u.part == part)
-        chosen += draw.sample(own, min(n, len(own)))
+        random.Random(hparams["seed"]).shuffle(own)
+        chosen += own[:n]
     return {name: candidates[name] for name in sorted(chosen)}
 
 
