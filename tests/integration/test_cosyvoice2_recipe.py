@@ -1,9 +1,12 @@
 """From a snapshot of CosyVoice2 to emotional speech, at small size."""
 
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
+import sys
 
 from speechbrain_emofilm.dataio.speech_tokens import (
     read_speech_tokens,
@@ -354,3 +357,43 @@ def test_training_ends_in_a_folder_that_speaks(trained, tmp_path):
     parts = [stream.push(t) for t in spoken.speech_tokens.split(10)]
     streamed = torch.cat([*parts, stream.finish()])
     assert streamed.shape == spoken.wav.shape
+
+
+def test_preference_training_starts_where_the_training_ended(
+    trained, prepared, tmp_path
+):
+    flags = {
+        "data_folder": prepared / "esd",
+        "prepared_folder": prepared / "prepared",
+        "backbone_source": prepared / "snapshot",
+        "model_folder": trained,
+        "output_folder": tmp_path,
+        "label_source": "truth",
+        "source": "parallel",
+        "use_tensorboard": False,
+        "num_workers": 0,
+        "number_of_steps": 1,
+        "lr": 0.0,
+        "lr_head": 0.0,
+    }
+    module = sys.modules.pop("train", None)  # other recipes have one, too
+    try:
+        run_script(
+            "prefer.py",
+            [f"--{name}={value}" for name, value in flags.items()]
+            + ["--device=cpu", "--noprogressbar"],
+            RECIPE / "hparams" / "prefer_cosyvoice2.yaml",
+        )
+    finally:
+        sys.modules.pop("train", None)
+        if module is not None:
+            sys.modules["train"] = module
+    # Prompts and precision of the reference are those of the training.
+    log = (tmp_path / "train_log.txt").read_text()
+    (loss,) = re.findall(r"valid preference_loss: ([-+.\w]+)", log)
+    assert float(loss) == pytest.approx(math.log(2), abs=0.02)
+    synthesizer = EmoFiLMSynthesizer.from_hparams(
+        tmp_path, savedir=str(tmp_path / "saved")
+    )
+    spoken = synthesizer.synthesize("<happy>We won</happy> 2 games.")
+    assert spoken.wav.isfinite().all() and len(spoken.wav) > 0

@@ -36,3 +36,11 @@ class ToyFeatures(FrameFeatureExtractor):
         time.sleep(self.pause)
         frames = wavs.unfold(1, 320, 320)
         return frames.abs().mean(-1, keepdim=True).repeat(1, 1, 2)
+
+
+class ToyProsody(ToyFeatures):
+    """The same, known as a measure of prosody."""
+
+    def __init__(self):
+        super().__init__()
+        self.config["prosody"] = ["energy"]
