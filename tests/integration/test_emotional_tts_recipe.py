@@ -33,8 +33,12 @@ from tiny_world import (
 )
 
 HERE = Path(__file__).parent
-TRAINED = {"efilm", "llm_decoder", "emotion_loss"}
-OPTIMIZERS = {"optimizer_conditioner", "optimizer_head"}
+TRAINED = {"efilm", "llm_decoder", "emotion_loss", "word_pointer"}
+OPTIMIZERS = {
+    "optimizer_conditioner",
+    "optimizer_head",
+    "optimizer_word_pointer",
+}
 
 
 def newest_checkpoint(output):

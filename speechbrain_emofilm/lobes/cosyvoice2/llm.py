@@ -54,6 +54,8 @@ class LMOutput:
         speech token t, and the end at t = number of tokens.
     supervised : torch.Tensor
         Whether each ``hidden`` predicts a token, bool, shape (B, S + 1).
+    text_hidden : torch.Tensor
+        Last hidden states at the text tokens, shape (B, T, C); any in padding.
     text_positions : torch.Tensor
         Sequence position of each text token, shape (B, T); 0 in padding.
     speech_positions : torch.Tensor
@@ -66,6 +68,7 @@ class LMOutput:
     targets: torch.Tensor
     hidden: torch.Tensor
     supervised: torch.Tensor
+    text_hidden: torch.Tensor
     text_positions: torch.Tensor
     speech_positions: torch.Tensor
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -315,13 +318,15 @@ class CosyVoice2LM(nn.Module):
 
         is_text = (layout.source >= 2) & (layout.source < 2 + text_size)
         text_index = torch.where(is_text, layout.source - 2, IGNORE)
+        text_positions, _ = _places(text_index, text_size)
         speech_positions, speech_found = _places(predicts, tokens.shape[1])
         return LMOutput(
             logits=self.llm_decoder(hidden[supervised]),
             targets=targets[supervised],
             hidden=_take(hidden, speech_positions),
             supervised=speech_found,
-            text_positions=_places(text_index, text_size)[0],
+            text_hidden=_take(hidden, text_positions),
+            text_positions=text_positions,
             speech_positions=speech_positions,
             attentions=attentions,
         )
