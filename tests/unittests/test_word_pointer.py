@@ -249,7 +249,7 @@ def test_prompts_are_not_pointed_at():
     behind = inputs.behind([Prompt, None])
     assert behind.word_of_frame[0, :6].tolist() == [IGNORE] * 6
     assert behind.word_of_frame[0, 6:].tolist() == [0, 0, 1, 1, 2, 2, -1, -1]
-    assert int(model(behind).n_pointer) == int(model(inputs).n_pointer) == 14
+    assert int(model(behind).n_pointer) == int(model(inputs).n_pointer) == 12
 
 
 def test_pointing_needs_a_pointer():
