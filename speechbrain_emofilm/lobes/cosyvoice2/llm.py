@@ -7,7 +7,13 @@ reads. Qwen2's text head is omitted, as speech does not need it.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass
 
 from speechbrain_emofilm.lobes.cosyvoice2.bistream import BistreamDecoding
@@ -23,6 +29,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.qwen2 import (
 )
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import Sampler
 from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
+    DrawnToken,
     SpeechDecoding,
     TokenDrawing,
     Utterance,
@@ -347,6 +354,8 @@ class CosyVoice2LM(nn.Module):
         max_ratio: float = 20.0,
         n_target_text: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
+        on_text: Callable[[Hashable, torch.Tensor], None] | None = None,
+        on_drawn: Callable[[DrawnToken], None] | None = None,
     ) -> list[torch.Tensor]:
         """Generate the speech of a batch; each item equals the item alone.
 
@@ -384,6 +393,10 @@ class CosyVoice2LM(nn.Module):
             Number of text tokens after the prompt text; all if None.
         seeds : Optional[Sequence[int]]
             One random seed per item; 0 if None.
+        on_text : Optional[Callable]
+            As in ``SpeechDecoding``; an item's key is its index.
+        on_drawn : Optional[Callable]
+            Called with everything that is drawn.
 
         Returns
         -------
@@ -409,13 +422,16 @@ class CosyVoice2LM(nn.Module):
             seeds,
         )
         decoding = SpeechDecoding(
-            self, sampler, candidate_top_k, candidate_top_p
+            self, sampler, candidate_top_k, candidate_top_p, on_text=on_text
         )
         decoding.join(utterances)
         spoken: list[list[int]] = [[] for _ in utterances]
         cut = []
         while len(decoding):
-            for item, token, is_last, _ in decoding.step():
+            for drawn in decoding.step():
+                item, token, is_last, _ = drawn
+                if on_drawn is not None:
+                    on_drawn(drawn)
                 if token is not None:
                     spoken[item].append(token)
                     if is_last:
@@ -442,6 +458,8 @@ class CosyVoice2LM(nn.Module):
         max_ratio: float = 20.0,
         n_target_text: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
+        on_text: Callable[[Hashable, torch.Tensor], None] | None = None,
+        on_drawn: Callable[[DrawnToken], None] | None = None,
     ) -> Iterator[int]:
         """Generate the speech of one text, token by token.
 
@@ -468,6 +486,8 @@ class CosyVoice2LM(nn.Module):
         min_ratio, max_ratio : float
             See ``generate``.
         n_target_text, seeds : Optional[Sequence[int]]
+            See ``generate``.
+        on_text, on_drawn : Optional[Callable]
             See ``generate``.
 
         Returns
@@ -511,13 +531,16 @@ class CosyVoice2LM(nn.Module):
             seeds,
         )
         decoding = SpeechDecoding(
-            self, sampler, candidate_top_k, candidate_top_p
+            self, sampler, candidate_top_k, candidate_top_p, on_text=on_text
         )
         decoding.join(utterances)
 
         def draw() -> Iterator[int]:
             while len(decoding):
-                for _, token, is_last, _ in decoding.step():
+                for drawn in decoding.step():
+                    _, token, is_last, _ = drawn
+                    if on_drawn is not None:
+                        on_drawn(drawn)
                     if token is not None:
                         if is_last:
                             _report_cut([0])
