@@ -5,7 +5,7 @@ pointer finds each word in the speech tokens: its times, and whether it was
 spoken at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -159,6 +159,41 @@ class Reading:
         logits = llm_decoder(states).float().log_softmax(-1)
         index = torch.tensor(self.tokens, device=logits.device)
         return float(logits.gather(1, index[:, None]).mean())
+
+
+class PointedTokens:
+    """Speech tokens as they are drawn, and the words found among them so far.
+
+    Arguments
+    ---------
+    tokens : iterator of int
+        The tokens; each draw adds to the reading.
+    pointer : WordPointer
+        The model's pointer.
+    reading : Reading
+        What has been drawn.
+    """
+
+    def __init__(
+        self, tokens: Iterator[int], pointer: WordPointer, reading: Reading
+    ):
+        self._tokens = tokens
+        self._pointer = pointer
+        self.reading = reading
+
+    def __iter__(self) -> Iterator[int]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> int:
+        """Draw the next token."""
+        return next(self._tokens)
+
+    def find_words(self, is_whole: bool) -> Pointing | None:
+        """Find the words in the tokens so far; None without any token."""
+        if not self.reading.tokens:
+            return None
+        return point(self._pointer, [self.reading], is_whole)[0]
 
 
 @torch.no_grad()

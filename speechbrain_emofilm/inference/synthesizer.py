@@ -32,6 +32,7 @@ from speechbrain_emofilm.inference.long_text import (
 )
 from speechbrain_emofilm.inference.pointing import (
     POINTER,
+    PointedTokens,
     Pointing,
     Reading,
     point,
@@ -174,6 +175,11 @@ class EmoFiLMSynthesizer(TrainedModel):
         self._retry = getattr(self.hparams, "retry", 0)
         if self.aligner is None:
             self.aligner = _installed_aligner(self.text_frontend)
+
+    @property
+    def _points(self) -> bool:
+        """Whether the word pointer gives the word times."""
+        return self.pointer is not None and self.word_times_source == POINTER
 
     @classmethod
     def from_hparams(cls, source, *args, **kwargs) -> "EmoFiLMSynthesizer":
@@ -526,7 +532,17 @@ class EmoFiLMSynthesizer(TrainedModel):
 
         def generate(piece: Piece, prompt: LMPrompt, seed: int):
             inputs = self._lm_inputs([piece], [prompt], guidance)
-            return self.mods.emofilm.llm.generate_tokens(**inputs, seeds=[seed])
+            llm = self.mods.emofilm.llm
+            if not self._points:
+                return llm.generate_tokens(**inputs, seeds=[seed])
+            reading = _reading(piece, prompt)
+            tokens = llm.generate_tokens(
+                **inputs,
+                seeds=[seed],
+                on_text=lambda _, states: reading.on_text(states),
+                on_drawn=reading.on_drawn,
+            )
+            return PointedTokens(tokens, self.pointer, reading)
 
         def generate_growing(growing, prompt: LMPrompt, seed: int):
             return self._growing_tokens(growing, prompt, seed, guidance)
@@ -789,7 +805,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         pointing: Pointing | None,
     ) -> tuple[list[Word], str]:
         """Find the words of a piece by the pointer or, without, its sound."""
-        if pointing is None or self.word_times_source != POINTER:
+        if pointing is None or not self._points:
             return self.word_times(piece, wav, sample_rate)
         names = [word.word for word in piece.marked.words]
         duration = len(wav) / sample_rate
@@ -1013,6 +1029,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     ) -> Iterator[int]:
         """Generate the speech tokens of text that is still being written."""
         lm, n_prompt = self.mods.emofilm.llm, len(prompt.text_ids)
+        reading = Reading([], 0)
 
         def embeddings() -> Iterator[tuple[torch.Tensor, ...]]:
             read = 0
@@ -1022,6 +1039,8 @@ class EmoFiLMSynthesizer(TrainedModel):
                 if guidance != 1:
                     variants.append(inputs["unconditional_embeddings"])
                 end = n_prompt + n_units
+                reading.word_of_unit = _reading(piece, prompt).word_of_unit
+                reading.n_words = len(piece.marked.words)
                 yield tuple(text[:, read:end] for text in variants)
                 read = end
 
@@ -1033,9 +1052,15 @@ class EmoFiLMSynthesizer(TrainedModel):
         spoken = None
         if len(prompt.speech_tokens):
             spoken = prompt.speech_tokens[None].to(self.device)
-        return lm.generate_stream(
+        if self._points:
+            options["on_text"] = lambda _, states: reading.on_text(states)
+            options["on_drawn"] = reading.on_drawn
+        tokens = lm.generate_stream(
             embeddings(), spoken, seed=seed, guidance=guidance, **options
         )
+        if not self._points:
+            return tokens
+        return PointedTokens(tokens, self.pointer, reading)
 
     def word_times(
         self, piece: Piece, wav: torch.Tensor, sample_rate: int

@@ -644,6 +644,8 @@ class CosyVoice2LM(nn.Module):
         guidance: float = 1.0,
         candidate_top_k: int | None = None,
         candidate_top_p: float = 1.0,
+        on_text: Callable[[Hashable, torch.Tensor], None] | None = None,
+        on_drawn: Callable[[DrawnToken], None] | None = None,
     ) -> Iterator[int]:
         """Generate speech while the text is being written (bistream).
 
@@ -668,6 +670,8 @@ class CosyVoice2LM(nn.Module):
             Random seed.
         guidance, candidate_top_k, candidate_top_p : float
             See ``generate``.
+        on_text, on_drawn : Optional[Callable]
+            See ``BistreamDecoding``.
 
         Yields
         ------
@@ -701,6 +705,8 @@ class CosyVoice2LM(nn.Module):
             TokenDrawing(self, sampler, candidate_top_k, candidate_top_p),
             seed,
             guidance,
+            on_text,
+            on_drawn,
         )
         for piece in text_pieces:
             yield from decoding.add_text(piece)
