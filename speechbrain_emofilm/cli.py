@@ -255,9 +255,10 @@ def _say_streaming(options: argparse.Namespace) -> None:
         sink = sinks.to_player(player, rate)
     else:
         sink = sinks.to_file(Path(options.output), rate)
-    n_words = n_samples = 0
+    n_words, n_samples, source = 0, 0, "estimated"
     with sink as write:
         for chunk in chunks:
+            source = chunk.word_times_source
             write(chunk.wav)
             n_samples += len(chunk.wav)
             for word in chunk.words[n_words:]:
@@ -265,7 +266,7 @@ def _say_streaming(options: argparse.Namespace) -> None:
                     f"{word.start:7.2f}  {word.text}", file=report, flush=True
                 )
             n_words = len(chunk.words)
-    print(f"{n_samples / rate:.2f} s, word times: estimated", file=report)
+    print(f"{n_samples / rate:.2f} s, word times: {source}", file=report)
 
 
 def _pieces_of_stdin() -> Iterator[str]:

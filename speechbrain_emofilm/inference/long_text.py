@@ -21,6 +21,8 @@ MAX_HISTORY_TOKENS = 750
 #: Distance between the seeds of two pieces of a text: far more than that
 #: between the seeds that people choose for several texts.
 _SEED_STEP = 1_000_003
+#: The same for the candidates of a piece.
+_CANDIDATE_STEP = 7_000_000_001
 
 
 @dataclass(frozen=True)
@@ -398,6 +400,24 @@ def piece_seed(seed: int, index: int) -> int:
     (7, 2000013)
     """
     return (seed + index * _SEED_STEP) % 2**63 if index else seed
+
+
+def candidate_seed(seed: int, index: int) -> int:
+    """Derive the seed of one of several readings of a piece.
+
+    Arguments
+    ---------
+    seed : int
+        Seed of the piece, which is that of its first reading.
+    index : int
+        Number of the reading, from 0.
+
+    Example
+    -------
+    >>> candidate_seed(7, 0), candidate_seed(7, 1)
+    (7, 7000000008)
+    """
+    return (seed + index * _CANDIDATE_STEP) % 2**63 if index else seed
 
 
 def carry_history(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.text import TextUnits, is_ideograph
 from speechbrain_emofilm.inference.joining import SoundJoiner
+from speechbrain_emofilm.inference.pointing import WordCoverage
 
 import numpy as np
 import torch
@@ -25,12 +26,13 @@ class SynthesisResult:
     sample_rate : int
         Sampling rate of the wave in Hz.
     words : list of Word
-        Words with their times. The confidence is the aligner's, or 0 if the
-        times are proportional.
+        Words with their times. The confidence is the word pointer's or the
+        aligner's, or 0 if the times are proportional.
     word_times_source : str
-        Name of the aligner's class, or ``"proportional"``: the utterance's
-        duration, divided between the words by their numbers of text units.
-        That is a rough guess, used if no aligner is installed or it fails.
+        ``"pointer"``, if the model has a word pointer; the name of the
+        aligner's class; or ``"proportional"``: the utterance's duration,
+        divided between the words by their numbers of text units. That is a
+        rough guess, used if no aligner is installed or it fails.
         Both with " and " between them if the pieces of a long text differ.
     text : str
         Spoken text, without marks.
@@ -40,6 +42,9 @@ class SynthesisResult:
         Requested intensities (W,).
     speech_tokens : torch.Tensor
         Tokens (S,) that the language model generated.
+    coverage : list of WordCoverage, optional
+        For each word, whether it was spoken, lost, cut or repeated; None
+        without a word pointer.
     """
 
     wav: torch.Tensor
@@ -50,6 +55,7 @@ class SynthesisResult:
     word_emotions: torch.Tensor
     word_intensity: torch.Tensor
     speech_tokens: torch.Tensor
+    coverage: list[WordCoverage] | None = None
 
 
 class SpeechJoiner:
@@ -135,6 +141,12 @@ class SpeechJoiner:
                 )
                 for word in part.words
             ]
+        coverage: list[WordCoverage] | None = []
+        for part in self._parts:
+            if coverage is None or part.coverage is None:
+                coverage = None
+            else:
+                coverage += part.coverage
         sources = dict.fromkeys(part.word_times_source for part in self._parts)
         return SynthesisResult(
             torch.from_numpy(self._reserved),
@@ -145,6 +157,7 @@ class SpeechJoiner:
             torch.cat([part.word_emotions for part in self._parts]),
             torch.cat([part.word_intensity for part in self._parts]),
             torch.cat([part.speech_tokens for part in self._parts]),
+            coverage,
         )
 
     def _append(self, wav: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from speechbrain_emofilm.inference.long_text import (
     carry_history,
     piece_seed,
 )
+from speechbrain_emofilm.inference.pointing import POINTER, Pointing
 from speechbrain_emofilm.inference.prompting import LMPrompt
 from speechbrain_emofilm.inference.text_feed import TextFeed
 from speechbrain_emofilm.inference.token_to_wav import WavStream
@@ -42,13 +43,17 @@ class SpeechChunk:
         Sampling rate of the wave in Hz.
     words : list of Word
         Words that have begun by the end of this chunk, with times from the
-        start of the speech; the last ends with the chunk. The times are
-        estimated from the numbers of text units, and the confidence is 0.
+        start of the speech; the last ends with the chunk, or before it. A
+        start is not changed later.
+    word_times_source : str
+        ``"pointer"``, or ``"estimated"`` from the numbers of text units, with
+        confidence 0, by a model without a word pointer.
     """
 
     wav: torch.Tensor
     sample_rate: int
     words: list[Word]
+    word_times_source: str = "estimated"
 
 
 @dataclass
@@ -63,11 +68,14 @@ class Utterance:
         Its speech tokens, as they are drawn.
     piece : Piece, optional
         Its text as far as it is known.
+    find_words : callable, optional
+        ``(is_whole) -> Pointing or None``: its words among the tokens so far.
     """
 
     gap: float | None = None
     tokens: Iterator[int] = field(default_factory=lambda: iter(()))
     piece: Piece | None = None
+    find_words: Callable[[bool], Pointing | None] | None = None
 
 
 class SpeechTrack:
@@ -106,6 +114,8 @@ class SpeechTrack:
         self._n_tokens = _GUESSED_UNITS * tokens_per_unit
         self._n_places = self._n_words = 0  # before this utterance
         self._rate = 0.0  # seconds per unit, of this utterance
+        #: Where the times of the words are from.
+        self.word_times_source = "estimated"
 
     @property
     def places(self) -> list[PiecePlace]:
@@ -120,7 +130,11 @@ class SpeechTrack:
             self._n_places -= 1
 
     def push(
-        self, wav: torch.Tensor, piece: Piece | None = None, n_tokens: int = 0
+        self,
+        wav: torch.Tensor,
+        piece: Piece | None = None,
+        n_tokens: int = 0,
+        pointing: Pointing | None = None,
     ) -> np.ndarray:
         """Add sound of the utterance and return what is ready.
 
@@ -132,6 +146,8 @@ class SpeechTrack:
             Text of the utterance as far as it is known.
         n_tokens : int
             With the last sound, the number of the utterance's speech tokens.
+        pointing : Pointing, optional
+            Where the words are among the tokens so far; estimated if None.
         """
         if n_tokens:
             self._n_tokens += n_tokens
@@ -140,7 +156,9 @@ class SpeechTrack:
         sound = self._joiner.push(wav.numpy())
         self.n_samples += len(sound)
         place = self.places[self._n_places :]
-        if place and piece is not None:
+        if place and piece is not None and pointing is not None:
+            self._point_words(piece, place[0], pointing, n_tokens > 0)
+        elif place and piece is not None:
             self._begin_words(piece, place[0].start, n_tokens)
         return sound
 
@@ -183,6 +201,34 @@ class SpeechTrack:
             last = self.words[-1]
             self.words[-1] = replace(last, end=max(last.start, now))
 
+    def _point_words(
+        self, piece: Piece, place: PiecePlace, found: Pointing, is_whole: bool
+    ) -> None:
+        """Add the utterance's words that were found and have begun by now."""
+        self.word_times_source = POINTER
+        rate = self.sample_rate
+        now, shift = self.n_samples / rate, place.shift / rate
+        names = [word.word for word in piece.marked.words]
+        words = found.words(names, self._seconds_per_token)
+        n_told = len(self.words) - self._n_words
+        earliest = place.start / rate
+        for index, word in enumerate(words):
+            reached = found.spans[index, 0] >= 0
+            start = max(word.start + shift, earliest)
+            if index < n_told:
+                start = self.words[self._n_words + index].start
+                if not reached:
+                    continue
+            elif not is_whole and (not reached or start >= now):
+                break
+            start = min(start, max(now, earliest))
+            end = max(start, min(word.end + shift, now))
+            word = replace(word, start=start, end=end)
+            self.words[self._n_words + index : self._n_words + index + 1] = [
+                word
+            ]
+            earliest = start
+
 
 class ChunkMaker:
     """Turn utterances into chunks of sound with the words that have begun.
@@ -208,8 +254,11 @@ class ChunkMaker:
         waiting: list[int] = []
 
         def chunk(wav: torch.Tensor, n_tokens: int = 0):
+            pointing = None
+            if utterance.find_words is not None:
+                pointing = utterance.find_words(n_tokens > 0)
             sound = self._track.push(
-                wav.float().cpu(), utterance.piece, n_tokens
+                wav.float().cpu(), utterance.piece, n_tokens, pointing
             )
             if len(sound):
                 yield self._chunk(sound)
@@ -236,7 +285,10 @@ class ChunkMaker:
     def _chunk(self, sound: np.ndarray) -> SpeechChunk:
         track = self._track
         return SpeechChunk(
-            torch.from_numpy(sound), track.sample_rate, list(track.words)
+            torch.from_numpy(sound),
+            track.sample_rate,
+            list(track.words),
+            track.word_times_source,
         )
 
 
@@ -508,6 +560,7 @@ class Utterances:
                 yield token
 
         utterance.tokens = record()
+        utterance.find_words = getattr(tokens, "find_words", None)
         yield utterance
         piece = utterance.piece
         assert piece is not None

@@ -25,9 +25,17 @@ from speechbrain_emofilm.dataio.voices import (
 from speechbrain_emofilm.inference.long_text import (
     Piece,
     Planner,
+    candidate_seed,
     carry_history,
     piece_seed,
     pieces_and_gaps,
+)
+from speechbrain_emofilm.inference.pointing import (
+    POINTER,
+    PointedTokens,
+    Pointing,
+    Reading,
+    point,
 )
 from speechbrain_emofilm.inference.prompting import LMPrompt, make_prompt
 from speechbrain_emofilm.inference.spans import (
@@ -99,8 +107,12 @@ class EmoFiLMSynthesizer(TrainedModel):
     * ``generation`` (optional): arguments of ``CosyVoice2LM.generate``, such
       as ``sampler``, ``min_ratio`` and ``max_ratio``;
     * ``aligner`` (optional): ``align(wav, sample_rate, text, language) ->
-      [Word]``, for word times; by default PocketSphinx, for English and if
-      installed;
+      [Word]``, for word times; by default those of the model's word pointer,
+      or without one PocketSphinx's, for English and if installed;
+    * ``word_times`` (optional): ``"pointer"`` or ``"aligner"``, to choose
+      where both are there;
+    * ``candidates`` and ``retry`` (optional): defaults of those arguments of
+      :meth:`synthesize`;
     * ``prompting`` (optional): how the language model is prompted, one of
       :data:`~speechbrain_emofilm.inference.prompting.PROMPTING`; by default
       ``cross_lingual``;
@@ -156,8 +168,23 @@ class EmoFiLMSynthesizer(TrainedModel):
         self._generation = dict(getattr(self.hparams, "generation", {}))
         #: Aligner of the words; None where times are proportional.
         self.aligner = getattr(self.hparams, "aligner", None)
+        #: Finds words in the states of the language model; None without one.
+        self.pointer = getattr(self.mods.emofilm, "word_pointer", None)
+        #: "pointer" or "aligner": where the word times of results are from.
+        self.word_times_source = getattr(
+            self.hparams,
+            "word_times",
+            POINTER if self.aligner is None else "aligner",
+        )
+        self._candidates = getattr(self.hparams, "candidates", 1)
+        self._retry = getattr(self.hparams, "retry", 0)
         if self.aligner is None:
             self.aligner = _installed_aligner(self.text_frontend)
+
+    @property
+    def _points(self) -> bool:
+        """Whether the word pointer gives the word times."""
+        return self.pointer is not None and self.word_times_source == POINTER
 
     @classmethod
     def from_hparams(cls, source, *args, **kwargs) -> "EmoFiLMSynthesizer":
@@ -266,6 +293,8 @@ class EmoFiLMSynthesizer(TrainedModel):
         reference: str | None = None,
         history: bool | None = None,
         speed: float | Sequence[float] = 1.0,
+        candidates: int | None = None,
+        retry: int | None = None,
     ) -> SynthesisResult | list[SynthesisResult]:
         """Synthesize one text or several, of any length.
 
@@ -317,6 +346,14 @@ class EmoFiLMSynthesizer(TrainedModel):
         speed : float or list of float
             Speed of all texts, or of each, from 0.5 (half) to 2 (double). The
             pitch stays, and so do the pauses that breaks ask for.
+        candidates : int, optional
+            Number of readings that are drawn of every piece; the one with the
+            fewest lost, cut and repeated words is taken and, of several, the
+            most probable. More than 1 needs a model with a word pointer. The
+            model's default if None, usually 1.
+        retry : int, optional
+            How often as many readings are drawn again where the best one
+            still lacks a word. The model's default if None, usually 0.
 
         Returns
         -------
@@ -330,7 +367,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         ValueError
             If the front end cannot read a text (an emoji, another language),
             or a speaker, seed, emotion, intensity, guidance, batch size,
-            reference or speed is invalid.
+            reference, speed, candidates or retry is invalid.
         """
         one_text = isinstance(text, str)
         texts = _strings("text", text)
@@ -342,6 +379,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         intensity = 1.0 if intensity is None else intensity
         _check_strengths(guidance, intensity)
         speeds = check_speeds(speed, n)
+        tries = self._check_tries(candidates, retry)
         if speaker is not None and not isinstance(speaker, str):
             speaker = _strings("speaker", speaker)
         if reference is not None:
@@ -383,6 +421,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                 reference,
                 [speeds[text] for text, _ in batch],
                 long,
+                *tries,
             )
             for (item, index), result in zip(batch, results):
                 joiners[item].add(result)
@@ -498,7 +537,17 @@ class EmoFiLMSynthesizer(TrainedModel):
 
         def generate(piece: Piece, prompt: LMPrompt, seed: int):
             inputs = self._lm_inputs([piece], [prompt], guidance)
-            return self.mods.emofilm.llm.generate_tokens(**inputs, seeds=[seed])
+            llm = self.mods.emofilm.llm
+            if not self._points:
+                return llm.generate_tokens(**inputs, seeds=[seed])
+            reading = _reading(piece, prompt)
+            tokens = llm.generate_tokens(
+                **inputs,
+                seeds=[seed],
+                on_text=lambda _, states: reading.on_text(states),
+                on_drawn=reading.on_drawn,
+            )
+            return PointedTokens(tokens, self.pointer, reading)
 
         def generate_growing(growing, prompt: LMPrompt, seed: int):
             return self._growing_tokens(growing, prompt, seed, guidance)
@@ -710,10 +759,15 @@ class EmoFiLMSynthesizer(TrainedModel):
         reference: str | None,
         speeds: list[float],
         long: bool,
+        candidates: int,
+        retry: int,
     ) -> list[SynthesisResult]:
         """Generate speech tokens, waves and word times of a batch."""
         with self.inference_ctx:
-            tokens = self._generate(batch, prompts, seeds, guidance)
+            spoken = self._choose_readings(
+                batch, prompts, seeds, guidance, candidates, retry
+            )
+            tokens = [own for own, _ in spoken]
             # Flow and vocoder have fixed noise, as in CosyVoice2: the seed
             # changes the reading only.
             if reference is None:
@@ -724,12 +778,14 @@ class EmoFiLMSynthesizer(TrainedModel):
                 else:
                     wavs = self.mods.token_to_wav(tokens, speakers, **options)
         if reference is not None:
-            wavs = self._speak_in_spans(batch, tokens, speakers, speeds)
+            wavs = self._speak_in_spans(batch, spoken, speakers, speeds)
         sample_rate = self.mods.token_to_wav.sample_rate
         results = []
-        for request, wav, spoken in zip(batch, wavs, tokens):
+        for request, wav, (own, pointing) in zip(batch, wavs, spoken):
             wav = wav.float().cpu()
-            words, source = self.word_times(request, wav, sample_rate)
+            words, source = self._find_words(
+                request, wav, sample_rate, len(own), pointing
+            )
             results.append(
                 SynthesisResult(
                     wav,
@@ -739,10 +795,26 @@ class EmoFiLMSynthesizer(TrainedModel):
                     request.marked.text,
                     request.word_emotions,
                     request.word_intensity,
-                    spoken.cpu(),
+                    own.cpu(),
+                    pointing and pointing.coverage,
                 )
             )
         return results
+
+    def _find_words(
+        self,
+        piece: Piece,
+        wav: torch.Tensor,
+        sample_rate: int,
+        n_tokens: int,
+        pointing: Pointing | None,
+    ) -> tuple[list[Word], str]:
+        """Find the words of a piece by the pointer or, without, its sound."""
+        if pointing is None or not self._points:
+            return self.word_times(piece, wav, sample_rate)
+        names = [word.word for word in piece.marked.words]
+        duration = len(wav) / sample_rate
+        return pointing.words(names, duration / n_tokens), POINTER
 
     def _long_waves(
         self, tokens: list[torch.Tensor], speakers: list[str]
@@ -762,12 +834,13 @@ class EmoFiLMSynthesizer(TrainedModel):
     def _speak_in_spans(
         self,
         batch: list[Piece],
-        tokens: list[torch.Tensor],
+        spoken: list[tuple[torch.Tensor, Pointing | None]],
         neutral_voices: list[str],
         speeds: list[float],
     ) -> list[torch.Tensor]:
         """Generate waves in which the voice follows the words' emotions."""
         token_to_wav = self.mods.token_to_wav
+        tokens = [own for own, _ in spoken]
         asked = [
             word_voices(
                 request.word_emotions,
@@ -796,7 +869,9 @@ class EmoFiLMSynthesizer(TrainedModel):
         if changing:
             neutral = vocode([mels[i] for i in changing], 1.0)
         for i, wav in zip(changing, neutral):
-            words, _ = self.word_times(batch[i], wav.float().cpu(), sample_rate)
+            words, _ = self._find_words(
+                batch[i], wav.float().cpu(), sample_rate, *_sized(spoken[i])
+            )
             spans = voice_spans(
                 words,
                 [voices[i].index(name) for name in asked[i]],
@@ -806,17 +881,101 @@ class EmoFiLMSynthesizer(TrainedModel):
             mels[i] = blend_mels(decoded[i], spans)
         return vocode(mels, speeds)
 
-    def _generate(
+    def _check_tries(
+        self, candidates: int | None, retry: int | None
+    ) -> tuple[int, int]:
+        """Return the number of candidates and of further rounds."""
+        candidates = self._candidates if candidates is None else candidates
+        retry = self._retry if retry is None else retry
+        if candidates < 1 or retry < 0:
+            raise ValueError(
+                f"candidates is {candidates} and retry is {retry}: give "
+                "integers of at least 1 and 0."
+            )
+        if self.pointer is None and (candidates > 1 or retry):
+            raise ValueError(
+                f"candidates {candidates} and retry {retry} need a model with "
+                "a word pointer: train one with "
+                "recipes/ESD/emotional_tts/train_pointer.py, or leave them out."
+            )
+        return candidates, retry
+
+    def _choose_readings(
         self,
         batch: list[Piece],
         prompts: list[LMPrompt],
         seeds: list[int],
         guidance: float,
-    ) -> list[torch.Tensor]:
-        """Generate the speech tokens of each item."""
-        return self.mods.emofilm.llm.generate(
-            **self._lm_inputs(batch, prompts, guidance), seeds=seeds
+        candidates: int,
+        retry: int,
+    ) -> list[tuple[torch.Tensor, Pointing | None]]:
+        """Draw readings of each item and take the best.
+
+        The first is drawn with the item's own seed.
+        """
+        best: list[Any] = [None] * len(batch)
+        open_items = list(range(len(batch)))
+        for turn in range(1 + retry):
+            drawn = [
+                (item, turn * candidates + number)
+                for number in range(candidates)
+                for item in open_items
+            ]
+            readings = self._read(
+                [batch[item] for item, _ in drawn],
+                [prompts[item] for item, _ in drawn],
+                [candidate_seed(seeds[item], n) for item, n in drawn],
+                guidance,
+                rated=candidates > 1 or retry > 0,
+            )
+            for (item, _), (rank, *reading) in zip(drawn, readings):
+                if best[item] is None or rank < best[item][0]:
+                    best[item] = rank, tuple(reading)
+            open_items = [
+                item
+                for item in open_items
+                if best[item][1][1] is not None and best[item][1][1].n_lost
+            ]
+            if not open_items:
+                break
+        return [reading for _, reading in best]
+
+    def _read(
+        self,
+        batch: list[Piece],
+        prompts: list[LMPrompt],
+        seeds: list[int],
+        guidance: float,
+        rated: bool,
+    ) -> list[tuple[tuple[float, float], torch.Tensor, Pointing | None]]:
+        """Draw a reading of each item and find its words.
+
+        Returns for each its rank, of which the smallest is best, its speech
+        tokens and where its words are.
+        """
+        inputs = self._lm_inputs(batch, prompts, guidance)
+        llm = self.mods.emofilm.llm
+        if self.pointer is None:
+            tokens = llm.generate(**inputs, seeds=seeds)
+            return [((0.0, 0.0), own, None) for own in tokens]
+        readings = [_reading(*item) for item in zip(batch, prompts)]
+        tokens = llm.generate(
+            **inputs,
+            seeds=seeds,
+            on_text=lambda key, states: readings[key].on_text(states),
+            on_drawn=lambda drawn: readings[drawn.key].on_drawn(drawn),
         )
+        results = []
+        for own, reading in zip(tokens, readings):
+            if not len(own):  # nothing to point at
+                results.append(((math.inf, 0.0), own, None))
+                continue
+            (pointing,) = point(self.pointer, [reading])
+            rank = 0.0
+            if rated:
+                rank = -reading.log_likelihood(llm.llm_decoder)
+            results.append(((float(pointing.n_bad), rank), own, pointing))
+        return results
 
     def _lm_inputs(
         self, batch: list[Piece], prompts: list[LMPrompt], guidance: float
@@ -885,6 +1044,7 @@ class EmoFiLMSynthesizer(TrainedModel):
     ) -> Iterator[int]:
         """Generate the speech tokens of text that is still being written."""
         lm, n_prompt = self.mods.emofilm.llm, len(prompt.text_ids)
+        reading = Reading([], 0)
 
         def embeddings() -> Iterator[tuple[torch.Tensor, ...]]:
             read = 0
@@ -894,6 +1054,8 @@ class EmoFiLMSynthesizer(TrainedModel):
                 if guidance != 1:
                     variants.append(inputs["unconditional_embeddings"])
                 end = n_prompt + n_units
+                reading.word_of_unit = _reading(piece, prompt).word_of_unit
+                reading.n_words = len(piece.marked.words)
                 yield tuple(text[:, read:end] for text in variants)
                 read = end
 
@@ -905,9 +1067,15 @@ class EmoFiLMSynthesizer(TrainedModel):
         spoken = None
         if len(prompt.speech_tokens):
             spoken = prompt.speech_tokens[None].to(self.device)
-        return lm.generate_stream(
+        if self._points:
+            options["on_text"] = lambda _, states: reading.on_text(states)
+            options["on_drawn"] = reading.on_drawn
+        tokens = lm.generate_stream(
             embeddings(), spoken, seed=seed, guidance=guidance, **options
         )
+        if not self._points:
+            return tokens
+        return PointedTokens(tokens, self.pointer, reading)
 
     def word_times(
         self, piece: Piece, wav: torch.Tensor, sample_rate: int
@@ -956,6 +1124,19 @@ class EmoFiLMSynthesizer(TrainedModel):
         return proportional_times(names, piece.units, duration), (
             "proportional"
         )
+
+
+def _reading(piece: Piece, prompt: LMPrompt) -> Reading:
+    """Start to keep the states of a piece that is spoken."""
+    owners = [-1] * len(prompt.text_ids) + piece.units.word_of_unit
+    return Reading(owners, len(piece.marked.words))
+
+
+def _sized(
+    spoken: tuple[torch.Tensor, Pointing | None],
+) -> tuple[int, Pointing | None]:
+    """Replace speech tokens by their number."""
+    return len(spoken[0]), spoken[1]
 
 
 def _batches(

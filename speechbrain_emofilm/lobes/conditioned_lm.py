@@ -18,6 +18,11 @@ from speechbrain_emofilm.lobes.efilm import (
     WordEmotionLoss,
     WordEmotionLossOutput,
 )
+from speechbrain_emofilm.lobes.word_pointer import (
+    IGNORE,
+    WordPointer,
+    WordPointerOutput,
+)
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +62,9 @@ class ConditionedLMInputs(NamedTuple):
         (B, W, A), see
         :func:`~speechbrain_emofilm.processing.prosody_axes.axes_tensor`; None
         for an encoder without axes.
+    word_of_frame : torch.Tensor, optional
+        Index of the word spoken in each of the R parts of a speech token, -1
+        in silence, long, shape (B, S * R), to train a word pointer.
     """
 
     text_tokens: torch.Tensor
@@ -69,6 +77,7 @@ class ConditionedLMInputs(NamedTuple):
     word_intensity: torch.Tensor
     n_prompt: torch.Tensor | None = None
     word_axes: torch.Tensor | None = None
+    word_of_frame: torch.Tensor | None = None
 
     def behind(self, prompts: Sequence) -> "ConditionedLMInputs":
         """Put a prompt before some utterances.
@@ -100,7 +109,17 @@ class ConditionedLMInputs(NamedTuple):
             speech, self.word_of_speech, self.speech_lens, -1
         )
         n_prompt = [0 if p is None else len(p) for p in speech]
+        word_of_frame = self.word_of_frame
+        if word_of_frame is not None:
+            parts = word_of_frame.shape[1] // self.speech_tokens.shape[1]
+            word_of_frame, _ = _prepend(
+                [p if p is None else p.repeat(parts) for p in speech],
+                word_of_frame,
+                self.speech_lens,
+                IGNORE,
+            )
         return self._replace(
+            word_of_frame=word_of_frame,
             text_tokens=text_tokens,
             text_lens=text_lens,
             word_of_token=word_of_token,
@@ -137,6 +156,13 @@ class ConditionedLMOutput:
         Norm of the modulation relative to that of the text embeddings. Far
         below 0.01 the emotion is inaudible; from about 1 the modulation masks
         the text and words are lost.
+    pointer_loss : torch.Tensor
+        Mean cross-entropy of the word spoken in each frame; 0 without a word
+        pointer.
+    pointer_accuracy : torch.Tensor
+        Share of the frames whose word, or silence, the pointer finds.
+    n_pointer : torch.Tensor
+        Number of these frames.
     """
 
     speech_loss: torch.Tensor
@@ -146,6 +172,9 @@ class ConditionedLMOutput:
     emotion_accuracy: torch.Tensor
     n_emotion: torch.Tensor
     modulation_ratio: torch.Tensor
+    pointer_loss: torch.Tensor
+    pointer_accuracy: torch.Tensor
+    n_pointer: torch.Tensor
 
 
 class EmotionConditionedLM(nn.Module):
@@ -169,6 +198,9 @@ class EmotionConditionedLM(nn.Module):
     bistream_share : float
         In training, share of the utterances laid out as bistream (text and
         speech in turns), so that the speech head learns to ask for more text.
+    word_pointer : Optional[WordPointer]
+        Tells which word is being spoken, from the language model's states,
+        which learn nothing from it; not used if None.
 
     Raises
     ------
@@ -209,6 +241,7 @@ class EmotionConditionedLM(nn.Module):
         history_corruption: float = 0.0,
         condition_dropout: float = 0.0,
         bistream_share: float = 0.0,
+        word_pointer: WordPointer | None = None,
     ):
         super().__init__()
         shares = {
@@ -225,6 +258,7 @@ class EmotionConditionedLM(nn.Module):
         self.llm = llm
         self.efilm = efilm
         self.emotion_loss = emotion_loss
+        self.word_pointer = word_pointer
         self.history_corruption = history_corruption
         self.condition_dropout = condition_dropout
         self.bistream_share = bistream_share
@@ -290,7 +324,76 @@ class EmotionConditionedLM(nn.Module):
                 inputs.speech_lens,
             ),
         )
-        return _collect(speech, emotion, text.modulation_ratio)
+        pointer = self._point(inputs, speech)
+        return _collect(speech, emotion, text.modulation_ratio, pointer)
+
+    def _point(
+        self, inputs: ConditionedLMInputs, speech: LMOutput
+    ) -> WordPointerOutput:
+        """Compute the word pointer's loss, or zeros without a pointer."""
+        if self.word_pointer is None or inputs.word_of_frame is None:
+            zero = speech.logits.new_zeros(())
+            return WordPointerOutput(zero, zero, zero.long())
+        return self.word_pointer.loss(
+            speech.text_hidden,
+            inputs.text_lens,
+            inputs.word_of_token,
+            speech.hidden,
+            inputs.speech_lens,
+            inputs.word_of_frame,
+        )
+
+    @torch.no_grad()
+    def point(
+        self, inputs: ConditionedLMInputs, sees_next: bool = True
+    ) -> torch.Tensor:
+        """Tell which word given speech is at, with the word pointer.
+
+        Arguments
+        ---------
+        inputs : ConditionedLMInputs
+            Text and speech tokens.
+        sees_next : bool
+            As in ``WordPointer.forward``.
+
+        Returns
+        -------
+        torch.Tensor
+            Log-probabilities of silence and the W words in each frame, shape
+            (B, S * R, 1 + W).
+
+        Raises
+        ------
+        ValueError
+            If there is no word pointer.
+        """
+        if self.word_pointer is None:
+            raise ValueError(
+                "This model has no word pointer: train one with "
+                "recipes/ESD/emotional_tts/train_pointer.py."
+            )
+        text = self.condition(
+            inputs.text_tokens,
+            inputs.text_lens,
+            inputs.word_of_token,
+            inputs.word_emotions,
+            inputs.word_intensity,
+        )
+        speech = self.llm(
+            text.text_embeddings,
+            inputs.text_lens,
+            inputs.speech_tokens,
+            inputs.speech_lens,
+        )
+        return self.word_pointer(
+            speech.text_hidden,
+            inputs.text_lens,
+            inputs.word_of_token,
+            speech.hidden,
+            inputs.speech_lens,
+            inputs.word_emotions.shape[1],
+            sees_next,
+        )
 
     def _classify(
         self, word_emotions: torch.Tensor, **places: tuple[torch.Tensor, ...]
@@ -397,6 +500,7 @@ def _collect(
     speech: LMOutput,
     emotion: WordEmotionLossOutput,
     modulation_ratio: torch.Tensor,
+    pointer: WordPointerOutput,
 ) -> ConditionedLMOutput:
     """Compute the losses and counts of a batch."""
     logits = speech.logits.float()
@@ -409,4 +513,7 @@ def _collect(
         emotion_accuracy=emotion.accuracy,
         n_emotion=emotion.n_labelled,
         modulation_ratio=modulation_ratio,
+        pointer_loss=pointer.loss,
+        pointer_accuracy=pointer.accuracy,
+        n_pointer=pointer.n_frames,
     )

@@ -34,8 +34,12 @@ from tiny_world import (
 )
 
 HERE = Path(__file__).parent
-TRAINED = {"efilm", "llm_decoder", "emotion_loss"}
-OPTIMIZERS = {"optimizer_conditioner", "optimizer_head"}
+TRAINED = {"efilm", "llm_decoder", "emotion_loss", "word_pointer"}
+OPTIMIZERS = {
+    "optimizer_conditioner",
+    "optimizer_head",
+    "optimizer_word_pointer",
+}
 
 
 def newest_checkpoint(output):
@@ -341,7 +345,7 @@ def test_bf16_trains_fp32_parameters(pristine_world, tmp_path):
         assert weights.dtype == torch.float32 and weights.isfinite().all()
 
 
-def test_gradients_of_both_optimizers_are_clipped(
+def test_gradients_of_all_optimizers_are_clipped(
     pristine_world, tmp_path, monkeypatch
 ):
     norms = []
@@ -353,7 +357,7 @@ def test_gradients_of_both_optimizers_are_clipped(
     monkeypatch.setattr(torch.optim.AdamW, "step", remember)
     flags = recipe_flags(pristine_world, tmp_path, max_grad_norm=1e-4)
     run_script("train.py", flags)
-    assert len(norms) == 8 and max(norms) <= 1.01e-4
+    assert len(norms) == 12 and max(norms) <= 1.01e-4
 
 
 def test_training_stops_early(pristine_world, tmp_path):

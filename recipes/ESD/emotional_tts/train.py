@@ -74,7 +74,12 @@ PROMPT_ITEMS = ["text", "text_tokens", "speech_tokens"]
 
 
 class EmoFiLMBrain(ResumableBrain):
-    """Trains what `EmotionConditionedLM` leaves trainable."""
+    """Trains what `EmotionConditionedLM` leaves trainable.
+
+    The word pointer only watches: it reads states without gradients and has
+    its own random numbers and optimizer, so that the rest is trained as
+    without it.
+    """
 
     best_key = "speech_loss"
     #: Names the failures that a validation shows.
@@ -91,8 +96,14 @@ class EmoFiLMBrain(ResumableBrain):
         return self.modules.emofilm(inputs)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Add the step-wise emotion loss to the speech-token loss."""
-        counts = torch.stack([predictions.n_speech, predictions.n_emotion])
+        """Add the emotion loss and the word pointer's to that of speech."""
+        counts = torch.stack(
+            [
+                predictions.n_speech,
+                predictions.n_emotion,
+                predictions.n_pointer,
+            ]
+        )
         if stage != sb.Stage.TRAIN:
             self.accumulate_stats(
                 {
@@ -107,6 +118,10 @@ class EmoFiLMBrain(ResumableBrain):
                         predictions.modulation_ratio,
                         counts[1],
                     ),
+                    "pointer_accuracy": (
+                        predictions.pointer_accuracy,
+                        counts[2],
+                    ),
                 }
             )
         scale = self.share_of_all_processes(counts, stage)
@@ -115,10 +130,13 @@ class EmoFiLMBrain(ResumableBrain):
             + self.hparams.emotion_loss_weight
             * scale[1]
             * predictions.emotion_loss
+            + self.hparams.word_pointer_weight
+            * scale[2]
+            * predictions.pointer_loss
         )
 
     def init_optimizers(self):
-        """Make one optimizer each for conditioner, head and backbone.
+        """Make one optimizer each for conditioner, head, backbone, pointer.
 
         Each has its own learning rate, and one parameter group because
         SpeechBrain clips the gradients of the first group only. A frozen
@@ -131,11 +149,13 @@ class EmoFiLMBrain(ResumableBrain):
             if parameter.requires_grad:
                 in_head = name.startswith("llm_decoder.")
                 (head if in_head else backbone).append(parameter)
-        in_llm = {id(parameter) for parameter in model.llm.parameters()}
+        pointer = model.word_pointer
+        others = [model.llm] if pointer is None else [model.llm, pointer]
+        in_others = {id(p) for module in others for p in module.parameters()}
         conditioner = [
             parameter
             for parameter in model.parameters()
-            if parameter.requires_grad and id(parameter) not in in_llm
+            if parameter.requires_grad and id(parameter) not in in_others
         ]
         self.optimizers_dict = {
             "conditioner": self.hparams.opt_class(conditioner),
@@ -147,8 +167,19 @@ class EmoFiLMBrain(ResumableBrain):
             self.checkpointer.add_recoverable(
                 "open_backbone", self.hparams.open_backbone
             )
+        if pointer is not None:
+            optimizer = self.hparams.pointer_opt_class(pointer.parameters())
+            self.optimizers_dict["word_pointer"] = optimizer
+            self.checkpointer.add_recoverable(
+                "word_pointer", pointer, optional_load=True
+            )
         for name, optimizer in self.optimizers_dict.items():
-            self.checkpointer.add_recoverable(f"optimizer_{name}", optimizer)
+            self.checkpointer.add_recoverable(
+                f"optimizer_{name}",
+                optimizer,
+                # Checkpoints of trainings without a pointer still load.
+                optional_load=name == "word_pointer",
+            )
 
     def on_fit_start(self):
         """Diagnose the frozen backbone as a baseline; then resume."""
@@ -168,6 +199,7 @@ class EmoFiLMBrain(ResumableBrain):
 def model_inputs(batch):
     """Build the model's inputs from a batch."""
     axes = getattr(batch, "word_axes", None)
+    frames = getattr(batch, "word_of_frame", None)
     return ConditionedLMInputs(
         text_tokens=batch.text_tokens.data,
         text_lens=batch.text_tokens.lengths,
@@ -178,6 +210,7 @@ def model_inputs(batch):
         word_emotions=batch.word_emotions.data,
         word_intensity=batch.word_intensity.data,
         word_axes=None if axes is None else axes.data,
+        word_of_frame=None if frames is None else frames.data,
     )
 
 
@@ -186,7 +219,9 @@ def dataio_prepare(hparams):
 
     The items hold text_tokens (T,), word_of_token (T,), speech_tokens (S,),
     word_of_speech (S,), word_emotions (W, K) and word_intensity (W,), and
-    with `axes` also word_axes (W, A).
+    with `axes` also word_axes (W, A). For a word pointer they also hold
+    word_of_frame (S * R,), the word of each of the R parts of a token, and
+    can hold word_times (W, 2).
     """
     emotions = hparams["emotions"]
     tokens_file = hparams["speech_tokens"]
@@ -200,7 +235,7 @@ def dataio_prepare(hparams):
     labels_of = label_reader(hparams)
     axes = hparams.get("axes", [])
     prosody = read_word_prosody(hparams["prosody_file"]) if axes else {}
-    model_items = [*MODEL_ITEMS, "word_axes"] if axes else MODEL_ITEMS
+    model_items = list(MODEL_ITEMS)
     # A corpus has the same sentence in several emotions.
     encode = functools.lru_cache(maxsize=None)(hparams["text_frontend"].encode)
 
@@ -258,9 +293,26 @@ def dataio_prepare(hparams):
             )
         return axes_tensor(words, axes)
 
+    # 5. The word spoken, more finely than by token, for the word pointer.
+    @takes("id", "speaker", "emotion", "text", "speech_tokens")
+    @provides("word_times", "word_of_frame")
+    def pointer_pipeline(utterance, speaker, emotion, text, speech_tokens):
+        words = labels_of(utterance, speaker, emotion, text)[0].alignment()
+        yield torch.tensor([[word.start, word.end] for word in words])
+        parts = hparams["emofilm"].word_pointer.resolution
+        yield word_of_speech(
+            words,
+            parts * len(speech_tokens),
+            parts * hparams["speech_token_rate"],
+        )
+
     pipelines = [text_pipeline, speech_pipeline, word_pipeline]
     if axes:
         pipelines.append(axes_pipeline)
+        model_items.append("word_axes")
+    if hparams["emofilm"].word_pointer is not None:
+        pipelines.append(pointer_pipeline)
+        model_items.append("word_of_frame")
     items = {
         split: read_items(hparams, split, cache.skipped)
         for split in ("train", "valid", "test")
@@ -447,7 +499,7 @@ if __name__ == "__main__":
             "valid": hparams["valid_dataloader_opts"],
             "test": hparams["test_dataloader_opts"],
         },
-        names=["efilm", "llm_decoder", "open_backbone"],
+        names=["efilm", "llm_decoder", "open_backbone", "word_pointer"],
         folder=hparams["output_folder"],
         hparams_file=hparams_file,
         overrides=overrides,

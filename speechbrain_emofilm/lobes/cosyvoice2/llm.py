@@ -7,7 +7,13 @@ reads. Qwen2's text head is omitted, as speech does not need it.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass
 
 from speechbrain_emofilm.lobes.cosyvoice2.bistream import BistreamDecoding
@@ -29,6 +35,7 @@ from speechbrain_emofilm.lobes.cosyvoice2.qwen2 import (
 )
 from speechbrain_emofilm.lobes.cosyvoice2.sampling import Sampler
 from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import (
+    DrawnToken,
     SpeechDecoding,
     TokenDrawing,
     Utterance,
@@ -60,6 +67,8 @@ class LMOutput:
         speech token t, and the end at t = number of tokens.
     supervised : torch.Tensor
         Whether each ``hidden`` predicts a token, bool, shape (B, S + 1).
+    text_hidden : torch.Tensor
+        Last hidden states at the text tokens, shape (B, T, C); any in padding.
     text_positions : torch.Tensor
         Sequence position of each text token, shape (B, T); 0 in padding.
     speech_positions : torch.Tensor
@@ -72,6 +81,7 @@ class LMOutput:
     targets: torch.Tensor
     hidden: torch.Tensor
     supervised: torch.Tensor
+    text_hidden: torch.Tensor
     text_positions: torch.Tensor
     speech_positions: torch.Tensor
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -316,13 +326,15 @@ class CosyVoice2LM(nn.Module):
 
         is_text = (layout.source >= 2) & (layout.source < 2 + text_size)
         text_index = torch.where(is_text, layout.source - 2, IGNORE)
+        text_positions, _ = _places(text_index, text_size)
         speech_positions, speech_found = _places(predicts, tokens.shape[1])
         return LMOutput(
             logits=self.llm_decoder(hidden[supervised]),
             targets=targets[supervised],
             hidden=_take(hidden, speech_positions),
             supervised=speech_found,
-            text_positions=_places(text_index, text_size)[0],
+            text_hidden=_take(hidden, text_positions),
+            text_positions=text_positions,
             speech_positions=speech_positions,
             attentions=attentions,
         )
@@ -343,6 +355,8 @@ class CosyVoice2LM(nn.Module):
         max_ratio: float = 20.0,
         n_target_text: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
+        on_text: Callable[[Hashable, torch.Tensor], None] | None = None,
+        on_drawn: Callable[[DrawnToken], None] | None = None,
     ) -> list[torch.Tensor]:
         """Generate the speech of a batch; each item equals the item alone.
 
@@ -380,6 +394,10 @@ class CosyVoice2LM(nn.Module):
             Number of text tokens after the prompt text; all if None.
         seeds : Optional[Sequence[int]]
             One random seed per item; 0 if None.
+        on_text : Optional[Callable]
+            As in ``SpeechDecoding``; an item's key is its index.
+        on_drawn : Optional[Callable]
+            Called with everything that is drawn.
 
         Returns
         -------
@@ -405,13 +423,16 @@ class CosyVoice2LM(nn.Module):
             seeds,
         )
         decoding = SpeechDecoding(
-            self, sampler, candidate_top_k, candidate_top_p
+            self, sampler, candidate_top_k, candidate_top_p, on_text=on_text
         )
         decoding.join(utterances)
         spoken: list[list[int]] = [[] for _ in utterances]
         cut = []
         while len(decoding):
-            for item, token, is_last, _ in decoding.step():
+            for drawn in decoding.step():
+                item, token, is_last, _ = drawn
+                if on_drawn is not None:
+                    on_drawn(drawn)
                 if token is not None:
                     spoken[item].append(token)
                     if is_last:
@@ -438,6 +459,8 @@ class CosyVoice2LM(nn.Module):
         max_ratio: float = 20.0,
         n_target_text: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
+        on_text: Callable[[Hashable, torch.Tensor], None] | None = None,
+        on_drawn: Callable[[DrawnToken], None] | None = None,
     ) -> Iterator[int]:
         """Generate the speech of one text, token by token.
 
@@ -464,6 +487,8 @@ class CosyVoice2LM(nn.Module):
         min_ratio, max_ratio : float
             See ``generate``.
         n_target_text, seeds : Optional[Sequence[int]]
+            See ``generate``.
+        on_text, on_drawn : Optional[Callable]
             See ``generate``.
 
         Returns
@@ -507,13 +532,16 @@ class CosyVoice2LM(nn.Module):
             seeds,
         )
         decoding = SpeechDecoding(
-            self, sampler, candidate_top_k, candidate_top_p
+            self, sampler, candidate_top_k, candidate_top_p, on_text=on_text
         )
         decoding.join(utterances)
 
         def draw() -> Iterator[int]:
             while len(decoding):
-                for _, token, is_last, _ in decoding.step():
+                for drawn in decoding.step():
+                    _, token, is_last, _ = drawn
+                    if on_drawn is not None:
+                        on_drawn(drawn)
                     if token is not None:
                         if is_last:
                             _report_cut([0])
@@ -617,6 +645,8 @@ class CosyVoice2LM(nn.Module):
         guidance: float = 1.0,
         candidate_top_k: int | None = None,
         candidate_top_p: float = 1.0,
+        on_text: Callable[[Hashable, torch.Tensor], None] | None = None,
+        on_drawn: Callable[[DrawnToken], None] | None = None,
     ) -> Iterator[int]:
         """Generate speech while the text is being written (bistream).
 
@@ -641,6 +671,8 @@ class CosyVoice2LM(nn.Module):
             Random seed.
         guidance, candidate_top_k, candidate_top_p : float
             See ``generate``.
+        on_text, on_drawn : Optional[Callable]
+            See ``BistreamDecoding``.
 
         Yields
         ------
@@ -674,6 +706,8 @@ class CosyVoice2LM(nn.Module):
             TokenDrawing(self, sampler, candidate_top_k, candidate_top_p),
             seed,
             guidance,
+            on_text,
+            on_drawn,
         )
         for piece in text_pieces:
             yield from decoding.add_text(piece)

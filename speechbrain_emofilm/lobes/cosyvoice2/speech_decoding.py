@@ -344,6 +344,9 @@ class SpeechDecoding:
     max_rows : Optional[int]
         Maximum number of utterances that are decoded at once; further ones
         wait. No limit if None.
+    on_text : Optional[Callable]
+        Called with the key of an utterance and the hidden states at its text
+        tokens, with the condition, (T, C), when its text has been read.
 
     Example
     -------
@@ -372,6 +375,7 @@ class SpeechDecoding:
         candidate_top_k: int | None = None,
         candidate_top_p: float = 1.0,
         max_rows: int | None = None,
+        on_text: Callable[[Hashable, torch.Tensor], None] | None = None,
     ):
         if max_rows is not None and max_rows < 1:
             raise ValueError(
@@ -379,6 +383,7 @@ class SpeechDecoding:
             )
         self._lm = lm
         self._max_rows = max_rows
+        self._on_text = on_text
         self._waiting: list[Utterance] = []
         self._live: list[Utterance] = []
         self._drawing = TokenDrawing(
@@ -504,7 +509,12 @@ class SpeechDecoding:
             size = max(len(prefix) for prefix in prefixes)
             padding = [size - len(prefix) for prefix in prefixes]
             cached = CachedQwen2(self._lm.llm, padding)
-            new_hidden = cached(_stack(prefixes, padding))[:, -1]
+            states = cached(_stack(prefixes, padding))
+            new_hidden = states[:, -1]
+            if self._on_text is not None:
+                for u, own, n in zip(new, states, padding):
+                    # Behind the padding and the first mark.
+                    self._on_text(u.key, own[n + 1 : n + 1 + len(u.text)])
         if self._live:
             assert self._cached is not None and self._tokens is not None
             hidden = self._cached(self._drawing.embed(self._tokens))[:, -1]
