@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from speechbrain_emofilm.dataio.voices import Voice
 
@@ -151,8 +151,8 @@ class SoundProcess:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
         assert self._process.stdin and self._process.stdout
-        self._input: BinaryIO = self._process.stdin
-        self._output: BinaryIO = self._process.stdout
+        self._input: IO[bytes] = self._process.stdin
+        self._output: IO[bytes] = self._process.stdout
         self._send({"path": str(path), "threads": n_threads})
         threading.Thread(
             target=self._read, name="emofilm-sound", daemon=True
@@ -277,7 +277,7 @@ def _map_weights(module: torch.nn.Module, path: Path) -> None:
         own.data = other.data
 
 
-def write_message(file: BinaryIO, header: dict[str, Any], body: bytes) -> None:
+def write_message(file: IO[bytes], header: dict[str, Any], body: bytes) -> None:
     """Write a message.
 
     Example
@@ -294,7 +294,7 @@ def write_message(file: BinaryIO, header: dict[str, Any], body: bytes) -> None:
     file.flush()
 
 
-def read_message(file: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+def read_message(file: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     """Read a message; None at the end of the file."""
     sizes = file.read(_SIZES.size)
     if len(sizes) < _SIZES.size:
@@ -373,7 +373,7 @@ def _answer(
 
 
 def _listen(
-    source: BinaryIO,
+    source: IO[bytes],
     requests: "queue.SimpleQueue[tuple[dict, bytes]]",
     dropped: set[int],
 ) -> None:
