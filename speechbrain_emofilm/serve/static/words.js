@@ -542,6 +542,7 @@ export class WordEditor extends EventTarget {
       max: String(PAUSE.most),
       step: String(STEP),
       inputmode: "decimal",
+      placeholder: "0",
       oninput: () => {
         // "0." is on its way to "0.5".
         const value = Number(input.value);
