@@ -91,7 +91,9 @@ def create_app(
             "Texts hold marks such as `<happy>We won!</happy>`, "
             "`<sad intensity=0.4>but he left.</>` or the mixture "
             "`<happy=0.7 surprise=0.3>Oh!</>`. `/v1/audio/speech` works with "
-            "the clients made for OpenAI's interface."
+            "the clients made for OpenAI's interface. The WebSocket "
+            "`/v1/stream` takes a text that is being written and speaks it "
+            "sentence by sentence."
         ),
         version=__version__,
         # Their pages load scripts from elsewhere; /openapi.json is served.

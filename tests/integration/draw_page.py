@@ -8,10 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from speechbrain_emofilm.serve.app import find_parts
+
 from PIL import Image
 
 from chromium import browsing  # isort: skip
-from model_server import serving_model  # isort: skip
+from model_server import serving_model, shipped_model  # isort: skip
 
 TEXT = (
     "<happy>We won!</> But <surprise=0.6 sad=0.4>then</> "
@@ -23,8 +25,9 @@ SIZE = (1200, 1340)
 
 def main(path):
     """Draw the page, in the middle of take A."""
+    model = shipped_model()
     with (
-        serving_model() as url,
+        serving_model(model, parts=find_parts(model)) as url,
         tempfile.TemporaryDirectory() as folder,
         browsing(folder) as browser,
     ):

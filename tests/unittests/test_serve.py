@@ -19,11 +19,13 @@ from speechbrain_emofilm.dataio.labels import (
 )
 from speechbrain_emofilm.dataio.markup import parse_markup
 from speechbrain_emofilm.dataio.splitting import TextSplitter
+from speechbrain_emofilm.dataio.voices import read_voices
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.serve.app import create_app, find_parts
 from speechbrain_emofilm.serve.engine import Row, Speaking
 from speechbrain_emofilm.serve.service import MAX_RECORDINGS, Parts, Settings
 from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
+from speechbrain_emofilm.serve.speech import Speech
 from speechbrain_emofilm.utils.assets import find_file
 
 import httpx
@@ -31,7 +33,7 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from model_server import running
+from model_server import prompted_model, running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -132,10 +134,13 @@ def test_health_models_voices_emotions_and_tags(client, synthesizer):
     assert client.get("/healthz").json()["status"] == "ok"
     models = client.get("/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["mini"]
+    assert models["data"][0]["abilities"] == {"suggest": False, "label": False}
+    assert set(models["data"][0]["missing"]) == {"suggest", "label"}
     voices = client.get("/v1/voices").json()
     assert voices["default"] == synthesizer.speakers[0]
     assert [v["id"] for v in voices["voices"]] == synthesizer.speakers
     assert voices["can_add"] is False
+    assert "fixed speakers" in voices["cannot_add"]
     emotions = client.get("/v1/emotions").json()
     assert [e["name"] for e in emotions["emotions"]] == synthesizer.emotions
     assert client.get("/v1/tags").json() == {"tags": []}
@@ -183,6 +188,25 @@ def test_openai_client_gets_each_format(server):
         info = soundfile.info(io.BytesIO(speech.content))
         assert (info.format, info.channels) == (kind, 1)
         assert info.duration > 0.3
+
+
+def test_openai_client_gets_an_mp3_in_parts(server):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="0012", input=LONG, extra_body={"stream": True}
+    ) as response:
+        assert response.headers["content-type"] == "audio/mpeg"
+        parts = list(response.iter_bytes())
+    assert len(parts) > 2
+    wav, rate = soundfile.read(io.BytesIO(b"".join(parts)))
+    words = httpx.post(
+        f"{server.url}/v1/words",
+        json={"text": LONG, "voice": "0012"},
+        timeout=120,
+    ).json()
+    # mp3 adds up to a tenth of a second at its ends.
+    assert len(wav) / rate == pytest.approx(words["duration"], abs=0.15)
+    assert np.abs(wav).max() > 0.05
 
 
 def pcm(content):
@@ -360,6 +384,7 @@ def test_a_wrong_request_has_one_clear_message(client, change, param, words):
     error = error_of(client.post("/v1/audio/speech", json=asked), 400)
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
+    assert error["code"]
     assert words in error["message"]
 
 
@@ -389,6 +414,9 @@ def test_rubbish_is_refused(client, body):
 # ---------------------------------------------------------------------- words
 
 
+LONG = "<sad>One two three four five six seven eight nine ten, and he left.</>"
+
+
 def test_words_have_times_emotions_and_pitch(client):
     asked = {"text": TEXT + " He had 21 dogs.", "voice": "0013", "seed": 5}
     answer = client.post("/v1/words", json=asked).json()
@@ -413,6 +441,57 @@ def test_words_have_times_emotions_and_pitch(client):
     voiced = [hz for hz in f0["hz"] if hz is not None]
     assert voiced and min(voiced) > 40
     assert answer["text"] == "We won! But he left. He had 21 dogs."
+
+
+def parts_of(answer):
+    """Events of an answer in parts."""
+    return [
+        json.loads(line.removeprefix("data: "))
+        for line in answer.text.split("\n\n")
+        if line
+    ]
+
+
+@pytest.mark.parametrize("text", [TEXT, LONG, MANY], ids=range(3))
+def test_words_in_parts_are_those_of_the_whole(client, small_pieces, text):
+    asked = {"text": text, "seed": 3}
+    whole = client.post("/v1/words", json=asked).json()
+    answer = client.post("/v1/words", json={**asked, "stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *parts, done = parts_of(answer)
+    assert len(parts) > 1 and done.pop("type") == "done"
+    wav, _ = soundfile.read(io.BytesIO(base64.b64decode(whole.pop("audio"))))
+    sound = b"".join(base64.b64decode(part["audio"]) for part in parts)
+    np.testing.assert_allclose(pcm(sound), wav, atol=1e-3)
+    # Words come with the sound in which they begin.
+    heard, words = 0, []
+    for part in parts:
+        heard += len(base64.b64decode(part["audio"])) / 2 / part["sample_rate"]
+        words += part["words"]
+        assert all(word["start"] <= heard + 0.1 for word in part["words"])
+    names = [word["text"] for word in done["words"]]
+    assert [word["text"] for word in words] == names
+    for key in ("text", "marks", "seed", "voice", "duration"):
+        assert done[key] == whole[key]
+    for one, other in zip(done["words"], whole["words"]):
+        assert one["emotion"] == other["emotion"]
+        assert one["start"] == pytest.approx(other["start"], abs=0.05)
+
+
+def test_words_in_parts_say_what_is_wrong(client, server, monkeypatch):
+    asked = {"text": "<hapy>We won!</>", "stream": True}
+    error = error_of(client.post("/v1/words", json=asked), 400)
+    assert error["code"] == "marks_wrong"
+    # An error that comes later is the last event.
+    monkeypatch.setattr(Speech, "timed_words", lambda *_: 1 / 0)
+    monkeypatch.setattr(
+        Speech, "finish", lambda self: (_ for _ in ()).throw(ValueError("No."))
+    )
+    answer = client.post("/v1/words", json={"text": TEXT, "stream": True})
+    last = parts_of(answer)[-1]
+    assert (last["type"], last["error"]["message"]) == ("error", "No.")
+    monkeypatch.undo()
+    speak(server, "We won!")
 
 
 def test_words_of_the_page_and_marks_speak_alike(client):
@@ -657,9 +736,6 @@ def test_stream_speaks_sentences_as_they_arrive(server, synthesizer):
         assert [w["text"] for w in hear(ws)[1]] == ["No"]
 
 
-LONG = "<sad>One two three four five six seven eight nine ten, and he left.</>"
-
-
 def test_a_long_sentence_sounds_before_its_end(server, synthesizer):
     with connect(server.ws) as ws:
         for message in (
@@ -876,6 +952,54 @@ def test_a_model_with_fixed_speakers_takes_no_voices(client):
     for name in ("../mine", "a/b", "", "x" * 65, "a\nb"):
         answer = client.post("/v1/voices", data={"name": name}, files=files)
         error_of(answer, 400)
+
+
+def test_labels_of_a_file_are_opened_without_a_labeler(client, tmp_path):
+    path = tmp_path / "labels.TextGrid"
+    label = WordLabel("We", 0.1, 0.4, "happy")
+    write_label_textgrid(path, UtteranceLabels([label]), 1.0)
+    files = {
+        "file": ("a.wav", wav_bytes()),
+        "alignment": ("a.TextGrid", path.read_bytes()),
+    }
+    answer = client.post("/v1/label", files=files).json()
+    assert answer["words"][0]["emotion"] == {"happy": 1.0}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_added_voices_are_kept_if_asked_for(tmp_path, keep):
+    model = prompted_model(tmp_path)
+    before = set(tmp_path.iterdir())
+    with serving(model, Settings(keep_voices=keep)) as server:
+        files = {"file": ("a.wav", wav_bytes(4.0))}
+        asked = {"name": "bob", "text": "We won the game."}
+        url = f"{server.url}/v1/voices"
+        answer = httpx.post(url, data=asked, files=files, timeout=120)
+        assert answer.json() == {"id": "bob", "emotions": []}
+        names = [v["id"] for v in httpx.get(url).json()["voices"]]
+        assert names == ["anna", "bob"]
+        answer = httpx.post(url, data=asked, files=files, timeout=120)
+        error = error_of(answer, 409)
+        assert error["code"] == "voice_exists"
+        assert error["values"] == {"name": "bob"}
+        speak(server, "We won!", voice="bob")
+    kept = set(tmp_path.iterdir()) - before
+    assert bool(kept) == keep
+    if keep:
+        assert list(read_voices(*kept)) == ["bob"]
+
+
+def test_a_folder_that_keeps_no_voice_is_told(tmp_path, monkeypatch):
+    model = prompted_model(tmp_path)
+    model.folder = tmp_path / "voices.safetensors"  # no folder
+    with serving(model, Settings(keep_voices=True)) as server:
+        files = {"file": ("a.wav", wav_bytes(4.0))}
+        asked = {"name": "bob", "text": "We won the game."}
+        url = f"{server.url}/v1/voices"
+        answer = httpx.post(url, data=asked, files=files, timeout=120)
+        error = error_of(answer, 500)
+        assert error["code"] == "voice_not_kept"
+        assert "--keep-voices" in error["message"]
 
 
 def test_suggestions_and_labels_need_their_parts(client):

@@ -2,7 +2,10 @@
 
 import io
 import queue
+import re
+from pathlib import Path
 
+from speechbrain_emofilm import serve
 from speechbrain_emofilm.cli import main
 from speechbrain_emofilm.dataio.alignments import Word
 from speechbrain_emofilm.dataio.encoding import STREAMED, encode_parts
@@ -374,11 +377,12 @@ def test_the_command_serves_with_its_settings(monkeypatch, tmp_path):
     monkeypatch.setattr("speechbrain_emofilm.cli._load", lambda *_: Model())
     monkeypatch.setattr(server, "serve", lambda *args: calls.append(args))
     monkeypatch.setenv("EMOFILM_TOKEN", "from-the-environment")
-    options = ["--port", "8001", "--max-jobs", "7"]
+    options = ["--port", "8001", "--max-jobs", "7", "--keep-voices"]
     assert main(["serve", "--model", str(tmp_path), *options]) == 0
     (_, settings, port, browser) = calls[0]
     assert (port, browser, settings.max_jobs) == (8001, True, 7)
     assert settings.host == "127.0.0.1"
+    assert settings.keep_voices
     assert settings.token == "from-the-environment"
 
 
@@ -389,6 +393,23 @@ def test_the_command_names_what_is_not_installed(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, None)
     assert main(["serve"]) == 2
     assert "speechbrain-emofilm[serve]" in capsys.readouterr().err
+
+
+def test_every_error_has_a_sentence_in_chinese():
+    """No code is missing on the page, and none is left there."""
+    folder = Path(serve.__file__).parent
+    sources = [path.read_text() for path in folder.rglob("*.py")]
+    codes = {"timeout", "unspeakable", "label_missing", "suggest_missing"}
+    for source in sources:
+        for call in re.split(r"Fault\(", source)[1:]:
+            found = re.search(r'"([a-z]+(?:_[a-z]+)+)"', call)
+            codes |= {found[1]} if found else set()
+        codes |= set(re.findall(r'code="(\w+)"', source))
+        codes |= set(re.findall(r'^    \d{3}: "(\w+)",', source, re.M))
+        codes |= set(re.findall(r'_HTTP_CODES.get\(status, "(\w+)"', source))
+    chinese = (folder / "static/i18n/zh.js").read_text()
+    known = set(re.findall(r'^  "error\.(\w+)"', chinese, re.M))
+    assert codes == known - {"network", "text", "start"}
 
 
 class Frontend:

@@ -1,4 +1,12 @@
-"""The WebSocket: text in, sound and word times out."""
+"""The WebSocket: text in, sound and word times out.
+
+A text is spoken sentence by sentence: a sentence begins to sound once its end
+has been written. That also holds for a model that reads pieces of a text
+(``synthesizer.reads_pieces``): the rows of the engine's batch are whole pieces
+of text, so that the sentences of several clients are spoken together. To hear
+such a model while a sentence is being written, call ``synthesizer.stream``
+with the pieces in Python.
+"""
 
 import asyncio
 import json

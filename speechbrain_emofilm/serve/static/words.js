@@ -542,6 +542,7 @@ export class WordEditor extends EventTarget {
       max: String(PAUSE.most),
       step: String(STEP),
       inputmode: "decimal",
+      placeholder: "0",
       oninput: () => {
         // "0." is on its way to "0.5".
         const value = Number(input.value);
@@ -615,12 +616,12 @@ export class WordEditor extends EventTarget {
     });
     this.clearButton.disabled = this.mixButton.disabled = !this.words.length;
     this.around.disabled = !this.words.length;
-    this.intensity.set(100 * (this.face(felt ?? {}).intensity ?? 1));
+    this.intensity.set(Math.round(100 * (this.face(felt ?? {}).intensity ?? 1)));
     this.intensity.root.hidden = !felt;
     const several = Object.keys(mixed).length > 1 && choice;
     for (const [name, made] of this.weights) {
       made.root.hidden = !several || !(name in mixed);
-      made.set(100 * (mixed[name] ?? 0));
+      made.set(Math.round(100 * (mixed[name] ?? 0)));
     }
     const [first, last] = choice ?? [-1, -1];
     this.pauseBefore.root.hidden = !this.pauses || !choice;
