@@ -403,13 +403,13 @@ def make_suggest(synthesizer: Any) -> Callable[[str], MarkedText]:
     """
     suggester = getattr(synthesizer.hparams, "suggester", None)
     axes = getattr(synthesizer, "axes", ())
-    return partial(
+    suggest = partial(
         (suggester or LexiconSuggester()).suggest,
         emotions=list(synthesizer.emotions),
         tags=list(synthesizer.tags),
-        # A user's own suggester need not know axes.
-        **({"axes": list(axes)} if axes else {}),
     )
+    # A user's own suggester need not know axes.
+    return partial(suggest, axes=list(axes)) if axes else suggest
 
 
 def suggest_marks(text: str, hparams_file: str | Path) -> str:
@@ -451,9 +451,10 @@ def suggest_marks(text: str, hparams_file: str | Path) -> str:
     tags = list(getattr(hparams.get("text_frontend"), "tags", ()))
     suggester = hparams.get("suggester") or LexiconSuggester()
     axes = hparams.get("axes") or ()
-    marked = suggester.suggest(
-        text, hparams["emotions"], tags, **({"axes": axes} if axes else {})
+    suggest = (
+        partial(suggester.suggest, axes=axes) if axes else suggester.suggest
     )
+    marked = suggest(text, hparams["emotions"], tags)
     return write_marks(marked, tags)
 
 

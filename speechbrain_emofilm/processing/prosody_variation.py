@@ -68,11 +68,12 @@ def vary_prosody(
     aperiodicity = pyworld.d4c(wav, f0, times, sample_rate)
     curves = {name: np.zeros(len(f0)) for name in AXES}
     for word, change in zip(words, changes):
-        frames = slice(
-            round(word.start * FRAME_RATE), round(word.end * FRAME_RATE)
+        start, end = (
+            round(word.start * FRAME_RATE),
+            round(word.end * FRAME_RATE),
         )
         for name, value in change.items():
-            curves[name][frames] = AXES[name].to_steps(value)
+            curves[name][start:end] = AXES[name].to_steps(value)
     kernel = np.hanning(SMOOTHING + 2)[1:-1]
     kernel /= kernel.sum()
     for name in ("pitch", "level"):

@@ -55,6 +55,7 @@ import numpy as np
 import speechbrain as sb
 from evaluate import (
     as_reading,
+    choose_for_classifier,
     load_utterances,
     neutral_readings,
     train_classifier,
@@ -305,22 +306,27 @@ def natural_means(
     """Measure what each emotion does to the axes in natural training words."""
     utterances = load_utterances(hparams["train_manifests"], hparams)
     neutral = neutral_readings(utterances, hparams["baseline_emotion"])
+    # Those that the judge learns from, which are measured anyway.
+    chosen = choose_for_classifier(
+        utterances,
+        neutral,
+        hparams["n_classifier"],
+        hparams["baseline_emotion"],
+    )
+    chosen.sort(key=lambda u: (u.speaker, u.text))  # to share the baselines
+    measured = pool.measure(
+        {u.id: as_reading(u, u.wav, neutral, ("change",)) for u in chosen},
+        Path(hparams["reference_folder"]) / "classifier" / "measurements",
+        "Measuring, natural training words",
+    )
     by_emotion = defaultdict(list)
-    for u in utterances.values():
-        if u.emotion and (u.speaker, u.text) in neutral:
-            by_emotion[u.emotion].append(u)
-    means = {}
-    for emotion, own in by_emotion.items():
-        own = random.Random(0).sample(own, min(20, len(own)))
-        measured = pool.measure(
-            {u.id: as_reading(u, u.wav, neutral, ("change",)) for u in own},
-            Path(hparams["reference_folder"]) / "classifier" / "measurements",
-            f"Measuring, natural {emotion} words",
-        )
-        found = [m.change for m in measured.values() if m.change is not None]
-        changes = np.array([word for change in found for word in change])
-        means[emotion] = in_steps(changes, axes).mean(0)
-    return means
+    for u in chosen:
+        for word, change in zip(u.labels.words, measured[u.id].change or ()):
+            by_emotion[word.emotion].append(change)
+    return {
+        emotion: in_steps(np.array(changes), axes).mean(0)
+        for emotion, changes in by_emotion.items()
+    }
 
 
 def draw_picture(
