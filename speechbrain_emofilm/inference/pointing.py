@@ -22,7 +22,7 @@ POINTER = "pointer"
 CUT_SHARE = 0.2
 #: A word that is found outside of its place for more than this share of its
 #: expected length is repeated.
-REPEATED_SHARE = 1.0
+REPEATED_SHARE = 0.6
 #: Mean probability below which a word is lost, whatever its length.
 LOST_CONFIDENCE = 0.15
 #: Speech tokens around a word that are not outside of its place.
@@ -257,10 +257,14 @@ def _judge(
 ) -> Pointing:
     """Find the path through the words and say which of them were spoken."""
     n_words = reading.n_words
-    path = monotonic_path(log_probs, is_whole=is_whole)
     probs = np.exp(log_probs[:, 1:])
     owners = np.asarray(reading.word_of_unit)
     units = np.bincount(owners[owners >= 0], minlength=n_words)
+    written = np.flatnonzero(units)
+    path = np.full((n_words, 2), -1)
+    path[written] = monotonic_path(
+        log_probs[:, [0, *(written + 1)]], is_whole=is_whole
+    )
     path = _share_unwritten(path, units)
     lengths = path[:, 1] - path[:, 0]
     spoken = (lengths > 0) & (units > 0)

@@ -953,15 +953,15 @@ class EmoFiLMSynthesizer(TrainedModel):
         Returns for each its rank, of which the smallest is best, its speech
         tokens and where its words are.
         """
-        inputs = self._lm_inputs(batch, prompts, guidance)
-        llm = self.mods.emofilm.llm
         if self.pointer is None:
-            tokens = llm.generate(**inputs, seeds=seeds)
+            tokens = self._generate(batch, prompts, seeds, guidance)
             return [((0.0, 0.0), own, None) for own in tokens]
         readings = [_reading(*item) for item in zip(batch, prompts)]
-        tokens = llm.generate(
-            **inputs,
-            seeds=seeds,
+        tokens = self._generate(
+            batch,
+            prompts,
+            seeds,
+            guidance,
             on_text=lambda key, states: readings[key].on_text(states),
             on_drawn=lambda drawn: readings[drawn.key].on_drawn(drawn),
         )
@@ -973,9 +973,26 @@ class EmoFiLMSynthesizer(TrainedModel):
             (pointing,) = point(self.pointer, [reading])
             rank = 0.0
             if rated:
-                rank = -reading.log_likelihood(llm.llm_decoder)
+                rank = -reading.log_likelihood(
+                    self.mods.emofilm.llm.llm_decoder
+                )
             results.append(((float(pointing.n_bad), rank), own, pointing))
         return results
+
+    def _generate(
+        self,
+        batch: list[Piece],
+        prompts: list[LMPrompt],
+        seeds: list[int],
+        guidance: float,
+        **observers,
+    ) -> list[torch.Tensor]:
+        """Generate the speech tokens of each item."""
+        return self.mods.emofilm.llm.generate(
+            **self._lm_inputs(batch, prompts, guidance),
+            seeds=seeds,
+            **observers,
+        )
 
     def _lm_inputs(
         self, batch: list[Piece], prompts: list[LMPrompt], guidance: float
