@@ -92,9 +92,13 @@ class DeepFiLM(nn.Module):
 class EmotionVectors(nn.Module):
     """Look up a vector for each emotion, as long as the emotion is intense.
 
-    The encoder of :class:`SteeringFusion`: e = gain * alpha * sum_k p_k v_k,
-    with the intensity alpha and the distribution p over the emotions. Vectors
-    start at zero and learn from the first step, as e is linear in them.
+    The encoder of :class:`SteeringFusion`: e = gain * sum_k p_k (alpha v_k +
+    u_k), with the intensity alpha and the distribution p over the emotions.
+    Vectors start at zero and learn from the first step, as e is linear in
+    them.
+
+    The offset u is what an emotion has at any intensity. Without it, an
+    emotion of intensity 0, which neutral always has, equals no label.
 
     Arguments
     ---------
@@ -105,10 +109,13 @@ class EmotionVectors(nn.Module):
     gain : float
         Unit of the vectors. Adam moves each element by about the learning
         rate in a step, so a larger gain learns faster.
+    offset : bool
+        Whether each emotion also has a vector u that does not depend on the
+        intensity.
 
     Example
     -------
-    >>> encoder = EmotionVectors(n_emotions=2, dim=1)
+    >>> encoder = EmotionVectors(n_emotions=2, dim=1, offset=False)
     >>> torch.nn.init.constant_(encoder.vectors, 4.0)
     Parameter containing:
     tensor([[4.],
@@ -117,26 +124,39 @@ class EmotionVectors(nn.Module):
     [[[2.0], [0.0]]]
     """
 
-    def __init__(self, n_emotions: int, dim: int, gain: float = 1.0):
+    def __init__(
+        self,
+        n_emotions: int,
+        dim: int,
+        gain: float = 1.0,
+        offset: bool = True,
+    ):
         super().__init__()
         self.n_emotions = n_emotions
         self.gain = gain
         self.vectors = nn.Parameter(torch.zeros(n_emotions, dim))
+        self.offsets = None
+        if offset:
+            self.offsets = nn.Parameter(torch.zeros(n_emotions, dim))
 
     def forward(
         self, word_emotions: torch.Tensor, word_intensity: torch.Tensor
     ) -> torch.Tensor:
         """Encode words as vectors (B, W, C); arguments as in ``EFiLM``."""
         weights = word_emotions * word_intensity.unsqueeze(-1)
-        return self.gain * (weights @ self.vectors)
+        vectors = weights @ self.vectors
+        if self.offsets is not None:
+            vectors = vectors + word_emotions @ self.offsets
+        return self.gain * vectors
 
 
 class SteeringFusion(nn.Module):
     """Add a vector per emotion to the hidden states that enter one layer.
 
-    h' = h + rms(h) * e, where e is the word's vector, see
-    :class:`EmotionVectors`, which takes the place of the emotion encoder:
-    activation steering, as of a whole utterance in EmoShift, word by word.
+    h' = h + rms(h) * e, where e is the vector of the word's emotion and
+    intensity, see :class:`EmotionVectors`, which takes the place of the
+    emotion encoder. That is activation steering, as EmoShift steers whole
+    utterances, word by word.
 
     Arguments
     ---------
@@ -147,8 +167,9 @@ class SteeringFusion(nn.Module):
     depth : float
         Depth from 0 (the text embeddings) to below 1: k / n means the states
         that enter layer k of n, counted from 0.
-    gain : float
-        Unit of the vectors, see :class:`EmotionVectors`.
+    gain, offset
+        Unit of the vectors, and whether a part of them does not depend on the
+        intensity, see :class:`EmotionVectors`.
     text_scale : float
         Not used: the state's own root mean square is the unit.
 
@@ -171,15 +192,18 @@ class SteeringFusion(nn.Module):
         text_dim: int,
         depth: float = 0.5,
         gain: float = 10.0,
+        offset: bool = True,
         text_scale: float = 1.0,
     ):
         super().__init__()
         (self.depth,) = _check_depths([depth], "SteeringFusion")
-        self.text_dim, self.gain = text_dim, gain
+        self.text_dim, self.gain, self.offset = text_dim, gain, offset
 
     def make_encoder(self, encoder: nn.Module) -> EmotionVectors:
         """Make the encoder that ``EFiLM`` uses instead of the given one."""
-        return EmotionVectors(encoder.n_emotions, self.text_dim, self.gain)
+        return EmotionVectors(
+            encoder.n_emotions, self.text_dim, self.gain, self.offset
+        )
 
     def forward(
         self, text_embeddings: torch.Tensor, emotion: torch.Tensor

@@ -59,7 +59,7 @@ def a_model(fusion, position="speech", **options):
 def wake(model):
     """Moves the vectors off zero, as training would."""
     for name, parameter in model.efilm.encoder.named_parameters():
-        if name in ("vectors", "output_layer.weight"):
+        if name in ("vectors", "offsets", "output_layer.weight"):
             torch.nn.init.normal_(parameter)
     return model
 
@@ -207,16 +207,21 @@ def test_modulation_reaches_the_speech(model, batch):
     assert model(batch).speech_loss != model(swapped).speech_loss
 
 
-def test_steering_adds_the_intensity_times_the_emotions_vector(batch):
-    model = wake(a_model(SteeringFusion(E, C, depth=0.5, gain=4.0)))
+@pytest.mark.parametrize("offset", [False, True])
+def test_steering_adds_the_emotions_vector_by_its_intensity(batch, offset):
+    fusion = SteeringFusion(E, C, depth=0.5, gain=4.0, offset=offset)
+    model = wake(a_model(fusion))
     text = condition(model, batch)
     (layer,) = text.by_layer(LAYERS)
     assert layer == 2
     states = torch.randn(3, 6, C)
     change = text.modulations[0.5].apply(states) - states
     unit = states.square().mean(-1, keepdim=True).sqrt()
-    vectors = model.efilm.encoder.vectors
-    expected = unit[0, 2] * 4.0 * 0.5 * vectors[1]
+    encoder = model.efilm.encoder
+    vector = 0.5 * encoder.vectors[1]
+    if offset:
+        vector = vector + encoder.offsets[1]
+    expected = unit[0, 2] * 4.0 * vector
     torch.testing.assert_close(change[0, 2], expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(change[2, 1], torch.zeros(C))
 
@@ -291,9 +296,10 @@ def step(model, batch):
 
 def test_steering_learns_from_the_first_step(batch):
     model = a_model(SteeringFusion(E, C))
-    assert step(model, batch) == {"encoder.vectors": True}
+    assert all(step(model, batch).values())
     # of each emotion in the batch
-    assert model.efilm.encoder.vectors.any(-1).all()
+    for parameter in model.efilm.encoder.parameters():
+        assert parameter.any(-1).all()
 
 
 def test_deep_film_learns_everywhere_from_the_second_step(batch):
@@ -331,7 +337,7 @@ def test_the_paper_loss_at_the_input_reads_the_modulations(fusion, batch):
 
 
 def test_the_modulation_ratio_of_steering_is_the_size_of_its_vectors(batch):
-    model = wake(a_model(SteeringFusion(E, C))).eval()
+    model = wake(a_model(SteeringFusion(E, C, offset=False))).eval()
     sizes = []
     for item, words in enumerate([[0, 0, 1, 1, 2], [0, 1, 2], [1, 2, 2]]):
         for word in words:
