@@ -1177,7 +1177,7 @@ def test_recordings_are_given_up_in_time(synthesizer):
     with serving(synthesizer, Settings(time_limit=0.2), parts) as server:
         files = {"file": ("a.wav", wav_bytes())}
         answer = httpx.post(f"{server.url}/v1/label", files=files)
-        assert error_of(answer, 504)["code"] == "timeout"
+        assert error_of(answer, 504)["code"] == "label_timeout"
         go_on.set()
 
 
