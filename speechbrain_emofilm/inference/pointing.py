@@ -305,7 +305,8 @@ def _share_unwritten(path: np.ndarray, units: np.ndarray) -> np.ndarray:
         while end < len(path) and not units[end]:
             end += 1
         if end > word + 1 and units[word] and path[word, 0] >= 0:
-            borders = np.linspace(*path[word], end - word + 1).round()
+            first, last = path[word].tolist()
+            borders = np.linspace(first, last, end - word + 1).round()
             path[word:end, 0] = borders[:-1]
             path[word:end, 1] = borders[1:]
         word = end

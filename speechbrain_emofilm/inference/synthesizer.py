@@ -796,7 +796,7 @@ class EmoFiLMSynthesizer(TrainedModel):
                     request.word_emotions,
                     request.word_intensity,
                     own.cpu(),
-                    pointing and pointing.coverage,
+                    None if pointing is None else pointing.coverage,
                 )
             )
         return results
@@ -954,8 +954,8 @@ class EmoFiLMSynthesizer(TrainedModel):
         tokens and where its words are.
         """
         if self.pointer is None:
-            tokens = self._generate(batch, prompts, seeds, guidance)
-            return [((0.0, 0.0), own, None) for own in tokens]
+            plain = self._generate(batch, prompts, seeds, guidance)
+            return [((0.0, 0.0), own, None) for own in plain]
         readings = [_reading(*item) for item in zip(batch, prompts)]
         tokens = self._generate(
             batch,
@@ -965,7 +965,9 @@ class EmoFiLMSynthesizer(TrainedModel):
             on_text=lambda key, states: readings[key].on_text(states),
             on_drawn=lambda drawn: readings[drawn.key].on_drawn(drawn),
         )
-        results = []
+        results: list[
+            tuple[tuple[float, float], torch.Tensor, Pointing | None]
+        ] = []
         for own, reading in zip(tokens, readings):
             if not len(own):  # nothing to point at
                 results.append(((math.inf, 0.0), own, None))

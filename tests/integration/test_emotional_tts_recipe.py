@@ -26,6 +26,7 @@ from ddp_run import train
 from hyperpyyaml import load_hyperpyyaml
 from tiny_world import (
     HPARAMS,
+    RECIPE,
     REPOSITORY,
     SAMPLE_RATE,
     make_world,
@@ -358,6 +359,64 @@ def test_gradients_of_all_optimizers_are_clipped(
     flags = recipe_flags(pristine_world, tmp_path, max_grad_norm=1e-4)
     run_script("train.py", flags)
     assert len(norms) == 12 and max(norms) <= 1.01e-4
+
+
+def test_the_word_pointer_leaves_all_else_as_it_is(
+    finished, pristine_world, tmp_path
+):
+    flags = recipe_flags(pristine_world, tmp_path, word_pointer_weight=0)
+    run_script("train.py", flags)
+    for name in ("efilm", "llm_decoder"):
+        file = f"{name}.ckpt"
+        assert_same(torch.load(tmp_path / file), torch.load(finished / file))
+    without = EmoFiLMSynthesizer.from_hparams(tmp_path)
+    assert without.mods.emofilm.word_pointer is None
+    assert not (tmp_path / "word_pointer.ckpt").exists()
+    spoken = EmoFiLMSynthesizer.from_hparams(finished).synthesize("We won.")
+    assert spoken.word_times_source == "pointer"
+    assert torch.equal(spoken.wav, without.synthesize("We won.").wav)
+
+
+@pytest.mark.parametrize("weight", [0, 1.0])
+def test_a_trained_model_gets_a_pointer(pristine_world, tmp_path, weight):
+    model, output = tmp_path / "model", tmp_path / "output"
+    run_script(
+        "train.py",
+        recipe_flags(pristine_world, model, word_pointer_weight=weight),
+    )
+    flags = [
+        f"--data_folder={pristine_world}/esd",
+        f"--prepared_folder={pristine_world}/prepared",
+        f"--speech_tokenizer_file={pristine_world}/backbone/"
+        "speech_tokenizer.safetensors",
+        f"--model_folder={model}",
+        f"--output_folder={output}",
+        "--skip_prep=True",
+        "--number_of_steps=4",
+        "--device=cpu",
+        "--noprogressbar",
+    ]
+    hparams_file = RECIPE / "hparams" / "train_pointer.yaml"
+    run_script("train_pointer.py", flags, hparams_file)
+    assert logged(output, r"valid boundary_mean_ms: \d")
+    assert logged(output, r"test causal_boundary_p90_ms: \d")
+    for name in ("efilm", "llm_decoder"):
+        file = f"{name}.ckpt"
+        assert_same(torch.load(output / file), torch.load(model / file))
+    pointed = EmoFiLMSynthesizer.from_hparams(output)
+    assert_same(
+        dict(pointed.mods.emofilm.word_pointer.state_dict()),
+        dict(torch.load(output / "word_pointer.ckpt")),
+    )
+    spoken = pointed.synthesize("<happy>We won.</happy>")
+    assert spoken.word_times_source == "pointer"
+    before = EmoFiLMSynthesizer.from_hparams(model)
+    expected = before.synthesize("<happy>We won.</happy>")
+    assert torch.equal(spoken.wav, expected.wav)
+
+    run_script("train_pointer.py", flags, hparams_file)  # is not trained on
+    again = dict(torch.load(output / "word_pointer.ckpt"))
+    assert_same(again, dict(pointed.mods.emofilm.word_pointer.state_dict()))
 
 
 def test_training_stops_early(pristine_world, tmp_path):
