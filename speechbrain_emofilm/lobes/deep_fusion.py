@@ -183,14 +183,14 @@ class SteeringFusion(nn.Module):
     >>> fusion = SteeringFusion(emotion_dim=8, text_dim=16)
     >>> text = fusion(torch.randn(2, 5, 16), torch.randn(2, 5, 16))
     >>> text.shape, list(text.by_layer(4))
-    (torch.Size([2, 5, 16]), [2])
+    (torch.Size([2, 5, 16]), [1])
     """
 
     def __init__(
         self,
         emotion_dim: int,
         text_dim: int,
-        depth: float = 0.5,
+        depth: float = 0.25,
         gain: float = 10.0,
         offset: bool = True,
         text_scale: float = 1.0,
