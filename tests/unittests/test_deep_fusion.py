@@ -337,7 +337,7 @@ def test_the_paper_loss_at_the_input_reads_the_modulations(fusion, batch):
 
 
 def test_the_modulation_ratio_of_steering_is_the_size_of_its_vectors(batch):
-    model = wake(a_model(SteeringFusion(E, C, offset=False))).eval()
+    model = wake(a_model(SteeringFusion(E, C))).eval()
     sizes = []
     for item, words in enumerate([[0, 0, 1, 1, 2], [0, 1, 2], [1, 2, 2]]):
         for word in words:
