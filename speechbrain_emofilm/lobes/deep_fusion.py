@@ -92,13 +92,13 @@ class DeepFiLM(nn.Module):
 class EmotionVectors(nn.Module):
     """Look up a vector for each emotion, as long as the emotion is intense.
 
-    The encoder of :class:`SteeringFusion`: e = gain * sum_k p_k (alpha v_k +
-    u_k), with the intensity alpha and the distribution p over the emotions.
-    Vectors start at zero and learn from the first step, as e is linear in
-    them.
+    The encoder of :class:`SteeringFusion`: e = gain * alpha * sum_k p_k v_k,
+    with the intensity alpha and the distribution p over the emotions. Vectors
+    start at zero and learn from the first step, as e is linear in them.
 
-    The offset u is what an emotion has at any intensity. Without it, an
-    emotion of intensity 0, which neutral always has, equals no label.
+    An emotion of intensity 0, which neutral always has, equals no label. An
+    offset tells them apart: a second vector u_k, whatever the intensity,
+    e = gain * sum_k p_k (alpha v_k + u_k).
 
     Arguments
     ---------
@@ -110,12 +110,12 @@ class EmotionVectors(nn.Module):
         Unit of the vectors. Adam moves each element by about the learning
         rate in a step, so a larger gain learns faster.
     offset : bool
-        Whether each emotion also has a vector u that does not depend on the
+        Whether each emotion also has a vector that does not depend on the
         intensity.
 
     Example
     -------
-    >>> encoder = EmotionVectors(n_emotions=2, dim=1, offset=False)
+    >>> encoder = EmotionVectors(n_emotions=2, dim=1)
     >>> torch.nn.init.constant_(encoder.vectors, 4.0)
     Parameter containing:
     tensor([[4.],
@@ -129,7 +129,7 @@ class EmotionVectors(nn.Module):
         n_emotions: int,
         dim: int,
         gain: float = 1.0,
-        offset: bool = True,
+        offset: bool = False,
     ):
         super().__init__()
         self.n_emotions = n_emotions
@@ -192,7 +192,7 @@ class SteeringFusion(nn.Module):
         text_dim: int,
         depth: float = 0.25,
         gain: float = 10.0,
-        offset: bool = True,
+        offset: bool = False,
         text_scale: float = 1.0,
     ):
         super().__init__()

@@ -242,35 +242,38 @@ def score(rows: Sequence[Mapping], axes: Sequence[str]) -> dict:
         own = [r for r in rows if r["axis"] == axis and r["asked"] is not None]
         if not own:
             continue
-        sums = _sums_of_products(own, axis)
-        asked = np.array([row["asked"] for row in own]) / AXES[axis].scale
-        spread = asked - asked.mean()
+        asked = within_emotions(own, "asked")
+        moved = {name: within_emotions(own, name) for name in axes}
+        sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
+        for row, a, b in zip(own, asked, moved[axis]):
+            sums[row["sentence"]] += [a * a, a * b, b * b]
         slopes = {
-            other: float(
-                spread
-                @ np.array([row[other] for row in own])
-                / AXES[other].scale
-                / (spread @ spread)
-            )
-            for other in axes
+            name: float(asked @ moved[name] / (asked @ asked))
+            * AXES[axis].scale
+            / AXES[name].scale
+            for name in axes
         }
         scores[axis] = {
-            **estimate("correlation", correlation, sums),
+            **estimate(
+                "correlation", correlation, np.array(list(sums.values()))
+            ),
             "cross_talk": slopes,
             "words": len(own),
         }
     return scores
 
 
-def _sums_of_products(rows: Sequence[Mapping], axis: str) -> np.ndarray:
-    """Sum xx, xy and yy by sentence (N, 3), after removing the means."""
-    x = np.array([row["asked"] for row in rows])
-    y = np.array([row[axis] for row in rows])
-    x, y = x - x.mean(), y - y.mean()
-    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
-    for row, a, b in zip(rows, x, y):
-        sums[row["sentence"]] += [a * a, a * b, b * b]
-    return np.array(list(sums.values()))
+def within_emotions(rows: Sequence[Mapping], column: str) -> np.ndarray:
+    """Return a column (N,) without the mean of each emotion.
+
+    An axis is asked for relative to the neutral reading: where an emotion
+    lowers the pitch, no change of the pitch is a rise.
+    """
+    values = np.array([row[column] for row in rows])
+    emotions = np.array([row["emotion"] for row in rows])
+    for emotion in set(emotions):
+        values[emotions == emotion] -= values[emotions == emotion].mean()
+    return values
 
 
 def judge_emotions(
