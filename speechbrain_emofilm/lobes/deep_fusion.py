@@ -200,7 +200,19 @@ class SteeringFusion(nn.Module):
         self.text_dim, self.gain, self.offset = text_dim, gain, offset
 
     def make_encoder(self, encoder: nn.Module) -> EmotionVectors:
-        """Make the encoder that ``EFiLM`` uses instead of the given one."""
+        """Make the encoder that ``EFiLM`` uses instead of the given one.
+
+        Raises
+        ------
+        ValueError
+            If the given one has axes of prosody, which have no vectors.
+        """
+        axes = getattr(encoder, "axes", ())
+        if axes:
+            raise ValueError(
+                f"SteeringFusion has no vectors for the axes {', '.join(axes)}"
+                ": set axes to [], or take another fusion."
+            )
         return EmotionVectors(
             encoder.n_emotions, self.text_dim, self.gain, self.offset
         )

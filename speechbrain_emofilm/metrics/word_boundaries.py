@@ -23,8 +23,8 @@ def boundary_errors(found: npt.ArrayLike, true: npt.ArrayLike) -> list[float]:
 
     Example
     -------
-    >>> boundary_errors([[0.1, 0.5]], [[0.125, 0.25]])
-    [0.025, 0.25]
+    >>> boundary_errors([[0.5, 1.0]], [[0.625, 0.75]])
+    [0.125, 0.25]
     """
     difference = np.subtract(np.asarray(found, float), np.asarray(true, float))
     return np.abs(difference).ravel().tolist()

@@ -21,6 +21,7 @@ from speechbrain_emofilm.lobes.efilm import (
     EFiLM,
     EmotionEncoder,
     WordEmotionLoss,
+    WordStyleEncoder,
 )
 from speechbrain_emofilm.utils.assets import find_file
 
@@ -334,6 +335,12 @@ def test_the_paper_loss_at_the_input_reads_the_modulations(fusion, batch):
     model(batch).emotion_loss.backward()
     assert all(p.grad.any() for p in model.efilm.fusion.parameters())
     assert any(p.grad.any() for p in model.efilm.encoder.parameters())
+
+
+def test_steering_refuses_axes():
+    encoder = WordStyleEncoder(K, dim=E, axes=["pitch"])
+    with pytest.raises(ValueError, match="no vectors for the axes pitch"):
+        EFiLM(encoder, SteeringFusion(E, C))
 
 
 def test_the_modulation_ratio_of_steering_is_the_size_of_its_vectors(batch):

@@ -96,6 +96,7 @@ OPTIONAL = {
         for name in (
             "app",
             "server",
+            "service",
             "Settings",
             "check_address",
             "check_token",
