@@ -208,7 +208,9 @@ class WordPointer(nn.Module):
             The loss over the frames within ``speech_lens``.
         """
         n_words = max(int(word_of_token.max()), int(word_of_frame.max()), 0) + 1
-        devices = [speech_states.device] if speech_states.is_cuda else []
+        # A build without CUDA keeps no random state for such a device.
+        on_gpu = speech_states.is_cuda and torch.backends.cuda.is_built()
+        devices = [speech_states.device] if on_gpu else []
         with torch.random.fork_rng(devices=devices):
             coins = torch.rand(len(text_states), device=text_states.device)
             withheld = coins < self.next_dropout

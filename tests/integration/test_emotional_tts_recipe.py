@@ -317,7 +317,7 @@ def test_accumulated_gradients_are_the_mean_of_the_group(
     monkeypatch.setattr(torch.optim.AdamW, "step", remember)
     options = dict(
         number_of_epochs=1, batch_size=4, max_grad_norm=1e9,
-        history_corruption=0.0, condition_dropout=0.0,
+        history_corruption=0.0, condition_dropout=0.0, word_pointer_weight=0,
     )  # fmt: skip
     for factor in (1, 3):
         run_script(
@@ -441,6 +441,7 @@ def test_emotion_loss_is_added_with_its_weight(
         tmp_path,
         emotion_loss=f"{{position: {position}}}",
         emotion_loss_weight=0.5,
+        word_pointer_weight=0,
     )
     run_script("train.py", flags)
     values = [
@@ -597,7 +598,10 @@ def test_full_disk_leaves_the_checkpoint_before_whole(
 
 def test_two_processes_train_as_one(pristine_world, tmp_path, warm_python):
     options = dict(
-        history_corruption=0.0, condition_dropout=0.0, number_of_steps=2
+        history_corruption=0.0,
+        condition_dropout=0.0,
+        word_pointer="{dropout: 0.0, next_dropout: 0.0}",
+        number_of_steps=2,
     )
     # 16 utterances: the global batch is the whole corpus.
     alone_flags, both_flags = (

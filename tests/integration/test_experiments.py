@@ -517,7 +517,7 @@ def test_a_failed_run_is_told_and_the_others_are_kept(
         run(command, *options)
 
     monkeypatch.setattr(steps_module, "run_command", fail)
-    with pytest.raises(SystemExit, match="1 of 4 runs failed(.|\n)*none, 1: "):
+    with pytest.raises(SystemExit, match="1 of 6 runs failed(.|\n)*none, 1: "):
         start("fusion.yaml")
     table = (tmp_path / "results" / "fusion.md").read_text()
     assert " film |" in table and " none |" not in table

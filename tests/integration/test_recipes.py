@@ -226,8 +226,10 @@ def test_a_failed_row_does_not_hide_the_later_ones(tmp_path):
 
 
 #: The first needs speech that can be recognised: test_demo.py runs it. The
-#: others need a model of CosyVoice2: test_cosyvoice2_evaluation.py runs them.
+#: others need a trained model: test_emotional_tts_recipe.py (pointer),
+#: test_preference_recipe.py and test_cosyvoice2_evaluation.py run them.
 RUN_ELSEWHERE = {
+    "recipes/ESD/emotional_tts/hparams/train_pointer.yaml",
     "recipes/ESD/emotional_tts/hparams/prefer_mini.yaml",
     "recipes/ESD/emotional_tts/hparams/prefer_cosyvoice2.yaml",
     "recipes/ESD/emotional_tts/hparams/evaluate_mini.yaml",

@@ -271,12 +271,20 @@ def run_script(name, flags, hparams_file=HPARAMS, run_name="__main__"):
         The script's variables, for a look inside.
     """
     argv = [str(RECIPE / name), str(hparams_file), *map(str, flags)]
+    known = set(sys.modules)
     with (
         mock.patch.object(sys, "argv", argv),
         mock.patch.object(sys, "path", [str(RECIPE), *sys.path]),
         mock.patch.object(sys, "excepthook", sys.excepthook),
     ):
-        return runpy.run_path(argv[0], run_name=run_name)
+        try:
+            return runpy.run_path(argv[0], run_name=run_name)
+        finally:
+            # Another recipe has modules of the same names.
+            for module in set(sys.modules) - known:
+                path = getattr(sys.modules[module], "__file__", None) or ""
+                if path.startswith(str(RECIPE)):
+                    del sys.modules[module]
 
 
 if __name__ == "__main__":

@@ -434,14 +434,14 @@ def label_reader(hparams):
         raise ValueError(
             f"label_source is {source!r}: set it to truth, labels or sentence."
         )
-    path = hparams.get("varied_labels")
-    if not hparams.get("axes") or not Path(path).is_file():
+    varied_file = hparams.get("varied_labels")
+    if not hparams.get("axes") or not Path(varied_file).is_file():
         return labels_of
-    varied = read_word_labels(path, hparams["emotions"])
+    varied = read_word_labels(varied_file, hparams["emotions"])
 
     def labels_of_all(utterance, *about):
         if utterance in varied:
-            return varied[utterance], path
+            return varied[utterance], varied_file
         return labels_of(utterance, *about)
 
     return labels_of_all
