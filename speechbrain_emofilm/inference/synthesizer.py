@@ -4,6 +4,7 @@ import importlib.util
 import math
 import operator
 from collections.abc import (
+    Callable,
     Hashable,
     Iterable,
     Iterator,
@@ -638,8 +639,16 @@ class EmoFiLMSynthesizer(TrainedModel):
             self.text_frontend, prompting, speaker, voice, instruction
         )
 
-    def decoding(self) -> SpeechDecoding:
+    def decoding(
+        self, on_text: Callable[[Hashable, torch.Tensor], None] | None = None
+    ) -> SpeechDecoding:
         """Start a decoding of utterances that join and leave as they like.
+
+        Arguments
+        ---------
+        on_text : callable, optional
+            Called with the key of an utterance and the states at its text
+            tokens (T, C) when its text has been read.
 
         Returns
         -------
@@ -652,7 +661,7 @@ class EmoFiLMSynthesizer(TrainedModel):
             for name, value in self._generation.items()
             if name not in _LENGTH_OPTIONS
         }
-        return SpeechDecoding(self.mods.emofilm.llm, **options)
+        return SpeechDecoding(self.mods.emofilm.llm, on_text=on_text, **options)
 
     @torch.no_grad()
     def utterance(
@@ -711,6 +720,38 @@ class EmoFiLMSynthesizer(TrainedModel):
             llm = self.mods.emofilm.llm
             (utterance,) = llm.utterances(**inputs, seeds=[seed])
         return replace(utterance, key=key)
+
+    def reading(self, piece: Piece, prompt: LMPrompt) -> Reading | None:
+        """Start to keep what shows the words of an utterance.
+
+        Arguments
+        ---------
+        piece, prompt
+            As in :meth:`utterance`.
+
+        Returns
+        -------
+        Reading or None
+            What the decoding's states are to be given to; None if the word
+            pointer does not give the word times.
+        """
+        return _reading(piece, prompt) if self._points else None
+
+    @torch.no_grad()
+    def find_words(self, reading: Reading, is_whole: bool) -> Pointing | None:
+        """Find the words of a reading; None before its first token.
+
+        Arguments
+        ---------
+        reading : Reading
+            What has been drawn so far.
+        is_whole : bool
+            Whether the utterance has ended.
+        """
+        if not reading.tokens:
+            return None
+        with self.inference_ctx:
+            return point(self.pointer, [reading], is_whole)[0]
 
     def track(self, speed: float = 1.0) -> SpeechTrack:
         """Start to join the sound of pieces, and to time their words.
@@ -783,7 +824,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         results = []
         for request, wav, (own, pointing) in zip(batch, wavs, spoken):
             wav = wav.float().cpu()
-            words, source = self._find_words(
+            words, source = self.word_times(
                 request, wav, sample_rate, len(own), pointing
             )
             results.append(
@@ -800,21 +841,6 @@ class EmoFiLMSynthesizer(TrainedModel):
                 )
             )
         return results
-
-    def _find_words(
-        self,
-        piece: Piece,
-        wav: torch.Tensor,
-        sample_rate: int,
-        n_tokens: int,
-        pointing: Pointing | None,
-    ) -> tuple[list[Word], str]:
-        """Find the words of a piece by the pointer or, without, its sound."""
-        if pointing is None or not self._points:
-            return self.word_times(piece, wav, sample_rate)
-        names = [word.word for word in piece.marked.words]
-        duration = len(wav) / sample_rate
-        return pointing.words(names, duration / n_tokens), POINTER
 
     def _long_waves(
         self, tokens: list[torch.Tensor], speakers: list[str]
@@ -869,7 +895,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         if changing:
             neutral = vocode([mels[i] for i in changing], 1.0)
         for i, wav in zip(changing, neutral):
-            words, _ = self._find_words(
+            words, _ = self.word_times(
                 batch[i], wav.float().cpu(), sample_rate, *_sized(spoken[i])
             )
             spans = voice_spans(
@@ -1097,9 +1123,14 @@ class EmoFiLMSynthesizer(TrainedModel):
         return PointedTokens(tokens, self.pointer, reading)
 
     def word_times(
-        self, piece: Piece, wav: torch.Tensor, sample_rate: int
+        self,
+        piece: Piece,
+        wav: torch.Tensor,
+        sample_rate: int,
+        n_tokens: int = 0,
+        pointing: Pointing | None = None,
     ) -> tuple[list[Word], str]:
-        """Find the words of a piece in its sound.
+        """Find the words of a piece by the pointer or, without, in its sound.
 
         Arguments
         ---------
@@ -1109,6 +1140,10 @@ class EmoFiLMSynthesizer(TrainedModel):
             Its sound (T,), on the CPU.
         sample_rate : int
             Sampling rate in Hz.
+        n_tokens : int
+            Number of its speech tokens.
+        pointing : Pointing, optional
+            Where the word pointer found its words.
 
         Returns
         -------
@@ -1119,6 +1154,9 @@ class EmoFiLMSynthesizer(TrainedModel):
             :class:`~speechbrain_emofilm.inference.speech.SynthesisResult`.
         """
         names = [word.word for word in piece.marked.words]
+        if self._points and pointing is not None:
+            seconds_per_token = len(wav) / sample_rate / n_tokens
+            return pointing.words(names, seconds_per_token), POINTER
         language = self.text_frontend.language
         if language == "both":
             language = language_of(piece.marked.text)

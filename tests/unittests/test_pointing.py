@@ -1,6 +1,7 @@
 """Word times and lost words from the word pointer of a synthesizer."""
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from speechbrain_emofilm.inference.long_text import candidate_seed
@@ -14,6 +15,9 @@ from speechbrain_emofilm.inference.pointing import (
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import DrawnToken
 from speechbrain_emofilm.lobes.word_pointer import WordPointer
+from speechbrain_emofilm.serve.engine import Row, Speaking
+from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
+from speechbrain_emofilm.serve.speech import Speech, read_text
 from speechbrain_emofilm.utils.assets import find_file
 
 import numpy as np
@@ -276,3 +280,74 @@ def test_several_readings_need_a_pointer(options):
 def test_impossible_numbers_are_refused(options):
     with pytest.raises(ValueError, match="give integers of at least 1 and 0"):
         with_pointer().synthesize(TEXT, **options)
+
+
+SECOND = "<happy>They came</happy> late <sad>again and again</sad>"
+
+
+def rows_of(synthesizer, texts, streaming):
+    pieces = [synthesizer.plan(text)[0] for text in texts]
+    return [
+        Row(key, piece, Speaking(seed=3), 3, streaming)
+        for key, piece in enumerate(pieces)
+    ]
+
+
+def speak(synthesizer, rows, beside=False):
+    """Return what is said of each row."""
+    speaker = ContinuousSpeaker(synthesizer, beside=beside)
+    speaker.join(rows)
+    said = {row.key: [] for row in rows}
+    while speaker.busy:
+        for part in speaker.step():
+            said[part.key].append(part)
+    return said
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_server_finds_the_words_of_a_row_alone_and_in_company(streaming):
+    synthesizer = with_pointer()
+    rows = rows_of(synthesizer, [TEXT, SECOND], streaming)
+    together = speak(synthesizer, rows)
+    for row, text in zip(rows, [TEXT, SECOND]):
+        alone = speak(synthesizer, [row])[row.key]
+        assert len(alone) == len(together[row.key])
+        for one, other in zip(alone, together[row.key]):
+            assert np.array_equal(one.wav, other.wav)
+            assert np.array_equal(one.pointing.spans, other.pointing.spans)
+        result = synthesizer.synthesize(text, seed=3)
+        wav = np.concatenate([part.wav for part in alone])
+        assert wav == pytest.approx(result.wav.numpy(), abs=1e-4)
+        n_tokens = len(result.speech_tokens)
+        found, source = synthesizer.word_times(
+            row.piece, result.wav, 24000, n_tokens, alone[-1].pointing
+        )
+        assert found == result.words and source == "pointer"
+
+
+def test_speech_of_the_server_has_the_pointers_times():
+    synthesizer = with_pointer()
+    (row,) = rows_of(synthesizer, [SECOND], True)
+    with ThreadPoolExecutor(1) as aligner:
+        speech = Speech(synthesizer, aligner=aligner)
+        speech.expect(read_text(synthesizer.planner, SECOND))
+        begun = []
+        for part in speak(synthesizer, [row])[row.key]:
+            speech.add(part)
+            begun += speech.new_words()
+        speech.finish()
+        begun += speech.new_words()
+        words, source = speech.timed_words(60)
+    result = synthesizer.synthesize(SECOND, seed=3)
+    assert source == "pointer" and words == result.words
+    assert [word.text for word in begun] == [word.text for word in words]
+    starts = [word.start for word in begun]
+    assert starts == sorted(starts)
+    assert all(word.end >= word.start for word in begun)
+    assert all(word.confidence > 0 for word in begun)
+
+
+def test_without_a_pointer_the_server_keeps_no_states():
+    synthesizer = make_synthesizer()
+    said = speak(synthesizer, rows_of(synthesizer, [TEXT], True))[0]
+    assert all(part.pointing is None for part in said)
