@@ -23,6 +23,7 @@ from speechbrain_emofilm.dataio.voices import (
     read_voices,
     write_voices,
 )
+from speechbrain_emofilm.inference.listening import Heard, listen
 from speechbrain_emofilm.inference.long_text import (
     Piece,
     Planner,
@@ -93,6 +94,9 @@ class EmoFiLMSynthesizer(TrainedModel):
     * ``modules``: ``emofilm``, an ``EmotionConditionedLM`` (in
       :mod:`speechbrain_emofilm.lobes.conditioned_lm`), and ``token_to_wav``, a
       :class:`~speechbrain_emofilm.inference.token_to_wav.TokenToWav`;
+      optionally ``listener``, which hears whether speech tokens say their
+      text, see :mod:`speechbrain_emofilm.inference.listening` (its front end
+      has ``phonemes(ids) -> list of int``);
     * ``emotions``: list of the emotions in the taxonomy;
     * ``text_frontend``: ``encode(text) -> TextUnits``, with ``language``; one
       for ``"zh"`` or ``"both"`` has ``encode(text, borders=)``, see
@@ -171,6 +175,10 @@ class EmoFiLMSynthesizer(TrainedModel):
         self.aligner = getattr(self.hparams, "aligner", None)
         #: Finds words in the states of the language model; None without one.
         self.pointer = getattr(self.mods.emofilm, "word_pointer", None)
+        #: Hears what speech tokens say; None without one.
+        self.listener = (
+            self.mods["listener"] if "listener" in self.mods else None
+        )
         #: "pointer" or "aligner": where the word times of results are from.
         self.word_times_source = getattr(
             self.hparams,
@@ -350,8 +358,9 @@ class EmoFiLMSynthesizer(TrainedModel):
         candidates : int, optional
             Number of readings that are drawn of every piece; the one with the
             fewest lost, cut and repeated words is taken and, of several, the
-            most probable. More than 1 needs a model with a word pointer. The
-            model's default if None, usually 1.
+            one in which the model's listener hears the text best, or without
+            a listener the most probable one. More than 1 needs a model with a
+            word pointer. The model's default if None, usually 1.
         retry : int, optional
             How often as many readings are drawn again where the best one
             still lacks a word. The model's default if None, usually 0.
@@ -994,18 +1003,36 @@ class EmoFiLMSynthesizer(TrainedModel):
         results: list[
             tuple[tuple[float, float], torch.Tensor, Pointing | None]
         ] = []
-        for own, reading in zip(tokens, readings):
+        for piece, own, reading in zip(batch, tokens, readings):
             if not len(own):  # nothing to point at
                 results.append(((math.inf, 0.0), own, None))
                 continue
             (pointing,) = point(self.pointer, [reading])
-            rank = 0.0
-            if rated:
-                rank = -reading.log_likelihood(
+            heard = self._listen(piece, reading.tokens)
+            if heard is not None:
+                pointing = pointing.heard(heard.clarity)
+            score = 0.0
+            if rated and heard is not None:
+                score = heard.score
+            elif rated:
+                score = reading.log_likelihood(
                     self.mods.emofilm.llm.llm_decoder
                 )
-            results.append(((float(pointing.n_bad), rank), own, pointing))
+            results.append(((float(pointing.n_bad), -score), own, pointing))
         return results
+
+    def _listen(self, piece: Piece, tokens: Sequence[int]) -> Heard | None:
+        """Compare speech tokens with the text that they should say."""
+        if self.listener is None:
+            return None
+        units = piece.units
+        return listen(
+            self.listener,
+            tokens,
+            self.text_frontend.phonemes(units.ids),
+            units.word_of_unit,
+            len(piece.marked.words),
+        )
 
     def _generate(
         self,

@@ -4,6 +4,7 @@ import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from speechbrain_emofilm.inference.listening import Heard
 from speechbrain_emofilm.inference.long_text import candidate_seed
 from speechbrain_emofilm.inference.pointing import (
     Pointing,
@@ -244,6 +245,34 @@ def test_of_equal_candidates_the_most_probable_is_taken(monkeypatch):
     monkeypatch.setattr(Reading, "log_likelihood", likelihood["log_likelihood"])
     result = with_pointer().synthesize(TEXT, seed=4, candidates=4)
     assert len(result.speech_tokens) == max(map(len, judge.seen))
+
+
+def test_of_equal_candidates_the_one_heard_best_is_taken(monkeypatch):
+    judge = Judge(monkeypatch, [0])
+    scores = iter([-2.0, -0.5, -1.0])
+    target = "speechbrain_emofilm.inference.synthesizer.listen"
+    monkeypatch.setattr(
+        target, lambda *args: Heard(next(scores), [0.9] * args[-1])
+    )
+    synthesizer = with_pointer()
+    synthesizer.listener = torch.nn.Identity()
+    synthesizer.text_frontend.phonemes = list
+    result = synthesizer.synthesize(TEXT, seed=4, candidates=3)
+    assert result.speech_tokens.tolist() == judge.seen[1]
+    assert [word.clarity for word in result.coverage] == [0.9] * 5
+
+
+def test_a_word_that_is_not_heard_is_drawn_again(monkeypatch):
+    judge = Judge(monkeypatch, [0])
+    clarity = iter([[0.9, 0.0, 0.9, 0.9, 0.9], [0.9] * 5])
+    target = "speechbrain_emofilm.inference.synthesizer.listen"
+    monkeypatch.setattr(target, lambda *args: Heard(-1.0, next(clarity)))
+    synthesizer = with_pointer()
+    synthesizer.listener = torch.nn.Identity()
+    synthesizer.text_frontend.phonemes = list
+    result = synthesizer.synthesize(TEXT, seed=4, retry=3)
+    assert len(judge.seen) == 2
+    assert result.speech_tokens.tolist() == judge.seen[1]
 
 
 def test_only_texts_that_lack_a_word_are_drawn_again(monkeypatch):
