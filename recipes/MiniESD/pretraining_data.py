@@ -314,7 +314,7 @@ def collate(items):
         )
         for name in items[0]
     }
-    for name in batch.keys() & {"text", "speech", "phonemes"}:
+    for name in batch.keys() & {"text", "speech", "heard"}:
         lengths = torch.tensor([float(len(item[name])) for item in items])
         batch[f"{name}_lens"] = lengths / lengths.max()
     return batch

@@ -26,11 +26,11 @@ class HeardUtterances(torch.utils.data.Dataset):
     def __init__(self, corpus, frontend, units, indices):
         self.items = []
         for index in indices:
-            phonemes = [p for p in frontend.phonemes(units[index]) if p >= 0]
-            if phonemes:
+            heard = [p for p in frontend.phonemes(units[index]) if p >= 0]
+            if heard:
                 speech = torch.from_numpy(corpus.tokens(index))
                 self.items.append(
-                    {"phonemes": torch.tensor(phonemes), "speech": speech}
+                    {"heard": torch.tensor(heard), "speech": speech}
                 )
         self.lengths = [len(item["speech"]) for item in self.items]
 
@@ -49,8 +49,8 @@ class ListenerBrain(pretraining.PretrainingBrain):
         return self.modules.listener.loss(
             batch["speech"],
             batch["speech_lens"],
-            batch["phonemes"],
-            batch["phonemes_lens"],
+            batch["heard"],
+            batch["heard_lens"],
         )
 
     def compute_losses(self, predictions, batch, stage):
