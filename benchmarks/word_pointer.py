@@ -101,16 +101,19 @@ class Corpus:
         return f"<{item['emotion']}>{item['text']}</>"
 
 
-def first_starts(log_probs: np.ndarray, resolution: int, step: int, lag: int):
+def first_starts(
+    log_probs: np.ndarray, blind: np.ndarray, resolution: int, step: int
+):
     """Find each word's place when it is first reached, in frames (W, 2).
 
-    The path is sought anew every `step` tokens, without the last `lag`; an
-    end is that of the last path.
+    The path is sought anew every `step` tokens; the last of them is judged as
+    in `blind`, by the state before it alone. An end is that of the last path.
     """
     n_words, size = log_probs.shape[1] - 1, len(log_probs)
     found = np.full((n_words, 2), -1)
     for end in range(step * resolution, size, step * resolution):
-        head = log_probs[: end - lag * resolution]
+        last = end - resolution
+        head = np.concatenate([log_probs[:last], blind[last:end]])
         path = monotonic_path(head, is_whole=False)
         new = (found[:, 0] < 0) & (path[:, 0] >= 0)
         found[new, 0] = path[new, 0]
@@ -157,8 +160,8 @@ def measure_natural(synthesizer, corpus: Corpus, aligner) -> dict:
         )
         paths = {
             "whole": monotonic_path(seeing),
-            "causal": first_starts(blind, resolution, 1, 0),
-            "stream": first_starts(seeing, resolution, CHUNK_TOKENS, 1),
+            "causal": first_starts(blind, blind, resolution, 1),
+            "stream": first_starts(seeing, blind, resolution, CHUNK_TOKENS),
         }
         for name, path in paths.items():
             errors[name] += boundary_errors(path * frame, true)

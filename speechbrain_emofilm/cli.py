@@ -202,6 +202,11 @@ def _say(options: argparse.Namespace) -> int:
             "--overwrite is for --file: -o always writes its file."
         )
     if options.stream:
+        if options.candidates is not None or options.retry is not None:
+            raise ValueError(
+                "--candidates and --retry choose among whole readings: leave "
+                "them out with --stream, which is heard while it is made."
+            )
         _say_streaming(options)
     else:
         _say_one(options)
@@ -222,8 +227,9 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         )
     }
     # Only passed on if given: a model of fixed speed need not know it.
-    if options.speed is not None:
-        asked["speed"] = options.speed
+    for name in ("speed", "candidates", "retry"):
+        if getattr(options, name) is not None:
+            asked[name] = getattr(options, name)
     return asked
 
 
@@ -761,6 +767,20 @@ def _parser() -> argparse.ArgumentParser:
         type=_speed,
         metavar="FACTOR",
         help="speed of the speech, 0.5 (half) to 2 (double) of the model's",
+    )
+    say.add_argument(
+        "--candidates",
+        type=int,
+        metavar="N",
+        help="read every text N times and keep the reading in which most "
+        "words are there and clear (default: the model's, usually 1)",
+    )
+    say.add_argument(
+        "--retry",
+        type=int,
+        metavar="K",
+        help="read a text up to K more times while a word is lost (default: "
+        "the model's, usually 0)",
     )
     voice = commands.add_parser("voice", help="add or list voices")
     actions = voice.add_subparsers(required=True, metavar="ACTION")

@@ -20,6 +20,7 @@ FILES = (
     "token_decoder/speakers.safetensors",
     "token_to_wav/token_decoder.safetensors",
     "token_to_wav/vocoder.safetensors",
+    "token_listener/token_listener.safetensors",
 )
 BISTREAM_FILES = ("llm_bistream/llm.safetensors",)
 MAX_BYTES = 15_000_000

@@ -3,9 +3,9 @@
 A list is a text file with one text a line (empty lines are skipped), or a CSV
 table with the columns ``id`` (or ``name``), ``text`` and, optionally,
 ``speaker``, ``seed``, ``emotion`` (of words outside marks), ``unmarked``,
-``intensity``, ``guidance``, ``instruction``, ``prompting`` and ``speed``; an
-empty cell takes the common setting. The whole list is checked before anything
-is spoken.
+``intensity``, ``guidance``, ``instruction``, ``prompting``, ``speed``,
+``candidates`` and ``retry``; an empty cell takes the common setting. The whole
+list is checked before anything is spoken.
 
 The folder gets one wav file for each item, named by its id (``0001``, ``0002``
 ... without ids), and ``items.jsonl`` with one line of JSON for each: its text,
@@ -32,6 +32,8 @@ TABLE_SUFFIXES = (".csv", ".tsv")
 SPEEDS = (0.5, 2.0)
 #: Digits of the number that names an item without an id.
 _DIGITS = 4
+#: Settings of models with a word pointer; noted with an item only if given.
+_OF_POINTERS = ("candidates", "retry")
 _FORBIDDEN_IN_NAMES = '/\\:*?"<>|\0'
 
 
@@ -62,6 +64,8 @@ class Settings:
         What the language model hears of the voice.
     speed : float, optional
         Speed of the speech, 0.5 to 2; the model's own if None.
+    candidates, retry : int, optional
+        Readings to choose from, and further rounds; the model's own if None.
 
     Raises
     ------
@@ -85,18 +89,24 @@ class Settings:
     instruction: str | None = None
     prompting: str | None = None
     speed: float | None = None
+    candidates: int | None = None
+    retry: int | None = None
 
     def __post_init__(self):
         for name, low, high in (
             ("guidance", 0.0, math.inf),
             ("intensity", 0.0, 1.0),
             ("speed", *SPEEDS),
+            ("candidates", 1, math.inf),
+            ("retry", 0, math.inf),
         ):
             value = getattr(self, name)
             within = value is None or low <= value <= high
             if not within or value == math.inf:
                 allowed = (
-                    "0 or more" if high == math.inf else f"{low:g} to {high:g}"
+                    f"{low:g} or more"
+                    if high == math.inf
+                    else f"{low:g} to {high:g}"
                 )
                 raise ValueError(
                     f"{name} is {value}: give a number "
@@ -107,11 +117,12 @@ class Settings:
         """Return the arguments of ``synthesize``, without speaker and seed."""
         options = asdict(self)
         del options["speaker"], options["seed"]
-        # A fake or an older synthesizer need not know these two.
+        # A fake or an older synthesizer need not know these.
+        newer = ("emotion", "speed", *_OF_POINTERS)
         return {
             name: value
             for name, value in options.items()
-            if value is not None or name not in ("emotion", "speed")
+            if value is not None or name not in newer
         }
 
 
@@ -258,6 +269,8 @@ def _row_settings(row: Mapping[str, str], common: Settings) -> Settings:
     """Return the settings of a row of a table."""
     kinds: dict[str, Callable[[str], Any]] = {
         "seed": int,
+        "candidates": int,
+        "retry": int,
         "guidance": float,
         "intensity": float,
         "speed": float,
@@ -270,7 +283,7 @@ def _row_settings(row: Mapping[str, str], common: Settings) -> Settings:
         try:
             settings[name] = kinds.get(name, str)(cell)
         except ValueError:
-            kind = "an integer" if name == "seed" else "a number"
+            kind = "an integer" if kinds[name] is int else "a number"
             raise ValueError(f"{name} is {cell!r}; give {kind}.") from None
     return Settings(**settings)
 
@@ -426,7 +439,11 @@ class OutputFolder:
             )
 
     def _request(self, item: Item) -> dict[str, Any]:
-        settings = asdict(item.settings)
+        settings = {
+            name: value
+            for name, value in asdict(item.settings).items()
+            if value is not None or name not in _OF_POINTERS
+        }
         return {"model": self.model, "text": item.text, **settings}
 
 

@@ -6,7 +6,7 @@ spoken at all.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from speechbrain_emofilm.dataio.alignments import Word
@@ -25,6 +25,8 @@ CUT_SHARE = 0.2
 REPEATED_SHARE = 0.6
 #: Mean probability below which a word is lost, whatever its length.
 LOST_CONFIDENCE = 0.15
+#: Clarity below which a word is lost; chosen on validation sentences.
+LOST_CLARITY = 0.05
 #: Speech tokens around a word that are not outside of its place.
 _MARGIN = 1
 
@@ -40,11 +42,15 @@ class WordCoverage(NamedTuple):
         Its length relative to what its text units take in this utterance.
     confidence : float
         Mean probability of the word in its place, 0 to 1.
+    clarity : float, optional
+        Probability with which a listener hears the word's least clear
+        phoneme; None without a listener.
     """
 
     status: str
     share: float
     confidence: float
+    clarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,28 @@ class Pointing:
     spans: np.ndarray
     confidence: np.ndarray
     coverage: list[WordCoverage]
+
+    def heard(self, clarity: Sequence[float | None]) -> "Pointing":
+        """Return the same with what a listener heard of each word.
+
+        A word that is not heard at all is lost, whatever the language model
+        meant to say.
+
+        Arguments
+        ---------
+        clarity : list of float or None
+            As in :class:`~speechbrain_emofilm.inference.listening.Heard`.
+        """
+        coverage = [
+            word._replace(
+                clarity=own,
+                status="lost"
+                if own is not None and own < LOST_CLARITY
+                else word.status,
+            )
+            for word, own in zip(self.coverage, clarity)
+        ]
+        return replace(self, coverage=coverage)
 
     @property
     def n_bad(self) -> int:

@@ -207,6 +207,9 @@ class SpeechTrack:
         """Add the utterance's words that were found and have begun by now."""
         self.word_times_source = POINTER
         rate = self.sample_rate
+        # Of a word that goes on; what has been spoken says more than a guess.
+        guess = self._n_tokens / self._n_units
+        self._rate = guess * self._seconds_per_token
         now, shift = self.n_samples / rate, place.shift / rate
         names = [word.word for word in piece.marked.words]
         words = found.words(names, self._seconds_per_token)

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import operator
 from collections.abc import (
+    Callable,
     Hashable,
     Iterable,
     Iterator,
@@ -22,6 +23,7 @@ from speechbrain_emofilm.dataio.voices import (
     read_voices,
     write_voices,
 )
+from speechbrain_emofilm.inference.listening import Heard, listen
 from speechbrain_emofilm.inference.long_text import (
     Piece,
     Planner,
@@ -92,6 +94,9 @@ class EmoFiLMSynthesizer(TrainedModel):
     * ``modules``: ``emofilm``, an ``EmotionConditionedLM`` (in
       :mod:`speechbrain_emofilm.lobes.conditioned_lm`), and ``token_to_wav``, a
       :class:`~speechbrain_emofilm.inference.token_to_wav.TokenToWav`;
+      optionally ``listener``, which hears whether speech tokens say their
+      text, see :mod:`speechbrain_emofilm.inference.listening` (its front end
+      has ``phonemes(ids) -> list of int``);
     * ``emotions``: list of the emotions in the taxonomy;
     * ``text_frontend``: ``encode(text) -> TextUnits``, with ``language``; one
       for ``"zh"`` or ``"both"`` has ``encode(text, borders=)``, see
@@ -170,6 +175,10 @@ class EmoFiLMSynthesizer(TrainedModel):
         self.aligner = getattr(self.hparams, "aligner", None)
         #: Finds words in the states of the language model; None without one.
         self.pointer = getattr(self.mods.emofilm, "word_pointer", None)
+        #: Hears what speech tokens say; None without one.
+        self.listener = (
+            self.mods["listener"] if "listener" in self.mods else None
+        )
         #: "pointer" or "aligner": where the word times of results are from.
         self.word_times_source = getattr(
             self.hparams,
@@ -349,8 +358,9 @@ class EmoFiLMSynthesizer(TrainedModel):
         candidates : int, optional
             Number of readings that are drawn of every piece; the one with the
             fewest lost, cut and repeated words is taken and, of several, the
-            most probable. More than 1 needs a model with a word pointer. The
-            model's default if None, usually 1.
+            one in which the model's listener hears the text best, or without
+            a listener the most probable one. More than 1 needs a model with a
+            word pointer. The model's default if None, usually 1.
         retry : int, optional
             How often as many readings are drawn again where the best one
             still lacks a word. The model's default if None, usually 0.
@@ -638,8 +648,16 @@ class EmoFiLMSynthesizer(TrainedModel):
             self.text_frontend, prompting, speaker, voice, instruction
         )
 
-    def decoding(self) -> SpeechDecoding:
+    def decoding(
+        self, on_text: Callable[[Hashable, torch.Tensor], None] | None = None
+    ) -> SpeechDecoding:
         """Start a decoding of utterances that join and leave as they like.
+
+        Arguments
+        ---------
+        on_text : callable, optional
+            Called with the key of an utterance and the states at its text
+            tokens (T, C) when its text has been read.
 
         Returns
         -------
@@ -652,7 +670,7 @@ class EmoFiLMSynthesizer(TrainedModel):
             for name, value in self._generation.items()
             if name not in _LENGTH_OPTIONS
         }
-        return SpeechDecoding(self.mods.emofilm.llm, **options)
+        return SpeechDecoding(self.mods.emofilm.llm, on_text=on_text, **options)
 
     @torch.no_grad()
     def utterance(
@@ -711,6 +729,38 @@ class EmoFiLMSynthesizer(TrainedModel):
             llm = self.mods.emofilm.llm
             (utterance,) = llm.utterances(**inputs, seeds=[seed])
         return replace(utterance, key=key)
+
+    def reading(self, piece: Piece, prompt: LMPrompt) -> Reading | None:
+        """Start to keep what shows the words of an utterance.
+
+        Arguments
+        ---------
+        piece, prompt
+            As in :meth:`utterance`.
+
+        Returns
+        -------
+        Reading or None
+            What the decoding's states are to be given to; None if the word
+            pointer does not give the word times.
+        """
+        return _reading(piece, prompt) if self._points else None
+
+    @torch.no_grad()
+    def find_words(self, reading: Reading, is_whole: bool) -> Pointing | None:
+        """Find the words of a reading; None before its first token.
+
+        Arguments
+        ---------
+        reading : Reading
+            What has been drawn so far.
+        is_whole : bool
+            Whether the utterance has ended.
+        """
+        if not reading.tokens:
+            return None
+        with self.inference_ctx:
+            return point(self.pointer, [reading], is_whole)[0]
 
     def track(self, speed: float = 1.0) -> SpeechTrack:
         """Start to join the sound of pieces, and to time their words.
@@ -783,7 +833,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         results = []
         for request, wav, (own, pointing) in zip(batch, wavs, spoken):
             wav = wav.float().cpu()
-            words, source = self._find_words(
+            words, source = self.word_times(
                 request, wav, sample_rate, len(own), pointing
             )
             results.append(
@@ -800,21 +850,6 @@ class EmoFiLMSynthesizer(TrainedModel):
                 )
             )
         return results
-
-    def _find_words(
-        self,
-        piece: Piece,
-        wav: torch.Tensor,
-        sample_rate: int,
-        n_tokens: int,
-        pointing: Pointing | None,
-    ) -> tuple[list[Word], str]:
-        """Find the words of a piece by the pointer or, without, its sound."""
-        if pointing is None or not self._points:
-            return self.word_times(piece, wav, sample_rate)
-        names = [word.word for word in piece.marked.words]
-        duration = len(wav) / sample_rate
-        return pointing.words(names, duration / n_tokens), POINTER
 
     def _long_waves(
         self, tokens: list[torch.Tensor], speakers: list[str]
@@ -869,7 +904,7 @@ class EmoFiLMSynthesizer(TrainedModel):
         if changing:
             neutral = vocode([mels[i] for i in changing], 1.0)
         for i, wav in zip(changing, neutral):
-            words, _ = self._find_words(
+            words, _ = self.word_times(
                 batch[i], wav.float().cpu(), sample_rate, *_sized(spoken[i])
             )
             spans = voice_spans(
@@ -968,18 +1003,36 @@ class EmoFiLMSynthesizer(TrainedModel):
         results: list[
             tuple[tuple[float, float], torch.Tensor, Pointing | None]
         ] = []
-        for own, reading in zip(tokens, readings):
+        for piece, own, reading in zip(batch, tokens, readings):
             if not len(own):  # nothing to point at
                 results.append(((math.inf, 0.0), own, None))
                 continue
             (pointing,) = point(self.pointer, [reading])
-            rank = 0.0
-            if rated:
-                rank = -reading.log_likelihood(
+            heard = self._listen(piece, reading.tokens)
+            if heard is not None:
+                pointing = pointing.heard(heard.clarity)
+            score = 0.0
+            if rated and heard is not None:
+                score = heard.score
+            elif rated:
+                score = reading.log_likelihood(
                     self.mods.emofilm.llm.llm_decoder
                 )
-            results.append(((float(pointing.n_bad), rank), own, pointing))
+            results.append(((float(pointing.n_bad), -score), own, pointing))
         return results
+
+    def _listen(self, piece: Piece, tokens: Sequence[int]) -> Heard | None:
+        """Compare speech tokens with the text that they should say."""
+        if self.listener is None:
+            return None
+        units = piece.units
+        return listen(
+            self.listener,
+            tokens,
+            self.text_frontend.phonemes(units.ids),
+            units.word_of_unit,
+            len(piece.marked.words),
+        )
 
     def _generate(
         self,
@@ -1097,9 +1150,14 @@ class EmoFiLMSynthesizer(TrainedModel):
         return PointedTokens(tokens, self.pointer, reading)
 
     def word_times(
-        self, piece: Piece, wav: torch.Tensor, sample_rate: int
+        self,
+        piece: Piece,
+        wav: torch.Tensor,
+        sample_rate: int,
+        n_tokens: int = 0,
+        pointing: Pointing | None = None,
     ) -> tuple[list[Word], str]:
-        """Find the words of a piece in its sound.
+        """Find the words of a piece by the pointer or, without, in its sound.
 
         Arguments
         ---------
@@ -1109,6 +1167,10 @@ class EmoFiLMSynthesizer(TrainedModel):
             Its sound (T,), on the CPU.
         sample_rate : int
             Sampling rate in Hz.
+        n_tokens : int
+            Number of its speech tokens.
+        pointing : Pointing, optional
+            Where the word pointer found its words.
 
         Returns
         -------
@@ -1119,6 +1181,9 @@ class EmoFiLMSynthesizer(TrainedModel):
             :class:`~speechbrain_emofilm.inference.speech.SynthesisResult`.
         """
         names = [word.word for word in piece.marked.words]
+        if self._points and pointing is not None:
+            seconds_per_token = len(wav) / sample_rate / n_tokens
+            return pointing.words(names, seconds_per_token), POINTER
         language = self.text_frontend.language
         if language == "both":
             language = language_of(piece.marked.text)

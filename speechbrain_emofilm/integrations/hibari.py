@@ -40,6 +40,8 @@ CUE_LEVELS = 3
 #: Number of combinations of levels, plus one for the explicit plain cue.
 N_CUES = CUE_LEVELS ** len(CUE_AXES) + 1
 
+#: Symbols that are no sound of their own.
+_UNHEARD = " ,.ˈˌ"
 #: Number of letters to which :class:`Cues` stretches a single letter.
 _STRETCHED_SIZE = 4
 _STRETCH = re.compile(r"([A-Za-z])\1{2,}")
@@ -353,6 +355,31 @@ class HibariTextFrontend:
         'wˈʌn'
         """
         return self._g2p(word).strip(" .,")
+
+    def phonemes(self, ids: Sequence[int]) -> list[int]:
+        """Tell which phoneme each unit stands for, whatever its cues.
+
+        Arguments
+        ---------
+        ids : list of int
+            Units of :meth:`encode`.
+
+        Returns
+        -------
+        list of int
+            Index in :data:`UNITS`; -1 for stress marks, spaces, punctuation
+            and the words of an instruction.
+
+        Example
+        -------
+        >>> frontend = HibariTextFrontend()
+        >>> heard = frontend.phonemes(frontend.encode("We WON.").ids)
+        >>> "".join(UNITS[index] for index in heard if index >= 0)
+        'wiwʌn'
+        """
+        n_cued = N_CUES * len(UNITS)
+        symbols = [unit % len(UNITS) if unit < n_cued else 0 for unit in ids]
+        return [-1 if UNITS[i] in _UNHEARD else i for i in symbols]
 
     def _is_word(self, spelling: str) -> bool:
         """Check whether the pronunciation dictionary has a lower-case word."""

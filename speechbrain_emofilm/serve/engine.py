@@ -102,6 +102,9 @@ class Said:
         Whether the row is finished.
     error : Exception, optional
         Reason for which the row cannot be spoken.
+    pointing : object, optional
+        Where the words are among the tokens so far: a
+        :class:`~speechbrain_emofilm.inference.pointing.Pointing`.
     """
 
     key: int
@@ -109,6 +112,7 @@ class Said:
     tokens: Sequence[int] = ()
     last: bool = True
     error: Exception | None = None
+    pointing: Any = None
 
 
 class RowSpeaker(Protocol):

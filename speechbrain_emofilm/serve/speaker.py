@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechbrain_emofilm.inference.long_text import carry_history
+from speechbrain_emofilm.inference.pointing import Pointing, Reading
 from speechbrain_emofilm.inference.streaming import first_chunk_tokens
 from speechbrain_emofilm.serve.engine import Row, Said
 from speechbrain_emofilm.serve.sound_process import SoundProcess, make_sound
@@ -42,6 +43,8 @@ class _Spoken:
     beside: bool = False  # whether its sound is made in the other process
     tokens: list[int] = field(default_factory=list)
     parts: list[slice] = field(default_factory=list)  # tokens made sound
+    reading: Reading | None = None  # for the model's word pointer
+    pointings: list[Pointing | None] = field(default_factory=list)  # of parts
     ended: bool = False
     n_heard: int = 0  # parts whose sound is there
 
@@ -95,7 +98,7 @@ class ContinuousSpeaker:
     ):
         self.synthesizer = synthesizer
         self.max_rows = max_rows
-        self._decoding = synthesizer.decoding()
+        self._decoding = synthesizer.decoding(on_text=self._keep_text)
         self._rows: dict[int, _Spoken] = {}
         self._refused: list[Said] = []
         self._waiting: list[_Spoken] = []  # ended, without their sound
@@ -164,7 +167,8 @@ class ContinuousSpeaker:
         utterance = synthesizer.utterance(
             row.piece, prompt, row.seed, speaking.guidance, row.key
         )
-        spoken = _Spoken(row, speaker)
+        reading = synthesizer.reading(row.piece, prompt)
+        spoken = _Spoken(row, speaker, reading=reading)
         if row.streaming:
             spoken.n_first = self._first_tokens(speaker, speaking.speed)
         process = self.process
@@ -189,6 +193,12 @@ class ContinuousSpeaker:
                 self._firsts[how] = None
         return self._firsts[how]
 
+    def _keep_text(self, key: Any, states: torch.Tensor) -> None:
+        """Keep the states of a row's text, for the word pointer."""
+        reading = self._rows[key].reading
+        if reading is not None:
+            reading.on_text(states)
+
     def leave(self, key: int) -> None:
         """Drop a row, if it is still there."""
         self._refused = [said for said in self._refused if said.key != key]
@@ -209,8 +219,11 @@ class ContinuousSpeaker:
         said, self._refused = self._refused, []
         with self.synthesizer.inference_ctx, torch.no_grad():
             drawn = self._decoding.step()
-        for key, token, is_last, _ in drawn:
-            spoken = self._rows[key]
+        for one in drawn:
+            token, is_last = one.token, one.is_last
+            spoken = self._rows[one.key]
+            if spoken.reading is not None:
+                spoken.reading.on_drawn(one)
             if token is not None:
                 spoken.tokens.append(token)
                 if is_last:
@@ -257,6 +270,7 @@ class ContinuousSpeaker:
         """Let the sound of new tokens be made."""
         index = len(spoken.parts)
         spoken.parts.append(slice(spoken.n_pushed, len(spoken.tokens)))
+        spoken.pointings.append(self._point(spoken))
         if not spoken.beside or self.process is None:
             self._make_here(spoken, index)
             return
@@ -267,6 +281,12 @@ class ContinuousSpeaker:
             spoken.row.speaking.speed,
             spoken.kind_of(index),
         )
+
+    def _point(self, spoken: _Spoken) -> Pointing | None:
+        """Find the words of a row among its tokens so far."""
+        if spoken.reading is None:
+            return None
+        return self.synthesizer.find_words(spoken.reading, spoken.ended)
 
     def _make_here(self, spoken: _Spoken, index: int) -> None:
         """Make the sound of a part in this process."""
@@ -288,11 +308,13 @@ class ContinuousSpeaker:
         if index < spoken.n_heard:
             return
         spoken.n_heard = index + 1
-        key = spoken.row.key
+        key, pointing = spoken.row.key, spoken.pointings[index]
         if spoken.kind_of(index) != "part":
-            self._ready.append(Said(key, wav, spoken.tokens))
+            said = Said(key, wav, spoken.tokens, pointing=pointing)
+            self._ready.append(said)
         elif len(wav):
-            self._ready.append(Said(key, wav, last=False))
+            said = Said(key, wav, last=False, pointing=pointing)
+            self._ready.append(said)
 
     def _listen(self, process: SoundProcess, timeout: float) -> None:
         """Take the sound that the other process has made."""
@@ -334,7 +356,12 @@ class ContinuousSpeaker:
                 speed=[spoken.row.speaking.speed for spoken in rows],
             )
         self._ready += [
-            Said(spoken.row.key, wav.float().cpu().numpy(), spoken.tokens)
+            Said(
+                spoken.row.key,
+                wav.float().cpu().numpy(),
+                spoken.tokens,
+                pointing=self._point(spoken),
+            )
             for spoken, wav in zip(rows, wavs)
         ]
 

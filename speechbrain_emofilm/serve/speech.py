@@ -12,6 +12,7 @@ from speechbrain_emofilm.inference.long_text import (
     Planner,
     pieces_and_gaps,
 )
+from speechbrain_emofilm.inference.pointing import POINTER
 from speechbrain_emofilm.inference.streaming import Passage, SentenceReader
 from speechbrain_emofilm.serve.engine import Said
 
@@ -153,8 +154,8 @@ class Speech:
     speed : float
         Speed of the speech.
     aligner : Executor, optional
-        Where the words are looked for in the sound of each piece, for
-        :meth:`timed_words`; they are not if None.
+        Where the words of each piece are looked for, for :meth:`timed_words`,
+        in its sound if the model has no word pointer; they are not if None.
     """
 
     def __init__(
@@ -206,7 +207,9 @@ class Speech:
             self._track.start(self._gaps[self._index])
             self._begun = True
         n_tokens = len(said.tokens) if said.last else 0
-        sound = self._track.push(torch.from_numpy(said.wav), piece, n_tokens)
+        sound = self._track.push(
+            torch.from_numpy(said.wav), piece, n_tokens, said.pointing
+        )
         if self._aligner is not None:
             self._heard.append(said.wav)
         if said.last:
@@ -215,7 +218,9 @@ class Speech:
                 find = self._synthesizer.word_times
                 rate = self._track.sample_rate
                 self._found.append(
-                    self._aligner.submit(find, piece, heard, rate)
+                    self._aligner.submit(
+                        find, piece, heard, rate, n_tokens, said.pointing
+                    )
                 )
             self._index += 1
             self._begun, self._heard = False, []
@@ -239,9 +244,12 @@ class Speech:
     def new_words(self) -> list[Word]:
         """Return the text's words that have begun since the last call.
 
-        Their times are estimated; the end may be one of sound to come.
+        Without a word pointer their times are estimated; the end of the last
+        one is so in any case, and may be one of sound to come.
         """
         new: list[Word] = []
+        begun = self._track.words
+        points = self._track.word_times_source == POINTER
         for word in self._track.words[self._n_seen :]:
             origin = self._origins[self._n_seen]
             piece, start = self._piece_of(self._n_seen)
@@ -249,8 +257,16 @@ class Speech:
                 owner >= 0 and self._origins[start + owner] == origin
                 for owner in piece.units.word_of_unit
             )
-            self._n_seen += 1
             end = word.start + self._track.seconds(n_units)
+            if points:
+                last = self._n_seen
+                while self._origins[last + 1 : last + 2] == [origin]:
+                    last += 1
+                found = begun[min(last, len(begun) - 1)].end
+                # What goes on is cut off where the sound ends so far.
+                goes_on = last >= len(begun) - 1 and self._begun
+                end = max(end, found) if goes_on else found
+            self._n_seen += 1
             while self._n_told <= origin:
                 is_read = self._n_told == origin
                 new.append(
@@ -258,7 +274,7 @@ class Speech:
                         self._words[self._n_told],
                         word.start,
                         end if is_read else word.start,
-                        0.0,
+                        word.confidence if is_read else 0.0,
                     )
                 )
                 self._n_told += 1
@@ -277,7 +293,7 @@ class Speech:
         return self._pieces[index], start
 
     def timed_words(self, timeout: float | None = None) -> tuple:
-        """Return all words with the times that were found in the sound.
+        """Return all words with the times that were found.
 
         Arguments
         ---------

@@ -196,8 +196,9 @@ def export_trained_model(
     min_key : str
         Metric; the checkpoint with its smallest value is exported.
     names : iterable of str
-        Recoverables to copy, as ``<name>.ckpt``; those that the checkpoint
-        does not hold are left out.
+        Recoverables to copy, as ``<name>.ckpt``; those that the training
+        does not have are left out. One that joined the training after that
+        checkpoint is taken from the newest checkpoint that holds it.
     folder : str or Path
         Folder to write to.
     hparams_file : str or Path
@@ -211,7 +212,8 @@ def export_trained_model(
     Raises
     ------
     ValueError
-        If there is no checkpoint with ``min_key``.
+        If there is no checkpoint with ``min_key``, or none with a part of the
+        training.
 
     Example
     -------
@@ -239,9 +241,10 @@ def export_trained_model(
             "to export: train first."
         )
     for name in names:
-        if name in best.paramfiles:
+        if name in best.paramfiles or name in checkpointer.recoverables:
+            source = _file_of(name, best, checkpointer)
             with atomic_path(folder / f"{name}.ckpt") as temporary:
-                shutil.copyfile(best.paramfiles[name], temporary)
+                shutil.copyfile(source, temporary)
     with open(hparams_file, encoding="utf-8") as fin:
         document = yaml.compose(resolve_references(fin, overrides))
     parts = {key.value: value for key, value in document.value}
@@ -249,3 +252,24 @@ def export_trained_model(
         # Composed, not loaded: tags stay tags until the file is loaded.
         temporary.write_text(yaml.serialize(parts[part]))
     logger.info(f"{folder} holds the trained model, described by {part}.yaml.")
+
+
+def _file_of(name: str, best: Checkpoint, checkpointer: Checkpointer) -> Path:
+    """Return a recoverable's file of the best checkpoint or, if it has none,
+    of the newest that does.
+    """
+    if name in best.paramfiles:
+        return best.paramfiles[name]
+    others = [
+        c for c in checkpointer.list_checkpoints() if name in c.paramfiles
+    ]
+    if not others:
+        raise ValueError(
+            f"No checkpoint in {checkpointer.checkpoints_dir} holds {name}, "
+            "which the hyperparameters describe: the training began without "
+            "it and has ended. Train in another folder, or leave it out as "
+            "before (the word pointer with --word_pointer_weight=0; "
+            "train_pointer.py adds one to the trained model)."
+        )
+    newest = max(others, key=lambda c: c.meta["unixtime"])
+    return newest.paramfiles[name]

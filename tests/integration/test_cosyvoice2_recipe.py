@@ -352,11 +352,22 @@ def test_training_ends_in_a_folder_that_speaks(trained, tmp_path):
     assert len(spoken.words) == 4
     assert spoken.wav.isfinite().all()
     assert len(spoken.wav) == 960 * len(spoken.speech_tokens) > 0
+    assert spoken.word_times_source == "pointer"
+    assert [len(spoken.coverage), len(spoken.words)] == [4, 4]
+    starts = [word.start for word in spoken.words]
+    assert starts == sorted(starts)
+    chosen = synthesizer.synthesize("We won.", candidates=2, retry=1)
+    assert chosen.wav.isfinite().all()
     token_to_wav = synthesizer.mods.token_to_wav
     stream = token_to_wav.stream("0011/happy")
     parts = [stream.push(t) for t in spoken.speech_tokens.split(10)]
     streamed = torch.cat([*parts, stream.finish()])
     assert streamed.shape == spoken.wav.shape
+    chunks = list(
+        synthesizer.stream("<happy>We won</happy>", speaker="0011/happy")
+    )
+    assert chunks[-1].word_times_source == "pointer"
+    assert [word.text for word in chunks[-1].words] == ["We", "won"]
 
 
 def test_preference_training_starts_where_the_training_ended(

@@ -108,6 +108,10 @@ PRETRAININGS = [
             "recognizer_file": "null",
         },
     ),
+    (
+        "token_listener",
+        {"listener": "{hidden: 16, dropout: 0.0, token_dropout: 0.0}"},
+    ),
 ]
 DEVICES = {"cpu": "cpu", "gpu": str(GPU)}
 
@@ -332,6 +336,8 @@ def random_batch():
         "speech_lens": torch.tensor([1.0, 0.75]),
         "unit": ids(3, 2, 8),
         "phoneme": ids(5, 2, 8),
+        "heard": ids(5, 2, 3),
+        "heard_lens": torch.tensor([1.0, 0.67]),
     }
 
 

@@ -2,10 +2,14 @@
 
 import resource
 
-from speechbrain_emofilm.utils.checkpoints import AtomicCheckpointer
+from speechbrain_emofilm.utils.checkpoints import (
+    AtomicCheckpointer,
+    export_trained_model,
+)
 
 import pytest
 import torch
+from speechbrain.utils.checkpoints import Checkpointer
 
 
 @pytest.fixture
@@ -73,3 +77,37 @@ def test_checkpoint_without_a_part_is_named(tmp_path, layer):
     with pytest.raises(ValueError, match="does not fit.*head") as error:
         other.recover_if_possible()
     assert str(saved.path) in str(error.value)
+
+
+def save_then_export(tmp_path, later):
+    """Export a training whose best checkpoint is older than a part of it."""
+    (tmp_path / "train.yaml").write_text("model: {}")
+    parts = {"layer": torch.nn.Linear(2, 1)}
+    Checkpointer(tmp_path / "save", parts).save_checkpoint({"loss": 1.0})
+    parts["pointer"] = torch.nn.Linear(3, 1)
+    checkpointer = Checkpointer(tmp_path / "save", parts)
+    if later:
+        checkpointer.save_checkpoint({"loss": 2.0})
+    export_trained_model(
+        checkpointer,
+        "loss",
+        ["layer", "pointer", "never"],
+        tmp_path / "trained",
+        tmp_path / "train.yaml",
+        "",
+        "model",
+    )
+    return parts
+
+
+def test_a_part_that_joined_later_is_exported_from_a_later_checkpoint(tmp_path):
+    parts = save_then_export(tmp_path, later=True)
+    names = sorted(p.name for p in (tmp_path / "trained").iterdir())
+    assert names == ["layer.ckpt", "model.yaml", "pointer.ckpt"]
+    exported = torch.load(tmp_path / "trained/pointer.ckpt")
+    assert torch.equal(exported["weight"], parts["pointer"].weight)
+
+
+def test_a_part_that_was_never_trained_is_not_left_out_silently(tmp_path):
+    with pytest.raises(ValueError, match="holds pointer, which the hyper"):
+        save_then_export(tmp_path, later=False)

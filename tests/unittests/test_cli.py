@@ -287,6 +287,45 @@ def test_impossible_options_are_refused(option, capsys):
     assert option[0] in capsys.readouterr().err
 
 
+def test_candidates_and_retry_are_passed_on_only_if_given(model, tmp_path):
+    command = ["say", "We won", "-o", str(tmp_path / "a.wav")]
+    command += ["--model", str(model)]
+    assert cli.main(command) == 0
+    assert cli.main([*command, "--candidates", "4", "--retry", "2"]) == 0
+    plain, asked = (options for _, options in RecordingSynthesizer.asked)
+    assert not {"candidates", "retry"} & plain.keys()
+    assert (asked["candidates"], asked["retry"]) == (4, 2)
+
+
+def test_a_stream_has_no_candidates(model, capsys):
+    command = ["say", "We won", "--stream", "--model", str(model)]
+    assert cli.main([*command, "--candidates", "2"]) == 2
+    assert "leave them out with --stream" in capsys.readouterr().err
+
+
+def test_a_list_has_candidates_of_its_own_and_keeps_older_items(
+    model, tmp_path, capsys
+):
+    table, folder = tmp_path / "list.csv", tmp_path / "out"
+    table.write_text("id,text\na,We won\n")
+    command = ["say", "--file", str(table), "--output-folder", str(folder)]
+    command += ["--model", str(model)]
+    assert cli.main(command) == 0
+    (line,) = (folder / "items.jsonl").read_text().splitlines()
+    assert '"candidates"' not in line  # as before there were any
+    table.write_text("id,text,candidates,retry\na,We won,,\nb,he left,3,\n")
+    assert cli.main([*command, "--retry", "1"]) == 2  # a was made without
+    assert "was not made from this" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    asked = dict(RecordingSynthesizer.asked)
+    assert asked["he left"]["candidates"] == 3
+    table.write_text("id,text,candidates\nc,We won,0\n")
+    assert cli.main(command) == 2
+    assert "candidates is 0: give a number of 1 or more" in (
+        capsys.readouterr().err
+    )
+
+
 def test_the_speed_is_passed_on_only_if_given(model, tmp_path):
     command = ["say", "We", "-o", str(tmp_path / "a.wav")]
     assert cli.main([*command, "--model", str(model)]) == 0

@@ -1,8 +1,10 @@
 """Word times and lost words from the word pointer of a synthesizer."""
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from speechbrain_emofilm.inference.listening import Heard
 from speechbrain_emofilm.inference.long_text import candidate_seed
 from speechbrain_emofilm.inference.pointing import (
     Pointing,
@@ -14,6 +16,9 @@ from speechbrain_emofilm.inference.pointing import (
 from speechbrain_emofilm.inference.synthesizer import EmoFiLMSynthesizer
 from speechbrain_emofilm.lobes.cosyvoice2.speech_decoding import DrawnToken
 from speechbrain_emofilm.lobes.word_pointer import WordPointer
+from speechbrain_emofilm.serve.engine import Row, Speaking
+from speechbrain_emofilm.serve.speaker import ContinuousSpeaker
+from speechbrain_emofilm.serve.speech import Speech, read_text
 from speechbrain_emofilm.utils.assets import find_file
 
 import numpy as np
@@ -242,6 +247,34 @@ def test_of_equal_candidates_the_most_probable_is_taken(monkeypatch):
     assert len(result.speech_tokens) == max(map(len, judge.seen))
 
 
+def test_of_equal_candidates_the_one_heard_best_is_taken(monkeypatch):
+    judge = Judge(monkeypatch, [0])
+    scores = iter([-2.0, -0.5, -1.0])
+    target = "speechbrain_emofilm.inference.synthesizer.listen"
+    monkeypatch.setattr(
+        target, lambda *args: Heard(next(scores), [0.9] * args[-1])
+    )
+    synthesizer = with_pointer()
+    synthesizer.listener = torch.nn.Identity()
+    synthesizer.text_frontend.phonemes = list
+    result = synthesizer.synthesize(TEXT, seed=4, candidates=3)
+    assert result.speech_tokens.tolist() == judge.seen[1]
+    assert [word.clarity for word in result.coverage] == [0.9] * 5
+
+
+def test_a_word_that_is_not_heard_is_drawn_again(monkeypatch):
+    judge = Judge(monkeypatch, [0])
+    clarity = iter([[0.9, 0.0, 0.9, 0.9, 0.9], [0.9] * 5])
+    target = "speechbrain_emofilm.inference.synthesizer.listen"
+    monkeypatch.setattr(target, lambda *args: Heard(-1.0, next(clarity)))
+    synthesizer = with_pointer()
+    synthesizer.listener = torch.nn.Identity()
+    synthesizer.text_frontend.phonemes = list
+    result = synthesizer.synthesize(TEXT, seed=4, retry=3)
+    assert len(judge.seen) == 2
+    assert result.speech_tokens.tolist() == judge.seen[1]
+
+
 def test_only_texts_that_lack_a_word_are_drawn_again(monkeypatch):
     judge = Judge(monkeypatch, [1, 0, 0])
     texts = [TEXT, "Yes we won"]
@@ -276,3 +309,74 @@ def test_several_readings_need_a_pointer(options):
 def test_impossible_numbers_are_refused(options):
     with pytest.raises(ValueError, match="give integers of at least 1 and 0"):
         with_pointer().synthesize(TEXT, **options)
+
+
+SECOND = "<happy>They came</happy> late <sad>again and again</sad>"
+
+
+def rows_of(synthesizer, texts, streaming):
+    pieces = [synthesizer.plan(text)[0] for text in texts]
+    return [
+        Row(key, piece, Speaking(seed=3), 3, streaming)
+        for key, piece in enumerate(pieces)
+    ]
+
+
+def speak(synthesizer, rows, beside=False):
+    """Return what is said of each row."""
+    speaker = ContinuousSpeaker(synthesizer, beside=beside)
+    speaker.join(rows)
+    said = {row.key: [] for row in rows}
+    while speaker.busy:
+        for part in speaker.step():
+            said[part.key].append(part)
+    return said
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_server_finds_the_words_of_a_row_alone_and_in_company(streaming):
+    synthesizer = with_pointer()
+    rows = rows_of(synthesizer, [TEXT, SECOND], streaming)
+    together = speak(synthesizer, rows)
+    for row, text in zip(rows, [TEXT, SECOND]):
+        alone = speak(synthesizer, [row])[row.key]
+        assert len(alone) == len(together[row.key])
+        for one, other in zip(alone, together[row.key]):
+            assert np.array_equal(one.wav, other.wav)
+            assert np.array_equal(one.pointing.spans, other.pointing.spans)
+        result = synthesizer.synthesize(text, seed=3)
+        wav = np.concatenate([part.wav for part in alone])
+        assert wav == pytest.approx(result.wav.numpy(), abs=1e-4)
+        n_tokens = len(result.speech_tokens)
+        found, source = synthesizer.word_times(
+            row.piece, result.wav, 24000, n_tokens, alone[-1].pointing
+        )
+        assert found == result.words and source == "pointer"
+
+
+def test_speech_of_the_server_has_the_pointers_times():
+    synthesizer = with_pointer()
+    (row,) = rows_of(synthesizer, [SECOND], True)
+    with ThreadPoolExecutor(1) as aligner:
+        speech = Speech(synthesizer, aligner=aligner)
+        speech.expect(read_text(synthesizer.planner, SECOND))
+        begun = []
+        for part in speak(synthesizer, [row])[row.key]:
+            speech.add(part)
+            begun += speech.new_words()
+        speech.finish()
+        begun += speech.new_words()
+        words, source = speech.timed_words(60)
+    result = synthesizer.synthesize(SECOND, seed=3)
+    assert source == "pointer" and words == result.words
+    assert [word.text for word in begun] == [word.text for word in words]
+    starts = [word.start for word in begun]
+    assert starts == sorted(starts)
+    assert all(word.end >= word.start for word in begun)
+    assert all(word.confidence > 0 for word in begun)
+
+
+def test_without_a_pointer_the_server_keeps_no_states():
+    synthesizer = make_synthesizer()
+    said = speak(synthesizer, rows_of(synthesizer, [TEXT], True))[0]
+    assert all(part.pointing is None for part in said)

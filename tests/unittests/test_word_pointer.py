@@ -1,6 +1,7 @@
 """The word pointer, its paths through the words, and what it leaves alone."""
 
 import itertools
+from pathlib import Path
 
 from speechbrain_emofilm.lobes.conditioned_lm import (
     ConditionedLMInputs,
@@ -22,6 +23,7 @@ from speechbrain_emofilm.lobes.word_pointer import (
 import numpy as np
 import pytest
 import torch
+import yaml
 
 QWEN2 = dict(
     vocab_size=40,
@@ -285,3 +287,17 @@ def test_states_while_decoding_are_those_of_reading_the_whole():
         torch.testing.assert_close(
             torch.stack(states[key]), whole.hidden[0, :5], atol=1e-4, rtol=1e-4
         )
+
+
+def test_the_pointer_of_cosyvoice2_is_small():
+    hparams = Path(__file__).parents[2] / "recipes/ESD/emotional_tts/hparams"
+    document = yaml.compose((hparams / "cosyvoice2.yaml").read_text())
+    entries = {key.value: value for key, value in document.value}
+    sizes = {
+        key.value: int(value.value)
+        for key, value in entries["word_pointer"].value
+        if key.value in ("reduced_dim", "hidden", "dim", "resolution")
+    }
+    assert len(sizes) == 4
+    pointer = WordPointer(896, **sizes)  # the width of Qwen2-0.5B
+    assert sum(p.numel() for p in pointer.parameters()) <= 2e6

@@ -19,48 +19,22 @@ of both layouts apart.
 Writes ``llm.safetensors`` (float16) to the output folder.
 """
 
-import json
 import logging
 import sys
 from pathlib import Path
 
-from speechbrain_emofilm.integrations.hibari import N_CUES, UNITS
 from speechbrain_emofilm.utils.assets import find_file, load_safetensors
-from speechbrain_emofilm.utils.files import write_json
 
-import numpy as np
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
 from speechbrain.utils.checkpoints import Checkpointer
-from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pretraining_brain as pretraining  # noqa: E402
+from pretraining_data import LengthBatches, collate, text_units  # noqa: E402
 
 logger = logging.getLogger(__name__)
-
-
-def text_units(corpus, frontend):
-    """Return the unit ids of every utterance, cached in the corpus folder.
-
-    The list is empty where the front end reads the text with other symbols
-    than were spoken.
-    """
-    path = corpus.folder / "text_units.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    out = []
-    for row in tqdm(corpus.rows, desc="text units"):
-        ids = frontend.encode(row["text"]).ids
-        first = len(UNITS) * N_CUES
-        spoken = [UNITS[i % len(UNITS)] for i in ids if i < first]
-        matches = spoken == [unit[0] for unit in row["units"]]
-        out.append(ids if matches else [])
-    logger.info("%d texts differ from their speech", sum(not i for i in out))
-    write_json(path, out)
-    return out
 
 
 class Utterances(torch.utils.data.Dataset):
@@ -92,45 +66,6 @@ class Utterances(torch.utils.data.Dataset):
 
     def __getitem__(self, position):
         return self.items[position]
-
-
-class LengthBatches(torch.utils.data.Sampler):
-    """Random batches of utterances of similar length."""
-
-    def __init__(self, lengths, batch_size, n_batches):
-        self.order = np.argsort(lengths, kind="stable")
-        self.batch_size, self.n_batches = batch_size, n_batches
-
-    def __len__(self):
-        return self.n_batches
-
-    def __iter__(self):
-        for _ in range(self.n_batches):
-            size = min(4 * self.batch_size, len(self.order))
-            first = int(
-                torch.randint(
-                    -size // 2, len(self.order) - size // 2, (1,)
-                ).clamp(0, len(self.order) - size)
-            )
-            window = self.order[first : first + size]
-            pick = torch.randperm(size)[: self.batch_size]
-            yield [int(i) for i in window[pick.numpy()]]
-
-
-def collate(items):
-    """Pad a batch; its lengths are relative, as in SpeechBrain."""
-    batch = {
-        name: pad_sequence(
-            [item[name] for item in items],
-            batch_first=True,
-            padding_value=-1 if name in ("unit", "phoneme") else 0,
-        )
-        for name in items[0]
-    }
-    for name in ("text", "speech"):
-        lengths = torch.tensor([float(len(item[name])) for item in items])
-        batch[f"{name}_lens"] = lengths / lengths.max()
-    return batch
 
 
 class LLMBrain(pretraining.PretrainingBrain):
