@@ -93,7 +93,12 @@ def test_shipped_model_speaks_the_same():
         assert other.wav.device == other.word_emotions.device == one.wav.device
         assert torch.equal(one.speech_tokens, other.speech_tokens)
         torch.testing.assert_close(other.wav, one.wav, atol=1e-4, rtol=0)
-        assert other.words == one.words
+        for own, expected in zip(other.words, one.words, strict=True):
+            assert own.text == expected.text
+            assert (own.start, own.end) == (expected.start, expected.end)
+            assert own.confidence == pytest.approx(
+                expected.confidence, abs=1e-4
+            )
 
 
 @pytest.fixture

@@ -5,17 +5,29 @@ that it drew sound so is another question: this recogniser sees the tokens
 alone, and a text that they do not say is improbable to it.
 """
 
+from speechbrain_emofilm.lobes.mini.fsq import FSQ, N_LEVELS
+
 import torch
 import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
-from .fsq import FSQ, N_LEVELS
-
 #: Frames into which a speech token is divided: two phonemes may share one.
 FRAMES_PER_TOKEN = 2
 #: Id of the blank of CTC; phoneme p has the id p + 1.
 BLANK = 0
+
+
+class _GRU(nn.GRU):
+    """GRU without weak references, which forbid that parameters are swapped.
+
+    With torch.__future__.set_swap_module_params_on_conversion, weights could
+    not be loaded otherwise.
+    """
+
+    def _init_flat_weights(self):
+        super()._init_flat_weights()
+        self._flat_weight_refs = [None] * len(self._flat_weights_names)
 
 
 class TokenListener(nn.Module):
@@ -64,7 +76,7 @@ class TokenListener(nn.Module):
         self.widening = nn.Conv1d(
             hidden, FRAMES_PER_TOKEN * hidden, 3, padding=1
         )
-        self.gru = nn.GRU(
+        self.gru = _GRU(
             hidden, hidden // 2, batch_first=True, bidirectional=True
         )
         self.output = nn.Linear(hidden, 1 + n_phonemes)
