@@ -47,6 +47,8 @@ class Speaking:
         Speed of the speech, 1 for the model's own.
     prompt : object, optional
         What the language model is prompted with.
+    words : bool
+        Whether the words are looked for while the text is spoken.
     """
 
     voice: str | None = None
@@ -54,6 +56,7 @@ class Speaking:
     guidance: float = 1.0
     speed: float = 1.0
     prompt: Any = None
+    words: bool = True
 
 
 @dataclass(frozen=True)

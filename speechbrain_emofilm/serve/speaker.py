@@ -167,7 +167,9 @@ class ContinuousSpeaker:
         utterance = synthesizer.utterance(
             row.piece, prompt, row.seed, speaking.guidance, row.key
         )
-        reading = synthesizer.reading(row.piece, prompt)
+        reading = None
+        if speaking.words:
+            reading = synthesizer.reading(row.piece, prompt)
         spoken = _Spoken(row, speaker, reading=reading)
         if row.streaming:
             spoken.n_first = self._first_tokens(speaker, speaking.speed)

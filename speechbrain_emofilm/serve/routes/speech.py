@@ -5,6 +5,7 @@ import base64
 import json
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 from typing import Any
 
 from speechbrain_emofilm.dataio import encoding
@@ -101,7 +102,8 @@ def add_speech(app: FastAPI, service: Service) -> None:
         job = service.job(
             client_of(request),
             listener,
-            speaking,
+            # The answer has no words.
+            replace(speaking, words=False),
             reading.pieces,
             streaming=streamed,
         )
