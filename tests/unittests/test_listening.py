@@ -101,3 +101,11 @@ def test_tokens_are_hidden_in_training_only():
         assert not torch.equal(listener(tokens, lens), listener(tokens, lens))
         listener.eval()
         assert torch.equal(listener(tokens, lens), listener(tokens, lens))
+
+
+def test_a_listener_leaves_the_random_state_as_it_is():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    TokenListener(n_phonemes=4, hidden=8)
+    assert torch.equal(torch.rand(3), expected)

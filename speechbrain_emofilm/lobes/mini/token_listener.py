@@ -71,15 +71,17 @@ class TokenListener(nn.Module):
         super().__init__()
         self.token_dropout = token_dropout
         self.fsq = FSQ(n_dims)
-        self.input = nn.Linear(N_LEVELS * n_dims, hidden)
-        self.convolution = nn.Conv1d(hidden, hidden, 3, padding=1)
-        self.widening = nn.Conv1d(
-            hidden, FRAMES_PER_TOKEN * hidden, 3, padding=1
-        )
-        self.gru = _GRU(
-            hidden, hidden // 2, batch_first=True, bidirectional=True
-        )
-        self.output = nn.Linear(hidden, 1 + n_phonemes)
+        # What is trained beside a loaded listener starts as without it.
+        with torch.random.fork_rng(devices=[]):
+            self.input = nn.Linear(N_LEVELS * n_dims, hidden)
+            self.convolution = nn.Conv1d(hidden, hidden, 3, padding=1)
+            self.widening = nn.Conv1d(
+                hidden, FRAMES_PER_TOKEN * hidden, 3, padding=1
+            )
+            self.gru = _GRU(
+                hidden, hidden // 2, batch_first=True, bidirectional=True
+            )
+            self.output = nn.Linear(hidden, 1 + n_phonemes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
