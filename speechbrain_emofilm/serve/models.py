@@ -104,7 +104,9 @@ class SpeechRequest(_Model):
     model: Annotated[str, Field(max_length=128)] = "emofilm"
     input: Text
     voice: Voice | None = Field(
-        default=None, description='Name of a voice, or "default".'
+        default=None,
+        description='Name of a voice, or "default", as which the names of '
+        "OpenAI's own voices count.",
     )
     instructions: Instruction | None = None
     response_format: Format = "mp3"

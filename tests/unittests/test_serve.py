@@ -364,7 +364,7 @@ def test_speed_changes_the_length_and_the_word_times(client):
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
-        ({"voice": "alloy"}, "voice", "0011"),
+        ({"voice": "nobody"}, "voice", "0011"),
         ({"input": "<hapy>We</> won"}, "input", "did you mean 'happy'"),
         ({"input": ""}, "input", "no word"),
         ({"input": "We " * 5000}, "input", "4096"),
@@ -386,6 +386,15 @@ def test_a_wrong_request_has_one_clear_message(client, change, param, words):
     assert error["param"] == param
     assert error["code"]
     assert words in error["message"]
+
+
+def test_openais_own_voices_are_the_default_one(client):
+    asked = {"input": "We won!", "response_format": "wav", "seed": 3}
+    default, alloy, other = (
+        client.post("/v1/audio/speech", json={**asked, "voice": voice}).content
+        for voice in ("default", "alloy", "0012")
+    )
+    assert alloy == default != other
 
 
 def test_openai_client_raises_its_own_errors(server):

@@ -36,6 +36,12 @@ from starlette.responses import StreamingResponse
 
 #: Names by which OpenAI's clients ask for a speech model.
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+#: Names of OpenAI's own voices, which some of its clients cannot change: the
+#: default voice speaks for them, unless the model has one of that name.
+OPENAI_VOICES = (
+    "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin",
+    "nova", "onyx", "sage", "shimmer", "verse",
+)  # fmt: skip
 
 
 class _SpeechResponse(StreamingResponse):
@@ -89,6 +95,11 @@ def add_speech(app: FastAPI, service: Service) -> None:
                 name=asked.model[:80],
                 known=service.name,
             )
+        if (
+            asked.voice in OPENAI_VOICES
+            and asked.voice not in service.synthesizer.speakers
+        ):
+            asked = asked.model_copy(update={"voice": None})
         service.parse(asked.input, "input")
         reading, speaking = await service.plan(
             asked.input, asked, asked.instructions or None, "input"
