@@ -9,10 +9,9 @@ parts (``assets/mini_bistream``).
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
-from speechbrain_emofilm.utils.files import atomic_path
+from speechbrain_emofilm.utils.files import copy_file
 
 FILES = (
     "speech_tokenizer/speech_tokenizer.safetensors",
@@ -44,8 +43,7 @@ def pack(results: Path, output: Path, files: tuple[str, ...] = FILES) -> int:
             f"{MAX_BYTES} that the package ships: make a part smaller."
         )
     for source in sources:
-        with atomic_path(output / source.name) as temporary:
-            shutil.copyfile(source, temporary)
+        copy_file(source, output / source.name)
     return size
 
 

@@ -139,11 +139,22 @@ class EmotionEncoder(nn.Module):
         self, word_emotions: torch.Tensor, word_intensity: torch.Tensor
     ) -> torch.Tensor:
         """Encode words as vectors (B, W, E); arguments as in ``EFiLM``."""
+        hidden = self._hidden(word_emotions, word_intensity)
+        return self._encode(hidden, is_labelled(word_emotions))
+
+    def _hidden(
+        self, word_emotions: torch.Tensor, word_intensity: torch.Tensor
+    ) -> torch.Tensor:
+        """Read emotions and intensities into the hidden layer (B, W, H)."""
         scaled = word_emotions * word_intensity.unsqueeze(-1)
-        hidden = self.input_layer(torch.cat([word_emotions, scaled], -1))
-        emotion = self.output_layer(F.gelu(hidden))
-        unlabelled = ~is_labelled(word_emotions)
-        return emotion.masked_fill(unlabelled.unsqueeze(-1), 0.0)
+        return self.input_layer(torch.cat([word_emotions, scaled], -1))
+
+    def _encode(
+        self, hidden: torch.Tensor, has_style: torch.Tensor
+    ) -> torch.Tensor:
+        """Turn hidden layers into vectors, 0 where ``has_style`` is False."""
+        style = self.output_layer(F.gelu(hidden))
+        return style.masked_fill(~has_style.unsqueeze(-1), 0.0)
 
 
 class WordStyleEncoder(EmotionEncoder):
@@ -241,12 +252,9 @@ class WordStyleEncoder(EmotionEncoder):
         asked = ~word_axes.isnan()
         values = torch.nan_to_num(word_axes) / self.axis_scale
         prosody = torch.cat([values, asked.to(values)], -1)
-        scaled = word_emotions * word_intensity.unsqueeze(-1)
-        hidden = self.input_layer(torch.cat([word_emotions, scaled], -1))
+        hidden = self._hidden(word_emotions, word_intensity)
         hidden = hidden + self.axis_layer(prosody.to(hidden))
-        style = self.output_layer(F.gelu(hidden))
-        plain = ~(is_labelled(word_emotions) | asked.any(-1))
-        return style.masked_fill(plain.unsqueeze(-1), 0.0)
+        return self._encode(hidden, is_labelled(word_emotions) | asked.any(-1))
 
     def drop(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from speechbrain_emofilm.utils.files import atomic_path
+from speechbrain_emofilm.utils.files import atomic_path, copy_file
 
 import torch
 import yaml
@@ -243,8 +243,7 @@ def export_trained_model(
     for name in names:
         if name in best.paramfiles or name in checkpointer.recoverables:
             source = _file_of(name, best, checkpointer)
-            with atomic_path(folder / f"{name}.ckpt") as temporary:
-                shutil.copyfile(source, temporary)
+            copy_file(source, folder / f"{name}.ckpt")
     with open(hparams_file, encoding="utf-8") as fin:
         document = yaml.compose(resolve_references(fin, overrides))
     parts = {key.value: value for key, value in document.value}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,28 @@ def _allow_reading(path: Path) -> None:
         probe.touch()
         path.chmod(probe.stat().st_mode & 0o777)
         probe.unlink()
+
+
+def copy_file(source: PathLike, target: PathLike) -> None:
+    """Copy a file, whole or not at all.
+
+    Arguments
+    ---------
+    source : str or Path
+        File to copy.
+    target : str or Path
+        Path of the copy. Missing parent folders are created.
+
+    Example
+    -------
+    >>> tmpdir = getfixture("tmp_path")
+    >>> _ = (tmpdir / "a.txt").write_text("whole")
+    >>> copy_file(tmpdir / "a.txt", tmpdir / "out" / "b.txt")
+    >>> (tmpdir / "out" / "b.txt").read_text()
+    'whole'
+    """
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_json(path: PathLike, obj: Any) -> None:

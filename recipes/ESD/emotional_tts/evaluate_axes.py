@@ -52,7 +52,6 @@ from speechbrain_emofilm.processing.prosody_axes import AXES
 from speechbrain_emofilm.utils.files import atomic_path, write_json
 
 import numpy as np
-import speechbrain as sb
 from evaluate import (
     as_reading,
     choose_for_classifier,
@@ -60,9 +59,7 @@ from evaluate import (
     neutral_readings,
     train_classifier,
 )
-from evaluate_mixtures import choose_sentences
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import infer_device
+from evaluate_mixtures import choose_sentences, parse_with_hparams
 
 #: No axis asked for, as a name beside those of the axes.
 NOTHING = "nothing"
@@ -406,11 +403,7 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict]:
         help="asked changes, as multiples of each axis's scale",
     )
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of readings")
-    options, others = parser.parse_known_args(arguments)
-    hparams_file, run_opts, overrides = sb.parse_arguments(others)
-    options.device = run_opts.get("device") or infer_device()
-    with open(hparams_file, encoding="utf-8") as file:
-        return options, load_hyperpyyaml(file, overrides)
+    return parse_with_hparams(parser, arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

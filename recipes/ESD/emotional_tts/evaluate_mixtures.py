@@ -229,6 +229,13 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict]:
         default=[0.25, 0.5, 0.75],
         help="of the second emotion of a mixture",
     )
+    return parse_with_hparams(parser, arguments)
+
+
+def parse_with_hparams(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, dict]:
+    """Parse a script's own options, its device among them, and hparams."""
     options, others = parser.parse_known_args(arguments)
     hparams_file, run_opts, overrides = sb.parse_arguments(others)
     options.device = run_opts.get("device") or infer_device()

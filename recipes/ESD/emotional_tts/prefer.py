@@ -28,7 +28,6 @@ synthesizer, as that of train.py does.
 import hashlib
 import math
 import random
-import shutil
 import sys
 from pathlib import Path
 
@@ -48,7 +47,7 @@ from speechbrain_emofilm.utils.distributed import (
     process_device,
 )
 from speechbrain_emofilm.utils.files import (
-    atomic_path,
+    copy_file,
     read_json,
     write_json,
 )
@@ -436,8 +435,7 @@ def export_synthesizer(checkpointer, min_key, model_folder, output_folder):
         files[f"{name}.ckpt"] = best.paramfiles[name]
     files["synthesizer.yaml"] = Path(model_folder) / "synthesizer.yaml"
     for name, path in files.items():
-        with atomic_path(output_folder / name) as temporary:
-            shutil.copyfile(path, temporary)
+        copy_file(path, output_folder / name)
     logger.info(f"{output_folder} holds the trained synthesizer.")
 
 

@@ -14,7 +14,6 @@ It takes a few minutes on one CPU core. The same command resumes an interrupted
 training. The output folder is a model like the one given, with the pointer.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from speechbrain_emofilm.metrics.word_boundaries import (
 )
 from speechbrain_emofilm.utils.assets import find_file
 from speechbrain_emofilm.utils.distributed import ddp_leave_group
-from speechbrain_emofilm.utils.files import atomic_path
+from speechbrain_emofilm.utils.files import atomic_path, copy_file
 from speechbrain_emofilm.utils.hparams import check_overrides
 
 import speechbrain as sb
@@ -173,8 +172,7 @@ def export(source, target, pointer_file, arguments):
 
 def _copy(source, target):
     if not target.exists() or not source.samefile(target):
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
+        copy_file(source, target)
 
 
 def _scalar(value):
